@@ -1,0 +1,147 @@
+"""What is compiled, and where kernels/ goes.
+
+Two shared objects are built with ninja:
+
+* ``wsolfast/_C.so``: the ops' CPU kernels and, when nvcc is there, their CUDA kernels. It uses LibTorch's stable ABI
+  only, so one binary loads on CPU-only and CUDA builds of torch >= 2.11.
+* ``wsolfast/_numpy.*.so``: the torch-free box engine for NumPy arrays (pybind11).
+
+Environment: ``WSOLFAST_CUDA=auto|0|1`` (auto: nvcc is on PATH or CUDA_HOME is set), ``WSOLFAST_EXT=0`` (pure-Python
+install).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+ARCHITECTURES = ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90")
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+WARNINGS = "-Wall -Wextra -Werror -Wno-unused-parameter"
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc, or None when CUDA kernels are not to be built."""
+    wanted = os.environ.get("WSOLFAST_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        raise SystemExit(f"WSOLFAST_CUDA: expected auto, 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which(str(Path(home, "bin", "nvcc"))) if home else shutil.which("nvcc")
+    if nvcc is None and wanted == "1":
+        raise SystemExit("WSOLFAST_CUDA=1, but nvcc was not found: put it on PATH or set CUDA_HOME")
+    return nvcc
+
+
+def cuda_library_dir(nvcc: str) -> Path:
+    """Folder of libcudart_static.a that belongs to ``nvcc``."""
+    dry_run = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]
+    listing = subprocess.run(dry_run, capture_output=True, text=True, check=False).stderr
+    top = next(line.split("=", 1)[1] for line in listing.splitlines() if line.startswith("#$ TOP="))
+    for name in ("lib64", "lib", "targets/x86_64-linux/lib"):
+        if Path(top, name, "libcudart_static.a").exists():
+            return Path(top, name).resolve()
+    raise SystemExit(
+        f"no libcudart_static.a below {top}: install the CUDA runtime's static library or set WSOLFAST_CUDA=0"
+    )
+
+
+def ninja_escape(path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path) -> Path:
+    import pybind11
+    import torch
+
+    torch_dir = Path(torch.__file__).parent
+    torch_include = f"-isystem {torch_dir}/include -isystem {torch_dir}/include/torch/csrc/api/include"
+    cxx = os.environ.get("CXX", "g++")
+    common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off {WARNINGS} -I{ROOT}/csrc"
+    nvcc = find_nvcc()
+    defines = STABLE_ABI + (" -DUSE_CUDA" if nvcc else "")
+    lines = [
+        "ninja_required_version = 1.5",
+        "rule cxx",
+        f"  command = {cxx} -MMD -MF $out.d {common} {defines} {torch_include} -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule cxx_python",
+        f"  command = {cxx} -MMD -MF $out.d {common} -isystem {pybind11.get_include()} "
+        f"-isystem {sysconfig.get_path('include')} -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {cxx} -shared $in -o $out $flags",
+    ]
+    objects: list[Path] = []
+
+    def compile_with(rule: str, source: Path) -> Path:
+        target = build_dir / source.relative_to(ROOT).with_suffix(source.suffix + ".o")
+        lines.append(f"build {ninja_escape(target)}: {rule} {ninja_escape(source)}")
+        return target
+
+    engine = [compile_with("cxx", source) for source in sorted((ROOT / "csrc/boxes").glob("*.cpp"))]
+    objects += [compile_with("cxx", source) for source in sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
+    link_flags = f"-L{torch_dir}/lib -ltorch_cpu -lc10 -lpthread -ldl"
+    if nvcc:
+        gencode = " ".join(f"-gencode={architecture}" for architecture in ARCHITECTURES)
+        lines += [
+            "rule nvcc",
+            f"  command = {nvcc} -MMD -MF $out.d -std=c++20 -O3 --fmad=false --expt-relaxed-constexpr "
+            f"-Xcompiler -fPIC,-fvisibility=hidden -lineinfo {gencode} "
+            f"-I{ROOT}/csrc {defines} {torch_include} -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+        ]
+        objects += [compile_with("nvcc", source) for source in sorted((ROOT / "csrc/cuda").glob("*.cu"))]
+        link_flags += f" -L{cuda_library_dir(nvcc)} -lcudart_static -lrt"
+    binding = compile_with("cxx_python", ROOT / "csrc/numpy_bindings.cpp")
+    for output, inputs, flags in (
+        (ops_library, objects + engine, link_flags),
+        (numpy_module, [binding, *engine], "-lpthread"),
+    ):
+        lines += [f"build {ninja_escape(output)}: link {' '.join(map(ninja_escape, inputs))}", f"  flags = {flags}"]
+    build_dir.mkdir(parents=True, exist_ok=True)
+    script = build_dir / "build.ninja"
+    script.write_text("\n".join(lines) + "\n")
+    return script
+
+
+class NinjaBuildExt(build_ext):
+    """Builds both shared objects in one ninja run; setuptools only says where they go."""
+
+    def run(self):
+        package = ROOT / "wsolfast" if self.inplace else Path(self.build_lib).resolve() / "wsolfast"
+        package.mkdir(parents=True, exist_ok=True)
+        if shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
+            raise SystemExit("no C++ compiler: install g++, or set WSOLFAST_EXT=0 for a pure-Python install")
+        script = write_ninja(
+            ROOT
+            / "build"
+            / sysconfig.get_config_var("SOABI"),  # not setuptools' temporary folder: rebuilds are incremental
+            package / "_C.so",
+            package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX")),
+        )
+        if subprocess.run([sys.executable, "-m", "ninja", "-f", str(script)], check=False).returncode:
+            raise SystemExit("compiling csrc/ failed: see the compiler's message above")
+
+    def get_outputs(self):
+        package = Path(self.build_lib) / "wsolfast"
+        return [str(package / "_C.so"), str(package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX")))]
+
+
+setup(
+    packages=[*find_packages(include=["wsolfast", "wsolfast.*"]), "wsolfast.kernels"],
+    package_dir={"wsolfast.kernels": "kernels"},
+    package_data={"wsolfast": ["recipes/**/*.toml", "engine/*.html"]},
+    ext_modules=[] if os.environ.get("WSOLFAST_EXT") == "0" else [Extension("wsolfast._C", sources=[])],
+    cmdclass={"build_ext": NinjaBuildExt},
+)

@@ -1,0 +1,88 @@
+"""The import table of CONTRIBUTING.md, enforced: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Rooms of wsolfast/ and the rooms each may import, besides torch, the standard library and declared packages.
+ALLOWED = {
+    "types": set(),
+    "recipe": set(),
+    "reference": set(),
+    "_extension": set(),
+    "_compat": set(),
+    "ops": {"reference", "_extension", "kernels"},
+    "metrics": {"ops", "types"},
+    "backbones": {"ops", "types", "_compat"},
+    "data": {"types", "_compat"},
+    "methods": {"ops", "backbones", "types"},
+    "engine": {"ops", "metrics", "backbones", "data", "methods", "types", "recipe", "recipes", "_compat", "_numpy"},
+    "compat": {"metrics", "ops", "_numpy"},
+    "cli": {"engine", "recipe", "data", "ops"},
+    "__main__": {"cli"},
+    "__init__": {"ops"},
+    "testing": {"ops", "types"},
+    "recipes": set(),
+}
+NATIVE = {
+    "boxes": {"boxes"},
+    "common": {"common", "torch"},
+    "cpu": {"common", "boxes", "torch"},
+    "cuda": {"common", "boxes", "torch"},
+}
+FORBIDDEN_HEADERS = ("torch/extension.h", "torch/all.h", "ATen/", "c10/cuda/")
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "wsolfast").parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def modules_imported(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "wsolfast").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_stay_inside_the_table(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{path}: room {room!r} is not in the table"
+    for module in modules_imported(path):
+        if module == "wsolfast" or module.startswith("wsolfast."):
+            target = module.split(".")[1] if "." in module else "__init__"
+            if target == "__version__":
+                continue
+            assert target == room or target in ALLOWED[room], f"{path}: {room} may not import {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "wsolfast" / "methods").glob("*.py")), ids=lambda p: p.stem)
+def test_methods_do_not_import_each_other(path):
+    private = {"wsolfast.methods._base"}
+    for module in modules_imported(path):
+        if module.startswith("wsolfast.methods") and path.stem != "__init__":
+            assert any(module.startswith(name) for name in private) or ".methods._" in module, f"{path}: {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.stem)
+def test_kernels_import_torch_and_triton_only(path):
+    assert {module.split(".")[0] for module in modules_imported(path)} <= {"torch", "triton"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "csrc").rglob("*.[hc]*")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_native_includes_stay_inside_the_table(path):
+    room = path.relative_to(ROOT / "csrc").parts[0]
+    for line in path.read_text().splitlines():
+        if line.startswith("#include"):
+            header = line.split()[1].strip('"<>')
+            assert not header.startswith(FORBIDDEN_HEADERS), f"{path}: {header}"
+            if "/" in header and room in NATIVE:
+                assert header.split("/")[0] in NATIVE[room], f"{path}: {room} may not include {header}"

@@ -1,0 +1,95 @@
+"""What holds for every op: opcheck, gradients, full-graph compilation, agreement with its reference."""
+
+import importlib
+
+import pytest
+import torch
+
+from wsolfast import ops
+from wsolfast.testing import OP_CASES, assert_close
+
+ALL_CASES = [pytest.param(op, case, id=f"{op}-{case.name}") for op, cases in OP_CASES.items() for case in cases]
+
+
+def overload(op):
+    return getattr(torch.ops.wsolfast, op).default
+
+
+def reference(op):
+    return getattr(importlib.import_module(f"wsolfast.reference.{op}"), op)
+
+
+def as_tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def test_every_public_op_has_cases():
+    public = {name for name in ops.backends() if not name.startswith("_")}
+    assert public == set(OP_CASES)
+
+
+@pytest.mark.parametrize(("op", "case"), ALL_CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_op_agrees_with_its_reference(op, case, dtype):
+    inputs = case.make_inputs("cpu", dtype)
+    for actual, expected in zip(as_tuple(overload(op)(*inputs)), as_tuple(reference(op)(*inputs)), strict=True):
+        if actual.is_floating_point():
+            assert_close(actual, expected)
+        else:
+            assert torch.equal(actual, expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("op", "case"), ALL_CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_op_on_cuda_agrees_with_its_reference(op, case, dtype):
+    expected_outputs = as_tuple(reference(op)(*case.make_inputs("cpu", dtype)))
+    for actual, expected in zip(
+        as_tuple(overload(op)(*case.make_inputs("cuda", dtype))), expected_outputs, strict=True
+    ):
+        if actual.is_floating_point():
+            assert_close(actual.cpu(), expected)
+        else:
+            assert torch.equal(actual.cpu(), expected)
+
+
+@pytest.mark.parametrize(("op", "case"), ALL_CASES)
+def test_op_passes_opcheck(op, case):
+    inputs = [
+        x.requires_grad_() if case.differentiable and isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for x in case.make_inputs("cpu", torch.float64)
+    ]
+    outputs = as_tuple(overload(op)(*inputs))
+    if any(output.is_floating_point() and output.isnan().any() for output in outputs):
+        # The compiled-graph check compares values with NaN != NaN.
+        torch.library.opcheck(overload(op), tuple(inputs), test_utils=("test_schema", "test_faketensor"))
+    else:
+        torch.library.opcheck(overload(op), tuple(inputs))
+
+
+@pytest.mark.parametrize(("op", "case"), [parameter for parameter in ALL_CASES if parameter.values[1].differentiable])
+def test_gradient_of_op_is_exact(op, case):
+    inputs = tuple(
+        x.detach().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for x in case.make_inputs("cpu", torch.float64)
+    )
+    assert torch.autograd.gradcheck(overload(op), inputs)
+
+
+def test_backends_lists_every_op():
+    table = ops.backends()
+    assert "min_max_normalize" in table
+    for served in table.values():
+        assert served["cpu"] in ("csrc", "reference")
+        assert served["cuda"] in ("csrc", "triton", "reference")
+
+
+@pytest.mark.skipif(ops.extension_status() is not None, reason=f"compiled kernels: {ops.extension_status()}")
+def test_compiled_kernels_serve_the_trivial_op():
+    assert ops.backends()["min_max_normalize"]["cpu"] == "csrc"
+
+
+def test_fullgraph_compile_sees_the_op():
+    compiled = torch.compile(lambda maps: ops.min_max_normalize(maps) * 2, fullgraph=True, backend="aot_eager")
+    maps = torch.rand(2, 4, 5)
+    assert_close(compiled(maps), ops.min_max_normalize(maps) * 2)

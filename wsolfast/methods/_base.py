@@ -1,0 +1,56 @@
+"""The contract between a method and the engine."""
+
+import torch
+from torch import Tensor, nn
+
+from wsolfast.types import Batch, Clock, Localization, ParamGroup
+
+
+class Method(nn.Module):
+    """A WSOL method: ``backbone`` (a :class:`wsolfast.backbones.Backbone`) plus whatever it trains on top.
+
+    A subclass takes ``(backbone, num_classes, **options)``; its options are the recipe's ``[stage.model]`` table.
+    """
+
+    backbone: nn.Module
+
+    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged)."""
+        raise NotImplementedError
+
+    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+        """Maps for the label (if given), then for the ``topk`` predicted classes, in one backbone pass.
+
+        Args:
+            image (Tensor[N, 3, H, W]): uint8, RGB.
+            label (Tensor[N]): classes whose map comes first.
+            topk: how many predicted classes get a map; 0 with a label gives the label's map only.
+        """
+        raise NotImplementedError
+
+    def classify(self, image: Tensor) -> Tensor:
+        """Logits [N, K] alone, for 10-crop classification."""
+        raise NotImplementedError
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Trainable parameters as ``{backbone,head}_{weight,bias}``; the recipe gives each a learning-rate factor."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                owner = "backbone" if name.startswith("backbone.") else "head"
+                groups.setdefault(f"{owner}_{'bias' if name.endswith('bias') else 'weight'}", []).append(parameter)
+        return [ParamGroup(name, tuple(params)) for name, params in groups.items()]
+
+    def batch_sampler(self, labels: Tensor, batch_size: int, seed: int):
+        """A batch sampler the method insists on, or None for shuffled batches."""
+        return None
+
+    def export(self, batch: Batch) -> dict[str, Tensor]:
+        """What a later stage reads, per image; empty for one-stage methods."""
+        return {}
+
+
+def with_label_first(logits: Tensor, label: Tensor | None, topk: int) -> Tensor:
+    """Classes [N, M] whose maps :meth:`Method.localize` returns: the label, then the ``topk`` most likely."""
+    predicted = logits.topk(topk, dim=1).indices
+    return predicted if label is None else torch.cat([label[:, None], predicted], dim=1)

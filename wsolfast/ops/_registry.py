@@ -1,0 +1,81 @@
+"""Defines an op once: schema, reference, fake, autograd; the dispatcher then picks who serves a device.
+
+The ladder, settled at import: compiled kernel, then Triton (CUDA only), then the PyTorch reference. Compiled kernels
+are loaded before the schemas are defined, so a binary whose signature differs is a Python error that names both.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+
+from wsolfast import _extension
+
+_NAMESPACE = "wsolfast"
+_LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
+_TRITON: set[str] = set()
+_OPS: list[str] = []
+
+
+def define_op(
+    schema: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    setup_context: Callable | None = None,
+    backward: Callable | None = None,
+    triton: str | None = None,
+) -> torch._ops.OpOverload:
+    """Register an op and return its callable overload.
+
+    Args:
+        schema: the op's schema without the namespace, e.g. ``"twice(Tensor x) -> Tensor"``.
+        reference: plain PyTorch implementation, serves every device that has no kernel.
+        fake: shapes, dtypes and strides of the outputs, for ``torch.compile`` and export.
+        setup_context: saves what ``backward`` needs (:func:`torch.library.register_autograd`).
+        backward: gradient formula; both or neither of the two are given.
+        triton: ``"module:function"`` of a launcher, imported at the first CUDA call when csrc has no CUDA kernel.
+    """
+    name = schema.split("(", 1)[0]
+    qualified = f"{_NAMESPACE}::{name}"
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    if triton is not None and not _has_kernel(qualified, "CUDA"):
+        _LIBRARY.impl(name, _lazy_launcher(triton), "CUDA")
+        _TRITON.add(name)
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_LIBRARY)
+    _OPS.append(name)
+    return getattr(getattr(torch.ops, _NAMESPACE), name).default
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """Who serves each op on each device, e.g. ``{"min_max_normalize": {"cpu": "csrc", "cuda": "triton"}}``.
+
+    The answers are "csrc", "triton" and "reference". Private backward ops (leading underscore) are listed too.
+    """
+    table = {}
+    for name in sorted(_OPS):
+        qualified = f"{_NAMESPACE}::{name}"
+        cuda = "triton" if name in _TRITON else "csrc" if _has_kernel(qualified, "CUDA") else "reference"
+        table[name] = {"cpu": "csrc" if _has_kernel(qualified, "CPU") else "reference", "cuda": cuda}
+    return table
+
+
+def extension_status() -> str | None:
+    """None when the compiled kernels are loaded, otherwise one line that says why they are not."""
+    return _extension.MISSING_BECAUSE
+
+
+def _has_kernel(qualified: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key)
+
+
+def _lazy_launcher(path: str) -> Callable:
+    module, function = path.split(":")
+
+    def launch(*args):
+        return getattr(importlib.import_module(module), function)(*args)
+
+    return launch

@@ -1,0 +1,31 @@
+"""The pieces cases are made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Largest error relative to max(1, |expected|): rounding of the dtype times the longest sum the ops contain.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One way of calling an op; ``make_inputs(device, dtype)`` gives the arguments of ``torch.ops.wsolfast.<op>``."""
+
+    name: str
+    make_inputs: Callable[[str, torch.dtype], tuple]
+    differentiable: bool = True
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
+    """Equal shapes, NaNs in the same places, and values within the dtype's tolerance."""
+    tolerance = TOLERANCES[actual.dtype] if tolerance is None else tolerance
+    torch.testing.assert_close(actual, expected.to(actual), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def seeded(shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Standard normal numbers that depend on ``seed`` only."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)

@@ -1,0 +1,58 @@
+"""The nouns that every room shares."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method trains on. Boxes are not part of it: they never reach training."""
+
+    image: Tensor  # uint8 [N, 3, H, W], RGB; backbones scale and normalise it
+    label: Tensor  # int64 [N]
+    image_id: tuple[str, ...]
+    pseudo_mask: Tensor | None = None  # float [N, h, w] in [0, 1], from an earlier stage
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on ``device``."""
+        mask = None if self.pseudo_mask is None else self.pseudo_mask.to(device, non_blocking=True)
+        return replace(
+            self,
+            image=self.image.to(device, non_blocking=True),
+            label=self.label.to(device, non_blocking=True),
+            pseudo_mask=mask,
+        )
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands."""
+
+    epoch: int  # 0-based
+    epochs: int
+    step: int  # 0-based, over the whole stage
+    steps: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage that is done, in [0, 1)."""
+        return self.step / max(1, self.steps)
+
+
+@dataclass(frozen=True)
+class Localization:
+    """What a method says of a batch of images."""
+
+    logits: Tensor  # [N, K]
+    classes: Tensor  # int64 [N, M]: the label if one was given, then the top-k predictions
+    localization_map: Tensor  # [N, M, h, w] in [0, 1]
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a learning-rate factor of the recipe."""
+
+    name: str  # "backbone_weight", "backbone_bias", "head_weight", "head_bias"
+    params: tuple[torch.nn.Parameter, ...]
