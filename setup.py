@@ -123,10 +123,10 @@ class NinjaBuildExt(build_ext):
         package.mkdir(parents=True, exist_ok=True)
         if shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
             raise SystemExit("no C++ compiler: install g++, or set WSOLFAST_EXT=0 for a pure-Python install")
+        # Not setuptools' temporary folder, so that rebuilds are incremental.
+        build_dir = ROOT / "build" / sysconfig.get_config_var("SOABI")
         script = write_ninja(
-            ROOT
-            / "build"
-            / sysconfig.get_config_var("SOABI"),  # not setuptools' temporary folder: rebuilds are incremental
+            build_dir,
             package / "_C.so",
             package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX")),
         )
