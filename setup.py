@@ -69,6 +69,7 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path) -> Path:
     defines = STABLE_ABI + (" -DUSE_CUDA" if nvcc else "")
     lines = [
         "ninja_required_version = 1.5",
+        f"builddir = {ninja_escape(build_dir)}",
         "rule cxx",
         f"  command = {cxx} -MMD -MF $out.d {common} {defines} {torch_include} -c $in -o $out",
         "  depfile = $out.d",

@@ -1,0 +1,51 @@
+# Two commands: `make demo` (the main job on embedded data) and `make test` (lint and all tests). Both set everything up.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := $(shell find csrc -type f 2>/dev/null)
+
+.PHONY: demo test lint format clean help
+
+help:
+	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
+	@echo "make test    set up, then ruff, clang-format and all tests"
+	@echo "make lint    ruff and clang-format only"
+	@echo "make format  rewrite the sources in the house style"
+	@echo "make clean   remove what was built (keeps runs/)"
+
+demo: $(VENV)/.installed
+	$(BIN)/wsolfast demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build dist *.egg-info wsolfast/*.so $(VENV)
+
+# torch first and pinned: any other order lets a dependency pull a different build of it.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "make: Python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt setuptools ninja pybind11
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(SOURCES)
+	@test "$$WSOLFAST_EXT" = 0 || command -v $${CXX:-g++} >/dev/null || \
+	  { echo "make: no C++ compiler; install g++, or use the PyTorch references: WSOLFAST_EXT=0 make $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[train,eval,fast,dev]'
+	@touch $@
