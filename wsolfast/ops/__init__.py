@@ -1,6 +1,21 @@
 """Public ops. Each is one file: the function, its checks, its fake kernel, its gradient, one ``define_op`` call."""
 
 from wsolfast.ops._registry import backends, extension_status
+from wsolfast.ops.box_rule import BoxRule
+from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.min_max_normalize import min_max_normalize
+from wsolfast.ops.normalize_score_map import normalize_score_map
+from wsolfast.ops.pixel_histogram import pixel_histogram
+from wsolfast.ops.score_map_boxes import ScoreMapBoxes, score_map_boxes
 
-__all__ = ["backends", "extension_status", "min_max_normalize"]
+__all__ = [
+    "BoxRule",
+    "ScoreMapBoxes",
+    "backends",
+    "box_sweep_hits",
+    "extension_status",
+    "min_max_normalize",
+    "normalize_score_map",
+    "pixel_histogram",
+    "score_map_boxes",
+]

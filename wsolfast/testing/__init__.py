@@ -11,4 +11,5 @@ __all__ = ["OP_CASES", "TOLERANCES", "OpCase", "assert_close", "seeded"]
 OP_CASES: dict[str, list[OpCase]] = {
     module.name: importlib.import_module(f"{cases.__name__}.{module.name}").CASES
     for module in pkgutil.iter_modules(cases.__path__)
+    if not module.name.startswith("_")
 }

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from wsolfast import ops
+
+EDGES = torch.tensor([*(k * 0.05 for k in range(20)), 1.0, 2.0, 3.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("edges", [EDGES, EDGES[3:10], torch.tensor([0.0, 0.5, 0.5, 1.0], dtype=torch.float64)])
+def test_histogram_is_numpys(edges):
+    maps = torch.rand(3, 40, 30, dtype=torch.float64)
+    # Values on the edges, and one float next to them.
+    maps[0, 0, :20] = EDGES[:20]
+    maps[0, 1, :20] = torch.nextafter(EDGES[:20], -torch.ones(()).double()).clamp(min=0)
+    maps[0, 2, 0] = 1.0
+    masks = torch.randint(0, 3, maps.shape).to(torch.uint8)
+    masks[masks == 2] = 255
+    found = ops.pixel_histogram(maps, masks, edges)
+    for kind in (0, 1):
+        expected, _ = np.histogram(maps[masks == kind].numpy(), edges.numpy())
+        assert np.array_equal(found[kind].numpy(), expected)
+
+
+def test_levels_are_counted_as_numbers():
+    maps = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    edges = torch.tensor([*range(256), 258, 260], dtype=torch.float64)
+    found = ops.pixel_histogram(maps, torch.ones_like(maps), edges)
+    assert found[1].tolist() == [1] * 256 + [0]
+    assert not found[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_dtypes_are_widened_exactly(dtype):
+    maps = torch.rand(2, 6, 5).to(dtype)
+    masks = (maps > 0.5).to(torch.uint8)
+    assert torch.equal(ops.pixel_histogram(maps, masks, EDGES), ops.pixel_histogram(maps.double(), masks, EDGES))
+
+
+MAPS = torch.rand(1, 3, 3)
+MASKS = torch.zeros(1, 3, 3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "edges", "message"),
+    [
+        (MAPS[0], MASKS[0], EDGES, r"maps of shape \[N, h, w\]"),
+        (MAPS, MASKS[:, :2], EDGES, r"masks uint8 \[1, 3, 3\], got torch.uint8 \[1, 2, 3\]"),
+        (MAPS, MASKS.bool(), EDGES, "masks uint8"),
+        (MAPS, MASKS, EDGES.float(), r"edges float64 \[B \+ 1\]"),
+        (MAPS, MASKS, EDGES[:1], r"edges float64 \[B \+ 1\]"),
+        (MAPS, MASKS, EDGES.flip(0), "not decreasing"),
+        (MAPS / 0, MASKS, EDGES, "finite values, map 0"),
+    ],
+)
+def test_bad_input_is_named(maps, masks, edges, message):
+    with pytest.raises(ValueError, match=message):
+        ops.pixel_histogram(maps, masks, edges)

@@ -1,0 +1,63 @@
+"""Boxes the published way: one OpenCV or SciPy call per threshold. Slow, independent of the library."""
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+
+def contour_boxes(score_map: np.ndarray, thresholds, every: bool) -> list[np.ndarray]:
+    """wsolevaluation: the largest contour's box, or every contour's, of the 8-bit map at each threshold."""
+    levels = (score_map * 255).astype(np.uint8)
+    height, width = levels.shape
+    found = []
+    for threshold in thresholds:
+        _, binary = cv2.threshold(levels, int(threshold * levels.max()), 255, cv2.THRESH_BINARY)
+        contours = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
+        if not contours:
+            found.append(np.array([[0, 0, 0, 0]]))
+            continue
+        kept = contours if every else [max(contours, key=cv2.contourArea)]
+        boxes = []
+        for contour in kept:
+            x, y, w, h = cv2.boundingRect(contour)
+            boxes.append([x, y, min(x + w, width - 1), min(y + h, height - 1)])
+        found.append(np.array(boxes))
+    return found
+
+
+def union_box(mask: np.ndarray) -> list[int]:
+    """DANet, SPA: around everything, last pixel included."""
+    rows, columns = np.nonzero(mask)
+    return [columns.min(), rows.min(), columns.max(), rows.max()] if rows.size else [0, 0, 0, 0]
+
+
+def largest_rectangle(mask: np.ndarray) -> list[int]:
+    """CI-CAM, DANet's "max": the 4-connected component with the largest bounding rectangle, ends exclusive."""
+    slices = ndimage.find_objects(ndimage.label(mask)[0])
+    if not slices:
+        return [0, 0, 0, 0]
+    areas = [(y.stop - y.start) * (x.stop - x.start) for y, x in slices]
+    y, x = slices[int(np.argmax(areas))]
+    return [x.start, y.start, x.stop, y.stop]
+
+
+def most_pixels(mask: np.ndarray) -> list[int]:
+    """PSOL: the 8-connected component with most pixels, ends exclusive."""
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    if not count:
+        return [0, 0, 0, 0]
+    y, x = ndimage.find_objects(labels)[int(np.argmax(np.bincount(labels.ravel())[1:]))]
+    return [x.start, y.start, x.stop, y.stop]
+
+
+def ious(boxes: np.ndarray, truths: np.ndarray, extra: float = 1.0) -> np.ndarray:
+    """[P, G] overlaps, one pair at a time."""
+    result = np.zeros((len(boxes), len(truths)))
+    for p, a in enumerate(boxes):
+        for g, b in enumerate(truths):
+            width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + extra)
+            height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + extra)
+            area = [(c[2] - c[0] + extra) * (c[3] - c[1] + extra) for c in (a, b)]
+            union = area[0] + area[1] - width * height
+            result[p, g] = width * height / union if union > 0 else 0.0
+    return result

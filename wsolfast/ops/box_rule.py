@@ -1,0 +1,124 @@
+"""The record of switches that tells one localisation protocol's boxes from another's."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from wsolfast.reference import _box_codes as codes
+
+_CHOICES = {
+    "interpolation": codes.INTERPOLATIONS,
+    "normalization": codes.NORMALIZATIONS,
+    "comparison": codes.COMPARISONS,
+    "connectivity": (8, 4),
+    "selection": codes.SELECTIONS,
+    "box_end": codes.BOX_ENDS,
+    "hit": codes.HITS,
+    "gt": codes.GTS,
+}
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How a score map becomes boxes and when a box counts as right. The defaults are wsolevaluation's MaxBoxAcc.
+
+    Attributes:
+        interpolation: "cubic" (OpenCV's float64 bicubic, bit for bit), "linear" (pixel centres), "linear_corners"
+            (corner pixels aligned) or "none" (maps stay as they are).
+        normalization: "minmax" ``(x - min) / max(x - min)``; "minmax_eps" ``(x - min) / (max - min + eps)``; "max"
+            ``relu(x) / max(x)``; "min" ``x - min``; "none".
+        eps: used by "minmax_eps" only.
+        normalize_first: normalise at the map's own size and resize after that, instead of the other way round.
+        quantize: work on ``uint8(255 x)``, truncated; cuts become integers, truncated too.
+        relative: a threshold t cuts at t times the map's maximum; otherwise at t itself (quantised: 255 t).
+        comparison: foreground is above the cut (">") or at it too (">=").
+        mean_cut: foreground must besides exceed the mean of the map with everything below the cut set to zero.
+        connectivity: neighbours of a foreground pixel, 8 or 4.
+        selection: "contour_area" (largest polygon through the pixel centres of the outer contour, holes filled; among
+            equals the one whose first pixel in raster order comes last), "box_area" and "pixel_area" (among equals the
+            one whose first pixel comes first), "union" (one box around everything), "all" (every contour, those of
+            holes included, in OpenCV's list order).
+        box_end: x1, y1 are one past the last pixel ("exclusive"), the same but at most W-1, H-1 ("clipped"), or the
+            last pixel ("inclusive").
+        empty_box: (x0, y0, x1, y1) where there is no foreground, or "image" for the whole map.
+        iou_plus_one: boxes are as wide as x1 - x0 + 1 in the overlap, both the predicted and the true ones.
+        hit: an overlap counts when it reaches the level (">=") or exceeds it (">").
+        gt: compare with "any" true box of the image or with the "first" only.
+
+    Raises:
+        ValueError: if a field is not among its choices, or two fields contradict each other.
+    """
+
+    interpolation: Literal["none", "cubic", "linear", "linear_corners"] = "cubic"
+    normalization: Literal["none", "minmax", "minmax_eps", "max", "min"] = "minmax"
+    eps: float = 0.0
+    normalize_first: bool = False
+    quantize: bool = True
+    relative: bool = True
+    comparison: Literal[">", ">="] = ">"
+    mean_cut: bool = False
+    connectivity: Literal[8, 4] = 8
+    selection: Literal["contour_area", "box_area", "pixel_area", "union", "all"] = "contour_area"
+    box_end: Literal["clipped", "exclusive", "inclusive"] = "clipped"
+    empty_box: tuple[int, int, int, int] | Literal["image"] = (0, 0, 0, 0)
+    iou_plus_one: bool = True
+    hit: Literal[">=", ">"] = ">="
+    gt: Literal["any", "first"] = "any"
+
+    def __post_init__(self):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                listed = ", ".join(map(repr, choices))
+                raise ValueError(f"BoxRule: {name} must be one of {listed}, got {getattr(self, name)!r}")
+        for field in fields(self):
+            if field.type is bool and not isinstance(getattr(self, field.name), bool):
+                raise ValueError(f"BoxRule: {field.name} must be True or False, got {getattr(self, field.name)!r}")
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise ValueError(f"BoxRule: eps must be finite and not negative, got {self.eps}")
+        if self.selection in ("contour_area", "all") and self.connectivity != 8:
+            raise ValueError(f"BoxRule: selection={self.selection!r} follows contours, which are 8-connected")
+        if self.quantize and self.mean_cut:
+            raise ValueError("BoxRule: mean_cut is defined on real-valued maps; set quantize=False")
+        if self.quantize and self.normalize_first and self.interpolation == "cubic":
+            raise ValueError("BoxRule: bicubic overshoots [0, 1], so a quantising rule must normalise after it")
+        if self.empty_box != "image" and not _is_box(self.empty_box):
+            raise ValueError(
+                f'BoxRule: empty_box must be four integers 0 <= x0 <= x1, 0 <= y0 <= y1 or "image", '
+                f"got {self.empty_box!r}"
+            )
+
+    def map_codes(self) -> tuple[int, int, float, bool]:
+        """Interpolation, normalization, eps, normalize_first as ``normalize_score_map``'s schema takes them."""
+        return (
+            codes.INTERPOLATIONS.index(self.interpolation),
+            codes.NORMALIZATIONS.index(self.normalization),
+            float(self.eps),
+            self.normalize_first,
+        )
+
+    def box_codes(self) -> tuple[bool, bool, int, bool, int, int, int, list[int]]:
+        """The switches from ``quantize`` to ``empty_box`` as the schemas of the box ops take them."""
+        return (
+            self.quantize,
+            self.relative,
+            codes.COMPARISONS.index(self.comparison),
+            self.mean_cut,
+            self.connectivity,
+            codes.SELECTIONS.index(self.selection),
+            codes.BOX_ENDS.index(self.box_end),
+            [] if self.empty_box == "image" else list(self.empty_box),
+        )
+
+    def hit_codes(self) -> tuple[bool, int, int]:
+        """The switches from ``iou_plus_one`` to ``gt`` as ``box_sweep_hits``'s schema takes them."""
+        return self.iou_plus_one, codes.HITS.index(self.hit), codes.GTS.index(self.gt)
+
+
+def _is_box(box: object) -> bool:
+    return (
+        isinstance(box, tuple)
+        and len(box) == 4
+        and all(isinstance(value, int) for value in box)
+        and 0 <= box[0] <= box[2]
+        and 0 <= box[1] <= box[3]
+    )

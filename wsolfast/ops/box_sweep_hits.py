@@ -1,0 +1,78 @@
+"""Whether the boxes of score maps overlap the true ones enough, at many thresholds."""
+
+import torch
+from torch import Tensor
+
+from wsolfast.ops._registry import define_op
+from wsolfast.ops.box_rule import BoxRule
+from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_maps_and_thresholds
+from wsolfast.reference import box_sweep_hits as reference
+
+
+def _fake(maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, *rule):
+    return maps.new_empty((maps.shape[0], thresholds.shape[0], iou_thresholds.shape[0]), dtype=torch.bool)
+
+
+_OP = define_op(
+    "box_sweep_hits(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds, "
+    f"{BOX_ARGUMENTS}, bool iou_plus_one, int hit, int gt) -> Tensor",
+    reference=reference.box_sweep_hits,
+    fake=_fake,
+)
+
+
+def box_sweep_hits(
+    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, rule: BoxRule
+) -> Tensor:
+    """Whether the best overlap of a map's boxes with its true boxes reaches each level, at each threshold.
+
+    The same as comparing every box of :func:`score_map_boxes` with every true box, without keeping the boxes.
+
+    Args:
+        maps (Tensor[N, H, W]): as for :func:`score_map_boxes`.
+        thresholds (Tensor[T]): float64.
+        gt_boxes (Tensor[G, 4]): float64 xyxy in pixels of the maps, in the convention of ``rule.iou_plus_one``.
+        gt_offsets (Tensor[N + 1]): int64, from 0 to G, not decreasing; map n has
+            ``gt_boxes[gt_offsets[n] : gt_offsets[n + 1]]``. A map without true boxes is never hit.
+        iou_thresholds (Tensor[I]): float64, overlaps in [0, 1].
+        rule: everything from ``quantize`` on is used.
+
+    Returns:
+        Tensor[N, T, I]: bool.
+
+    Raises:
+        ValueError: as :func:`score_map_boxes`, and if the boxes, offsets or levels do not fit together.
+
+    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+    """
+    maps, thresholds = checked_maps_and_thresholds("box_sweep_hits", maps, thresholds, rule)
+    if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.dtype != torch.float64:
+        raise ValueError(
+            f"box_sweep_hits: expected gt_boxes float64 [G, 4], got {gt_boxes.dtype} {list(gt_boxes.shape)}"
+        )
+    if gt_offsets.dtype != torch.int64 or tuple(gt_offsets.shape) != (maps.shape[0] + 1,):
+        raise ValueError(
+            f"box_sweep_hits: expected gt_offsets int64 [{maps.shape[0] + 1}], got {gt_offsets.dtype} "
+            f"{list(gt_offsets.shape)}"
+        )
+    if iou_thresholds.dim() != 1 or iou_thresholds.dtype != torch.float64:
+        raise ValueError(
+            f"box_sweep_hits: expected iou_thresholds float64 [I], got {iou_thresholds.dtype} "
+            f"{list(iou_thresholds.shape)}"
+        )
+    if not torch.compiler.is_compiling():
+        _check_values(gt_boxes, gt_offsets, iou_thresholds)
+    return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, *rule.box_codes(), *rule.hit_codes())
+
+
+def _check_values(gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor) -> None:
+    if gt_offsets[0] != 0 or gt_offsets[-1] != gt_boxes.shape[0] or (gt_offsets.diff() < 0).any():
+        raise ValueError(f"box_sweep_hits: gt_offsets must rise from 0 to {gt_boxes.shape[0]} (the number of gt_boxes)")
+    proper = gt_boxes.isfinite().all(1) & (gt_boxes[:, 2:] >= gt_boxes[:, :2]).all(1)
+    if not proper.all():
+        index = int((~proper).nonzero()[0])
+        raise ValueError(
+            f"box_sweep_hits: gt_boxes[{index}] = {gt_boxes[index].tolist()} is not finite with x0 <= x1, y0 <= y1"
+        )
+    if not iou_thresholds.isfinite().all():
+        raise ValueError("box_sweep_hits: iou_thresholds hold a NaN or an infinity")

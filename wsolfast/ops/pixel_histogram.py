@@ -1,0 +1,55 @@
+"""Histograms of scores on object and background pixels: all that pixel metrics need of a data set."""
+
+import torch
+from torch import Tensor
+
+from wsolfast.ops._registry import define_op
+from wsolfast.ops.normalize_score_map import check_maps
+from wsolfast.ops.score_map_boxes import check_values
+from wsolfast.reference import pixel_histogram as reference
+
+
+def _fake(maps, masks, edges):
+    return maps.new_empty((2, edges.shape[0] - 1), dtype=torch.int64)
+
+
+_OP = define_op(
+    "pixel_histogram(Tensor maps, Tensor masks, Tensor edges) -> Tensor",
+    reference=reference.pixel_histogram,
+    fake=_fake,
+)
+
+
+def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
+    """Count scores between edges, apart for background and object, over all pixels of a batch.
+
+    Source: wsolevaluation's PxAP: ``numpy.histogram`` with explicit edges. A score on an edge belongs to the bin that
+    starts there; the last bin holds its upper edge too; scores outside the edges are not counted.
+
+    Args:
+        maps (Tensor[N, H, W]): floating point or uint8, finite, any stride; compared with the edges in float64.
+        masks (Tensor[N, H, W]): uint8: 0 background, 1 object, 255 ignored (as is any other value).
+        edges (Tensor[B + 1]): float64, not decreasing.
+
+    Returns:
+        Tensor[2, B]: int64; row 0 counts background, row 1 object pixels.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit, a score is not finite, or the edges decrease.
+
+    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+    """
+    check_maps("pixel_histogram", maps)
+    if masks.dtype != torch.uint8 or masks.shape != maps.shape:
+        raise ValueError(
+            f"pixel_histogram: expected masks uint8 {list(maps.shape)}, got {masks.dtype} {list(masks.shape)}"
+        )
+    if edges.dim() != 1 or edges.shape[0] < 2 or edges.dtype != torch.float64:
+        raise ValueError(f"pixel_histogram: expected edges float64 [B + 1], got {edges.dtype} {list(edges.shape)}")
+    if maps.dtype not in (torch.uint8, torch.float32, torch.float64):
+        maps = maps.double()
+    if not torch.compiler.is_compiling():
+        check_values("pixel_histogram", maps, None)
+        if not ((edges.diff() >= 0).all() and edges.isfinite().all()):
+            raise ValueError("pixel_histogram: edges must be finite and not decreasing")
+    return _OP(maps.detach(), masks, edges.detach())

@@ -1,0 +1,115 @@
+"""Boxes of score maps at many thresholds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wsolfast.ops._registry import define_op
+from wsolfast.ops.box_rule import BoxRule
+from wsolfast.ops.normalize_score_map import check_maps
+from wsolfast.reference import score_map_boxes as reference
+
+# What the schemas of both ops share: BoxRule.box_codes().
+BOX_ARGUMENTS = (
+    "bool quantize, bool relative, int comparison, bool mean_cut, int connectivity, int selection, int box_end, "
+    "int[] empty_box"
+)
+
+
+def _fake(maps, thresholds, *rule):
+    return maps.new_empty((maps.shape[0], thresholds.shape[0], 4), dtype=torch.int64)
+
+
+def _fake_all(maps, thresholds, *rule):
+    boxes = torch.library.get_ctx().new_dynamic_size()
+    return (
+        maps.new_empty((boxes, 4), dtype=torch.int64),
+        maps.new_empty(maps.shape[0] * thresholds.shape[0] + 1, dtype=torch.int64),
+    )
+
+
+_OP = define_op(
+    f"score_map_boxes(Tensor maps, Tensor thresholds, {BOX_ARGUMENTS}) -> Tensor",
+    reference=reference.score_map_boxes,
+    fake=_fake,
+)
+_OP_ALL = define_op(
+    f"_score_map_boxes_all(Tensor maps, Tensor thresholds, {BOX_ARGUMENTS}) -> (Tensor, Tensor)",
+    reference=reference.score_map_boxes_all,
+    fake=_fake_all,
+)
+
+
+@dataclass(frozen=True)
+class ScoreMapBoxes:
+    """Boxes xyxy in pixels of the map; what x1, y1 mean is the rule's ``box_end``."""
+
+    boxes: Tensor  # int64 [N, T, 4], or [M, 4] for selection="all"
+    offsets: Tensor | None = None  # int64 [N*T + 1]: map n, threshold t has boxes[offsets[n*T+t] : offsets[n*T+t+1]]
+
+
+def score_map_boxes(maps: Tensor, thresholds: Tensor, rule: BoxRule) -> ScoreMapBoxes:
+    """Boxes around what exceeds each threshold.
+
+    Source: wsolevaluation's ``compute_bboxes_from_scoremaps`` with the default rule, the papers' own code with others;
+    see :class:`BoxRule` and :mod:`wsolfast.metrics.protocols`.
+
+    Args:
+        maps (Tensor[N, H, W]): score maps as :func:`normalize_score_map` leaves them; any stride. A quantising rule
+            wants values in [0, 1], or uint8 levels that are quantised already; other rules want finite values.
+        thresholds (Tensor[T]): float64, any order, repetitions allowed.
+        rule: the switches from ``quantize`` to ``empty_box`` are used.
+
+    Returns:
+        ScoreMapBoxes: one box per map and threshold; for ``selection="all"`` at least one.
+
+    Raises:
+        ValueError: if shapes or dtypes are wrong, a threshold is not finite, or a map holds a NaN, an infinity or,
+            for a quantising rule, a value outside [0, 1]. Inside ``torch.compile`` values are not looked at.
+
+    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+    """
+    maps, thresholds = checked_maps_and_thresholds("score_map_boxes", maps, thresholds, rule)
+    if rule.selection == "all":
+        return ScoreMapBoxes(*_OP_ALL(maps, thresholds, *rule.box_codes()))
+    return ScoreMapBoxes(_OP(maps, thresholds, *rule.box_codes()))
+
+
+def checked_maps_and_thresholds(op: str, maps: Tensor, thresholds: Tensor, rule: BoxRule) -> tuple[Tensor, Tensor]:
+    """The two arguments as the kernels take them: maps float64, float32 or uint8, thresholds float64, checked."""
+    check_maps(op, maps)
+    if thresholds.dim() != 1 or thresholds.dtype != torch.float64:
+        raise ValueError(f"{op}: expected thresholds float64 [T], got {thresholds.dtype} {list(thresholds.shape)}")
+    if maps.dtype == torch.uint8:
+        if not rule.quantize:
+            raise ValueError(f"{op}: uint8 maps need a rule that quantises; divide by 255 for this one")
+    elif maps.dtype in (torch.float16, torch.bfloat16):
+        maps = maps.float()
+    elif maps.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{op}: expected floating-point or uint8 maps, got {maps.dtype}; call .double() first")
+    if not torch.compiler.is_compiling():
+        check_values(op, maps, (0.0, 1.0) if rule.quantize else None)
+        if not thresholds.isfinite().all():
+            raise ValueError(f"{op}: thresholds hold a NaN or an infinity")
+    return maps.detach(), thresholds.detach()
+
+
+def check_values(op: str, maps: Tensor, limits: tuple[float, float] | None) -> None:
+    """Raise ValueError naming the first map that holds a NaN, an infinity or a value outside ``limits``."""
+    if maps.numel() == 0 or maps.dtype == torch.uint8:
+        return
+    low, high = (-float("inf"), float("inf")) if limits is None else limits
+    extremes = torch.stack(torch.aminmax(maps))
+    if extremes.isfinite().all() and low <= extremes[0] and extremes[1] <= high:
+        return
+    flat = maps.flatten(1)
+    if limits is not None:
+        bad = ~((flat >= low) & (flat <= high)).all(1)
+        wanted = f"values in [{low:g}, {high:g}]"
+    else:
+        bad = ~flat.isfinite().all(1)
+        wanted = "finite values"
+    index = int(bad.nonzero()[0])
+    spread = f"{flat[index].min().item():g} to {flat[index].max().item():g}"
+    raise ValueError(f"{op}: expected {wanted}, map {index} has {spread}; normalise it first (normalize_score_map)")

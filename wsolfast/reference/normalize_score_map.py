@@ -1,0 +1,95 @@
+"""Reference of :func:`wsolfast.ops.normalize_score_map`."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from wsolfast.reference._box_codes import INTERPOLATIONS, NORMALIZATIONS
+
+
+def normalize_score_map(
+    maps: Tensor,
+    height: int,
+    width: int,
+    interpolation: int,
+    normalization: int,
+    eps: float,
+    normalize_first: bool,
+) -> Tensor:
+    """Tensor[N, h, w] of any real dtype to float64 [N, height, width]."""
+    maps = maps.to(torch.float64)
+    if maps.shape[0] == 0:
+        return maps.new_empty(0, height, width)
+    if normalize_first:
+        maps = _normalize(maps, NORMALIZATIONS[normalization], eps)
+    maps = _resize(maps, height, width, INTERPOLATIONS[interpolation])
+    if not normalize_first:
+        maps = _normalize(maps, NORMALIZATIONS[normalization], eps)
+    return maps.clone(memory_format=torch.contiguous_format)
+
+
+def _normalize(maps: Tensor, kind: str, eps: float) -> Tensor:
+    if kind == "none":
+        return maps
+    low = maps.amin((-2, -1), keepdim=True)
+    if kind == "max":
+        high = maps.amax((-2, -1), keepdim=True)
+        scaled = maps.clamp(min=0) / high
+    else:
+        scaled = maps - low
+        high = scaled.amax((-2, -1), keepdim=True)
+        if kind == "minmax":
+            scaled = scaled / high
+        elif kind == "minmax_eps":
+            scaled = scaled / (high + eps)
+    usable = maps.isfinite().all(-1, keepdim=True).all(-2, keepdim=True) & (high > 0)
+    return torch.where(usable, scaled, torch.zeros_like(scaled))
+
+
+def _resize(maps: Tensor, height: int, width: int, kind: str) -> Tensor:
+    if kind == "none":
+        return maps
+    maps = _resize_last(maps, width, kind)
+    return _resize_last(maps.transpose(-2, -1), height, kind).transpose(-2, -1)
+
+
+def _resize_last(maps: Tensor, size: int, kind: str) -> Tensor:
+    """Resize the last dimension; taps are summed one after the other, as an output pixel does it on paper."""
+    taps = [_taps(index, maps.shape[-1], size, kind) for index in range(size)]
+    total = None
+    for k in range(len(taps[0])):
+        source = torch.tensor([tap[k][0] for tap in taps], device=maps.device)
+        weight = torch.tensor([tap[k][1] for tap in taps], dtype=torch.float64, device=maps.device)
+        term = maps[..., source] * weight
+        total = term if total is None else total + term
+    return total
+
+
+def _taps(index: int, source: int, target: int, kind: str) -> list[tuple[int, float]]:
+    """(source position, weight) of each pixel that output ``index`` is made of."""
+    if kind == "cubic":
+        return _cubic_taps(index, source, target)
+    if kind == "linear":
+        position = (index + 0.5) * (source / target) - 0.5
+    else:
+        position = index * ((source - 1) / (target - 1)) if target > 1 else 0.0
+    position = min(max(position, 0.0), source - 1.0)
+    low = math.floor(position)
+    fraction = position - low
+    return [(low, 1.0 - fraction), (min(low + 1, source - 1), fraction)]
+
+
+def _cubic_taps(index: int, source: int, target: int) -> list[tuple[int, float]]:
+    """OpenCV's weights: the coordinate in double, then rounded to float32, in which the polynomials are evaluated."""
+    scale = 1.0 / (target / source)
+    position = torch.tensor((index + 0.5) * scale - 0.5, dtype=torch.float32)
+    floor = position.floor()
+    x = position - floor
+    a = torch.tensor(-0.75, dtype=torch.float32)
+    left = ((a * (x + 1) - 5 * a) * (x + 1) + 8 * a) * (x + 1) - 4 * a
+    centre = ((a + 2) * x - (a + 3)) * x * x + 1
+    y = 1 - x
+    right = ((a + 2) * y - (a + 3)) * y * y + 1
+    weights = (left, centre, right, 1 - left - centre - right)
+    return [(min(max(int(floor) + k - 1, 0), source - 1), float(weight)) for k, weight in enumerate(weights)]

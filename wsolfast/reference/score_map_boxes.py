@@ -1,0 +1,203 @@
+"""Reference of :func:`wsolfast.ops.score_map_boxes`.
+
+Contours are never traced. A component's outer contour encloses the component with its holes filled, so its polygon
+area is a count of 2x2 windows; a hole's contour runs on the foreground around it, so its box is one pixel larger.
+"""
+
+import torch
+from torch import Tensor
+
+from wsolfast.reference._box_codes import BOX_ENDS, COMPARISONS, SELECTIONS
+
+Box = tuple[int, int, int, int]
+
+
+def score_map_boxes(
+    maps: Tensor,
+    thresholds: Tensor,
+    quantize: bool,
+    relative: bool,
+    comparison: int,
+    mean_cut: bool,
+    connectivity: int,
+    selection: int,
+    box_end: int,
+    empty_box: list[int],
+) -> Tensor:
+    """One box per map and threshold: int64 [N, T, 4]."""
+    rule = (quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box)
+    boxes = [[found[0] for found in boxes_of_map(one, thresholds.tolist(), *rule)] for one in maps.cpu()]
+    return _boxes_tensor(boxes, maps).reshape(maps.shape[0], thresholds.shape[0], 4)
+
+
+def score_map_boxes_all(
+    maps: Tensor,
+    thresholds: Tensor,
+    quantize: bool,
+    relative: bool,
+    comparison: int,
+    mean_cut: bool,
+    connectivity: int,
+    selection: int,
+    box_end: int,
+    empty_box: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Every box: int64 [M, 4] and the int64 [N*T+1] offsets of each map and threshold in it."""
+    rule = (quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box)
+    found = [boxes for one in maps.cpu() for boxes in boxes_of_map(one, thresholds.tolist(), *rule)]
+    counts = torch.tensor([0] + [len(boxes) for boxes in found], dtype=torch.int64, device=maps.device)
+    return _boxes_tensor([box for boxes in found for box in boxes], maps).reshape(-1, 4), counts.cumsum(0)
+
+
+def boxes_of_map(
+    values: Tensor,
+    thresholds: list[float],
+    quantize: bool,
+    relative: bool,
+    comparison: int,
+    mean_cut: bool,
+    connectivity: int,
+    selection: int,
+    box_end: int,
+    empty_box: list[int],
+) -> list[list[Box]]:
+    """The boxes of one map [H, W] for each threshold; thresholds that cut alike share one list."""
+    height, width = values.shape
+    if quantize and values.dtype != torch.uint8:
+        values = (values.to(torch.float64) * 255).to(torch.uint8)
+    values = values.to(torch.float64)
+    maximum = values.max().item() if relative else 255.0 if quantize else 1.0
+    empty = tuple(empty_box) or _whole(height, width, BOX_ENDS[box_end])
+    known: dict[float, list[Box]] = {}
+    found = []
+    for threshold in thresholds:
+        cut = float(int(threshold * maximum)) if quantize else threshold * maximum
+        if cut not in known:
+            mask = _foreground(values, cut, COMPARISONS[comparison], mean_cut)
+            boxes = _select(mask, SELECTIONS[selection], connectivity)
+            known[cut] = [_with_end(box, height, width, BOX_ENDS[box_end]) for box in boxes] or [empty]
+        found.append(known[cut])
+    return found
+
+
+def _foreground(values: Tensor, cut: float, comparison: str, mean_cut: bool) -> Tensor:
+    mask = values > cut if comparison == ">" else values >= cut
+    if mean_cut:
+        # One after the other in raster order: a plateau at the mean must fall on the same side everywhere.
+        total = 0.0
+        for value in values[mask].tolist():
+            total += value
+        mask = mask & (values > total / values.numel())
+    return mask
+
+
+def _select(mask: Tensor, selection: str, connectivity: int) -> list[Box]:
+    """Boxes (x0, y0, x1, y1), last pixel included; no box where the mask is empty."""
+    if not mask.any():
+        return []
+    if selection == "union":
+        return [_box(mask)]
+    labels, count = _label(mask, connectivity)
+    components = [labels == k for k in range(1, count + 1)]
+    if selection == "all":
+        return _contour_boxes(mask, labels, components)
+    if selection == "contour_area":
+        # Among equals the last in raster order of first pixels: OpenCV lists contours in the opposite order.
+        return [_box(max(reversed(components), key=_doubled_contour_area))]
+    if selection == "box_area":
+        return [max(map(_box, components), key=lambda box: (box[2] - box[0] + 1) * (box[3] - box[1] + 1))]
+    return [_box(max(components, key=lambda component: int(component.sum())))]
+
+
+def _label(mask: Tensor, connectivity: int) -> tuple[Tensor, int]:
+    """Components numbered from 1 in raster order of their first pixels, by union-find over the runs of each row."""
+    height, width = mask.shape
+    steps = torch.nn.functional.pad(mask.to(torch.int8), (1, 1)).diff(dim=1)
+    starts = (steps == 1).nonzero().tolist()
+    ends = (steps == -1).nonzero()[:, 1].tolist()
+    parent = list(range(len(starts)))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    reach = 1 if connectivity == 8 else 0
+    above = 0
+    for k, (y, x0) in enumerate(starts):
+        while starts[above][0] < y - 1 or (starts[above][0] == y - 1 and ends[above] + reach <= x0):
+            above += 1
+        j = above
+        while starts[j][0] == y - 1 and starts[j][1] < ends[k] + reach:
+            low, high = sorted((root(j), root(k)))
+            parent[high] = low
+            j += 1
+    numbers: dict[int, int] = {}
+    labels = torch.zeros(height, width, dtype=torch.int64)
+    for k, (y, x0) in enumerate(starts):
+        labels[y, x0 : ends[k]] = numbers.setdefault(root(k), len(numbers) + 1)
+    return labels, len(numbers)
+
+
+def _box(mask: Tensor) -> Box:
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _doubled_contour_area(component: Tensor) -> int:
+    """Twice the area of the polygon through the pixel centres of the outer contour."""
+    x0, y0, x1, y1 = _box(component)
+    outside, _ = _label(~torch.nn.functional.pad(component[y0 : y1 + 1, x0 : x1 + 1], (1, 1, 1, 1)), 4)
+    filled = (outside != outside[0, 0]).to(torch.int64)
+    windows = filled[:-1, :-1] + filled[:-1, 1:] + filled[1:, :-1] + filled[1:, 1:]
+    return int(2 * (windows == 4).sum() + (windows == 3).sum())
+
+
+def _contour_boxes(mask: Tensor, labels: Tensor, components: list[Tensor]) -> list[Box]:
+    """Depth first: a component, its holes, what lies in them; siblings from the last in raster order to the first."""
+    # A frame of background around the image joins all that touches the border into region 1.
+    background, regions = _label(~torch.nn.functional.pad(mask, (1, 1, 1, 1)), 4)
+    holes = [(background == k)[1:-1, 1:-1] for k in range(2, regions + 1)]
+    components_in: dict[int, list[int]] = {}
+    for k, component in enumerate(components, 1):
+        x, y = _first_pixel(component)
+        components_in.setdefault(int(background[y + 1, x]), []).append(k)
+    holes_in: dict[int, list[int]] = {}
+    for k, hole in enumerate(holes, 2):
+        x, y = _first_pixel(hole)
+        holes_in.setdefault(int(labels[y, x - 1]), []).append(k)
+    boxes = []
+    waiting = [("component", k) for k in components_in[1]]
+    while waiting:
+        kind, k = waiting.pop()
+        if kind == "component":
+            boxes.append(_box(components[k - 1]))
+            waiting += [("hole", hole) for hole in holes_in.get(k, [])]
+        else:
+            x0, y0, x1, y1 = _box(holes[k - 2])
+            boxes.append((x0 - 1, y0 - 1, x1 + 1, y1 + 1))
+            waiting += [("component", inner) for inner in components_in.get(k, [])]
+    return boxes
+
+
+def _first_pixel(mask: Tensor) -> tuple[int, int]:
+    y, x = mask.nonzero()[0].tolist()
+    return x, y
+
+
+def _with_end(box: Box, height: int, width: int, end: str) -> Box:
+    x0, y0, x1, y1 = box
+    if end == "inclusive":
+        return box
+    if end == "exclusive":
+        return x0, y0, x1 + 1, y1 + 1
+    return x0, y0, min(x1 + 1, width - 1), min(y1 + 1, height - 1)
+
+
+def _whole(height: int, width: int, end: str) -> Box:
+    return _with_end((0, 0, width - 1, height - 1), height, width, end)
+
+
+def _boxes_tensor(boxes: list, maps: Tensor) -> Tensor:
+    return torch.tensor(boxes, dtype=torch.int64, device=maps.device)
