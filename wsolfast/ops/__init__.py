@@ -6,7 +6,10 @@ from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.min_max_normalize import min_max_normalize
 from wsolfast.ops.normalize_score_map import normalize_score_map
 from wsolfast.ops.pixel_histogram import pixel_histogram
+from wsolfast.ops.resize_roundtrip import resize_roundtrip
+from wsolfast.ops.restricted_activation_loss import restricted_activation_loss
 from wsolfast.ops.score_map_boxes import ScoreMapBoxes, score_map_boxes
+from wsolfast.ops.self_correlation_map import self_correlation_map
 
 __all__ = [
     "BoxRule",
@@ -17,5 +20,8 @@ __all__ = [
     "min_max_normalize",
     "normalize_score_map",
     "pixel_histogram",
+    "resize_roundtrip",
+    "restricted_activation_loss",
     "score_map_boxes",
+    "self_correlation_map",
 ]

@@ -1,0 +1,112 @@
+"""SPA's restricted activation module (RAM), the loss term that keeps a class map from saturating at object parts."""
+
+from torch import Tensor
+
+from wsolfast.ops._registry import define_op
+from wsolfast.reference import restricted_activation_loss as reference
+
+_STATISTICS = ("var", "std")
+_NORMALIZATIONS = ("minmax", "none")
+
+
+def _check(class_maps: Tensor, label: Tensor, statistic: str, normalization: str) -> None:
+    if class_maps.dim() != 4 or not class_maps.is_floating_point():
+        raise ValueError(
+            f"restricted_activation_loss: expected floating-point class_maps of shape [N, K, h, w], "
+            f"got {class_maps.dtype} {list(class_maps.shape)}"
+        )
+    if label.is_floating_point() or label.is_complex() or label.shape != class_maps.shape[:1]:
+        raise ValueError(
+            f"restricted_activation_loss: expected an integer label of shape [{class_maps.shape[0]}], "
+            f"got {label.dtype} {list(label.shape)}"
+        )
+    if statistic not in _STATISTICS:
+        raise ValueError(f"restricted_activation_loss: expected statistic in {_STATISTICS}, got {statistic!r}")
+    if normalization not in _NORMALIZATIONS:
+        raise ValueError(
+            f"restricted_activation_loss: expected normalization in {_NORMALIZATIONS}, got {normalization!r}"
+        )
+
+
+def _fake(class_maps, label, tau, sigma, statistic, normalization):
+    n, _, h, w = class_maps.shape
+    return class_maps.new_empty(()), class_maps.new_empty(n, h, w)
+
+
+def _setup_context(ctx, inputs, output):
+    class_maps, label = inputs[:2]
+    slope = output[1]
+    ctx.classes = class_maps.shape[1]
+    ctx.mark_non_differentiable(slope)
+    ctx.save_for_backward(slope, label)
+
+
+def _backward(ctx, grad, _):
+    slope, label = ctx.saved_tensors
+    return _BACKWARD(grad, slope, label, ctx.classes), None, None, None, None, None
+
+
+def _fake_backward(grad, slope, label, classes):
+    n, h, w = slope.shape
+    return slope.new_empty(n, classes, h, w)
+
+
+_FORWARD = define_op(
+    "restricted_activation_loss(Tensor class_maps, Tensor label, float tau, float sigma, str statistic, "
+    "str normalization) -> (Tensor loss, Tensor slope)",
+    reference=reference.restricted_activation_loss,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+_BACKWARD = define_op(
+    "_restricted_activation_loss_backward(Tensor grad, Tensor slope, Tensor label, SymInt classes) -> Tensor",
+    reference=reference.restricted_activation_loss_backward,
+    fake=_fake_backward,
+)
+
+
+def restricted_activation_loss(
+    class_maps: Tensor,
+    label: Tensor,
+    *,
+    tau: float = 0.1,
+    sigma: float = 0.2,
+    statistic: str = "var",
+    normalization: str = "minmax",
+) -> Tensor:
+    r"""Push the label's map to 0 where the classes are equally likely and to 1 where they clearly differ.
+
+    .. math:: L = \frac{1}{N h w} \sum_{b, p} s_{bp} [u_{bp} < \tau] + (1 - s_{bp}) [u_{bp} > \tau + \sigma]
+
+    s is the sigmoid of the label's channel. u is the unbiased variance (or its root) over the classes of the softmax
+    probabilities, min-max scaled over the positions of each image; it is a constant to the gradient.
+
+    Source: SPA (Pan et al., CVPR 2021), Eqs 2-5. The variance and its scaling are the released code's; the paper speaks
+    of a standard deviation and scales nothing (``statistic="std"``, ``normalization="none"``). The defaults of tau and
+    sigma are the released CUB setting.
+
+    Args:
+        class_maps (Tensor[N, K, h, w]): logits per position, any stride.
+        label (Tensor[N]): integer class of each image, in [0, K).
+        tau: u below it is background.
+        sigma: width of the band above tau that is left alone.
+        normalization: "minmax" adds 1e-15 to the range; an image whose positions differ by rounding only (constant
+            logits, one class) is background throughout.
+
+    Returns:
+        Tensor[]: mean over images and positions, dtype of ``class_maps``; 0 for an empty batch. A NaN or +inf in
+        ``class_maps`` makes it NaN.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit or an option is unknown.
+
+    Backends: CPU (C++), elsewhere the reference. Differentiable once, with respect to ``class_maps``; only the label's
+    channel receives a gradient. float16 and bfloat16 are computed in float32. Deterministic.
+    """
+    _check(class_maps, label, statistic, normalization)
+    label = label.long()
+    if class_maps.element_size() < 4:
+        loss, _ = _FORWARD(class_maps.float(), label, tau, sigma, statistic, normalization)
+        return loss.to(class_maps.dtype)
+    return _FORWARD(class_maps, label, tau, sigma, statistic, normalization)[0]

@@ -1,0 +1,136 @@
+"""SPA's self-correlation map generating (SCG): a coarse class map refined by how its positions correlate."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wsolfast.ops._registry import define_op
+from wsolfast.reference import self_correlation_map as reference
+
+_CHOICES = {
+    "variant": ("head", "v0", "paper"),
+    "mode": ("max", "first", "second"),
+    "post": ("released", "paper"),
+}
+
+
+def _check(features: Sequence[Tensor], cam: Tensor, **choices: str) -> None:
+    for name, value in choices.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"self_correlation_map: expected {name} in {_CHOICES[name]}, got {value!r}")
+    if cam.dim() != 4 or not cam.is_floating_point():
+        raise ValueError(
+            f"self_correlation_map: expected a floating-point cam of shape [N, K, h, w], "
+            f"got {cam.dtype} {list(cam.shape)}"
+        )
+    if not features:
+        raise ValueError("self_correlation_map: expected at least one layer of features, got none")
+    for layer in features:
+        if layer.dim() != 4 or not layer.is_floating_point() or layer.shape[1] == 0:
+            raise ValueError(
+                f"self_correlation_map: expected floating-point features of shape [N, C, h, w] with C > 0, "
+                f"got {layer.dtype} {list(layer.shape)}"
+            )
+        if layer.shape[0] != cam.shape[0] or layer.shape[2:] != cam.shape[2:]:
+            raise ValueError(
+                f"self_correlation_map: features {list(layer.shape)} and cam {list(cam.shape)} differ in N or h x w; "
+                f"resize the cam to the features first"
+            )
+
+
+def _fake(features, cam, *options):
+    return cam.new_empty(cam.shape)
+
+
+def _backward(ctx, grad):
+    raise RuntimeError(
+        "self_correlation_map is not differentiable: it refines maps at inference; call it under torch.no_grad() "
+        "or on detached features and cam"
+    )
+
+
+_FORWARD = define_op(
+    "self_correlation_map(Tensor[] features, Tensor cam, str variant, bool relu_first, float fo_th, float so_th, "
+    "float so_weight, str mode, float delta_h, float delta_l, str post, float eps) -> Tensor",
+    reference=reference.self_correlation_map,
+    fake=_fake,
+    backward=_backward,
+)
+
+
+def self_correlation_map(
+    features: Tensor | Sequence[Tensor],
+    cam: Tensor,
+    *,
+    variant: str = "head",
+    relu_first: bool = False,
+    fo_th: float = 0.2,
+    so_th: float = 0.2,
+    so_weight: float = 1.0,
+    mode: str = "max",
+    delta_h: float = 0.1,
+    delta_l: float = 0.05,
+    post: str = "released",
+    eps: float = 0.0,
+) -> Tensor:
+    r"""Refine a coarse class map by the first- and second-order correlation of its positions.
+
+    With S the cosine similarities of the P = h·w positions, each layer gives a correlation matrix
+
+    * ``"paper"``: :math:`\max(\mathrm{ReLU}(S), \hat S^2)` with
+      :math:`S^2_{ij} = \frac1P \sum_{k \ne i, j} S_{ik} S_{kj}`, each row min-max scaled;
+    * ``"head"`` (released code): A = ReLU(S) cut below ``fo_th``;
+      :math:`\max(A D^{-1}, w A_0 D_0^{-1} A_0 D_0^{-1})`, columns summing to one, the second order cut below
+      ``so_th``/P; A_0 is A without its diagonal and D, D_0 are the column sums;
+    * ``"v0"`` (first release): :math:`\max(A, w \hat H)`, columns summing to one, where :math:`H = A_0 A_0` is
+      min-max scaled per column and cut below ``so_th``,
+
+    and layers are added. The map of position j is column j of the released matrices and row j of the paper's. The maps
+    of the object's positions (coarse map at least ``delta_h``) minus those of the background (at most ``delta_l``),
+    negatives cut to zero, are the result.
+
+    Source: SPA (Pan et al., CVPR 2021), Eqs 6-14, and its released code. The defaults are the released ILSVRC setting.
+
+    Args:
+        features (Tensor[N, C, h, w] or a sequence of them): floating point, any stride; layers may differ in C.
+        cam (Tensor[N, K, h, w]): K coarse maps per image in [0, 1].
+        relu_first: cut negatives before the second order too; "paper" only, the released variants always do.
+        fo_th: smallest first-order similarity kept, "head" and "v0" only.
+        so_th: smallest second-order value kept, "head" (relative to 1/P) and "v0" (absolute) only.
+        so_weight: w, weight of the second order, "head" and "v0" with ``mode="max"`` only.
+        mode: "max" as above; "first" and "second" keep one order, unweighted, and leave out the scaling after the max.
+        post: "released": each position's map is min-max scaled, sets are summed, every sum and the result are min-max
+            scaled (1e-10 in each denominator); sets are ``>= delta_h`` and ``<= delta_l``. "paper": plain means over
+            ``> delta_h`` and ``< delta_l``.
+        eps: added to the range of each row of the paper's second order; with 0 a constant row becomes zero.
+
+    Returns:
+        Tensor[N, K, h, w]: dtype of ``cam``, contiguous, in [0, 1]. An empty set contributes zero. A feature that is
+        not finite makes the maps of its image NaN, a coarse map that is not finite its own.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit or an option is unknown.
+
+    Backends: CPU (C++), elsewhere the reference. Not differentiable: backward raises. float16 and bfloat16 are
+    computed in float32. Deterministic for a fixed number of threads.
+    """
+    layers = [features] if isinstance(features, Tensor) else list(features)
+    _check(layers, cam, variant=variant, mode=mode, post=post)
+    double = any(tensor.dtype == torch.float64 for tensor in (cam, *layers))
+    compute = torch.float64 if double else torch.float32
+    refined = _FORWARD(
+        [layer.to(compute) for layer in layers],
+        cam.to(compute),
+        variant,
+        relu_first,
+        fo_th,
+        so_th,
+        so_weight,
+        mode,
+        delta_h,
+        delta_l,
+        post,
+        eps,
+    )
+    return refined.to(cam.dtype)
