@@ -1,0 +1,80 @@
+"""The class-activation head that CAM-style methods share."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CamHead(nn.Module):
+    """Features to class maps and, by global average pooling, to logits.
+
+    Args:
+        backbone: its last stage feeds the head; with ``kind="pretrained"`` its classifier becomes the head.
+        num_classes: number of class maps.
+        kind: ``"conv3"`` (3×3, 3×3, 1×1 convolutions, as ACoL and SPA use), ``"linear"`` (one 1×1 convolution, the
+            original CAM) or ``"pretrained"`` (the ImageNet classifier that came with the backbone's weights).
+        hidden_channels: width of the two 3×3 convolutions.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, kind: str = "linear", hidden_channels: int = 1024):
+        super().__init__()
+        channels = backbone.stages[-1].channels
+        self.relu_maps = False
+        if kind == "conv3":
+            self.hidden = nn.Sequential(
+                nn.Conv2d(channels, hidden_channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+            )
+            channels = hidden_channels
+        elif kind in ("linear", "pretrained"):
+            self.hidden = nn.Identity()
+        else:
+            raise ValueError(f"head: expected 'conv3', 'linear' or 'pretrained', got {kind!r}")
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        if kind == "pretrained":
+            self._take_classifier(backbone, num_classes)
+
+    def class_maps(self, features: Tensor) -> Tensor:
+        """Class maps [N, K, h, w], before pooling."""
+        return self.classifier(self.hidden(features))
+
+    def pool(self, class_maps: Tensor) -> Tensor:
+        """Logits [N, K]: the mean of each class map."""
+        return (class_maps.relu() if self.relu_maps else class_maps).mean((2, 3))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [N, K] without keeping class maps where the head allows it."""
+        return self._logits_of_hidden(self.hidden(features))
+
+    def localize(self, features: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [N, K], classes [N, M] (the label, then the top-k) and the class maps [N, M, h, w] of those only."""
+        hidden = self.hidden(features)
+        logits = self._logits_of_hidden(hidden)
+        predicted = logits.topk(min(topk, logits.shape[1]), dim=1).indices
+        classes = predicted if label is None else torch.cat([label[:, None], predicted], dim=1)
+        weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
+        maps = torch.baddbmm(self.classifier.bias[classes][:, :, None], weight, hidden.flatten(2))
+        return logits, classes, maps.unflatten(2, hidden.shape[2:])
+
+    def _logits_of_hidden(self, hidden: Tensor) -> Tensor:
+        if self.relu_maps:
+            return self.pool(self.classifier(hidden))
+        # Without a ReLU, pooling commutes with the 1×1 convolution.
+        return functional.linear(hidden.mean((2, 3)), self.classifier.weight.flatten(1), self.classifier.bias)
+
+    def _take_classifier(self, backbone: nn.Module, num_classes: int) -> None:
+        given = backbone.classifier
+        if given is None:
+            raise ValueError("head 'pretrained': these weights bring no classifier; choose head 'linear' or 'conv3'")
+        if len(given.weight) != num_classes:
+            raise ValueError(f"head 'pretrained': the classifier has {len(given.weight)} classes, not {num_classes}")
+        with torch.no_grad():
+            self.classifier.weight.copy_(given.weight[:, :, None, None])
+            self.classifier.bias.copy_(given.bias)
+        self.relu_maps = given.relu_maps

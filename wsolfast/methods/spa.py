@@ -1,0 +1,138 @@
+"""SPA: Pan et al., "Unveiling the Potential of Structure Preserving for WSOL", CVPR 2021.
+
+Training adds the restricted activation loss (RAM); inference refines the coarse CAM with first- and second-order
+self-correlations of two feature stages (SCG).
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast import ops
+from wsolfast.methods._base import Method
+from wsolfast.methods._cam_head import CamHead
+from wsolfast.types import Batch, Clock, Localization
+
+# Added to the range in the released code's min-max of the coarse CAM.
+CAM_EPS = 1e-10
+
+
+class SPA(Method):
+    """Structure-preserving activation.
+
+    Args:
+        backbone: its last stage feeds the head.
+        num_classes: K.
+        head: ``"conv3"`` (the paper's), ``"linear"`` or ``"pretrained"``, see :class:`CamHead`.
+        hidden_channels: width of the ``"conv3"`` head.
+        ram: train with the restricted activation loss (Eqs 2-5).
+        ram_alpha: weight of that loss.
+        ram_tau: background below this statistic.
+        ram_sigma: foreground above ``ram_tau + ram_sigma``; in between no loss.
+        ram_start: first epoch (0-based) with the loss.
+        ram_stat: ``"var"`` (released) or ``"std"`` (the paper's word) of the class probabilities.
+        ram_norm: ``"minmax"`` (released) or ``"none"`` (the paper) before the cut.
+        scg: refine the CAM by self-correlation (Eqs 6-14); otherwise the map is the CAM.
+        layers: names of the stages whose correlations are summed; they need the resolution of the last stage. Default:
+            the last two.
+        hsc_variant: ``"head"`` (released code), ``"v0"`` (its first upload) or ``"paper"`` (Eqs 6-11 to the letter).
+        hsc_mode: ``"max"`` of both orders, ``"first"`` or ``"second"`` alone.
+        relu_first: cut negative cosines before the second order; the paper multiplies raw cosines.
+        fo_th: first-order similarities below are zeroed (``"head"``, ``"v0"``).
+        so_th: second-order threshold, relative to 1/(h·w) in ``"head"``, absolute in ``"v0"``.
+        so_weight: weight of the second order in the maximum.
+        delta_h: CAM values at or above mark the object.
+        delta_l: CAM values at or below mark the background.
+        scg_post: ``"released"`` (columns, min-max) or ``"paper"`` (Eqs 12-14: rows, means).
+        cam_relu: cut negative activations before min-max.
+        resize_roundtrip: resize the coarse CAM to the input's size and back, as the released code does with the
+            image's own size; it moves values by up to 0.05, which matters against ``delta_l``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        head: str = "conv3",
+        hidden_channels: int = 1024,
+        ram: bool = True,
+        ram_alpha: float = 0.5,
+        ram_tau: float = 0.1,
+        ram_sigma: float = 0.2,
+        ram_start: int = 0,
+        ram_stat: str = "var",
+        ram_norm: str = "minmax",
+        scg: bool = True,
+        layers: tuple[str, ...] | None = None,
+        hsc_variant: str = "head",
+        hsc_mode: str = "max",
+        relu_first: bool = True,
+        fo_th: float = 0.1,
+        so_th: float = 0.5,
+        so_weight: float = 2.0,
+        delta_h: float = 0.1,
+        delta_l: float = 0.05,
+        scg_post: str = "released",
+        cam_relu: bool = True,
+        resize_roundtrip: bool = True,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = CamHead(backbone, num_classes, head, hidden_channels)
+        self.ram, self.ram_alpha, self.ram_start = ram, ram_alpha, ram_start
+        self.ram_options = {"tau": ram_tau, "sigma": ram_sigma, "statistic": ram_stat, "normalization": ram_norm}
+        self.scg = scg
+        self.layers = self._check_layers(layers)
+        self.scg_options = {
+            "variant": hsc_variant,
+            "mode": hsc_mode,
+            "relu_first": relu_first,
+            "fo_th": fo_th,
+            "so_th": so_th,
+            "so_weight": so_weight,
+            "delta_h": delta_h,
+            "delta_l": delta_l,
+            "post": scg_post,
+        }
+        self.cam_relu = cam_relu
+        self.resize_roundtrip = resize_roundtrip
+
+    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        class_maps = self.head.class_maps(self.backbone(batch.image)[self.backbone.stages[-1].name])
+        loss = loss_cls = functional.cross_entropy(self.head.pool(class_maps), batch.label)
+        losses = {"loss_cls": loss_cls}
+        if self.ram and clock.epoch >= self.ram_start:
+            losses["loss_ram"] = ops.restricted_activation_loss(class_maps, batch.label, **self.ram_options)
+            loss = loss_cls + self.ram_alpha * losses["loss_ram"]
+        return {"loss": loss} | losses
+
+    def classify(self, image: Tensor) -> Tensor:
+        return self.head.logits(self.backbone(image)[self.backbone.stages[-1].name])
+
+    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+        features = self.backbone(image)
+        logits, classes, cam = self.head.localize(features[self.backbone.stages[-1].name], label, topk)
+        cam = ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
+        if not self.scg:
+            return Localization(logits, classes, cam)
+        if self.resize_roundtrip:
+            cam = ops.resize_roundtrip(cam, image.shape[-2:])
+        stages = [features[name] for name in self.layers]
+        return Localization(logits, classes, ops.self_correlation_map(stages, cam, **self.scg_options))
+
+    def _check_layers(self, layers: tuple[str, ...] | None) -> tuple[str, ...]:
+        stages = {stage.name: stage for stage in self.backbone.stages}
+        last = self.backbone.stages[-1]
+        names = tuple(stages)[-2:] if layers is None else tuple(layers)
+        for name in names:
+            if name not in stages:
+                raise ValueError(f"spa: layers: this backbone has the stages {', '.join(stages)}, not {name!r}")
+            if stages[name].stride != last.stride:
+                raise ValueError(
+                    f"spa: layers: {name!r} has stride {stages[name].stride}, the map has stride {last.stride}; "
+                    f"choose among {', '.join(s.name for s in stages.values() if s.stride == last.stride)}"
+                )
+        return names
+
+
+STAGES = {"localizer": SPA}
