@@ -1,6 +1,5 @@
 """The contract between a method and the engine."""
 
-import torch
 from torch import Tensor, nn
 
 from wsolfast.types import Batch, Clock, Localization, ParamGroup
@@ -48,9 +47,3 @@ class Method(nn.Module):
     def export(self, batch: Batch) -> dict[str, Tensor]:
         """What a later stage reads, per image; empty for one-stage methods."""
         return {}
-
-
-def with_label_first(logits: Tensor, label: Tensor | None, topk: int) -> Tensor:
-    """Classes [N, M] whose maps :meth:`Method.localize` returns: the label, then the ``topk`` most likely."""
-    predicted = logits.topk(topk, dim=1).indices
-    return predicted if label is None else torch.cat([label[:, None], predicted], dim=1)
