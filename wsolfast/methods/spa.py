@@ -36,7 +36,7 @@ class SPA(Method):
             the last two.
         hsc_variant: ``"head"`` (released code), ``"v0"`` (its first upload) or ``"paper"`` (Eqs 6-11 to the letter).
         hsc_mode: ``"max"`` of both orders, ``"first"`` or ``"second"`` alone.
-        relu_first: cut negative cosines before the second order; the paper multiplies raw cosines.
+        relu_first: cut negative cosines before the second order too (``"paper"`` only; the others always do).
         fo_th: first-order similarities below are zeroed (``"head"``, ``"v0"``).
         so_th: second-order threshold, relative to 1/(h·w) in ``"head"``, absolute in ``"v0"``.
         so_weight: weight of the second order in the maximum.
@@ -66,7 +66,7 @@ class SPA(Method):
         layers: tuple[str, ...] | None = None,
         hsc_variant: str = "head",
         hsc_mode: str = "max",
-        relu_first: bool = True,
+        relu_first: bool = False,
         fo_th: float = 0.1,
         so_th: float = 0.5,
         so_weight: float = 2.0,
