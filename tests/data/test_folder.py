@@ -1,0 +1,148 @@
+import pytest
+import torch
+from PIL import Image
+
+from wsolfast.data import DataError, open_dataset
+
+HEADER = "image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask\n"
+ROWS = """\
+images/a.jpg,0,ant,40,30,1,2,10.5,20,train,
+images/b.jpg,1,bee,40,30,0,0,40,30,val,
+images/c.jpg,1,bee,40,30,5,5,6,6,test,masks/c.png
+images/c.jpg,1,bee,40,30,10,12,30,29,test,masks/c.png
+images/d.jpg,0,ant,40,30,3,4,5,6,test,
+"""
+
+
+@pytest.fixture
+def tree(tmp_path, write_image, write_text):
+    for name in "abcd":
+        write_image(f"images/{name}.jpg")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (40, 30), 1).save(tmp_path / "masks/c.png")
+    write_text("annotations.csv", HEADER + ROWS)
+    return tmp_path
+
+
+def test_rows_of_an_image_are_its_boxes(tree):
+    dataset = open_dataset("folder", tree, "test")
+    assert dataset.image_ids == ("images/c.jpg", "images/d.jpg")
+    assert dataset.labels.tolist() == [1, 0]
+    assert dataset.class_names == ("ant", "bee")
+    annotation = dataset.annotations(0)
+    assert annotation.boxes.tolist() == [[5, 5, 6, 6], [10, 12, 30, 29]]
+    assert annotation.size == (40, 30)
+    assert annotation.mask == tree / "masks/c.png"
+    assert dataset.has_masks
+    assert torch.equal(dataset.mask(0), torch.ones(30, 40, dtype=torch.uint8))
+    assert dataset.mask(1) is None
+    assert dataset.annotations(1).boxes.tolist() == [[3, 4, 5, 6]]
+    assert dataset[0].image.shape == (3, 30, 40)
+
+
+def test_training_split_knows_no_boxes(tree):
+    dataset = open_dataset("folder", tree, "train_weaksup")
+    assert dataset.image_ids == ("images/a.jpg",)
+    assert not len(dataset._source._boxes.boxes)
+    with pytest.raises(RuntimeError, match="withheld from training"):
+        dataset.annotations(0)
+
+
+def test_opening_decodes_nothing_and_reads_sizes_from_headers(tree, write_text):
+    rows = [line.split(",") for line in (HEADER + ROWS).splitlines()]
+    write_text("small.csv", "\n".join(",".join(row[:3] + row[5:10]) for row in rows) + "\n")
+    for name in "abd":
+        (tree / f"images/{name}.jpg").unlink()
+    cut = tree / "images/c.jpg"
+    cut.write_bytes(cut.read_bytes()[:-50])
+    dataset = open_dataset("folder", tree, "test", annotations="small.csv")
+    assert dataset.annotations(0).size == (40, 30)
+    with pytest.raises(DataError, match=r"images/c.jpg: cannot be decoded"):
+        dataset[0]
+    with pytest.raises(DataError, match=r"images/d.jpg: no such image file"):
+        dataset.annotations(1)
+
+
+def test_skip_bad_leaves_unreadable_images_out_and_says_which(tree):
+    (tree / "images/c.jpg").write_bytes(b"broken")
+    dataset = open_dataset("folder", tree, "test", skip_bad=True)
+    assert dataset.image_ids == ("images/d.jpg",)
+    assert dataset.labels.tolist() == [0]
+    assert dataset.annotations(0).boxes.tolist() == [[3, 4, 5, 6]]
+    assert dataset[0].image_id == "images/d.jpg"
+    assert len(dataset.skipped) == 1
+    assert "images/c.jpg: not an image" in dataset.skipped[0]
+    (tree / "images/d.jpg").write_bytes(b"broken")
+    with pytest.raises(DataError, match="split 'test' has no readable image; 2 were skipped"):
+        open_dataset("folder", tree, "test", skip_bad=True)
+
+
+def test_classes_may_be_names_alone(tree, write_text):
+    write_text("names.csv", "image,class_name,split\nimages/a.jpg,wasp,train\nimages/b.jpg,ant,train\n")
+    dataset = open_dataset("folder", tree, "train_weaksup", annotations="names.csv")
+    assert dataset.class_names == ("ant", "wasp")
+    assert dataset.labels.tolist() == [1, 0]
+
+
+def test_classes_may_have_gaps_and_no_names(tree, write_text):
+    write_text("ids.csv", "image,class_id,split\nimages/a.jpg,3,test\n")
+    dataset = open_dataset("folder", tree, "test", annotations="ids.csv")
+    assert dataset.class_names == ("class 0", "class 1", "class 2", "class 3")
+    assert dataset.annotations(0).boxes.shape == (0, 4)
+
+
+def test_csv_of_windows_reads_the_same(tree):
+    (tree / "annotations.csv").write_bytes(("\ufeff" + (HEADER + ROWS).replace("\n", "\r\n")).encode())
+    assert open_dataset("folder", tree, "test").image_ids == ("images/c.jpg", "images/d.jpg")
+
+
+def test_empty_split_says_what_there_is(tree, write_text):
+    write_text("annotations.csv", HEADER + ROWS.splitlines()[0] + "\n")
+    with pytest.raises(DataError, match=r"annotations.csv: split 'test' is empty; the file has train_weaksup \(1\)"):
+        open_dataset("folder", tree, "test")
+    write_text("annotations.csv", HEADER)
+    with pytest.raises(DataError, match=r"split 'test' is empty; the file has no image at all"):
+        open_dataset("folder", tree, "test")
+
+
+@pytest.mark.parametrize("bad", ["/etc/passwd", "../a.jpg", "images/../../a.jpg", "..\\a.jpg", ""])
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_paths_that_leave_the_folder_are_refused(tree, write_text, bad, column):
+    if column == "mask" and not bad:
+        pytest.skip("an empty mask is no mask")
+    image, mask = (bad, "") if column == "image" else ("images/a.jpg", bad)
+    write_text("annotations.csv", HEADER + f"{image},0,ant,40,30,0,0,1,1,test,{mask}\n")
+    with pytest.raises(DataError, match=r"annotations.csv, line 2: .* is not a path below the data folder"):
+        open_dataset("folder", tree, "test")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.jpg,x,ant,40,30,0,0,1,1,test,", "line 2: class_id is a whole number from 0, got 'x'"),
+        ("a.jpg,-1,ant,40,30,0,0,1,1,test,", "line 2: class_id is a whole number from 0, got '-1'"),
+        ("a.jpg,0,ant,40,0,0,0,1,1,test,", "width and height are positive whole numbers, got 40, 0"),
+        ("a.jpg,0,ant,40,30,0,0,1,,test,", r"x0, y0, x1, y1 are numbers, got \['0', '0', '1', ''\]"),
+        ("a.jpg,0,ant,40,30,5,0,5,1,test,", r"a box is 0 <= x0 < x1 .* got \[5.0, 0.0, 5.0, 1.0\]"),
+        ("a.jpg,0,ant,40,30,nan,0,5,1,test,", "a box is 0 <= x0 < x1"),
+        ("a.jpg,0,ant,40,30,0,0,1,1,trian,", "split is train, val or test, got 'trian'"),
+        ("a.jpg,0,ant", "does not have as many fields as the header"),
+        (
+            "a.jpg,0,ant,40,30,0,0,1,1,test,\na.jpg,1,bee,40,30,0,0,1,1,test,",
+            "line 3: a.jpg is class 1 of test here and",
+        ),
+        ("a.jpg,0,ant,40,30,0,0,1,1,test,\nb.jpg,0,bee,40,30,0,0,1,1,test,", "class 0 is 'bee' here and 'ant' above"),
+    ],
+)
+def test_bad_rows_are_named_by_line(tree, write_text, row, message):
+    write_text("annotations.csv", HEADER + row + "\n")
+    with pytest.raises(DataError, match=message):
+        open_dataset("folder", tree, "test")
+
+
+def test_missing_csv_and_columns_are_named(tree, write_text):
+    with pytest.raises(DataError, match=r"other.csv: missing; 'folder' data needs this CSV"):
+        open_dataset("folder", tree, "test", annotations="other.csv")
+    write_text("annotations.csv", "image,x0\n")
+    with pytest.raises(DataError, match="the header lacks split; expected image, split, class_id or class_name"):
+        open_dataset("folder", tree, "test")

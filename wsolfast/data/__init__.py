@@ -1,0 +1,93 @@
+"""Data sets by name. ``open_dataset(...)[i]`` is a sample; boxes are asked for apart, and never for training."""
+
+import difflib
+import importlib
+import inspect
+from pathlib import Path
+
+from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
+from wsolfast.data.errors import DataError
+from wsolfast.data.transforms import Placement, View, resize, ten_crop
+
+__all__ = [
+    "NAMES",
+    "SPLITS",
+    "Annotation",
+    "DataError",
+    "Dataset",
+    "Placement",
+    "Sample",
+    "Source",
+    "View",
+    "collate",
+    "open_dataset",
+    "resize",
+    "ten_crop",
+]
+
+NAMES = ("folder", "synthetic")
+
+
+def open_dataset(
+    name: str,
+    root: str | Path | None,
+    split: str,
+    *,
+    resize: int | tuple[int, int] | None = None,
+    crop: int | None = None,
+    train: bool = False,
+    seed: int = 0,
+    skip_bad: bool = False,
+    keep_aspect: bool = False,
+    wide_resize: int | None = None,
+    **options,
+) -> Dataset:
+    """Open one split of a data set. No image is decoded, unless ``skip_bad`` asks for it.
+
+    Args:
+        name: one of ``NAMES``.
+        root: the data set's folder; None for ``synthetic``.
+        split: ``train_weaksup``, ``train_fullsup`` or ``test``.
+        resize: one side or (height, width) that images are warped to; None keeps their size.
+        crop: side of the square crop, random in training and central otherwise.
+        train: random crop and horizontal flip, which depend on ``(seed, epoch, index)`` only.
+        seed: of the augmentation.
+        skip_bad: decode every image once and leave the unreadable ones out; ``Dataset.skipped`` lists them.
+        keep_aspect: ``resize`` is the shorter side instead of a warp.
+        wide_resize: also deliver the whole image warped to this side as ``Sample.wide``, from which
+            :func:`ten_crop` takes the classification views without decoding twice.
+        options: the data set's own, see ``wsolfast.data.<name>.open_source``.
+
+    Raises:
+        DataError: if the folder, an annotation file or the split is missing, empty or malformed.
+        ValueError: for an unknown name, split or option.
+    """
+    view = View(resize, crop, train, keep_aspect)
+    source = open_source(name, root, split, **options)
+    return Dataset(source, split, view, seed=seed, wide_resize=wide_resize, skip_bad=skip_bad)
+
+
+def open_source(name: str, root: str | Path | None, split: str, **options) -> Source:
+    """What :func:`open_dataset` looks at: ids, labels, annotations and pixels of one split."""
+    if name not in NAMES:
+        raise ValueError(f"data set: expected one of {', '.join(NAMES)}, got {name!r}{_nearest(name, NAMES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}{_nearest(split, SPLITS)}")
+    opener = importlib.import_module(f"wsolfast.data.{name}").open_source
+    known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            hint = _nearest(option, known)
+            raise ValueError(f"data set {name!r} has no option {option!r}; it has {', '.join(known)}{hint}")
+    if name != "synthetic":
+        if root is None:
+            raise DataError(f"data set {name!r} needs its folder: give root (data.root=DIR)")
+        root = Path(root)
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; {name!r} data is read from it")
+    return opener(root, split, **options)
+
+
+def _nearest(word: str, words) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

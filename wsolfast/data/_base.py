@@ -1,0 +1,198 @@
+"""A data set is a source (which images, labels and boxes there are) seen through a view (how they become tensors)."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.utils.data
+from torch import Tensor
+
+from wsolfast.data._random import raw_draws
+from wsolfast.data.errors import DataError
+from wsolfast.data.transforms import Placement, View
+from wsolfast.types import Batch
+
+SPLITS = ("train_weaksup", "train_fullsup", "test")
+_AUGMENTATION_STREAM = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as the loader delivers it."""
+
+    image: Tensor  # uint8 [3, H, W], RGB
+    label: int
+    image_id: str
+    index: int
+    placement: Placement  # where ``image`` lies in the original
+    wide: Tensor | None = None  # uint8 [3, H', W']: the same image at ``wide_resize``, for ten crops
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Where the object is. Never given for a split that is trained on image labels."""
+
+    size: tuple[int, int]  # (width, height) of the original
+    boxes: Tensor  # float64 [B, 4], xyxy, half-open, pixels of the upright original
+    mask: Path | None = None
+
+
+class Source:
+    """Images, labels and annotations of one split; a data set subclasses this and nothing else.
+
+    Attributes:
+        image_ids: one per image, unique.
+        labels: int64 array [n].
+        class_names: one per class.
+        has_masks: whether :meth:`mask` answers.
+    """
+
+    image_ids: Sequence[str]
+    labels: np.ndarray
+    class_names: Sequence[str]
+    has_masks: bool = False
+
+    def read(self, index: int) -> np.ndarray:
+        """Pixels, uint8 [H, W, 3]."""
+        raise NotImplementedError
+
+    def annotation(self, index: int) -> Annotation:
+        """Size, boxes and the mask's file."""
+        raise NotImplementedError
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Mask, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if there is none."""
+        return None
+
+    def describe(self, index: int) -> str:
+        """What an error calls the image: its file, where it has one."""
+        return self.image_ids[index]
+
+
+class Dataset(torch.utils.data.Dataset):
+    """A split of a data set. ``dataset[i]`` is a :class:`Sample`.
+
+    Augmentation depends on ``(seed, epoch, index)`` only: worker count, batch order and resuming change nothing.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        view: View,
+        *,
+        seed: int = 0,
+        wide_resize: int | None = None,
+        skip_bad: bool = False,
+    ):
+        self.split = split
+        self.view = view
+        self.class_names = tuple(source.class_names)
+        self.skipped: tuple[str, ...] = ()  # one message per image that skip_bad left out
+        self._source = source
+        self._wide_view = None if wide_resize is None else View(resize=wide_resize)
+        self._seed = seed
+        # In shared memory, so that set_epoch reaches workers that outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._kept = self._readable() if skip_bad else range(len(source.image_ids))
+        self.image_ids = tuple(source.image_ids[i] for i in self._kept)
+        self.labels = torch.from_numpy(np.asarray(source.labels, np.int64)[np.asarray(self._kept, np.int64)])
+        if not self.image_ids:
+            raise DataError(f"split {split!r} has no readable image; {len(self.skipped)} were skipped")
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        position = self._kept[index]
+        pixels = self._source.read(position)
+        name = self._source.describe(position)
+        draws = raw_draws(self._seed, _AUGMENTATION_STREAM, (int(self._epoch), position), 3) if self.view.train else []
+        image, placement = self.view(pixels, draws, name)
+        wide = None if self._wide_view is None else self._wide_view(pixels, [], name)[0]
+        return Sample(image, int(self.labels[index]), self.image_ids[index], index, placement, wide)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move the augmentation to ``epoch`` (0-based)."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether :meth:`mask` gives masks for this split."""
+        return self.split != "train_weaksup" and self._source.has_masks
+
+    def annotations(self, index: int) -> Annotation:
+        """Size, boxes and mask file of an image.
+
+        Raises:
+            RuntimeError: for ``train_weaksup``, whose boxes never reach training.
+        """
+        return self._source.annotation(self._annotated(index))
+
+    def mask(self, index: int) -> Tensor | None:
+        """Mask of an image at its original size, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if it has none.
+
+        Raises:
+            RuntimeError: for ``train_weaksup``, whose masks never reach training.
+        """
+        mask = self._source.mask(self._annotated(index))
+        return None if mask is None else torch.from_numpy(mask)
+
+    def _annotated(self, index: int) -> int:
+        if self.split == "train_weaksup":
+            raise RuntimeError("train_weaksup has image labels only: boxes and masks are withheld from training")
+        return self._kept[range(len(self))[index]]
+
+    def _readable(self) -> list[int]:
+        def complaint(index: int) -> str | None:
+            try:
+                self._source.read(index)
+            except DataError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            complaints = list(pool.map(complaint, range(len(self._source.image_ids))))
+        self.skipped = tuple(message for message in complaints if message is not None)
+        return [index for index, message in enumerate(complaints) if message is None]
+
+
+@dataclass
+class BoxTable:
+    """Boxes of many images in two arrays, which workers share without copying."""
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))  # float64 [M, 4]
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))  # int64 [n + 1]
+
+    @classmethod
+    def from_lists(cls, boxes_of_images: Sequence[Sequence[Sequence[float]]]) -> "BoxTable":
+        """From one list of xyxy boxes per image."""
+        counts = np.array([len(boxes) for boxes in boxes_of_images], dtype=np.int64)
+        flat = [box for boxes in boxes_of_images for box in boxes]
+        return cls(np.array(flat, np.float64).reshape(-1, 4), np.concatenate([[0], np.cumsum(counts)]))
+
+    def of(self, index: int) -> Tensor:
+        """Boxes [B, 4] of one image."""
+        return torch.from_numpy(self.boxes[self.offsets[index] : self.offsets[index + 1]].copy())
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """One batch from samples of one size.
+
+    Raises:
+        DataError: if the images differ in size.
+    """
+    odd = next((sample for sample in samples if sample.image.shape != samples[0].image.shape), None)
+    if odd is not None:
+        sizes = [list(sample.image.shape[1:]) for sample in (samples[0], odd)]
+        names = (samples[0].image_id, odd.image_id)
+        raise DataError(f"{names[0]} is {sizes[0]} and {names[1]} is {sizes[1]}: set resize or crop to batch them")
+    return Batch(
+        image=torch.stack([sample.image for sample in samples]),
+        label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        image_id=tuple(sample.image_id for sample in samples),
+    )

@@ -1,0 +1,95 @@
+"""Sources whose images are files under one folder."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from wsolfast.data._base import Annotation, BoxTable, Source
+from wsolfast.data.decode import decode, decode_mask, image_size
+from wsolfast.data.errors import DataError
+
+
+class FileSource(Source):
+    """Images at ``folder / image_id``.
+
+    Args:
+        folder: where image ids start.
+        image_ids: paths below ``folder``.
+        labels: class of each image.
+        class_names: one per class.
+        boxes: boxes of each image; empty for a split trained on labels.
+        sizes: (width, height) by index where the annotations tell it; the rest is read from image headers.
+        masks: mask file by index, below ``mask_folder``.
+        mask_folder: where mask paths start; ``folder`` unless told.
+        decoder: see :func:`wsolfast.data.decode.decode`.
+        orient: the same.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        image_ids: Sequence[str],
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        *,
+        boxes: BoxTable | None = None,
+        sizes: dict[int, tuple[int, int]] | None = None,
+        masks: dict[int, str] | None = None,
+        mask_folder: Path | None = None,
+        decoder: str = "pil",
+        orient: bool = True,
+    ):
+        self.folder = folder
+        self.image_ids = image_ids
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.class_names = class_names
+        self.has_masks = bool(masks)
+        self._boxes = boxes
+        self._sizes = dict(sizes or {})
+        self._masks = masks or {}
+        self._mask_folder = mask_folder or folder
+        self._decoder = decoder
+        self._orient = orient
+
+    def path(self, index: int) -> Path:
+        """File of an image."""
+        return self.folder / self.image_ids[index]
+
+    def read(self, index: int) -> np.ndarray:
+        return decode(self.path(index), self._decoder, self._orient)
+
+    def annotation(self, index: int) -> Annotation:
+        if index not in self._sizes:
+            self._sizes[index] = image_size(self.path(index), self._orient)
+        boxes = (self._boxes or BoxTable.from_lists([[]] * len(self.image_ids))).of(index)
+        return Annotation(self._sizes[index], boxes, self._mask_path(index))
+
+    def mask(self, index: int) -> np.ndarray | None:
+        path = self._mask_path(index)
+        return None if path is None else decode_mask(path)
+
+    def describe(self, index: int) -> str:
+        return str(self.path(index))
+
+    def _mask_path(self, index: int) -> Path | None:
+        return self._mask_folder / self._masks[index] if index in self._masks else None
+
+
+def relative_path(text: str, where: str) -> str:
+    """``text`` if it is a path below the root; anything that could leave it is refused, naming ``where`` it stands."""
+    path = PurePosixPath(text)
+    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+        raise DataError(f"{where}: {text!r} is not a path below the data folder; write it relative, with /, without ..")
+    return text
+
+
+def read_lines(path: Path, purpose: str) -> list[str]:
+    """Lines of a text file of annotations, blank ones left out."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; it holds {purpose}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    return [line for line in text.splitlines() if line.strip()]

@@ -1,0 +1,162 @@
+"""Image geometry: resize, crop, flip, ten crops, and the way back from a view to its image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsolfast.data.errors import DataError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a view lies in its image: ``x_view = scale_x * x - offset_x``, then mirrored if ``flip``; y likewise.
+
+    Coordinates are continuous, pixel i spans [i, i + 1).
+    """
+
+    image_size: tuple[int, int]  # (width, height) of the image
+    view_size: tuple[int, int]  # (width, height) of the view
+    scale: tuple[float, float]  # (x, y), view pixels per image pixel
+    offset: tuple[int, int]  # (x, y), view pixels cut off at the left and the top
+    flip: bool = False
+
+    def boxes_to_view(self, boxes: Tensor) -> Tensor:
+        """Boxes [..., 4] xyxy of the image in pixels of the view, not clipped."""
+        x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
+        (scale_x, scale_y), (offset_x, offset_y) = self.scale, self.offset
+        x0, x1 = x0 * scale_x - offset_x, x1 * scale_x - offset_x
+        if self.flip:
+            x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0
+        return torch.stack([x0, y0 * scale_y - offset_y, x1, y1 * scale_y - offset_y], dim=-1)
+
+    def boxes_to_image(self, boxes: Tensor) -> Tensor:
+        """Boxes [..., 4] xyxy of the view in pixels of the image, not clipped."""
+        x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
+        if self.flip:
+            x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0
+        (scale_x, scale_y), (offset_x, offset_y) = self.scale, self.offset
+        return torch.stack(
+            [
+                (x0 + offset_x) / scale_x,
+                (y0 + offset_y) / scale_y,
+                (x1 + offset_x) / scale_x,
+                (y1 + offset_y) / scale_y,
+            ],
+            dim=-1,
+        )
+
+    def maps_to_image(self, maps: Tensor) -> Tensor:
+        """Maps [N, h, w] over the view as maps [N, height, width] over the image, bilinear, 0 outside the view."""
+        width, height = self.image_size
+        x = ((torch.arange(width, dtype=torch.float64) + 0.5) * self.scale[0] - self.offset[0]) / self.view_size[0]
+        y = ((torch.arange(height, dtype=torch.float64) + 0.5) * self.scale[1] - self.offset[1]) / self.view_size[1]
+        inside = ((y >= 0) & (y < 1))[:, None] & ((x >= 0) & (x < 1))[None, :]  # [height, width]
+        grid_y, grid_x = torch.meshgrid(y * 2 - 1, (1 - x if self.flip else x) * 2 - 1, indexing="ij")
+        grid = torch.stack([grid_x, grid_y], dim=-1).to(maps).expand(len(maps), -1, -1, -1)
+        sampled = F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+        return sampled * inside.to(maps.device)
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image becomes a tensor: resize, then crop, then perhaps mirror.
+
+    Args:
+        resize: one side or (height, width) that the whole image is warped to; None keeps its size.
+        crop: side of the square crop, random in training and central otherwise; None takes everything.
+        train: random crop and horizontal flip with probability 1/2.
+        keep_aspect: ``resize`` is the shorter side and the image keeps its aspect ratio.
+    """
+
+    resize: int | tuple[int, int] | None = None
+    crop: int | None = None
+    train: bool = False
+    keep_aspect: bool = False
+
+    def __post_init__(self):
+        sides = (self.resize,) if isinstance(self.resize, int) else tuple(self.resize or ())
+        if any(not isinstance(side, int) or side < 1 for side in sides) or len(sides) > 2:
+            raise ValueError(f"resize: expected a positive side, (height, width) or None, got {self.resize!r}")
+        if self.keep_aspect and not isinstance(self.resize, int):
+            raise ValueError(f"keep_aspect: resize is then the shorter side, one integer; got {self.resize!r}")
+        if self.crop is not None and (self.crop < 1 or any(self.crop > side for side in sides)):
+            raise ValueError(f"crop: expected 1 <= crop <= resize, got crop={self.crop} with resize={self.resize}")
+
+    def __call__(self, pixels: np.ndarray, draws: list[int], name: str) -> tuple[Tensor, Placement]:
+        """View of one image.
+
+        Args:
+            pixels: uint8 array [H, W, 3].
+            draws: three 64-bit integers, for the crop's top, its left and the flip; read in training only.
+            name: what an error calls the image.
+
+        Returns:
+            uint8 tensor [3, h, w], contiguous, and where it lies in the image.
+        """
+        height, width = pixels.shape[:2]
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        image = resize(image, self._target(height, width))
+        (rows, columns), top, left, flip = image.shape[1:], 0, 0, False
+        scale = (columns / width, rows / height)
+        if self.crop is not None:
+            if min(rows, columns) < self.crop:
+                raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
+            spare_rows, spare_columns = rows - self.crop, columns - self.crop
+            if self.train:
+                top, left = draws[0] % (spare_rows + 1), draws[1] % (spare_columns + 1)
+            else:
+                top, left = _center(spare_rows), _center(spare_columns)
+            image = image[:, top : top + self.crop, left : left + self.crop]
+        if self.train and draws[2] & 1:
+            image, flip = image.flip(-1), True
+        view_size = (image.shape[2], image.shape[1])
+        return image.contiguous(), Placement((width, height), view_size, scale, (left, top), flip)
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        if self.resize is None:
+            return height, width
+        if self.keep_aspect:
+            shorter = min(height, width)
+            # Integer floor division, as torchvision rounds the longer side.
+            return self.resize * height // shorter, self.resize * width // shorter
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """``image`` [3, H, W] uint8 warped to ``size`` (height, width), antialiased bilinear: Pillow's within one level."""
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def ten_crop(images: Tensor, crop: int) -> Tensor:
+    """Four corners and the centre, then the same five mirrored: the classification views of the papers.
+
+    Args:
+        images (Tensor[N, C, H, W]): any dtype, any device.
+        crop: side of a crop.
+
+    Returns:
+        Tensor[N, 10, C, crop, crop]: top left, top right, bottom left, bottom right, centre; then those of the mirror
+        image.
+
+    Raises:
+        ValueError: if the images are smaller than ``crop``.
+    """
+    height, width = images.shape[-2:]
+    if crop > min(height, width):
+        raise ValueError(f"ten_crop: crop={crop} is larger than the images, {height}x{width}")
+    bottom, right = height - crop, width - crop
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (_center(bottom), _center(right))]
+
+    def crops(source: Tensor) -> list[Tensor]:
+        return [source[..., top : top + crop, left : left + crop] for top, left in corners]
+
+    return torch.stack(crops(images) + crops(images.flip(-1)), dim=1)
+
+
+def _center(spare: int) -> int:
+    return round(spare / 2)
