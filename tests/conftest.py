@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Cached before torch.empty is wrapped below, or "with torch.device(...)" would never recognise it.
+_device_constructors()
 
 REAL_DATA = Path(os.environ.get("WSOLFAST_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

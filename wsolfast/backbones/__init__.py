@@ -1,0 +1,84 @@
+"""Feature extractors: pretrained networks with the strides and pools of the WSOL papers, read at named stages.
+
+Every backbone names its stages ``conv2`` to ``conv5``, shallow to deep, so that a method runs on any of them. The
+folder is the registry: ``backbones/<name>.py`` assembles the backbone ``<name>``; ``timm:<name>`` is any timm network.
+"""
+
+import difflib
+import importlib
+import pkgutil
+
+from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
+from wsolfast.backbones._weights import LoadReport, WeightsError, load_weights
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "ClassifierHead",
+    "LoadReport",
+    "StageInfo",
+    "WeightsError",
+    "build",
+    "list_backbones",
+    "list_layouts",
+]
+
+_TIMM = "timm:"
+
+
+def list_backbones() -> list[str]:
+    """Names that :func:`build` takes, sorted; any ``timm:<name>`` besides."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def list_layouts(name: str) -> tuple[str, ...]:
+    """Layouts of one backbone, the default first; empty for timm networks."""
+    return () if name.startswith(_TIMM) else _module(name).LAYOUTS
+
+
+def build(
+    name: str,
+    *,
+    layout: str | None = None,
+    weights: str = "none",
+    input_size: int = 224,
+    freeze_bn: bool = False,
+) -> Backbone:
+    """A backbone, on torch's default device, with its weights.
+
+    Args:
+        name: one of :func:`list_backbones`, or ``timm:<name>``.
+        layout: which strides and pools; see :func:`list_layouts`. The first one if None.
+        weights: ``"none"`` (Kaiming-normal convolutions); a ``.pth``, ``.pt`` or ``.safetensors`` file; a torchvision
+            weight enum, ``"VGG16_Weights.IMAGENET1K_V1"``; ``"pretrained"`` for a timm network's own weights.
+        input_size: side of the square input in pixels, for timm networks that are built for one size.
+        freeze_bn: batch norms stay in eval mode under ``.train()``. Weights whose batch norms are folded into the
+            convolutions need this: their running statistics are not those of the activations.
+
+    Raises:
+        BackboneError: if there is no such backbone, layout or form of weights.
+        WeightsError: if the weights are absent, unreadable, or do not cover the backbone.
+        ImportError: if the package that the backbone comes from is not installed.
+    """
+    if name.startswith(_TIMM):
+        from wsolfast.backbones._timm import TimmBackbone
+
+        if layout is not None:
+            raise BackboneError(f"backbone {name!r} has no layouts, got layout {layout!r}; leave it out")
+        backbone = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn)
+        return load_weights(backbone, weights)
+    module = _module(name)
+    layout = layout or module.LAYOUTS[0]
+    if layout not in module.LAYOUTS:
+        raise BackboneError(f"backbone {name!r} has no layout {layout!r}; there are {', '.join(module.LAYOUTS)}")
+    backbone = realize(lambda: module.assemble(layout), freeze_bn=freeze_bn)
+    return load_weights(backbone, weights)
+
+
+def _module(name: str):
+    known = list_backbones()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)} and timm:<name>"
+        raise BackboneError(f"no backbone named {name!r}; {hint}")
+    return importlib.import_module(f"{__name__}.{name}")

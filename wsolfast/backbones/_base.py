@@ -1,0 +1,218 @@
+"""What every backbone is: a chain of modules that reads raw images and is tapped at named stages."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Side of the input on which strides are measured: every layout is stated for it.
+_PROBE_SIZE = 224
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be built as asked; the command line exits with ``exit_code``."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """One tapped stage: ``channels`` features at every ``stride`` input pixels."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """A linear classifier over the last stage that came with the weights: a CAM network needs nothing else."""
+
+    weight: Tensor  # [K, C]
+    bias: Tensor  # [K]
+    relu_maps: bool = False
+
+    def class_maps(self, features: Tensor) -> Tensor:
+        """Class maps [N, K, h, w] of the last stage's features [N, C, h, w]; their mean over h, w is the logits."""
+        weight = self.weight.to(features.device, features.dtype)
+        maps = functional.conv2d(features, weight[:, :, None, None], self.bias.to(features.device, features.dtype))
+        return maps.relu() if self.relu_maps else maps
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as its package builds it, after surgery, and how a backbone reads it."""
+
+    net: nn.Module
+    # Stage name -> path of the submodule after which it is read, in the order in which they run.
+    taps: Mapping[str, str]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    # Path of the layer that classifies the mean of the last stage, where the network has one.
+    head: str | None = None
+    relu_maps: bool = False
+    # Submodule path -> its path in published checkpoints of another layout of modules.
+    published_names: Mapping[str, str] = field(default_factory=dict)
+
+
+class Backbone(nn.Module):
+    """Raw images in, features of every stage out.
+
+    The modules are those of the package that the network comes from, under their own names, so ``state_dict`` has its
+    keys. Scaling and normalisation happen inside.
+
+    Attributes:
+        stages: shallow to deep; the last one feeds the head.
+        classifier: the classifier that the loaded weights brought along, or None.
+        load_report: what the loader matched and left, or None without weights.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(self, architecture: Architecture, stages: tuple[StageInfo, ...], *, freeze_bn: bool = False):
+        super().__init__()
+        for name, child in architecture.net.named_children():
+            self.add_module(name, child)
+        self._steps = tuple(steps(architecture.net, architecture.taps))
+        self._describe(architecture, stages, freeze_bn)
+
+    def _describe(self, architecture: Architecture, stages: tuple[StageInfo, ...], freeze_bn: bool) -> None:
+        self.stages = stages
+        self.head = architecture.head
+        self.relu_maps = architecture.relu_maps
+        self.published_names = dict(architecture.published_names)
+        self.freeze_bn = freeze_bn
+        self.classifier: ClassifierHead | None = None
+        self.load_report = None
+        for name, values in (("input_mean", architecture.mean), ("input_std", architecture.std)):
+            self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Features of every stage, shallow to deep.
+
+        Args:
+            image (Tensor[N, 3, H, W]): RGB, uint8, or floating point in [0, 1].
+
+        Returns:
+            ``{stage.name: Tensor[N, stage.channels, h, w]}`` for every stage of ``stages``.
+
+        Raises:
+            ValueError: if ``image`` has another shape or dtype.
+        """
+        return self.extract(self.normalize(image))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """The image as the network's first layer reads it: zero mean, unit deviation per channel."""
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise ValueError(f"backbone: expected images of shape [N, 3, H, W], got {list(image.shape)}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"backbone: expected uint8 images, or floating point in [0, 1], got {image.dtype}")
+        # Scaling is folded into the statistics; at least float32, because 8 bits of mantissa would blur the pixels.
+        dtype = torch.promote_types(self.input_mean.dtype, torch.float32)
+        white = 255 if image.dtype == torch.uint8 else 1
+        mean, std = (statistic.to(dtype) * white for statistic in (self.input_mean, self.input_std))
+        return (image - mean).div_(std).to(self.input_mean.dtype)
+
+    def extract(self, normalized: Tensor) -> dict[str, Tensor]:
+        """Features of every stage of images that :meth:`normalize` has prepared."""
+        features = {}
+        for path, stage in self._steps:
+            normalized = self.get_submodule(path)(normalized)
+            if stage is not None:
+                features[stage] = normalized
+        return features
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Training mode, except for batch norms where ``freeze_bn`` is set."""
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def steps(net: nn.Module, taps: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """Paths of the submodules to run, in order, each with the stage that is read after it; stops after the last tap."""
+    stage_after = {path: stage for stage, path in taps.items()}
+
+    def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, str | None]]:
+        for name, child in module.named_children():
+            path = prefix + name
+            if any(tap.startswith(f"{path}.") for tap in stage_after):
+                yield from walk(child, f"{path}.")
+            else:
+                yield path, stage_after.get(path)
+
+    missing = len(taps)
+    for path, stage in walk(net, ""):
+        yield path, stage
+        missing -= stage is not None
+        if not missing:
+            return
+    raise RuntimeError(f"no submodule for {missing} of the taps {dict(taps)}")
+
+
+def realize(assemble: Callable[[], Architecture], *, freeze_bn: bool) -> Backbone:
+    """A backbone from a network that is assembled without memory, so that heads nobody runs cost none.
+
+    Modules that do not run are dropped, strides and channels are measured, then the rest gets memory on the default
+    device and its initial values: Kaiming-normal convolutions, zero biases, unit batch norms.
+    """
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        architecture = assemble()
+        _drop_what_does_not_run(architecture)
+        stages = _measure(architecture)
+    architecture.net.to_empty(device=device)
+    for module in architecture.net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, _BatchNorm):
+            module.reset_parameters()
+    return Backbone(architecture, stages, freeze_bn=freeze_bn)
+
+
+def _drop_what_does_not_run(architecture: Architecture) -> None:
+    paths = [path for path, _ in steps(architecture.net, architecture.taps)]
+    kept = {path.rsplit(".", depth)[0] for path in paths for depth in range(path.count(".") + 1)}
+
+    def drop(module: nn.Module, prefix: str) -> None:
+        for name, child in list(module.named_children()):
+            path = prefix + name
+            if path not in kept:
+                delattr(module, name)
+            elif path not in paths:
+                drop(child, f"{path}.")
+
+    drop(architecture.net, "")
+
+
+def _measure(architecture: Architecture) -> tuple[StageInfo, ...]:
+    net = architecture.net.eval()
+    x = torch.empty(1, 3, _PROBE_SIZE, _PROBE_SIZE)
+    stages = []
+    for path, stage in steps(net, architecture.taps):
+        x = net.get_submodule(path)(x)
+        if stage is not None:
+            # Unpadded layers shave pixels off, so the ratio of sizes is only near the stride.
+            stages.append(StageInfo(stage, x.shape[1], 2 ** round(math.log2(_PROBE_SIZE / x.shape[3]))))
+    net.train()
+    return tuple(stages)
+
+
+def remove_strides(module: nn.Module) -> None:
+    """Every convolution of ``module`` keeps its weights and visits every position."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            child.stride = (1, 1)

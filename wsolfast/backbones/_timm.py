@@ -1,0 +1,75 @@
+"""Any timm network with ``features_only``; normalised as its pretrained weights expect."""
+
+import difflib
+import itertools
+import math
+import re
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from wsolfast._compat import import_timm
+from wsolfast.backbones._base import Architecture, Backbone, BackboneError, StageInfo
+from wsolfast.backbones._weights import WeightsError, require_online
+
+
+class TimmBackbone(Backbone):
+    """A backbone around timm's feature extractor: stages ``conv<log2 stride>``, or ``block<i>`` if strides repeat."""
+
+    def __init__(self, name: str, *, input_size: int, freeze_bn: bool):
+        super(Backbone, self).__init__()
+        net = _create(name, input_size)
+        strides = net.feature_info.reduction()
+        pyramid = all(shallow < deep for shallow, deep in itertools.pairwise(strides))
+        stages = tuple(
+            StageInfo(f"conv{round(math.log2(stride))}" if pyramid else f"block{index}", channels, stride)
+            for index, (channels, stride) in enumerate(zip(net.feature_info.channels(), strides, strict=True))
+        )
+        config = net.pretrained_cfg
+        self.net = net
+        self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+        self._hub_id = config.get("hf_hub_id")
+        self._describe(Architecture(net, {}, mean=config["mean"], std=config["std"]), stages, freeze_bn)
+        self.published_names = {path: _published_name(path) for path, _ in self.named_modules()}
+
+    def extract(self, normalized: Tensor) -> dict[str, Tensor]:
+        maps = self.net(normalized)
+        if self._channels_last:
+            maps = [x.permute(0, 3, 1, 2) for x in maps]
+        return {stage.name: x for stage, x in zip(self.stages, maps, strict=True)}
+
+    def pretrained_file(self) -> Path:
+        """timm's own weights of this network, from the Hugging Face cache or, once, from its server."""
+        if self._hub_id is None:
+            raise WeightsError("this timm network has no pretrained weights; give a file")
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self._hub_id, "model.safetensors")
+        if isinstance(cached, str):
+            return Path(cached)
+        require_online(
+            f"https://huggingface.co/{self._hub_id}/resolve/main/model.safetensors", f"{self._hub_id} is not cached"
+        )
+        try:
+            return Path(hf_hub_download(self._hub_id, "model.safetensors"))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise WeightsError(f"{self._hub_id} could not be downloaded: {error}") from error
+
+
+def _create(name: str, input_size: int) -> nn.Module:
+    timm = import_timm()
+    if not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise BackboneError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    try:
+        return timm.create_model(name, pretrained=False, features_only=True, img_size=input_size)
+    except TypeError:
+        # Convolutional networks are not built for one size and take no such argument.
+        return timm.create_model(name, pretrained=False, features_only=True)
+
+
+def _published_name(path: str) -> str:
+    # timm flattens sequences in front of a feature extractor: "stages_0" here is "stages.0" in its checkpoints.
+    path = re.sub(r"^net\.?", "", path)
+    path = re.sub(r"^model\.?", "", path)
+    return re.sub(r"^([A-Za-z]\w*)_(\d+)(?=\.|$)", r"\1.\2", path)

@@ -1,0 +1,220 @@
+"""Weights from files and enums: matched by name whatever prefix they carry, or refused."""
+
+import pickle
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import torch
+from torch import Tensor
+
+from wsolfast._compat import import_torchvision
+from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead
+
+_PICKLED = (".pth", ".pt", ".tar", ".ckpt", ".bin")
+_ENUM = re.compile(r"(?:tv:)?(\w+_Weights\.\w+)")
+# Where published checkpoints nest their state dict.
+_NESTS = ("state_dict", "model_state_dict", "model", "net")
+# How long to wait for a server before the machine counts as offline.
+_PROBE_SECONDS = 5.0
+
+AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
+
+
+class WeightsError(RuntimeError):
+    """Weights that are absent, unreadable or of another network; the command line exits with ``exit_code``."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor of a checkpoint and of the backbone."""
+
+    source: str
+    prefix: str  # what the names in the file carry in front
+    matched: tuple[str, ...]  # names in the backbone
+    left_in_file: tuple[str, ...]
+    left_in_backbone: tuple[str, ...]  # counters that checkpoints may lack
+    classes: int | None  # of the classifier that was taken along
+    folded_bn: bool
+
+    def __str__(self) -> str:
+        prefix = f" under {self.prefix!r}" if self.prefix else ""
+        parts = [f"{self.source}: matched {len(self.matched)} tensors{prefix}"]
+        if self.classes is not None:
+            parts.append(f"took its classifier of {self.classes} classes")
+        if self.left_in_file:
+            parts.append(f"left {_some(self.left_in_file)} in the file")
+        if self.left_in_backbone:
+            parts.append(f"left {len(self.left_in_backbone)} batch counters of the backbone as they were")
+        if self.folded_bn:
+            parts.append("batch norms are folded into the convolutions: train with freeze_bn")
+        return "; ".join(parts)
+
+
+def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
+    """Load ``weights`` as :func:`wsolfast.backbones.build` names them; sets ``load_report`` and ``classifier``."""
+    if weights == "none":
+        return backbone
+    enum = _ENUM.fullmatch(weights)
+    if enum:
+        path = _torchvision_file(enum[1])
+    elif weights == "pretrained" and hasattr(backbone, "pretrained_file"):
+        path = backbone.pretrained_file()
+    elif weights.endswith((*_PICKLED, ".safetensors")):
+        path = Path(weights).expanduser()
+    else:
+        raise BackboneError(
+            f"weights {weights!r}: expected none, a .pth, .pt or .safetensors file, or a torchvision enum "
+            "such as VGG16_Weights.IMAGENET1K_V1"
+        )
+    load_state(backbone, read_state(path), source=weights)
+    return backbone
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, found where published ones nest them; never runs code from the file."""
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}; give the path of an existing file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise WeightsError(
+            f"{path} holds {'pickled code' if culprit is None else culprit[1]}, which is not loaded because it could "
+            "run anything; save its state_dict alone, or as .safetensors"
+        ) from None
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
+    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
+        nest = next((key for key in _NESTS if isinstance(found.get(key), Mapping)), None)
+        if nest is None:
+            raise WeightsError(f"{path} holds no tensors under {_some(tuple(map(str, found)))}; save a state_dict")
+        found = found[nest]
+    if not isinstance(found, Mapping):
+        raise WeightsError(f"{path} holds a {type(found).__name__}, expected a state_dict of named tensors")
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def load_state(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> None:
+    """Copy ``found`` into ``backbone`` if it covers every parameter and statistic, else refuse and change nothing."""
+    wanted = backbone.state_dict()
+    prefix, names = _best_naming(wanted, found, backbone.published_names)
+    sources = {key: prefix + name for key, name in names.items() if prefix + name in found}
+    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = tuple(key for key in wanted if key not in sources and key not in optional)
+    if missing:
+        raise WeightsError(
+            f"{source} does not fit this backbone: it lacks {len(missing)} of {len(wanted) - len(optional)} tensors "
+            f"({_some(missing)}); it has {_some(tuple(found))}"
+        )
+    misfits = tuple(
+        f"{key} {list(found[name].shape)} instead of {list(wanted[key].shape)}"
+        for key, name in sources.items()
+        if found[name].shape != wanted[key].shape
+    )
+    if misfits:
+        raise WeightsError(f"{source} does not fit this backbone: {_some(misfits)} in shape")
+    backbone.load_state_dict({key: found[name] for key, name in sources.items()}, strict=False)
+    used = set(sources.values())
+    if backbone.head is not None:
+        keys = (f"{prefix}{backbone.head}.weight", f"{prefix}{backbone.head}.bias")
+        if all(key in found for key in keys) and found[keys[0]].flatten(1).shape[1] == backbone.stages[-1].channels:
+            weight, bias = (found[key].detach().float().clone() for key in keys)
+            backbone.classifier = ClassifierHead(weight.flatten(1), bias, backbone.relu_maps)
+            used.update(keys)
+    backbone.load_report = LoadReport(
+        source=source,
+        prefix=prefix,
+        matched=tuple(sources),
+        left_in_file=tuple(name for name in found if name not in used),
+        left_in_backbone=tuple(key for key in wanted if key not in sources),
+        classes=None if backbone.classifier is None else len(backbone.classifier.bias),
+        folded_bn=_is_folded(backbone.state_dict()),
+    )
+
+
+def _best_naming(
+    wanted: Iterable[str], found: Iterable[str], published_names: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """The prefix in the file, and a name in the file for every wanted key, under which most keys match."""
+    wanted = list(wanted)
+    namings = [{key: key for key in wanted}]
+    if published_names:
+        namings.append({key: _rename(key, published_names) for key in wanted})
+    root = wanted[0].partition(".")[0] + "."
+    if all(key.startswith(root) for key in wanted):
+        namings.append({key: key.removeprefix(root) for key in wanted})
+    # Every tail of a found name that starts at a dot could be a wanted name behind a prefix.
+    prefixes: dict[str, list[str]] = {}
+    for name in found:
+        cuts = [0, *(match.end() for match in re.finditer(r"\.", name))]
+        for cut in cuts:
+            prefixes.setdefault(name[cut:], []).append(name[:cut])
+    best: tuple[int, str, dict[str, str]] = (0, "", namings[0])
+    for naming in namings:
+        counts = Counter(prefix for name in naming.values() for prefix in prefixes.get(name, ()))
+        for prefix, count in counts.items():
+            if (count, -len(prefix)) > (best[0], -len(best[1])):
+                best = (count, prefix, naming)
+    return best[1], best[2]
+
+
+def _rename(key: str, names: Mapping[str, str]) -> str:
+    module, _, leaf = key.rpartition(".")
+    return f"{names.get(module, module)}.{leaf}".removeprefix(".")
+
+
+def _is_folded(state: Mapping[str, Tensor]) -> bool:
+    means = [value for key, value in state.items() if key.endswith("running_mean")]
+    scales = [state[key.replace("running_mean", "weight")] for key in state if key.endswith("running_mean")]
+    return bool(means) and not any(mean.any() for mean in means) and all((scale == 1).all() for scale in scales)
+
+
+def _torchvision_file(enum: str) -> Path:
+    models = import_torchvision().models
+    try:
+        url = models.get_weight(enum).url
+    except (ValueError, KeyError, AttributeError):
+        raise BackboneError(f"torchvision has no weights {enum!r}; write them as VGG16_Weights.IMAGENET1K_V1") from None
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.is_file():
+        require_online(url, f"{enum} are not in {path.parent}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        try:
+            torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(f"{enum} could not be downloaded from {url}: {error}") from error
+    return path
+
+
+def require_online(url: str, absent: str) -> None:
+    """Ask once whether ``url`` answers; download code behind it would retry for a minute on a machine without network.
+
+    Raises:
+        WeightsError: if it does not, starting with ``absent``.
+    """
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=_PROBE_SECONDS):
+            pass
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(f"{absent} and {url} does not answer ({reason}); give a local file") from None
+
+
+def _some(names: tuple[str, ...], shown: int = 3) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,39 @@
+"""InceptionV3 (Szegedy et al., CVPR 2016) from torchvision up to Mixed_6e, at the resolution of SPG and SPA.
+
+``spg28``: a padded stem, padded pools that round up, and Mixed_6a without stride: Mixed_5d (``conv4``) and Mixed_6e
+(``conv5``) are both 28x28 at 224.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast._compat import import_torchvision
+from wsolfast.backbones._base import Architecture, remove_strides
+
+LAYOUTS = ("spg28",)
+
+
+class DenseMixed6a(nn.Module):
+    """The branches of Mixed_6a without stride; its pool has no module, so the sum of branches is stated here."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        for branch in (self.branch3x3, self.branch3x3dbl_3):
+            remove_strides(branch)
+            branch.conv.padding = (1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch3x3(x), double, functional.max_pool2d(x, 3, stride=1, padding=1)], dim=1)
+
+
+def assemble(layout: str) -> Architecture:
+    net = import_torchvision().models.inception_v3(weights=None, init_weights=False)
+    net.Conv2d_1a_3x3.conv.padding = (1, 1)
+    for pool in (net.maxpool1, net.maxpool2):
+        pool.padding, pool.ceil_mode = 1, True
+    net.Mixed_6a = DenseMixed6a(net.Mixed_6a)
+    return Architecture(net, {"conv2": "maxpool1", "conv3": "maxpool2", "conv4": "Mixed_5d", "conv5": "Mixed_6e"})
