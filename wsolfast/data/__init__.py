@@ -4,8 +4,10 @@ import difflib
 import importlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
+from wsolfast.data._check import CheckReport, check_sources
 from wsolfast.data.errors import DataError
 from wsolfast.data.transforms import Placement, View, resize, ten_crop
 
@@ -13,19 +15,21 @@ __all__ = [
     "NAMES",
     "SPLITS",
     "Annotation",
+    "CheckReport",
     "DataError",
     "Dataset",
     "Placement",
     "Sample",
     "Source",
     "View",
+    "check",
     "collate",
     "open_dataset",
     "resize",
     "ten_crop",
 ]
 
-NAMES = ("folder", "synthetic")
+NAMES = ("cub", "folder", "ilsvrc", "synthetic")
 
 
 def open_dataset(
@@ -69,12 +73,11 @@ def open_dataset(
 
 def open_source(name: str, root: str | Path | None, split: str, **options) -> Source:
     """What :func:`open_dataset` looks at: ids, labels, annotations and pixels of one split."""
-    if name not in NAMES:
-        raise ValueError(f"data set: expected one of {', '.join(NAMES)}, got {name!r}{_nearest(name, NAMES)}")
+    module = _module(name)
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}{_nearest(split, SPLITS)}")
-    opener = importlib.import_module(f"wsolfast.data.{name}").open_source
-    known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = inspect.signature(module.open_source).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options:
         if option not in known:
             hint = _nearest(option, known)
@@ -85,7 +88,37 @@ def open_source(name: str, root: str | Path | None, split: str, **options) -> So
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; {name!r} data is read from it")
-    return opener(root, split, **options)
+    return module.open_source(root, split, **options)
+
+
+def check(name: str, root: str | Path | None, *, decode: bool = False, **options) -> CheckReport:
+    """Look through every split of a data set: what is there, what is missing, what a right tree looks like.
+
+    Counts images, classes, boxes and masks; finds missing files, images without a label or box, sizes that disagree,
+    boxes outside their image, and, with ``decode``, images that cannot be read.
+
+    Args:
+        name: one of ``NAMES``.
+        root: the data set's folder; None for ``synthetic``.
+        decode: decode every image and not only its header.
+        options: the data set's own, as for :func:`open_dataset`.
+
+    Returns:
+        CheckReport: ``ok`` says whether the tree can be used; ``str()`` renders it.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    module = _module(name)
+    report = CheckReport(name, None if root is None else Path(root), module.LAYOUT)
+    check_sources(report, lambda split: open_source(name, root, split, **options), module.REQUIRED_SPLITS, decode)
+    return report
+
+
+def _module(name: str) -> ModuleType:
+    if name not in NAMES:
+        raise ValueError(f"data set: expected one of {', '.join(NAMES)}, got {name!r}{_nearest(name, NAMES)}")
+    return importlib.import_module(f"wsolfast.data.{name}")
 
 
 def _nearest(word: str, words) -> str:

@@ -50,18 +50,18 @@ class FileSource(Source):
         self._masks = masks or {}
         self._mask_folder = mask_folder or folder
         self._decoder = decoder
-        self._orient = orient
+        self.orient = orient
 
     def path(self, index: int) -> Path:
         """File of an image."""
         return self.folder / self.image_ids[index]
 
     def read(self, index: int) -> np.ndarray:
-        return decode(self.path(index), self._decoder, self._orient)
+        return decode(self.path(index), self._decoder, self.orient)
 
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
-            self._sizes[index] = image_size(self.path(index), self._orient)
+            self._sizes[index] = image_size(self.path(index), self.orient)
         boxes = (self._boxes or BoxTable.from_lists([[]] * len(self.image_ids))).of(index)
         return Annotation(self._sizes[index], boxes, self._mask_path(index))
 

@@ -13,6 +13,12 @@ from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, relative_path
 from wsolfast.data.errors import DataError
 
+LAYOUT = """\
+annotations.csv     image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask
+                    images/a.jpg,0,ant,40,30,1,2,10.5,20,train,
+                    images/b.jpg,1,bee,40,30,5,5,6,6,test,masks/b.png
+images/a.jpg        (one row per box; split is train, val or test)"""
+REQUIRED_SPLITS = ()
 SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
 

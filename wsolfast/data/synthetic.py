@@ -19,6 +19,8 @@ import torch
 from wsolfast.data._base import SPLITS, Annotation, Source
 from wsolfast.data._random import byte_draws, unit_draws
 
+LAYOUT = "nothing: the images are rendered"
+REQUIRED_SPLITS = SPLITS
 _PARAMETERS, _NOISE = 1, 2  # random streams; 0 is the augmentation's
 _CACHE_BYTES = 256 << 20
 

@@ -1,0 +1,137 @@
+import pytest
+from PIL import Image
+
+from wsolfast.data import check, collate, open_dataset
+
+HEADER = "image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask\n"
+ROWS = "a.jpg,0,ant,40,30,1,2,10.5,20,train,\nb.jpg,1,bee,40,30,0,0,40,30,val,\nc.jpg,1,bee,40,30,5,5,6,6,test,c.png\n"
+
+
+@pytest.fixture
+def tree(tmp_path, write_image, write_text):
+    for name in "abc":
+        write_image(f"{name}.jpg")
+    Image.new("L", (40, 30), 1).save(tmp_path / "c.png")
+    write_text("annotations.csv", HEADER + ROWS)
+    return tmp_path
+
+
+def test_whole_tree_is_ok_and_counted(tree):
+    (tree / "c.png").rename(tree / "c.mask")
+    (tree / "annotations.csv").write_text(HEADER + ROWS.replace("c.png", "c.mask"))
+    report = check("folder", tree, decode=True)
+    assert report.ok
+    assert not report.notes
+    assert str(report).splitlines()[1:] == [
+        "  train_weaksup  1 images, 1 classes",
+        "  train_fullsup  1 images, 1 classes, 1 boxes",
+        "  test           1 images, 1 classes, 1 boxes, 1 masks",
+        "ok",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "decode", "kind", "message"),
+    [
+        (lambda tree: (tree / "a.jpg").unlink(), False, "label without an image", "a.jpg: no such file"),
+        (lambda tree: (tree / "b.jpg").write_bytes(b"?"), False, "unreadable image", "b.jpg: not an image"),
+        (
+            lambda tree: (tree / "a.jpg").write_bytes((tree / "a.jpg").read_bytes()[:-40]),
+            True,
+            "unreadable image",
+            "a.jpg: cannot be decoded",
+        ),
+        (
+            lambda tree: Image.new("RGB", (30, 40)).save(tree / "b.jpg"),
+            False,
+            "size differs from the annotation",
+            "b.jpg: the file is 30x40, the annotation says 40x30",
+        ),
+        (
+            lambda tree: Image.new("L", (30, 40), 1).save(tree / "c.png"),
+            False,
+            "size differs from the mask",
+            "c.jpg: the mask is 30x40, the image 40x30",
+        ),
+        (lambda tree: (tree / "c.png").unlink(), False, "unusable mask", "c.png: no such image file"),
+        (
+            lambda tree: (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", "50,5,60,6")),
+            False,
+            "box outside its image",
+            "c.jpg: [50.0, 5.0, 60.0, 6.0] in (40, 30)",
+        ),
+        (
+            lambda tree: (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", ",,,")),
+            False,
+            "image without a box",
+            "c.jpg",
+        ),
+    ],
+)
+def test_damage_is_found_and_named(tree, damage, decode, kind, message):
+    damage(tree)
+    report = check("folder", tree, decode=decode)
+    assert not report.ok
+    assert list(report.problems) == [kind]
+    assert message in report.problems[kind][0]
+    assert "a right tree looks like this:" in str(report)
+    assert str(report).endswith("not ok")
+
+
+def test_what_does_not_hinder_is_a_note(tree, write_image):
+    write_image("d.jpg")
+    (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", "5,5,41,6"))
+    report = check("folder", tree)
+    assert report.ok
+    assert [message.rsplit("/", 1)[1] for message in report.notes["image without a label"]] == ["c.png", "d.jpg"]
+    assert "c.jpg: [5.0, 5.0, 41.0, 6.0]" in report.notes["box overruns its image"][0]
+
+
+def test_set_of_one_split_is_ok_and_a_set_of_none_is_not(tree):
+    (tree / "annotations.csv").write_text(HEADER + ROWS.splitlines()[2] + "\n")
+    report = check("folder", tree)
+    assert report.ok
+    assert len(report.notes["split not available"]) == 2
+    (tree / "annotations.csv").write_text(HEADER)
+    report = check("folder", tree)
+    assert not report.ok
+    assert "split 'test' is empty; the file has no image at all" in str(report)
+    assert not check("folder", tree / "nowhere").ok
+
+
+def test_official_sets_need_training_and_test_images(tmp_path):
+    for name in ("cub", "ilsvrc"):
+        report = check(name, tmp_path)
+        assert not report.ok
+        assert len(report.problems["split not available"]) == 3
+
+
+def test_rendered_set_is_whole():
+    report = check("synthetic", None, num_train=8, num_val=8, num_test=8, decode=True)
+    assert report.ok
+    assert report.counts["test"].boxes == 8
+
+
+def test_long_lists_are_cut(tree):
+    rows = "".join(f"gone{k}.jpg,0,ant,40,30,0,0,1,1,test,\n" for k in range(9))
+    (tree / "annotations.csv").write_text(HEADER + rows)
+    assert "  and 4 more" in str(check("folder", tree)).splitlines()
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "counts", "boxes", "masks"),
+    [
+        ("cub50_256", (1200, 300, 1389), 1389, 0),
+        ("pets3_256", (240, 60, 298), 298, 298),
+        ("ilsvrc_val400_227", (None, None, 400), 589, 0),
+    ],
+)
+def test_real_trees_are_whole(real_data, name, counts, boxes, masks):
+    report = check("folder", real_data / name)
+    assert report.ok, str(report)
+    found = [report.counts.get(split) for split in ("train_weaksup", "train_fullsup", "test")]
+    assert tuple(count and count.images for count in found) == counts
+    assert (report.counts["test"].boxes, report.counts["test"].masks) == (boxes, masks)
+    dataset = open_dataset("folder", real_data / name, "test", resize=224)
+    assert collate([dataset[0], dataset[len(dataset) - 1]]).image.shape == (2, 3, 224, 224)

@@ -1,0 +1,139 @@
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from wsolfast.data import DataError, open_dataset
+
+CLASSES = ("001.Albatross", "002.Wren")
+# key, path, class, train, box as x y width height
+IMAGES = (
+    ("1", "001.Albatross/a_1.jpg", 1, 0, "3.0 4.0 20.0 10.0"),
+    ("2", "001.Albatross/a_2.jpg", 1, 1, "0.0 0.0 40.0 30.0"),
+    ("3", "001.Albatross/a_3.jpg", 1, 1, "1.0 2.0 3.0 4.0"),
+    ("4", "002.Wren/w 1.jpg", 2, 1, "1.0 2.0 3.0 4.0"),
+    ("5", "002.Wren/w_2.jpg", 2, 0, "5.5 6.0 30.0 20.0"),
+    ("6", "002.Wren/w_3.jpg", 2, 1, "1.0 2.0 3.0 4.0"),
+)
+
+
+@pytest.fixture
+def tree(tmp_path, write_image, write_text):
+    write_text("images.txt", "".join(f"{key} {path}\n" for key, path, *_ in IMAGES))
+    write_text("image_class_labels.txt", "".join(f"{key} {label}\n" for key, _, label, _, _ in IMAGES))
+    write_text("train_test_split.txt", "".join(f"{key} {train}\n" for key, _, _, train, _ in IMAGES))
+    write_text("bounding_boxes.txt", "".join(f"{key} {box}\n" for key, *_, box in IMAGES))
+    write_text("classes.txt", "".join(f"{k} {name}\n" for k, name in enumerate(CLASSES, 1)))
+    for _, path, *_ in IMAGES:
+        write_image(f"images/{path}")
+    return tmp_path
+
+
+def test_official_split_labels_and_boxes(tree):
+    train, test = open_dataset("cub", tree, "train_weaksup"), open_dataset("cub", tree, "test")
+    assert train.image_ids == ("001.Albatross/a_2.jpg", "001.Albatross/a_3.jpg", "002.Wren/w 1.jpg", "002.Wren/w_3.jpg")
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert test.image_ids == ("001.Albatross/a_1.jpg", "002.Wren/w_2.jpg")
+    assert test.labels.tolist() == [0, 1]
+    assert test.class_names == CLASSES
+    assert [test.annotations(i).boxes.tolist() for i in range(2)] == [[[3, 4, 23, 14]], [[5.5, 6, 35.5, 26]]]
+    assert test.annotations(0).size == (40, 30)
+    assert train[2].image.shape == (3, 30, 40)
+
+
+def test_folder_above_is_found_too(tree, tmp_path_factory):
+    above = tmp_path_factory.mktemp("above")
+    shutil.copytree(tree, above / "CUB_200_2011")
+    assert len(open_dataset("cub", above, "test")) == 2
+
+
+def test_validation_images_leave_the_training_split(tree):
+    kept = open_dataset("cub", tree, "train_weaksup", val_per_class=1)
+    held_out = open_dataset("cub", tree, "train_fullsup", val_per_class=1)
+    assert {*kept.image_ids, *held_out.image_ids} == {path for _, path, _, train, _ in IMAGES if train}
+    assert len(kept) + len(held_out) == 4
+    assert held_out.labels.tolist() == [0, 1]
+    assert len(held_out.annotations(0).boxes) == 1
+    assert len(open_dataset("cub", tree, "test", val_per_class=1)) == 2
+
+
+def test_without_a_choice_train_fullsup_says_how_to_get_one(tree):
+    with pytest.raises(DataError, match=r"no train_fullsup split; give metadata=DIR .* or val_per_class=5"):
+        open_dataset("cub", tree, "train_fullsup")
+
+
+def test_benchmark_metadata_brings_cubv2(tree, write_text, write_image):
+    write_text("metadata/CUB/val/image_ids.txt", "001.Albatross/77.jpg\n002.Wren/78.jpg")
+    write_text("metadata/CUB/val/class_labels.txt", "001.Albatross/77.jpg,0\n002.Wren/78.jpg,1\n")
+    write_text("metadata/CUB/val/image_sizes.txt", "001.Albatross/77.jpg,560,419\n002.Wren/78.jpg,40,30\n")
+    rows = "002.Wren/78.jpg,1,2,11,12\n001.Albatross/77.jpg,176,136,459,291\n002.Wren/78.jpg,0,0,4,4\n"
+    write_text("metadata/CUB/val/localization.txt", rows)
+    write_image("v2/002.Wren/78.jpg")
+    options = {"metadata": tree / "metadata/CUB", "val_images": tree / "v2"}
+    dataset = open_dataset("cub", tree, "train_fullsup", **options)
+    assert dataset.annotations(0).size == (560, 419)
+    assert dataset.annotations(0).boxes.tolist() == [[176, 136, 459, 291]]
+    assert dataset.annotations(1).boxes.tolist() == [[1, 2, 11, 12], [0, 0, 4, 4]]
+    assert dataset[1].image.shape == (3, 30, 40)
+    with pytest.raises(DataError, match=r"v2/001.Albatross/77.jpg: no such image file"):
+        dataset[0]
+    with pytest.raises(DataError, match=r"metadata/CUB/test/image_ids.txt: missing"):
+        open_dataset("cub", tree, "test", **options)
+    write_text("metadata/CUB/val/localization.txt", "003.Gull/1.jpg,1,2,3,4\n")
+    with pytest.raises(DataError, match=r"localization.txt, line 1: 003.Gull/1.jpg is not in image_ids.txt"):
+        open_dataset("cub", tree, "train_fullsup", **options)
+    write_text("metadata/CUB/val/class_labels.txt", "001.Albatross/77.jpg,0\n")
+    with pytest.raises(DataError, match=r"class_labels.txt: no label for image 002.Wren/78.jpg"):
+        open_dataset("cub", tree, "train_fullsup", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("images.txt", None, r"images.txt: missing; it holds the image paths"),
+        ("classes.txt", None, r"classes.txt: missing; it holds the class names"),
+        ("image_class_labels.txt", "1 1\n", r"image_class_labels.txt: image \d is missing in image_class_labels.txt"),
+        ("images.txt", "1 a.jpg\n", r"image \d is missing in images.txt; the two files must list the same images"),
+        ("images.txt", "1 a.jpg\n1 b.jpg\n", r"images.txt, line 2: expected a new id and a value, got '1 b.jpg'"),
+        ("bounding_boxes.txt", "1 2.0 3.0\n", r"bounding_boxes.txt: image 1 needs 4 numbers, got '2.0 3.0'"),
+        ("train_test_split.txt", "".join(f"{k} 1\n" for k in range(1, 7)), r"split.txt: split 'test' is empty"),
+        ("image_class_labels.txt", "".join(f"{k} 3\n" for k in range(1, 7)), r"image 1 has class 3, classes.txt has 2"),
+        ("bounding_boxes.txt", "".join(f"{k} 1 2 0 4\n" for k in range(1, 7)), r"the box of image 1 has no area"),
+        ("images.txt", "".join(f"{k} ../{k}.jpg\n" for k in range(1, 7)), r"'../1.jpg' is not a path below"),
+    ],
+)
+def test_broken_lists_are_named(tree, write_text, name, text, message):
+    (tree / name).unlink()
+    if text is not None:
+        write_text(name, text)
+    with pytest.raises(DataError, match=message):
+        open_dataset("cub", tree, "test")
+
+
+@pytest.mark.realdata
+def test_official_annotations_give_the_published_counts_and_the_benchmarks_boxes(real_data, tmp_path):
+    for file in (real_data / "cub200_annotations").glob("*.txt"):
+        shutil.copy(file, tmp_path)
+    metadata = real_data / "wsol_metadata/metadata/CUB"
+    train, test = open_dataset("cub", tmp_path, "train_weaksup"), open_dataset("cub", tmp_path, "test")
+    assert (len(train), len(test), len(test.class_names)) == (5994, 5794, 200)
+    listed = open_dataset("cub", tmp_path, "test", metadata=metadata)
+    assert sorted(listed.image_ids) == sorted(test.image_ids)
+    by_id = {image_id: i for i, image_id in enumerate(test.image_ids)}
+    for i in range(0, len(listed), 97):
+        j = by_id[listed.image_ids[i]]
+        assert listed.labels[i] == test.labels[j]
+        path = tmp_path / "images" / listed.image_ids[i]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", listed.annotations(i).size).save(path)
+        ours, theirs = test.annotations(j), listed.annotations(i)
+        assert ours.size == theirs.size
+        # The benchmark cut the boxes that overrun their image.
+        overruns = bool((ours.boxes[0, 2:] > torch.tensor(ours.size)).any())
+        assert torch.equal(ours.boxes, theirs.boxes) != overruns
+    fullsup = open_dataset("cub", tmp_path, "train_fullsup", metadata=metadata)
+    assert len(fullsup) == 1000
+    held_out = open_dataset("cub", tmp_path, "train_fullsup", val_per_class=5)
+    assert held_out.labels.bincount().tolist() == [5] * 200
+    assert len(open_dataset("cub", tmp_path, "train_weaksup", val_per_class=5)) == 4994

@@ -1,0 +1,173 @@
+import shutil
+
+import pytest
+from PIL import Image
+
+from wsolfast.data import DataError, open_dataset
+
+SYNSETS = ("n01440764", "n01443537")
+
+
+def annotation(*objects, size=(40, 30)):
+    items = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax>"
+        f"<ymax>{box[3]}</ymax></bndbox></object>"
+        for name, box in objects
+    )
+    width, height = size
+    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{items}</annotation>"
+
+
+@pytest.fixture
+def tree(tmp_path, write_image, write_text):
+    """The challenge's layout: two classes, a flat validation folder."""
+    for synset in SYNSETS:
+        for k in (2, 1):
+            write_image(f"train/{synset}/{synset}_{k}.JPEG", format="JPEG")
+    for k in (1, 2, 3):
+        write_image(f"val/ILSVRC2012_val_0000000{k}.JPEG", format="JPEG")
+    boxes = "Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{}.xml"
+    write_text(boxes.format(1), annotation((SYNSETS[1], (1, 2, 11, 12))))
+    write_text(boxes.format(2), annotation((SYNSETS[0], (0, 0, 5, 6)), (SYNSETS[0], (10, 10, 40, 30))))
+    write_text(boxes.format(3), annotation((SYNSETS[0], (3, 3, 5, 6)), (SYNSETS[1], (7, 8, 9, 10)), size=(30, 40)))
+    return tmp_path
+
+
+def test_training_images_are_listed_by_synset(tree):
+    dataset = open_dataset("ilsvrc", tree, "train_weaksup")
+    assert dataset.image_ids == tuple(f"train/{s}/{s}_{k}.JPEG" for s in SYNSETS for k in (1, 2))
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.class_names == SYNSETS
+    assert dataset[0].image.shape == (3, 30, 40)
+
+
+def test_validation_boxes_come_from_xml_several_per_image(tree):
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert dataset.image_ids == tuple(f"val/ILSVRC2012_val_0000000{k}.JPEG" for k in (1, 2, 3))
+    assert dataset.labels.tolist() == [1, 0, 0]
+    assert dataset.annotations(0).boxes.tolist() == [[1, 2, 11, 12]]
+    assert dataset.annotations(1).boxes.tolist() == [[0, 0, 5, 6], [10, 10, 40, 30]]
+    assert dataset.annotations(2).boxes.tolist() == [[3, 3, 5, 6]], "boxes of the image's own class only"
+    assert dataset.annotations(2).size == (30, 40)
+
+
+def test_opening_reads_no_image(tree):
+    for file in (tree / "val").iterdir():
+        file.write_bytes(b"")
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert len(dataset) == 3
+    with pytest.raises(DataError, match=r"ILSVRC2012_val_00000001.JPEG: not an image"):
+        dataset[0]
+
+
+def test_mapping_gives_the_class_order_and_names(tree, write_text):
+    rows = f"{SYNSETS[1]} goldfish, Carassius auratus\nn99999999 ghost\n{SYNSETS[0]} tench\n"
+    write_text("LOC_synset_mapping.txt", rows)
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert dataset.class_names == ("goldfish, Carassius auratus", "ghost", "tench")
+    assert dataset.labels.tolist() == [0, 2, 2]
+    assert dataset.annotations(0).boxes.tolist() == [[1, 2, 11, 12]]
+    write_text("LOC_synset_mapping.txt", f"{SYNSETS[1]} goldfish\n")
+    with pytest.raises(DataError, match=r"train/n01440764: n01440764 is not among the 1 classes"):
+        open_dataset("ilsvrc", tree, "train_weaksup")
+
+
+def test_labels_may_come_from_the_solution_file(tree, write_text):
+    rows = f"ILSVRC2012_val_00000003,{SYNSETS[1]} 7 8 9 10 \nILSVRC2012_val_00000001,{SYNSETS[1]} 1 2 11 12\n"
+    second = f"ILSVRC2012_val_00000002,{SYNSETS[0]} 0 0 5 6 \n"
+    write_text("LOC_val_solution.csv", "ImageId,PredictionString\n" + rows + second)
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert dataset.labels.tolist() == [1, 0, 1]
+    assert dataset.annotations(2).boxes.tolist() == [[7, 8, 9, 10]]
+    write_text("LOC_val_solution.csv", "ImageId,PredictionString\n" + rows)
+    with pytest.raises(DataError, match=r"LOC_val_solution.csv: no label for image ILSVRC2012_val_00000002.JPEG"):
+        open_dataset("ilsvrc", tree, "test")
+    write_text("LOC_val_solution.csv", "ImageId,PredictionString\nx\n")
+    with pytest.raises(DataError, match=r"expected 'ImageId,PredictionString', got 'x'"):
+        open_dataset("ilsvrc", tree, "test")
+
+
+def test_validation_images_may_lie_in_synset_folders(tree):
+    for k, synset in ((1, SYNSETS[1]), (2, SYNSETS[0]), (3, SYNSETS[0])):
+        name = f"ILSVRC2012_val_0000000{k}.JPEG"
+        (tree / "val" / synset).mkdir(exist_ok=True)
+        shutil.move(tree / "val" / name, tree / "val" / synset / name)
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert dataset.image_ids[2] == "val/n01443537/ILSVRC2012_val_00000001.JPEG"
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert dataset.annotations(2).boxes.tolist() == [[1, 2, 11, 12]]
+
+
+def test_kaggle_layout_is_found(tree, tmp_path_factory):
+    root = tmp_path_factory.mktemp("kaggle")
+    shutil.copytree(tree / "train", root / "ILSVRC/Data/CLS-LOC/train")
+    shutil.copytree(tree / "val", root / "ILSVRC/Data/CLS-LOC/val")
+    shutil.copytree(tree / "Annotations", root / "ILSVRC/Annotations")
+    expected = open_dataset("ilsvrc", tree, "train_weaksup").image_ids
+    assert open_dataset("ilsvrc", root, "train_weaksup").image_ids == expected
+    assert open_dataset("ilsvrc", root, "test").annotations(1).boxes.shape == (2, 4)
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"00000001.xml: missing; it holds the boxes of a validation image"),
+        ("<annotation>", r"00000001.xml: not a readable annotation"),
+        (BOMB, r"00000001.xml: not a readable annotation \(EntitiesForbidden"),
+        ("<annotation/>", r"00000001.xml: size or bndbox is missing"),
+        (annotation(), r"00000001.xml: no object in it"),
+        (
+            annotation((SYNSETS[0], (1, 2, 1, 5))),
+            r"00000001.xml: size \(40, 30\) or box \[1.0, 2.0, 1.0, 5.0\] has no area",
+        ),
+        (annotation((SYNSETS[0], (1, 2, 5, 5))), r"00000001.xml: no box of n01443537, the class of val/"),
+    ],
+)
+def test_broken_xml_is_named(tree, write_text, text, message):
+    rows = "".join(f"ILSVRC2012_val_0000000{k},{SYNSETS[1]} 1 2 3 4\n" for k in (1, 2, 3))
+    write_text("LOC_val_solution.csv", "ImageId,PredictionString\n" + rows)
+    dataset = open_dataset("ilsvrc", tree, "test")
+    file = "Annotations/CLS-LOC/val/ILSVRC2012_val_00000001.xml"
+    if text is None:
+        (tree / file).unlink()
+    else:
+        write_text(file, text)
+    with pytest.raises(DataError, match=message):
+        dataset.annotations(0)
+
+
+def test_missing_folders_say_what_a_right_tree_looks_like(tree, tmp_path_factory):
+    with pytest.raises(DataError, match=r"neither train/ nor val/ is there; expected\ntrain/n01440764/"):
+        open_dataset("ilsvrc", tmp_path_factory.mktemp("empty"), "test")
+    with pytest.raises(DataError, match="no train_fullsup split; give metadata=DIR"):
+        open_dataset("ilsvrc", tree, "train_fullsup")
+    shutil.rmtree(tree / "Annotations")
+    with pytest.raises(DataError, match=r"Annotations/CLS-LOC/val: missing; it holds the boxes"):
+        open_dataset("ilsvrc", tree, "test")
+    shutil.rmtree(tree / "train")
+    with pytest.raises(DataError, match=r"LOC_synset_mapping.txt: missing, and there are no synset folders"):
+        open_dataset("ilsvrc", tree, "test")
+    (tree / "LOC_synset_mapping.txt").write_text(f"{SYNSETS[0]} tench\n")
+    with pytest.raises(DataError, match=r"train: missing; expected"):
+        open_dataset("ilsvrc", tree, "train_weaksup")
+
+
+def test_empty_split_is_named(tree):
+    for file in (tree / "val").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"/val: no image in it"):
+        open_dataset("ilsvrc", tree, "test")
+
+
+@pytest.mark.realdata
+def test_benchmark_metadata_brings_imagenet_v2(real_data, tree):
+    metadata = real_data / "wsol_metadata/metadata/ILSVRC"
+    dataset = open_dataset("ilsvrc", tree, "train_fullsup", metadata=metadata, val_images=tree)
+    assert len(dataset) == 10_000
+    assert dataset.annotations(0).boxes.tolist() == [[156, 163, 318, 230]]
+    (tree / "val2/0").mkdir(parents=True)
+    Image.new("RGB", dataset.annotations(0).size).save(tree / "val2/0/0.jpeg")
+    assert dataset[0].placement.image_size == dataset.annotations(0).size

@@ -1,0 +1,175 @@
+"""Is a data tree whole? What is there, what is missing, and what a right tree looks like."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from wsolfast.data._base import SPLITS, Source
+from wsolfast.data._files import FileSource
+from wsolfast.data.decode import image_size
+from wsolfast.data.errors import DataError
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """What a split holds."""
+
+    images: int
+    classes: int
+    boxes: int  # 0 for train_weaksup, whose boxes are not read
+    masks: int
+
+
+@dataclass
+class CheckReport:
+    """Outcome of :func:`wsolfast.data.check`; ``str()`` renders it."""
+
+    name: str
+    root: Path | None
+    layout: str
+    counts: dict[str, SplitCount] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=dict)  # kind -> messages, each naming its file
+    notes: dict[str, list[str]] = field(default_factory=dict)  # the same for what is odd and does not hinder
+
+    @property
+    def ok(self) -> bool:
+        """Whether the tree can be used as it is."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        lines = [self.name if self.root is None else f"{self.name} in {self.root}"]
+        for split in SPLITS:
+            count = self.counts.get(split)
+            if count is None:
+                lines.append(f"  {split:<14} not there")
+                continue
+            extras = [f"{count.boxes} boxes"] * bool(count.boxes) + [f"{count.masks} masks"] * bool(count.masks)
+            lines.append(f"  {split:<14} " + ", ".join([f"{count.images} images", f"{count.classes} classes", *extras]))
+        for title, found in (("problem", self.problems), ("note", self.notes)):
+            for kind, messages in found.items():
+                lines.append(f"{title}: {kind} ({len(messages)})")
+                lines += [f"  {message}" for message in messages[:_SHOWN]]
+                if len(messages) > _SHOWN:
+                    lines.append(f"  and {len(messages) - _SHOWN} more")
+        if self.problems:
+            lines += ["a right tree looks like this:", *(f"  {line}" for line in self.layout.splitlines())]
+        lines.append("ok" if self.ok else "not ok")
+        return "\n".join(lines)
+
+
+def check_sources(report: CheckReport, opener: Callable[[str], Source], required: Sequence[str], decode: bool) -> None:
+    """Fill ``report`` from the sources that ``opener(split)`` gives."""
+    sources: dict[str, Source] = {}
+    refused: dict[str, DataError] = {}
+    for split in SPLITS:
+        try:
+            sources[split] = opener(split)
+        except DataError as error:
+            refused[split] = error
+    for split, error in refused.items():
+        severity = report.problems if split in required or not sources else report.notes
+        severity.setdefault("split not available", []).append(f"{split}: {error}")
+    for split, source in sources.items():
+        _check_source(source, split, decode, report)
+    files = [source for source in sources.values() if isinstance(source, FileSource)]
+    unlabelled = sorted(_unlabelled(files))
+    if unlabelled:
+        report.notes["image without a label"] = unlabelled
+
+
+def _check_source(source: Source, split: str, decode: bool, report: CheckReport) -> None:
+    def look(index: int) -> _Finding:
+        return _check_image(source, index, split != "train_weaksup", decode)
+
+    with ThreadPoolExecutor() as pool:
+        findings = list(pool.map(look, range(len(source.image_ids))))
+    boxes, masks = sum(found.boxes for found in findings), sum(found.masks for found in findings)
+    report.counts[split] = SplitCount(len(findings), len(set(source.labels.tolist())), boxes, masks)
+    for found in findings:
+        for kind, message in found.problems:
+            report.problems.setdefault(kind, []).append(message)
+        for kind, message in found.notes:
+            report.notes.setdefault(kind, []).append(message)
+    twice = [f"{image_id}: listed {n} times in {split}" for image_id, n in Counter(source.image_ids).items() if n > 1]
+    if twice:
+        report.problems.setdefault("image listed twice", []).extend(twice)
+
+
+@dataclass
+class _Finding:
+    boxes: int = 0
+    masks: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _check_image(source: Source, index: int, annotated: bool, decode: bool) -> _Finding:
+    found, name = _Finding(), source.describe(index)
+    size = None
+    try:
+        if isinstance(source, FileSource) and not source.path(index).is_file():
+            found.problems.append(("label without an image", f"{name}: no such file"))
+        elif isinstance(source, FileSource) and (annotated or decode):
+            size = image_size(source.path(index), source.orient)
+        if size and decode:
+            source.read(index)
+    except DataError as error:
+        found.problems.append(("unreadable image", str(error)))
+    if annotated:
+        _check_annotation(source, index, name, size, found)
+    return found
+
+
+def _check_annotation(source: Source, index: int, name: str, size: tuple[int, int] | None, found: _Finding) -> None:
+    try:
+        annotation = source.annotation(index)
+    except DataError as error:
+        if size is not None or not isinstance(source, FileSource):
+            found.problems.append(("unusable annotation", str(error)))
+        return
+    found.boxes = len(annotation.boxes)
+    if not found.boxes:
+        found.problems.append(("image without a box", name))
+    if size and size != annotation.size:
+        what = f"{name}: the file is {size[0]}x{size[1]}, the annotation says {annotation.size[0]}x{annotation.size[1]}"
+        found.problems.append(("size differs from the annotation", what))
+    limit = torch.tensor(annotation.size * 2, dtype=torch.float64)
+    for box in annotation.boxes:
+        if bool((box[:2] >= limit[:2]).any() or (box[2:] <= 0).any()):
+            found.problems.append(("box outside its image", f"{name}: {box.tolist()} in {annotation.size}"))
+        elif bool((box < 0).any() or (box > limit).any()):
+            found.notes.append(("box overruns its image", f"{name}: {box.tolist()} in {annotation.size}"))
+    _check_mask(source, index, annotation.size, name, found)
+
+
+def _check_mask(source: Source, index: int, size: tuple[int, int], name: str, found: _Finding) -> None:
+    try:
+        mask = source.mask(index)
+    except DataError as error:
+        found.problems.append(("unusable mask", str(error)))
+        return
+    if mask is None:
+        return
+    found.masks = 1
+    if mask.shape != size[::-1]:
+        what = f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]}, the image {size[0]}x{size[1]}"
+        found.problems.append(("size differs from the mask", what))
+
+
+def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
+    """Image files that lie among the labelled ones and have no label."""
+    known = {os.path.normpath(source.path(i)) for source in sources for i in range(len(source.image_ids))}
+    folders = {path.parent for path in map(Path, known)}
+    for folder in folders:
+        if folder.is_dir():
+            for entry in os.scandir(folder):
+                if entry.name.lower().endswith(_SUFFIXES) and os.path.normpath(entry.path) not in known:
+                    yield entry.path

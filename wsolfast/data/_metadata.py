@@ -1,0 +1,63 @@
+"""Metadata folders of the WSOL benchmark (Choe et al., CVPR 2020): ids, labels, sizes and boxes as plain text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsolfast.data._base import BoxTable
+from wsolfast.data._files import read_lines, relative_path
+from wsolfast.data.errors import DataError
+
+FOLDERS = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """One split of the benchmark, in its own order."""
+
+    image_ids: list[str]
+    labels: list[int]
+    sizes: dict[int, tuple[int, int]]
+    boxes: BoxTable
+
+
+def read_metadata(folder: Path, split: str) -> Metadata:
+    """Read ``folder / {train, val, test}``.
+
+    The four files hold ``id``, ``id,label``, ``id,width,height`` and ``id,x0,y0,x1,y1`` (an id with several boxes has
+    several lines). Box corners are taken as they stand, as edges of a half-open box.
+
+    Raises:
+        DataError: if a file is missing, malformed, or speaks of an image that ``image_ids.txt`` does not have.
+    """
+    folder = folder / FOLDERS[split]
+    ids_file = folder / "image_ids.txt"
+    image_ids = [relative_path(line, str(ids_file)) for line in read_lines(ids_file, "one image id per line")]
+    if not image_ids:
+        raise DataError(f"{ids_file}: empty; split {split!r} needs one image id per line")
+    position = {image_id: index for index, image_id in enumerate(image_ids)}
+    labels = {index: values[0] for index, values in _rows(folder / "class_labels.txt", position, 1)}
+    unlabelled = next((image_ids[index] for index in range(len(image_ids)) if index not in labels), None)
+    if unlabelled is not None:
+        raise DataError(f"{folder / 'class_labels.txt'}: no label for image {unlabelled}")
+    if split == "train_weaksup":
+        return Metadata(image_ids, [labels[i] for i in range(len(image_ids))], {}, BoxTable())
+    sizes = {index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2)}
+    boxes: list[list[list[int]]] = [[] for _ in image_ids]
+    for index, corners in _rows(folder / "localization.txt", position, 4):
+        boxes[index].append(corners)
+    return Metadata(image_ids, [labels[i] for i in range(len(image_ids))], sizes, BoxTable.from_lists(boxes))
+
+
+def _rows(file: Path, position: dict[str, int], count: int):
+    """(index of the image, its ``count`` whole numbers) of each line."""
+    for number, line in enumerate(read_lines(file, f"an image id and {count} whole numbers per line"), 1):
+        image_id, *values = line.rsplit(",", count)
+        try:
+            values = [int(value) for value in values]
+        except ValueError:
+            values = []
+        if len(values) != count:
+            raise DataError(f"{file}, line {number}: expected an image id and {count} whole numbers, got {line!r}")
+        if image_id not in position:
+            raise DataError(f"{file}, line {number}: {image_id} is not in image_ids.txt")
+        yield position[image_id], values
