@@ -1,0 +1,62 @@
+// From a float64 map and thresholds to a plane of levels.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "boxes/plane.h"
+#include "boxes/rule.h"
+
+namespace wsolfast::boxes {
+
+// Counts the sorted edges that a value reaches (value >= edge). A monotone bucket function narrows the
+// comparisons to the edges that share the value's bucket, so the answer is exact and usually takes one or two.
+class Digitizer {
+ public:
+  // `edges` ascending, not empty, without NaN.
+  void reset(std::span<const double> edges);
+  // NaN reaches nothing.
+  int count(double value) const;
+
+ private:
+  int bucket(double value) const;
+
+  std::span<const double> edges_;
+  double low_ = 0, scale_ = 0;
+  std::vector<int32_t> start_;  // edges in lower buckets
+};
+
+// The distinct cuts of one map, ascending.
+struct Cuts {
+  std::vector<int32_t> of_threshold;  // [T], the cut that serves each threshold
+  int count = 0;
+};
+
+// Turns maps into levels. Exactly one of the planes is in use afterwards: bytes when at most 255 cuts are distinct.
+class Levels {
+ public:
+  // Throws std::invalid_argument when the rule quantises and a value is outside [0, 1] or NaN.
+  void build(const double* map, const Grid& grid, std::span<const double> thresholds, const Rule& rule);
+
+  // The same from a map that is quantised already.
+  void build(const uint8_t* map, const Grid& grid, std::span<const double> thresholds, const Rule& rule);
+
+  bool narrow() const { return narrow_; }
+  const Plane<uint8_t>& bytes() const { return bytes_; }
+  const Plane<uint16_t>& words() const { return words_; }
+  const Cuts& cuts() const { return cuts_; }
+
+ private:
+  void cut_bytes(std::span<const double> thresholds, const Rule& rule);
+  void cut_values(const double* map, const Grid& grid, std::span<const double> thresholds, const Rule& rule);
+
+  bool narrow_ = true;
+  Plane<uint8_t> bytes_;
+  Plane<uint16_t> words_;
+  Cuts cuts_;
+  Digitizer digitizer_;
+  std::vector<double> values_, edges_;
+};
+
+}  // namespace wsolfast::boxes

@@ -1,0 +1,106 @@
+// Boxes of a score map at all thresholds, and how well they overlap the true ones.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "boxes/contours.h"
+#include "boxes/digitize.h"
+#include "boxes/order.h"
+#include "boxes/overlap.h"
+#include "boxes/rule.h"
+#include "boxes/runs.h"
+#include "boxes/selector.h"
+#include "boxes/sweep.h"
+
+namespace wsolfast::boxes {
+
+// How components are found; the results are the same. kAuto takes runs for few distinct cuts.
+enum class Algorithm { kAuto, kSweep, kRuns };
+
+// Scratch of one thread. Nothing is allocated once the largest map has been seen.
+class Engine {
+ public:
+  void set_algorithm(Algorithm algorithm) { algorithm_ = algorithm; }
+
+  // One box per threshold, for the selections that choose one. Pixel is double (normalised) or uint8_t (quantised).
+  template <typename Pixel>
+  void choose_boxes(const Pixel* map, int height, int width, std::span<const double> thresholds, const Rule& rule,
+                    Box* boxes);
+
+  // Every contour at every threshold, appended to `boxes`; `counts` gets one number per threshold.
+  template <typename Pixel>
+  void list_boxes(const Pixel* map, int height, int width, std::span<const double> thresholds, const Rule& rule,
+                  std::vector<Box>& boxes, int64_t* counts);
+
+  // The best overlap of each threshold's boxes with the true boxes (x0, y0, x1, y1 each); -1 without true boxes.
+  template <typename Pixel>
+  void best_overlaps(const Pixel* map, int height, int width, std::span<const double> thresholds, const Rule& rule,
+                     std::span<const double> truths, double* best);
+
+  // Whether the best overlap reaches each level: [thresholds][levels].
+  template <typename Pixel>
+  void hits(const Pixel* map, int height, int width, std::span<const double> thresholds, const Rule& rule,
+            std::span<const double> truths, std::span<const double> iou_levels, bool* out);
+
+ private:
+  // All of these fill one entry per distinct cut.
+  void boxes_of_cuts(const Rule& rule);
+  void union_of_cuts(const Rule& rule);
+  void sweep_winners(const Rule& rule);
+  void runs_winners(const Rule& rule);
+  void contours_of_cuts(const Rule& rule);
+  void sweep_contours(const Rule& rule);
+  void runs_contours(const Rule& rule);
+  void sweep_overlaps(const Rule& rule, const Overlap& overlap);
+  void runs_overlaps(const Rule& rule, const Overlap& overlap);
+
+  bool use_sweep(Selection selection) const;
+  void build_order();
+  int64_t measure(int cut, int first) const;
+  Box empty_box(const Rule& rule) const;
+  void emit_contours(int cut, const Rule& rule);
+
+  // The range of cuts with holes, from the foreground sweep.
+  struct HoleRange {
+    int first = INT32_MAX, last = -1;
+    void include(int cut) {
+      first = std::min(first, cut);
+      last = std::max(last, cut);
+    }
+  };
+  // A component's overlap from the cut at which its box became what it is.
+  struct Tenure {
+    int since = -1;
+    double value = 0;
+    Extent extent = {};
+  };
+  struct Seen {
+    int32_t id, first;
+    Extent extent;
+  };
+
+  Algorithm algorithm_ = Algorithm::kAuto;
+  Grid grid_;
+  Levels levels_;
+  PixelOrder order_;
+  Sweep foreground_, background_;
+  Runs runs_;
+  Selector selector_;
+  ContourOrder contour_order_;
+  IntervalMaximum maximum_;
+  std::vector<Contour> contours_;
+  std::vector<Seen> components_, holes_;
+  std::vector<int32_t> components_begin_, holes_begin_, index_of_, hole_index_of_;
+  std::vector<Tenure> tenures_;
+  std::vector<Box> cut_boxes_;
+  std::vector<int64_t> cut_begin_;
+  std::vector<double> cut_best_;
+  std::vector<double> threshold_best_;
+};
+
+// This thread's engine.
+Engine& thread_engine(Algorithm algorithm = Algorithm::kAuto);
+
+}  // namespace wsolfast::boxes

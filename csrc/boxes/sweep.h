@@ -1,0 +1,67 @@
+// Components of every foreground (or background) at once: pixels are activated level by level.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "boxes/component.h"
+#include "boxes/neighborhood.h"
+#include "boxes/order.h"
+
+namespace wsolfast::boxes {
+
+class Sweep {
+ public:
+  // The foreground grows from the highest level down; every component is kept.
+  void start_foreground(const Grid& grid, int connectivity);
+
+  // The background grows from the lowest level up, 4-connected (the foreground is 8-connected). Component 0 is what
+  // reaches the image's border; it carries nothing. Levels below `first_level` must be free of holes.
+  void start_background(const Grid& grid);
+
+  // Activates the pixels of one level. Foreground levels descend, background levels ascend.
+  void activate(const PixelOrder& order, int level);
+
+  const ComponentSet& components() const { return components_; }
+  ComponentSet& components() { return components_; }
+
+  // Of the last level: roots that grew (they may have been absorbed since), and components that were absorbed.
+  const std::vector<int32_t>& touched() const { return touched_; }
+  const std::vector<int32_t>& absorbed() const { return absorbed_; }
+
+  // Roots, without component 0 of the background, in no order.
+  const std::vector<int32_t>& live() const { return live_; }
+
+  // Components minus holes over the whole foreground.
+  int euler() const { return euler_; }
+
+  // The root of an active pixel as it was after `level`.
+  int32_t component_at(int position, int level) const;
+
+ private:
+  friend struct SweepKernel;
+
+  void start(const Grid& grid, size_t capacity);
+  int32_t create();
+  int32_t unite(int32_t a, int32_t b);
+  void touch(int32_t root) {
+    if (stamp_[root] == level_) return;
+    stamp_[root] = level_;
+    touched_.push_back(root);
+  }
+
+  Grid grid_;
+  bool background_ = false;
+  int level_ = 0, euler_ = 0;
+  const ActivationTable* table_ = &kActivation8;
+  int32_t offset_[8] = {};
+  ComponentSet components_;
+  std::vector<int32_t> label_;        // component that each pixel joined when it was activated
+  std::vector<int32_t> stamp_;        // level at which a root was touched last
+  std::vector<int32_t> heir_;         // who absorbed a component; paths are not compressed
+  std::vector<int32_t> absorbed_at_;  // the level of that; heir_ is valid where the level is reached
+  std::vector<int32_t> place_;        // of a root in live_
+  std::vector<int32_t> touched_, absorbed_, live_;
+};
+
+}  // namespace wsolfast::boxes

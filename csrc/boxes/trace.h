@@ -1,0 +1,47 @@
+// Twice the area of the polygon through the pixel centres of an outer contour.
+#pragma once
+
+#include <cstdint>
+
+#include "boxes/plane.h"
+
+namespace wsolfast::boxes {
+
+// `first` is the first position in raster order of an 8-connected component of `level > cut`.
+template <typename Level>
+int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first) {
+  // Counter-clockwise from east; rows count downwards.
+  static constexpr int kDx[8] = {1, 1, 0, -1, -1, -1, 0, 1};
+  static constexpr int kDy[8] = {0, -1, -1, -1, 0, 1, 1, 1};
+  const int stride = plane.grid.stride();
+  int step[8];
+  for (int d = 0; d < 8; ++d) step[d] = kDy[d] * stride + kDx[d];
+  const Level* levels = plane.data();
+  const auto set = [&](int position) { return levels[position] > cut; };
+
+  // Clockwise from the background in the west of the first pixel: the last pixel of the contour.
+  constexpr int kWest = 4;
+  int back = kWest;
+  do {
+    back = (back + 7) % 8;
+    if (back == kWest) return 0;
+  } while (!set(first + step[back]));
+  const int last = first + step[back];
+
+  int64_t doubled = 0;
+  int position = first, x = 0, y = 0;
+  for (;;) {
+    int direction = (back + 1) % 8;
+    while (!set(position + step[direction])) direction = (direction + 1) % 8;
+    const int next = position + step[direction];
+    doubled += static_cast<int64_t>(x) * kDy[direction] - static_cast<int64_t>(y) * kDx[direction];
+    if (next == first && position == last) break;
+    position = next;
+    x += kDx[direction];
+    y += kDy[direction];
+    back = (direction + 4) % 8;
+  }
+  return doubled < 0 ? -doubled : doubled;
+}
+
+}  // namespace wsolfast::boxes

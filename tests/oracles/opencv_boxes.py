@@ -1,0 +1,59 @@
+"""wsolevaluation's box extraction, written box by box with OpenCV: the truth that the engine is held against."""
+
+import cv2
+import numpy as np
+
+
+def contours_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Contours of a uint8 mask in OpenCV's order, those of holes included."""
+    return list(cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2])
+
+
+def clipped_box(contour: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    x, y, width, height = cv2.boundingRect(contour)
+    return x, y, min(x + width, shape[1] - 1), min(y + height, shape[0] - 1)
+
+
+def boxes_of_mask(mask: np.ndarray, multi: bool) -> list[tuple[int, int, int, int]]:
+    """Every contour's box, or that of the first contour of largest area; (0, 0, 0, 0) for an empty mask."""
+    contours = contours_of(mask)
+    if not contours:
+        return [(0, 0, 0, 0)]
+    if not multi:
+        contours = [max(contours, key=cv2.contourArea)]
+    return [clipped_box(contour, mask.shape) for contour in contours]
+
+
+def cuts_of(levels: np.ndarray, thresholds) -> list[int]:
+    """The integer cut of each threshold, relative to the map's maximum."""
+    top = int(levels.max())
+    return [int(threshold * top) for threshold in thresholds]
+
+
+def quantized(score_map: np.ndarray) -> np.ndarray:
+    return (score_map * 255).astype(np.uint8)
+
+
+def compute_boxes(score_map: np.ndarray, thresholds, multi: bool) -> tuple[list[tuple], list[int]]:
+    """Boxes of all thresholds, one after the other, and how many each threshold has; one search per distinct cut."""
+    levels = quantized(score_map)
+    found: dict[int, list] = {}
+    boxes, counts = [], []
+    for cut in cuts_of(levels, thresholds):
+        if cut not in found:
+            found[cut] = boxes_of_mask(cv2.threshold(levels, cut, 255, cv2.THRESH_BINARY)[1], multi)
+        boxes += found[cut]
+        counts.append(len(found[cut]))
+    return boxes, counts
+
+
+def best_overlap(boxes, truths: np.ndarray) -> float:
+    """Best inclusive (+1) IoU between two sets of integer boxes, in int64 and one division."""
+    a = np.asarray(boxes, dtype=np.int64)[:, None]
+    b = np.asarray(truths, dtype=np.int64)[None]
+    width = np.maximum(0, np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + 1)
+    height = np.maximum(0, np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + 1)
+    inter = width * height
+    area_a = (a[..., 2] - a[..., 0] + 1) * (a[..., 3] - a[..., 1] + 1)
+    area_b = (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
+    return float((inter / (area_a + area_b - inter)).max())
