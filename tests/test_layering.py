@@ -15,7 +15,7 @@ ALLOWED = {
     "_extension": set(),
     "_compat": set(),
     "ops": {"reference", "_extension", "kernels"},
-    "metrics": {"ops", "types"},
+    "metrics": {"ops", "types", "_compat"},
     "backbones": {"ops", "types", "_compat"},
     "data": {"types", "_compat"},
     "methods": {"ops", "backbones", "types"},

@@ -46,6 +46,21 @@ def import_timm() -> ModuleType:
     return timm
 
 
+def import_torchmetrics() -> ModuleType:
+    """``torchmetrics``, which imports torchvision where it is installed.
+
+    Raises:
+        ImportError: if torchmetrics is not installed.
+    """
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise ImportError("torchmetrics is not installed; pip install 'wsolfast[eval]'")
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
+    import torchmetrics
+
+    return torchmetrics
+
+
 def _declare_missing_operators(folder: str) -> None:
     try:
         torch.ops.load_library(os.path.join(folder, "_C.so"))

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from wsolfast import ops
+from wsolfast.metrics import BoxAccuracy, center_box, center_gaussian, functional, get_protocol
+
+
+def test_center_box_spans_the_fraction_of_each_side():
+    assert center_box(torch.tensor([[100, 50]]), 0.8).tolist() == [pytest.approx([10, 5, 90, 45])]
+    assert center_box(torch.tensor([[3, 7]]), 1.0).tolist() == [[0, 0, 3, 7]]
+    with pytest.raises(ValueError, match="fraction must be in"):
+        center_box(torch.tensor([[3, 7]]), 1.5)
+
+
+def test_center_gaussian_is_one_at_the_centre_and_falls_the_same_in_all_directions():
+    score_map = center_gaussian((7, 9))
+    assert score_map[3, 4] == score_map.max() == 1
+    assert torch.equal(score_map, score_map.flip(0).flip(1))
+    assert score_map[3 + 2, 4] == score_map[3, 4 + 2]
+    with pytest.raises(ValueError, match="must be positive"):
+        center_gaussian((7, 9), sigma=0)
+
+
+def benchmark(folder, name):
+    """Sizes and boxes of a test split; the file's inclusive corners become half-open."""
+    root = folder / "wsol_metadata" / "metadata" / name / "test"
+    sizes = {}
+    for line in (root / "image_sizes.txt").read_text().split():
+        image, width, height = line.split(",")
+        sizes[image] = (int(width), int(height))
+    boxes = {}
+    for line in (root / "localization.txt").read_text().split():
+        image, *corners = line.split(",")
+        x0, y0, x1, y1 = map(int, corners)
+        boxes.setdefault(image, []).append([x0, y0, x1 + 1, y1 + 1])
+    truths = [torch.tensor(boxes[image], dtype=torch.float64) for image in boxes]
+    return torch.tensor([sizes[image] for image in boxes]), truths
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "images", "published"), [("CUB", 5794, 59.7), ("ILSVRC", 50000, 52.5)])
+def test_center_gaussian_row_of_the_benchmark_comes_out(real_data, name, images, published):
+    """An outside truth. The row is MaxBoxAcc (IoU 0.5) with one true box per image, as in the CVPR 2020 edition."""
+    sizes, truths = benchmark(real_data, name)
+    assert len(truths) == images
+    protocol = get_protocol("wsolevaluation")
+    score_map = ops.normalize_score_map(center_gaussian((224, 224))[None], None, protocol.rule)
+    thresholds = functional.as_float64(protocol.thresholds)
+    boxes = ops.score_map_boxes(score_map, thresholds, protocol.rule).boxes[0].unique(dim=0).double()
+    first = torch.stack([box[0] for box in truths]) - torch.tensor([0, 0, 1, 1])
+    scale = torch.cat([sizes, sizes], 1)
+    first = (first * 224 / scale).trunc()
+    overlap, box_area, truth_area = functional._overlaps(boxes, first, plus_one=True)
+    accuracy = 100 * (overlap / (box_area + truth_area - overlap) >= 0.5).double().mean(1).max().item()
+    assert round(accuracy, 1) == published
+
+
+@pytest.mark.realdata
+def test_center_gaussian_through_the_accumulator_is_the_same(real_data):
+    sizes, truths = benchmark(real_data, "CUB")
+    keep = range(0, len(truths), 500)
+    protocol = get_protocol("wsolevaluation")
+    grid = [k * 0.05 for k in range(20)]
+    metric = BoxAccuracy(protocol, thresholds=grid, max_box=False)
+    maps = center_gaussian((224, 224)).expand(len(keep), -1, -1)
+    metric.update(maps, sizes[list(keep)], [truths[n] for n in keep])
+    levels = ops.normalize_score_map(maps[:1], None, protocol.rule)
+    boxes = ops.score_map_boxes(levels, functional.as_float64(grid), protocol.rule).boxes[0].double()
+    hits = np.zeros(len(grid))
+    for n in keep:
+        truth = functional.gt_in_frame(truths[n], tuple(sizes[n].tolist()), protocol)
+        overlap, box_area, truth_area = functional._overlaps(boxes, truth, plus_one=True)
+        hits += (overlap / (box_area + truth_area - overlap) >= 0.5).any(1).numpy()
+    assert metric.compute()["gt_known_loc"] == 100 * hits.max() / len(keep)

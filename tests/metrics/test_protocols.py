@@ -1,0 +1,130 @@
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import torch
+
+from wsolfast.metrics import PROTOCOLS, functional, get_protocol
+
+NAMES = [
+    "wsolevaluation",
+    "cam",
+    "acol",
+    "danet",
+    "spa",
+    "cicam",
+    "nlccam",
+    "kg_center_crop",
+    "spol",
+    "csoa",
+    "psol",
+    "adl",
+    "ts_cam",
+]
+
+
+def test_the_published_protocols_are_there():
+    assert list(PROTOCOLS) == NAMES
+    for name in NAMES:
+        assert get_protocol(name).name == name
+        assert len(get_protocol(name).source) > 40
+
+
+def test_protocols_cannot_be_changed_by_accident():
+    with pytest.raises(FrozenInstanceError):
+        get_protocol("spa").frame = "input"
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown protocol 'sap'; choose one of wsolevaluation, cam"):
+        get_protocol("sap")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thresholds": ()}, "at least one threshold"),
+        ({"iou_thresholds": (0.3,)}, "must hold 0.5"),
+        ({"input_size": None}, "input_size=None"),
+        ({"resize": 256}, "resize belongs to frame 'crop'"),
+    ],
+)
+def test_contradictions_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(get_protocol("wsolevaluation"), **change)
+
+
+BOX = torch.tensor([[60.0, 27.0, 385.0, 331.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Inclusive (60, 27, 384, 330) times 224 / 500 and 224 / 335, truncated.
+        ("wsolevaluation", [26, 18, 172, 220]),
+        ("spa", [60, 27, 384, 330]),
+        ("cicam", [60, 27, 384, 330]),
+        ("csoa", [60, 27, 385, 331]),
+        ("psol", [60, 27, 385, 331]),
+        # x * 256 / 500 - 16, y * 256 / 335 - 16, at most 224.
+        ("spol", [14.72, 27 * 256 / 335 - 16, 181.12, 224]),
+    ],
+)
+def test_true_boxes_go_to_the_frame(name, expected):
+    found = functional.gt_in_frame(BOX, (500, 335), get_protocol(name))
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_fractional_boxes_become_the_pixels_they_touch():
+    boxes = torch.tensor([[0.5, 1.2, 3.0, 2.5]], dtype=torch.float64)
+    protocol = replace(get_protocol("wsolevaluation"), input_size=8)
+    assert functional.gt_in_frame(boxes, (8, 8), protocol).tolist() == [[0, 1, 2, 2]]
+
+
+def test_boxes_outside_the_crop_vanish_and_count_as_a_miss():
+    protocol = get_protocol("spol")
+    corner = torch.tensor([[0.0, 0.0, 10.0, 10.0]], dtype=torch.float64)
+    assert functional.gt_in_frame(corner, (256, 256), protocol).shape == (0, 4)
+    hits = functional.box_hits(torch.ones(1, 7, 7), torch.tensor([[256, 256]]), [corner], protocol)
+    assert not hits.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_protocol_finds_a_plain_object(name):
+    """A map that is high exactly on the object is right at some threshold."""
+    score_map = torch.zeros(28, 28)
+    score_map[7:21, 7:21] = 1.0
+    protocol = get_protocol(name)
+    middle = protocol.thresholds[len(protocol.thresholds) // 2]
+    protocol = replace(protocol, thresholds=(middle,))
+    sizes = torch.tensor([[56, 84]])
+    side = torch.tensor([56.0, 84.0, 56.0, 84.0], dtype=torch.float64)
+    low, high = (7, 21) if protocol.frame != "crop" else (7 * 8 + 16, 21 * 8 + 16)
+    extent = 28 if protocol.frame != "crop" else protocol.resize
+    if protocol.name == "kg_center_crop":
+        low, high = low - 16 + 60, high - 16 + 60
+    truth = torch.tensor([[low, low, high, high]], dtype=torch.float64) / extent * side
+    hits = functional.box_hits(score_map[None], sizes, [truth], protocol)
+    assert hits[..., protocol.iou_thresholds.index(0.5)].any()
+    drawn = functional.predicted_boxes(score_map[None], sizes, protocol, middle)[0]
+    assert drawn.shape == (1, 4)
+    # One step of the coarsest grid around each side.
+    assert (drawn - truth).abs().max() <= 84 / 28
+
+
+def test_ci_cam_scales_in_float32_and_truncates():
+    """x * float32(468 / 224) is just below 468 at the right end."""
+    protocol = replace(get_protocol("cicam"), thresholds=(0.0,))
+    score_map = torch.zeros(224, 224)
+    score_map[:112] = 1
+    exact = replace(protocol, box_scaling="exact")
+    sizes = torch.tensor([[468, 448]])
+    # Inclusive truth (0, 0, 467, 223) is met exactly by the truncated box (0, 0, 467, 224) but for a row.
+    truth = [torch.tensor([[0.0, 0.0, 468.0, 225.0]], dtype=torch.float64)]
+    level = torch.tensor([1.0], dtype=torch.float64)
+    assert functional.box_hits(score_map[None], sizes, truth, protocol, iou_thresholds=level).item()
+    assert not functional.box_hits(score_map[None], sizes, truth, exact, iou_thresholds=level).item()
+
+
+def test_csoa_falls_back_to_the_whole_image():
+    boxes = functional.predicted_boxes(torch.zeros(1, 4, 4), torch.tensor([[30, 20]]), get_protocol("csoa"), 0.3)
+    assert boxes[0].tolist() == [[0, 0, 30, 20]]

@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import pytest
+from oracles.random_images import images, masks, part
+
+from wsolfast import metrics
+
+wrapped = pytest.importorskip("wsolfast.metrics.torchmetrics", exc_type=ImportError)
+
+
+def test_wrapped_metrics_give_the_same_numbers():
+    arguments = images(8, seed=12)
+    pixels = (arguments[0], masks(*arguments[1:3]))
+    for name, options, given in (
+        ("BoxAccuracy", {"protocol": "spa", "max_box": False}, arguments),
+        ("ErrorSplit", {"protocol": "spa"}, arguments),
+        ("PixelAccuracy", {"size": 16}, pixels),
+    ):
+        ours, theirs = getattr(metrics, name)(**options), getattr(wrapped, name)(**options)
+        ours.update(*given)
+        for index in (range(3), range(3, 8)):
+            theirs.update(*part(given, list(index)))
+        assert theirs.compute() == ours.compute()
+
+
+def test_states_are_summed_over_processes():
+    metric = wrapped.BoxAccuracy("spa", max_box=False)
+    assert set(metric._reductions) == set(metrics.BoxAccuracy("spa", max_box=False).zeros)
+    for reduction in metric._reductions.values():
+        assert reduction(metric.gt_known_loc.new_ones(2, 3)).tolist() == [2, 2, 2]
+
+
+def test_metrics_import_without_torchmetrics():
+    code = "import sys, wsolfast.metrics; assert not {'torchmetrics', 'torchvision', 'cv2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,18 @@
+"""Localisation metrics: protocols as data, pure functions, accumulators with integer state, baselines."""
+
+from wsolfast.metrics.baselines import center_box, center_gaussian
+from wsolfast.metrics.box_accuracy import BoxAccuracy
+from wsolfast.metrics.error_split import ErrorSplit
+from wsolfast.metrics.pixel_accuracy import PixelAccuracy
+from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
+
+__all__ = [
+    "PROTOCOLS",
+    "BoxAccuracy",
+    "ErrorSplit",
+    "PixelAccuracy",
+    "Protocol",
+    "center_box",
+    "center_gaussian",
+    "get_protocol",
+]

@@ -1,0 +1,76 @@
+"""What the accumulators share: integer counters that add up the same however the data are split."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Accumulator:
+    """Counts in ``update``, numbers in ``compute``.
+
+    A subclass fills ``self._config`` (what must agree for two of them to be merged) and ``self.zeros`` (its counters,
+    int64), and defines ``count(...)`` (the counters of one batch) and ``summarize(state)``.
+    """
+
+    _config: dict[str, object]
+    zeros: dict[str, Tensor]
+
+    def __init__(self):
+        self.reset()
+
+    def count(self, *args, **kwargs) -> dict[str, Tensor]:
+        """The counters of one batch alone."""
+        raise NotImplementedError
+
+    def summarize(self, state: Mapping[str, Tensor], **kwargs) -> dict:
+        """Numbers from counters."""
+        raise NotImplementedError
+
+    def update(self, *args, **kwargs) -> None:
+        """Add a batch; takes what :meth:`count` takes."""
+        for name, value in self.count(*args, **kwargs).items():
+            self._state[name] += value
+
+    def compute(self, **kwargs) -> dict:
+        """The numbers of everything counted so far; takes what :meth:`summarize` takes besides the counters."""
+        return self.summarize(self._state, **kwargs)
+
+    def reset(self) -> None:
+        """Forget everything counted."""
+        self._state = {name: zero.clone() for name, zero in self.zeros.items()}
+
+    def merge(self, other: "Accumulator") -> None:
+        """Add what another accumulator of the same configuration has counted.
+
+        Raises:
+            ValueError: if it is of another type or configuration.
+        """
+        if type(other) is not type(self):
+            raise ValueError(f"{type(self).__name__}: cannot merge a {type(other).__name__}")
+        self._check_config(other._config)
+        for name, value in other._state.items():
+            self._state[name] += value
+
+    def state_dict(self) -> dict:
+        """Configuration and counters, copied."""
+        return {"config": dict(self._config)} | {name: value.clone() for name, value in self._state.items()}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Replace the counters by those of :meth:`state_dict`.
+
+        Raises:
+            ValueError: if they are of another configuration.
+        """
+        if set(state) != {"config", *self.zeros}:
+            raise ValueError(f"{type(self).__name__}: expected counters {sorted(self.zeros)}, got {sorted(state)}")
+        self._check_config(state["config"])
+        self._state = {name: state[name].to(torch.int64).clone() for name in self.zeros}
+
+    def _check_config(self, other: Mapping[str, object]) -> None:
+        for name, value in self._config.items():
+            if other.get(name) != value:
+                raise ValueError(
+                    f"{type(self).__name__}: counters with another {name} ({other.get(name)!r} here {value!r}) "
+                    f"cannot be added"
+                )

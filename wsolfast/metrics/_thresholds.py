@@ -1,0 +1,38 @@
+"""Reading accuracies off counters over a threshold grid."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def pick(counts: Tensor, thresholds: tuple[float, ...], at: float | None, metric: str) -> tuple[int, float]:
+    """The counter [T] at threshold ``at``, or the largest (the first among equals), and its threshold.
+
+    Raises:
+        ValueError: if ``at`` is not on the grid.
+    """
+    if at is None:
+        index = int(torch.argmax(counts))
+    else:
+        index = min(range(len(thresholds)), key=lambda k: abs(thresholds[k] - at))
+        if abs(thresholds[index] - at) > 1e-9:
+            raise ValueError(
+                f"{metric}: threshold {at:g} was not counted, the nearest is {thresholds[index]:g}; "
+                f"give thresholds=[...] when constructing"
+            )
+    return int(counts[index]), thresholds[index]
+
+
+def wanted(at: float | Mapping[str, float] | None, metric: str) -> float | None:
+    """The threshold that ``at`` asks for this metric."""
+    if isinstance(at, Mapping):
+        if metric not in at:
+            raise ValueError(f"at: no threshold for {metric!r}; it has {sorted(at)}")
+        return at[metric]
+    return at
+
+
+def percent(count: int, images: int) -> float:
+    """100 count / images, multiplied first as the published evaluators do."""
+    return count * 100.0 / images

@@ -1,0 +1,48 @@
+"""Localisation without looking: what every method has to beat."""
+
+import torch
+from torch import Tensor
+
+
+def center_box(image_sizes: Tensor, fraction: float = 0.8) -> Tensor:
+    """The central box that spans ``fraction`` of each side.
+
+    Args:
+        image_sizes (Tensor[N, 2]): (w, h), pixels.
+        fraction: share of the width and of the height, in (0, 1].
+
+    Returns:
+        Tensor[N, 4]: float64, xyxy, half-open; for :meth:`BoxAccuracy.update_boxes`.
+
+    Raises:
+        ValueError: if ``fraction`` is outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"center_box: fraction must be in (0, 1], got {fraction}")
+    sizes = torch.as_tensor(image_sizes, dtype=torch.float64)
+    margin = sizes * (1 - fraction) / 2
+    return torch.cat([margin, sizes - margin], 1)
+
+
+def center_gaussian(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
+    """An isotropic Gaussian around the central pixel (W // 2, H // 2): a score map that is the same for every image.
+
+    Source: the "centre Gaussian" row of wsolevaluation (Choe et al., CVPR 2020). Its boxes are the central squares of
+    all sizes whatever ``sigma`` is, as long as the outer ones keep a level above zero after quantisation.
+
+    Args:
+        size: (H, W).
+        sigma: standard deviation as a share of the shorter side.
+
+    Returns:
+        Tensor[H, W]: float64 in (0, 1], 1 at the centre.
+
+    Raises:
+        ValueError: if ``size`` or ``sigma`` is not positive.
+    """
+    height, width = size
+    if height < 1 or width < 1 or not sigma > 0:
+        raise ValueError(f"center_gaussian: size and sigma must be positive, got {size} and {sigma}")
+    y = torch.arange(height, dtype=torch.float64) - height // 2
+    x = torch.arange(width, dtype=torch.float64) - width // 2
+    return torch.exp(-(y[:, None] ** 2 + x**2) / (2 * (sigma * min(size)) ** 2))

@@ -1,0 +1,174 @@
+"""Localisation accuracy by boxes: GT-known, Top-1 and Top-5 Loc under a protocol, MaxBoxAcc and MaxBoxAccV2."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from wsolfast.metrics import functional
+from wsolfast.metrics._accumulator import Accumulator
+from wsolfast.metrics._thresholds import percent, pick, wanted
+from wsolfast.metrics.protocols import Protocol, get_protocol
+
+_LEVELS = get_protocol("wsolevaluation").iou_thresholds
+_LEVEL_NAMES = ("iou30", "iou50", "iou70")
+
+
+class BoxAccuracy(Accumulator):
+    """GT-known, Top-1 and Top-5 Loc under a protocol; MaxBoxAcc and MaxBoxAccV2 as wsolevaluation defines them.
+
+    Args:
+        protocol: name or record; decides GT-known, Top-1 and Top-5 Loc.
+        thresholds: instead of the protocol's.
+        max_box: also count MaxBoxAcc (largest contour, IoU 0.5) and MaxBoxAccV2 (any contour, IoU 0.3, 0.5, 0.7),
+            which are wsolevaluation's whatever the protocol is.
+
+    Any split of the images over accumulators that are merged gives identical numbers.
+    """
+
+    def __init__(
+        self,
+        protocol: str | Protocol = "wsolevaluation",
+        thresholds: Sequence[float] | None = None,
+        max_box: bool = True,
+    ):
+        self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        if thresholds is not None:
+            self.protocol = replace(self.protocol, thresholds=tuple(map(float, thresholds)))
+        self._benchmark = get_protocol("wsolevaluation")
+        if replace(self.protocol, thresholds=self._benchmark.thresholds) == self._benchmark:
+            self._benchmark = self.protocol
+        self._max_box = max_box
+        self._config = {"protocol": asdict(self.protocol), "max_box": max_box}
+        grid = (len(self.protocol.thresholds), len(self.protocol.iou_thresholds))
+        shapes = {"images": (), "classified": (), "top1_cls": (), "top5_cls": ()}
+        shapes |= {name: grid for name in ("gt_known_loc", "top1_loc", "top5_loc")}
+        if max_box:
+            shapes |= {"max_box_acc": (len(self._benchmark.thresholds),)}
+            shapes |= {"max_box_acc_v2": (len(self._benchmark.thresholds), len(_LEVELS))}
+        self.zeros = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in shapes.items()}
+        super().__init__()
+
+    def count(
+        self,
+        score_maps: Tensor | Sequence[Tensor],
+        image_sizes: Tensor,
+        gt_boxes: Sequence[Tensor],
+        label: Tensor | None = None,
+        topk_classes: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Counters of a batch.
+
+        Args:
+            score_maps (Tensor[N, h, w] or list of Tensor[h, w]): the map of each image's label (or the only one), as
+                the method leaves it; the protocol resizes and normalises.
+            image_sizes (Tensor[N, 2]): (w, h) of the original images.
+            gt_boxes: for each image a float64 [G, 4], xyxy, half-open, original pixels, G >= 1.
+            label (Tensor[N]): int64. Without it and ``topk_classes`` there is no Top-1 and Top-5.
+            topk_classes (Tensor[N, k]): int64, best first, k >= 5 (or all classes); the first five are used.
+
+        Raises:
+            ValueError: if shapes do not fit or an image has no true box.
+        """
+        images = (score_maps, image_sizes, gt_boxes)
+        if not self._max_box:
+            return self._class_counts(functional.box_hits(*images, self.protocol), label, topk_classes)
+        rules = [replace(self._benchmark.rule, selection=kind) for kind in ("contour_area", "all")]
+        single, multi = functional.rule_hits(*images, self._benchmark, rules)
+        hits = single if self.protocol is self._benchmark else functional.box_hits(*images, self.protocol)
+        counts = self._class_counts(hits, label, topk_classes)
+        counts["max_box_acc"] = single[:, :, _LEVELS.index(0.5)].sum(0)
+        counts["max_box_acc_v2"] = multi.sum(0)
+        return counts
+
+    def update_boxes(
+        self,
+        boxes: Tensor,
+        gt_boxes: Sequence[Tensor],
+        label: Tensor | None = None,
+        topk_classes: Tensor | None = None,
+    ) -> None:
+        """Add images whose one box (Tensor[N, 4], half-open, original pixels) is given: the same at every threshold."""
+        protocol = self.protocol
+        if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(gt_boxes):
+            raise ValueError(f"BoxAccuracy: expected boxes [{len(gt_boxes)}, 4], got {list(boxes.shape)}")
+        hits = functional.given_box_hits(boxes, gt_boxes, protocol.rule, protocol.iou_thresholds)
+        counts = self._class_counts(hits[:, None].expand(-1, len(protocol.thresholds), -1), label, topk_classes)
+        if self._max_box:
+            hits = functional.given_box_hits(boxes, gt_boxes, self._benchmark.rule, _LEVELS)
+            each = hits[:, None].expand(-1, len(self._benchmark.thresholds), -1)
+            counts["max_box_acc"] = each[:, :, _LEVELS.index(0.5)].sum(0)
+            counts["max_box_acc_v2"] = each.sum(0)
+        for name, value in counts.items():
+            self._state[name] += value
+
+    def _class_counts(self, hits: Tensor, label: Tensor | None, topk_classes: Tensor | None) -> dict[str, Tensor]:
+        counts = {"images": torch.tensor(len(hits)), "gt_known_loc": hits.sum(0)}
+        if topk_classes is None:
+            return counts
+        first, five = right_classes(label, topk_classes, len(hits))
+        return counts | {
+            "classified": torch.tensor(len(hits)),
+            "top1_cls": first.sum(),
+            "top5_cls": five.sum(),
+            "top1_loc": hits[first].sum(0),
+            "top5_loc": hits[five].sum(0),
+        }
+
+    def summarize(self, state: Mapping[str, Tensor], at: float | Mapping[str, float] | None = None) -> dict:
+        """Percent of images.
+
+        Args:
+            state: counters.
+            at: None: each number at its own best threshold on these images (the published way). A float: all at that
+                threshold. A mapping, such as ``compute()["cam_threshold"]`` of another split: each at its own.
+
+        Returns:
+            ``gt_known_loc``, with classes ``top1_cls top5_cls top1_loc top5_loc``, with ``max_box`` ``max_box_acc
+            max_box_acc_v2 iou30 iou50 iou70`` (the three whose mean is MaxBoxAccV2); ``images``; ``cam_threshold``:
+            metric -> threshold; ``curves``: the same over all thresholds.
+
+        Raises:
+            ValueError: if nothing was counted, only some images had classes, or ``at`` is not on the grid.
+        """
+        images = int(state["images"])
+        if images == 0:
+            raise ValueError("BoxAccuracy: no image was counted; call update first")
+        if int(state["classified"]) not in (0, images):
+            raise ValueError(f"BoxAccuracy: only {int(state['classified'])} of {images} images came with classes")
+        numbers: dict = {"images": images}
+        chosen: dict[str, float] = {}
+        curves: dict = {"thresholds": list(self.protocol.thresholds)}
+        level = self.protocol.iou_thresholds.index(0.5)
+        swept = {"gt_known_loc": (state["gt_known_loc"][:, level], self.protocol)}
+        if int(state["classified"]):
+            for name in ("top1_cls", "top5_cls"):
+                numbers[name] = percent(int(state[name]), images)
+            swept |= {name: (state[name][:, level], self.protocol) for name in ("top1_loc", "top5_loc")}
+        if self._max_box:
+            curves["max_box_thresholds"] = list(self._benchmark.thresholds)
+            swept["max_box_acc"] = (state["max_box_acc"], self._benchmark)
+            for k, name in enumerate(_LEVEL_NAMES):
+                swept[name] = (state["max_box_acc_v2"][:, k], self._benchmark)
+        for name, (counts, protocol) in swept.items():
+            count, chosen[name] = pick(counts, protocol.thresholds, wanted(at, name), name)
+            numbers[name] = percent(count, images)
+            curves[name] = [percent(value, images) for value in counts.tolist()]
+        if self._max_box:
+            numbers["max_box_acc_v2"] = sum(numbers[name] for name in _LEVEL_NAMES) / len(_LEVEL_NAMES)
+        return numbers | {"cam_threshold": chosen, "curves": curves}
+
+
+def right_classes(label: Tensor | None, topk_classes: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Whether the label is the best class, and whether it is among the five best: two bool [N].
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if label is None or tuple(label.shape) != (images,):
+        raise ValueError(f"metrics: expected label [{images}], got {None if label is None else list(label.shape)}")
+    if topk_classes.dim() != 2 or len(topk_classes) != images or topk_classes.shape[1] < 1:
+        raise ValueError(f"metrics: expected topk_classes [{images}, 5], got {list(topk_classes.shape)}")
+    right = (topk_classes[:, :5] == label[:, None]).cpu()
+    return right[:, 0], right.any(1)

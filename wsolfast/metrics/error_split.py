@@ -1,0 +1,72 @@
+"""Which errors make up the Top-1 localisation error."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from wsolfast.metrics import functional
+from wsolfast.metrics._accumulator import Accumulator
+from wsolfast.metrics._thresholds import percent, pick
+from wsolfast.metrics.box_accuracy import right_classes
+from wsolfast.metrics.functional import ERROR_KINDS
+from wsolfast.metrics.protocols import Protocol, get_protocol
+
+
+class ErrorSplit(Accumulator):
+    """The error analysis of SPA (CVPR 2021, Table 4): wrong class, several instances, part, more, other.
+
+    Args:
+        protocol: name or record of one that cuts one box per map.
+        thresholds: instead of the protocol's.
+
+    The kinds are those of :func:`wsolfast.metrics.functional.error_kinds`; they exclude each other and add up to 100 %.
+    """
+
+    def __init__(self, protocol: str | Protocol = "spa", thresholds: Sequence[float] | None = None):
+        self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        if thresholds is not None:
+            self.protocol = replace(self.protocol, thresholds=tuple(map(float, thresholds)))
+        self._config = {"protocol": asdict(self.protocol)}
+        self.zeros = {
+            "images": torch.zeros((), dtype=torch.int64),
+            "kinds": torch.zeros(len(self.protocol.thresholds), len(ERROR_KINDS), dtype=torch.int64),
+        }
+        super().__init__()
+
+    def count(
+        self,
+        score_maps: Tensor | Sequence[Tensor],
+        image_sizes: Tensor,
+        gt_boxes: Sequence[Tensor],
+        label: Tensor,
+        topk_classes: Tensor,
+    ) -> dict[str, Tensor]:
+        """Counters of a batch; the arguments are those of :meth:`BoxAccuracy.count`."""
+        first, _ = right_classes(label, topk_classes, len(score_maps))
+        kinds = functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol)
+        one_hot = torch.nn.functional.one_hot(kinds, len(ERROR_KINDS))
+        return {"images": torch.tensor(len(kinds)), "kinds": one_hot.sum(0)}
+
+    def summarize(self, state: Mapping[str, Tensor], at: float | None = None) -> dict:
+        """Percent of images of each kind.
+
+        Args:
+            state: counters.
+            at: the threshold; None takes the one with most correct images.
+
+        Returns:
+            ``cls correct m_ins part more ot``, ``images`` and ``cam_threshold``.
+
+        Raises:
+            ValueError: if nothing was counted or ``at`` is not on the grid.
+        """
+        images = int(state["images"])
+        if images == 0:
+            raise ValueError("ErrorSplit: no image was counted; call update first")
+        correct = state["kinds"][:, ERROR_KINDS.index("correct")]
+        _, threshold = pick(correct, self.protocol.thresholds, at, "ErrorSplit")
+        counts = state["kinds"][self.protocol.thresholds.index(threshold)].tolist()
+        shares = {kind: percent(count, images) for kind, count in zip(ERROR_KINDS, counts, strict=True)}
+        return shares | {"images": images, "cam_threshold": threshold}

@@ -1,0 +1,124 @@
+"""Localisation accuracy by masks: PxAP, pIoU, Peak-IoU and Peak-T."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsolfast import ops
+from wsolfast.metrics import functional
+from wsolfast.metrics._accumulator import Accumulator
+from wsolfast.metrics.protocols import get_protocol
+from wsolfast.ops import BoxRule
+
+_LEVEL_EDGES = functional.as_float64(range(257))
+# Per-image overlaps are summed as multiples of this, so that no order of summation changes the last bit.
+_FIXED_POINT = 1 << 40
+
+
+class PixelAccuracy(Accumulator):
+    """PxAP (wsolevaluation), pIoU (BagCAMs), Peak-IoU and Peak-T (SEM and the LID challenge).
+
+    PxAP and pIoU: maps as MaxBoxAcc has them (bicubic, min-max, not quantised), masks at nearest pixels, pixels pooled
+    over all images. Peak-IoU: maps min-max scaled to 0..255 at their own size, truncated, then bilinear to the mask's
+    size (rounded: OpenCV's 8-bit resize can be one level away). Whether the original pools pixels or averages images
+    is not known, so both are given.
+
+    Args:
+        size: side of the square that PxAP compares at.
+        thresholds: rising score cut-offs in [0, 1), for PxAP and pIoU.
+    """
+
+    def __init__(self, size: int = 224, thresholds: Sequence[float] | None = None):
+        benchmark = get_protocol("wsolevaluation")
+        self._size = size
+        self._thresholds = benchmark.thresholds if thresholds is None else tuple(map(float, thresholds))
+        self._edges = functional.as_float64([*self._thresholds, 1.0, 2.0, 3.0])
+        self._scores = benchmark.rule
+        self._levels = BoxRule(interpolation="none", normalization="minmax_eps", eps=1e-10)
+        self._resize = replace(self._levels, interpolation="linear", normalization="none")
+        self._config = {"size": size, "thresholds": self._thresholds}
+        self.zeros = {
+            "images": torch.zeros((), dtype=torch.int64),
+            "scores": torch.zeros(2, len(self._edges) - 1, dtype=torch.int64),
+            "levels": torch.zeros(2, 256, dtype=torch.int64),
+            "image_ious": torch.zeros(256, dtype=torch.int64),
+        }
+        super().__init__()
+
+    def count(self, score_maps: Tensor | Sequence[Tensor], masks: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Counters of a batch.
+
+        Args:
+            score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
+            masks: for each image a uint8 [H, W] at the original size: 0 background, 1 object, 255 ignored.
+
+        Raises:
+            ValueError: if the lengths differ, a mask holds other values or no object pixel.
+        """
+        if len(masks) != len(score_maps):
+            raise ValueError(f"PixelAccuracy: {len(score_maps)} score maps, but {len(masks)} masks")
+        counts = {name: zero.clone() for name, zero in self.zeros.items()}
+        for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
+            mask = _checked_mask(n, mask).to(one.device)
+            counts["images"] += 1
+            scores = ops.normalize_score_map(one[None], (self._size, self._size), self._scores)
+            small = _nearest(mask, self._size)
+            counts["scores"] += ops.pixel_histogram(scores, small[None], self._edges.to(one.device)).cpu()
+            levels = (ops.normalize_score_map(one[None], None, self._levels) * 255).floor()
+            levels = ops.normalize_score_map(levels, tuple(mask.shape), self._resize)
+            levels = (levels + 0.5).floor().to(torch.uint8)
+            histogram = ops.pixel_histogram(levels, mask[None], _LEVEL_EDGES.to(one.device)).cpu()
+            counts["levels"] += histogram
+            ious = torch.from_numpy(functional.mask_iou_curve(histogram))
+            counts["image_ious"] += (ious * _FIXED_POINT).round().to(torch.int64)
+        return counts
+
+    def summarize(self, state: Mapping[str, Tensor]) -> dict:
+        """Percent, but for the thresholds.
+
+        Returns:
+            ``px_ap``; ``p_iou`` and its ``p_iou_threshold`` in [0, 1]; ``peak_iou`` and ``peak_t`` (0..255) over pooled
+            pixels; ``peak_iou_per_image`` and ``peak_t_per_image`` of the mean over images; ``images``; ``curves``.
+
+        Raises:
+            ValueError: if nothing was counted.
+        """
+        images = int(state["images"])
+        if images == 0:
+            raise ValueError("PixelAccuracy: no image was counted; call update first")
+        scores = functional.mask_iou_curve(state["scores"]) * 100
+        pooled = functional.mask_iou_curve(state["levels"]) * 100
+        mean = state["image_ious"].numpy() / _FIXED_POINT / images * 100
+        return {
+            "images": images,
+            "px_ap": functional.px_ap(state["scores"]),
+            "p_iou": float(scores.max()),
+            "p_iou_threshold": self._edges[int(np.argmax(scores))].item(),
+            "peak_iou": float(pooled.max()),
+            "peak_t": int(np.argmax(pooled)),
+            "peak_iou_per_image": float(mean.max()),
+            "peak_t_per_image": int(np.argmax(mean)),
+            "curves": {"p_iou": scores.tolist(), "peak_iou": pooled.tolist(), "peak_iou_per_image": mean.tolist()},
+        }
+
+
+def _checked_mask(n: int, mask: Tensor) -> Tensor:
+    if mask.dtype != torch.uint8 or mask.dim() != 2:
+        raise ValueError(f"PixelAccuracy: expected masks uint8 [H, W], mask {n} is {mask.dtype} {list(mask.shape)}")
+    if not torch.isin(mask, torch.tensor([0, 1, 255], dtype=torch.uint8, device=mask.device)).all():
+        raise ValueError(f"PixelAccuracy: mask {n} holds values other than 0 (background), 1 (object), 255 (ignored)")
+    if not (mask == 1).any():
+        raise ValueError(f"PixelAccuracy: mask {n} has no object pixel; leave the image out")
+    return mask
+
+
+def _nearest(mask: Tensor, size: int) -> Tensor:
+    """OpenCV's INTER_NEAREST: the source pixel is floor(i * source / target), not the nearest centre."""
+    rows, columns = (
+        (torch.arange(size, dtype=torch.float64) * (1.0 / (size / source))).floor().long().clamp(max=source - 1)
+        for source in mask.shape
+    )
+    return mask[rows.to(mask.device)][:, columns.to(mask.device)]

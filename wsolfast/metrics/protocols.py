@@ -1,0 +1,254 @@
+"""The published localisation protocols as data: which switches, which thresholds, in which frame.
+
+What holds for all of them: a predicted class counts only if it is the label, so Top-k Loc is "the label is among the
+k best classes and the box of the label's map is right". One map per image, the label's (or the method's only one),
+gives Top-1, Top-5 and GT-known Loc. Published numbers are at the best threshold on the evaluated split unless a
+protocol's text says otherwise.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from wsolfast.ops import BoxRule
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to score localisation.
+
+    Attributes:
+        name: key of :func:`get_protocol`.
+        source: where it comes from, and what differs from the original.
+        rule: map to boxes, boxes to hits.
+        thresholds: the map cut-offs that are tried.
+        iou_thresholds: overlaps a box must have; 0.5 is among them and is the one of Top-1, Top-5 and GT-known Loc.
+        frame: where boxes are cut and compared. "input": maps and true boxes are brought to the square network input,
+            true boxes as inclusive integers, truncated. "image": maps are resized to the original image. "scaled":
+            boxes are cut at ``input_size`` (or at the map's own size) and then scaled to the original image. "crop":
+            maps show the central crop of a resized image, true boxes are moved there and clipped; what is clipped away
+            entirely counts as a miss.
+        input_size: side of the square that maps are resized to; None in frame "image" and for maps left as they are.
+        resize: frame "crop" only: side that the whole image is warped to before the central ``input_size`` is cut.
+        box_scaling: frame "scaled" only: "truncate" and "round" to integers, in float32 and clipped as CI-CAM does, or
+            "exact".
+    """
+
+    name: str
+    source: str
+    rule: BoxRule
+    thresholds: tuple[float, ...]
+    iou_thresholds: tuple[float, ...] = (0.5,)
+    frame: Literal["input", "image", "scaled", "crop"] = "input"
+    input_size: int | None = 224
+    resize: int | None = None
+    box_scaling: Literal["truncate", "round", "exact"] = "exact"
+
+    def __post_init__(self):
+        if not self.thresholds:
+            raise ValueError(f"protocol {self.name}: needs at least one threshold")
+        if 0.5 not in self.iou_thresholds:
+            raise ValueError(f"protocol {self.name}: iou_thresholds must hold 0.5, got {self.iou_thresholds}")
+        if (self.frame in ("input", "crop")) != (self.input_size is not None) and self.frame != "scaled":
+            raise ValueError(
+                f"protocol {self.name}: frame {self.frame!r} does not go with input_size={self.input_size}"
+            )
+        if (self.frame == "crop") != (self.resize is not None):
+            raise ValueError(f"protocol {self.name}: resize belongs to frame 'crop', got {self.frame!r}")
+
+
+def get_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        ValueError: if there is none; the names are listed.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def _steps(first: int, last: int, per_unit: int) -> tuple[float, ...]:
+    return tuple(k / per_unit for k in range(first, last + 1))
+
+
+# float64(k * 0.001), as numpy.arange(0, 1, 0.001) has them: k / 1000 differs in the last bit.
+_THOUSANDTHS = tuple(k * 0.001 for k in range(1000))
+
+_DANET = BoxRule(
+    interpolation="linear",
+    normalize_first=True,
+    quantize=False,
+    relative=False,
+    comparison=">=",
+    selection="union",
+    box_end="inclusive",
+    hit=">",
+)
+_CI_CAM = BoxRule(
+    interpolation="linear",
+    normalization="min",
+    normalize_first=True,
+    quantize=False,
+    mean_cut=True,
+    connectivity=4,
+    selection="box_area",
+    box_end="exclusive",
+)
+_TS_CAM = BoxRule(interpolation="linear", box_end="exclusive", empty_box=(0, 0, 1, 1))
+
+_ALL = (
+    Protocol(
+        name="wsolevaluation",
+        source="Choe et al., CVPR 2020 (MaxBoxAcc) and TPAMI 2022 (MaxBoxAccV2), the released evaluator. Boxes end "
+        "one pixel late unless they touch the border, yet are compared as inclusive. The benchmark's CUB files "
+        "store x + w where its evaluator expects the last pixel; true boxes given here are half-open, so theirs "
+        "ends one earlier.",
+        rule=BoxRule(),
+        thresholds=_THOUSANDTHS,
+        iou_thresholds=(0.3, 0.5, 0.7),
+    ),
+    Protocol(
+        name="cam",
+        source="Zhou et al., CVPR 2016: 20 % of the maximum, the largest component, on the original image. The "
+        "released code instead writes 8-bit JPEG heat maps, merges contours of distance transforms at three fixed "
+        "levels (20, 100, 110 of 255) and resizes with MATLAB's bicubic; that path is not expressible, this is the "
+        "paper's wording in wsolevaluation's contours.",
+        rule=BoxRule(normalization="max", box_end="exclusive"),
+        thresholds=(0.2,),
+        frame="image",
+        input_size=None,
+    ),
+    Protocol(
+        name="acol",
+        source="Zhang et al., CVPR 2018: 8-bit heat maps, min-max per map, boxes by the code of CAM with thresholds "
+        "that were tuned and not recorded. Here: the largest contour on the original image, thresholds 0.05 to "
+        "0.95.",
+        rule=BoxRule(interpolation="linear", box_end="exclusive"),
+        thresholds=_steps(1, 19, 20),
+        frame="image",
+        input_size=None,
+    ),
+    Protocol(
+        name="danet",
+        source="Xue et al., ICCV 2019, released code: min-max at the map's size, bilinear to the original image, "
+        "absolute threshold, one box around all foreground, overlap strictly above 0.5. The published image is not "
+        "cropped: its shorter side becomes 224.",
+        rule=_DANET,
+        thresholds=_steps(1, 6, 20),
+        frame="image",
+        input_size=None,
+    ),
+    Protocol(
+        name="spa",
+        source="Pan et al., CVPR 2021, released code: as DANet, min-max with 1e-10 added; the threshold behind the "
+        "published tables is unknown, 0.10 to 0.45 is what the script sweeps.",
+        rule=replace(_DANET, normalization="minmax_eps", eps=1e-10),
+        thresholds=_steps(2, 9, 20),
+        frame="image",
+        input_size=None,
+    ),
+    Protocol(
+        name="cicam",
+        source="CI-CAM (ACM MM 2021), released code: the cut at theta times the maximum (0 on CUB) is followed by "
+        "an unpublished second one at the mean of the cut map; the 4-connected component with the largest bounding "
+        "rectangle; scaled to the image in float32 and truncated, by which a full-width box can lose its last "
+        "column. VGG16 cuts at 224; for InceptionV3 replace input_size by 299.",
+        rule=_CI_CAM,
+        thresholds=(0.0, *_steps(1, 20, 50)),
+        frame="scaled",
+        box_scaling="truncate",
+    ),
+    Protocol(
+        name="nlccam",
+        source="NL-CCAM (WACV 2020), released code: as CI-CAM, with coordinates rounded and theta 0.12.",
+        rule=_CI_CAM,
+        thresholds=(0.12,),
+        frame="scaled",
+        box_scaling="round",
+    ),
+    Protocol(
+        name="kg_center_crop",
+        source="The later CI-CAM release (KG): boxes of the central crop of a warped image, true boxes clipped to "
+        "the crop. Far more lenient, not comparable with any other protocol. The image is warped to 344 on CUB; "
+        "replace resize by 288 on ILSVRC.",
+        rule=_CI_CAM,
+        thresholds=(0.11, 0.14, 0.21),
+        frame="crop",
+        resize=344,
+    ),
+    Protocol(
+        name="spol",
+        source="Wei et al., CVPR 2021 (SPOL), released code: a probability map of the central 224 of a 256 x 256 "
+        "image, absolute threshold (0.2 on CUB, 0.8 on ImageNet), largest contour, half-open boxes. The original "
+        "upsamples logits and applies the sigmoid after that: hand over the map at 224 to have it so.",
+        rule=BoxRule(
+            interpolation="linear_corners",
+            normalization="none",
+            quantize=False,
+            relative=False,
+            box_end="exclusive",
+            iou_plus_one=False,
+            hit=">",
+        ),
+        thresholds=_steps(1, 19, 20),
+        frame="crop",
+        resize=256,
+    ),
+    Protocol(
+        name="csoa",
+        source="CSoA (WACV 2021): no code was released. Each branch's map is cut at theta times its own maximum and "
+        "the masks are united, which is one cut of the pixelwise maximum of the two maps, each divided by its "
+        "maximum: hand over that. The 8-connected component with most pixels; the whole image where there is none. "
+        "theta = 0.3.",
+        rule=BoxRule(
+            interpolation="linear",
+            normalization="max",
+            quantize=False,
+            selection="pixel_area",
+            box_end="exclusive",
+            empty_box="image",
+            iou_plus_one=False,
+            hit=">",
+        ),
+        thresholds=(0.2, 0.3, 0.4),
+        frame="image",
+        input_size=None,
+    ),
+    Protocol(
+        name="psol",
+        source="Zhang et al., CVPR 2020 (PSOL), the pseudo boxes of DDT: the largest 8-connected component of "
+        "positive projections at the map's own size, scaled to the image. The published numbers are those of a "
+        "regressor trained on them; score its boxes with BoxAccuracy.update_boxes.",
+        rule=BoxRule(
+            interpolation="none",
+            normalization="none",
+            quantize=False,
+            relative=False,
+            selection="pixel_area",
+            box_end="exclusive",
+            iou_plus_one=False,
+            hit=">",
+        ),
+        thresholds=(0.0,),
+        frame="scaled",
+        input_size=None,
+    ),
+    Protocol(
+        name="adl",
+        source="Choe and Shim, CVPR 2019 (ADL), TensorFlow code: contours of an 8-bit map at int(t max), boxes not "
+        "clipped, compared with the first true box only; t = 0.2, or the best of a sweep. The original takes the "
+        "luminance of a cubehelix colouring of the map; here it is the map itself.",
+        rule=replace(_TS_CAM, gt="first"),
+        thresholds=_steps(1, 19, 20),
+    ),
+    Protocol(
+        name="ts_cam",
+        source="Gao et al., ICCV 2021 (TS-CAM), the evaluation of its DeiT models: as ADL, with any true box, "
+        "thresholds 0.10 to 0.20. The original counts an overlap of exactly 0.5 for GT-known Loc only; here it "
+        "counts for all. Its older script multiplies two negative extents to a positive overlap; that is not "
+        "reproduced.",
+        rule=_TS_CAM,
+        thresholds=_steps(10, 20, 100),
+    ),
+)
+PROTOCOLS = {protocol.name: protocol for protocol in _ALL}

@@ -1,0 +1,51 @@
+"""The accumulators as ``torchmetrics.Metric``: distributed by summing integer counters. Needs ``wsolfast[eval]``."""
+
+from torch import Tensor
+
+from wsolfast._compat import import_torchmetrics
+from wsolfast.metrics import _accumulator, box_accuracy, error_split, pixel_accuracy
+
+_Metric = import_torchmetrics().Metric
+
+
+class _Wrapped(_Metric):
+    """Holds the counters as torchmetrics states; the arithmetic is the accumulator's."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    _accumulator: type[_accumulator.Accumulator]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+        self._counts = self._accumulator(*args, **kwargs)
+        for name, zero in self._counts.zeros.items():
+            self.add_state(name, zero.clone(), dist_reduce_fx="sum")
+
+    def update(self, *args, **kwargs) -> None:
+        """See the accumulator's ``count``."""
+        for name, value in self._counts.count(*args, **kwargs).items():
+            setattr(self, name, getattr(self, name) + value.to(self.device))
+
+    def compute(self) -> dict:
+        """See the accumulator's ``summarize``."""
+        state: dict[str, Tensor] = {name: getattr(self, name).cpu() for name in self._counts.zeros}
+        return self._counts.summarize(state)
+
+
+class BoxAccuracy(_Wrapped):
+    """:class:`wsolfast.metrics.BoxAccuracy` for torchmetrics."""
+
+    _accumulator = box_accuracy.BoxAccuracy
+
+
+class ErrorSplit(_Wrapped):
+    """:class:`wsolfast.metrics.ErrorSplit` for torchmetrics."""
+
+    _accumulator = error_split.ErrorSplit
+
+
+class PixelAccuracy(_Wrapped):
+    """:class:`wsolfast.metrics.PixelAccuracy` for torchmetrics."""
+
+    _accumulator = pixel_accuracy.PixelAccuracy
