@@ -1,9 +1,16 @@
 """Fast, exact, complete weakly supervised object localization (WSOL) in PyTorch."""
 
-from importlib.metadata import version
+import importlib
 
-from wsolfast import ops
-from wsolfast.ops import backends
-
-__version__ = version("wsolfast")
 __all__ = ["__version__", "backends", "ops"]
+
+
+def __getattr__(name: str):
+    # On first use, so that the command line shows its help before torch is imported.
+    if name == "ops":
+        return importlib.import_module("wsolfast.ops")
+    if name == "backends":
+        return importlib.import_module("wsolfast.ops").backends
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("wsolfast")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

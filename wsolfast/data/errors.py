@@ -3,3 +3,5 @@
 
 class DataError(Exception):
     """A file, annotation or split that cannot be used; the message names it and says what to do."""
+
+    exit_code = 3

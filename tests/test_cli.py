@@ -1,0 +1,134 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from wsolfast import cli
+from wsolfast.recipe import list_recipes
+
+TINY = [
+    "demo/cam",
+    "stage.epochs=1",
+    "data.options={num_train=16, num_val=8, num_test=8, size=48}",
+    "stage.batch_size=8",
+    "runtime.workers=0",
+]
+
+
+@pytest.fixture
+def wsolfast(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process, in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["wsolfast", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        told = capsys.readouterr()
+        return exit_.value.code or 0, told.out, told.err
+
+    return run
+
+
+def test_help_names_every_command_and_needs_no_torch():
+    probe = (
+        "import sys; sys.argv = ['wsolfast', '--help']\n"
+        "from wsolfast.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "recipes", "doctor", "data"):
+        assert command in done.stdout
+
+
+def test_recipes_lists_all_and_shows_one(wsolfast):
+    code, out, _ = wsolfast("recipes")
+    assert code == 0
+    assert "60.27" in out
+    assert all(name.split("/")[0] in out for name in list_recipes())
+    code, out, _ = wsolfast("recipes", "spa_cub_vgg16")
+    assert code == 0
+    assert "ram_start = 20            # released" in out
+
+
+def test_doctor_answers_in_words_and_in_json(wsolfast):
+    code, out, _ = wsolfast("doctor", "--json")
+    assert code == 0
+    state = json.loads(out)
+    assert state["ops"]["min_max_normalize"]["cpu"] in ("csrc", "reference")
+    assert "cpu" in state["devices"][0]
+    code, out, _ = wsolfast("doctor")
+    assert code == 0
+    assert "self_correlation_map" in out
+
+
+def test_training_by_name_then_again_then_resumed(wsolfast, tmp_path):
+    code, out, err = wsolfast("train", *TINY, "--seed", 3)
+    assert code == 0, err
+    assert (tmp_path / "runs" / "demo-cam" / "checkpoints" / "model.safetensors").is_file()
+    assert "seed = 3" in (tmp_path / "runs" / "demo-cam" / "recipe.toml").read_text()
+    assert "wsolfast eval runs/demo-cam" in out
+    code, _, err = wsolfast("train", *TINY)
+    assert code == 2
+    assert err == (
+        "error: runs/demo-cam exists; continue it with --resume runs/demo-cam, or start it over with --exist-ok\n"
+    )
+    assert wsolfast("train", "--resume", "runs/demo-cam", "--quiet")[:2] == (0, "")
+    assert wsolfast("train", *TINY, "--exist-ok", "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train"], 2, "give a recipe (wsolfast recipes lists them) or --resume RUN"),
+        (["train", "demo/cm"], 2, "did you mean 'demo/cam'?"),
+        (["train", "demo/cam", "stage.epocs=3"], 2, "unknown key 'stage.epocs'; did you mean 'epochs'?"),
+        (["train", "demo/cam", "--save-every", "often"], 2, "--save-every: expected a number of steps"),
+        (["train", "demo/cam", "--name", "a/b"], 2, "--name: expected the name of a folder"),
+        (["train", "--resume", "nowhere"], 3, "nowhere is no run folder"),
+        (["train", "cub50/cam", "data.root=nowhere"], 3, "nowhere: no such folder"),
+        (["train", "cub50/cam"], 3, "needs its folder"),
+        (["recipes", "cub50"], 2, "no recipe named 'cub50'"),
+        (["train", "demo/cam", "--device", "cuda:99"], 4, "device 'cuda:99'"),
+        (["train", "demo/cam", "stage.backbone.weights=none.pth"], 3, "no weights at none.pth"),
+    ],
+)
+def test_a_user_error_is_one_line_and_an_exit_code(wsolfast, words, code, message):
+    found, _, err = wsolfast(*words)
+    assert found == code
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_an_unknown_option_exits_with_2(wsolfast):
+    assert wsolfast("train", "--fast")[0] == 2
+    assert wsolfast("tran")[0] == 2
+
+
+def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
+    words = [*TINY, "stage.epochs=10000", "runtime.device=cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsolfast", "train", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    run = tmp_path / "runs" / "demo-cam"
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with: wsolfast train --resume runs/demo-cam" in err.splitlines()[-1]

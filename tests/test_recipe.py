@@ -1,0 +1,125 @@
+import re
+
+import pytest
+
+from wsolfast.recipe import RecipeError, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_path
+
+SMALL = """
+[data]
+name = "synthetic"
+[[stage]]
+name = "localizer"
+method = "cam"
+epochs = 1
+[stage.backbone]
+name = "small"
+"""
+TWO_STAGES = (
+    SMALL
+    + """
+[[stage]]
+name = "second"
+method = "cam"
+epochs = 1
+uses = {pseudo_mask = "localizer"}
+backbone = {name = "small"}
+"""
+)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_value_of_a_stage_has_a_source(name):
+    section = ""
+    for line in recipe_path(name).read_text().splitlines():
+        section = line.strip("[]") if line.startswith("[") else section
+        if section.startswith("stage") and re.match(r"\w+ *=", line):
+            assert re.search(r"# (paper|released|ours)\b", line), f"{name}: no source: {line}"
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_resolved_recipe_reads_back_the_same(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+    assert parse_recipe(dump_recipe(recipe), "another name") == recipe
+
+
+def test_awkward_strings_and_numbers_survive_the_writer():
+    text = SMALL + '[stage.model]\n"a key" = "q\\"uote\\\\ \\n\\t\\u007f ü"\nx = 1e-30\ny = [1, 2]\nz = {u = true}\n'
+    recipe = parse_recipe(text, "odd")
+    assert parse_recipe(dump_recipe(recipe), "odd") == recipe
+    assert recipe.stage[0].model["a key"] == 'q"uote\\ \n\t\x7f ü'
+
+
+def test_published_cells_of_spa_stand_in_its_recipes():
+    numbers = load_recipe("spa_cub_vgg16").paper.numbers()
+    assert numbers == {"top1_loc": 60.27, "top5_loc": 72.45, "gt_known_loc": 77.29}
+    assert load_recipe("spa_ilsvrc_vgg16").paper.numbers()["gt_known_loc"] == 65.05
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage.epoch=3", "unknown key 'stage.epoch'; did you mean 'epochs'"),
+        ("stage.optim.momentun=0.5", "unknown key 'stage.optim.momentun'; did you mean 'momentum'"),
+        ("datta.root=x", "unknown key 'datta'; did you mean 'data'"),
+        ("stage.epochs=many", "stage.epochs: expected an integer, got 'many'"),
+        ("stage.epochs=true", "stage.epochs: expected an integer, got True"),
+        ("stage.epochs=1.5", "stage.epochs: expected an integer, got 1.5"),
+        ("stage.epochs=-1", "must not be negative"),
+        ("stage.batch_size=0", "must not be negative or zero"),
+        ("stage.optim.name=lamb", "expected one of sgd, adam, got 'lamb'"),
+        ("runtime.amp=fp16", "expected one of none, bf16"),
+        ("data.name=[1]", "data.name: expected a string, got"),
+        ("stage.schedule.milestones=[1, 2.5]", "stage.schedule.milestones: expected an integer, got 2.5"),
+        ("data.name.sub=1", "'name' is a value, not a table"),
+        ("stage=3", "name the stage"),
+        ("stage.name=model", "stage name 'model'"),
+        ("stage.uses={pseudo_mask='nobody'}", "no earlier stage named 'nobody'"),
+        ("epochs", "expected key=value"),
+        ("=3", "expected key=value"),
+    ],
+)
+def test_an_override_that_cannot_be_meant_names_the_key(override, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_recipe(SMALL, "small", [override])
+
+
+def test_override_values_are_toml_and_bare_words_are_strings():
+    overrides = ["data.root=/data/my birds", "stage.optim.lr=1", "stage.localizer.epochs=7", "data.options.size=64"]
+    recipe = parse_recipe(SMALL, "small", [*overrides, "data.resize=[48, 64]", "stage.backbone.freeze_bn=true"])
+    assert recipe.data.root == "/data/my birds"
+    assert recipe.data.resize == (48, 64)
+    assert recipe.data.options == {"size": 64}
+    assert recipe.stage[0].epochs == 7
+    assert recipe.stage[0].optim.lr == 1.0
+    assert isinstance(recipe.stage[0].optim.lr, float)
+    assert recipe.stage[0].backbone.freeze_bn is True
+
+
+def test_with_two_stages_an_override_names_one():
+    recipe = parse_recipe(TWO_STAGES, "two", ["stage.second.epochs=9"])
+    assert [stage.epochs for stage in recipe.stage] == [1, 9]
+    with pytest.raises(RecipeError, match="there are: localizer, second"):
+        parse_recipe(TWO_STAGES, "two", ["stage.epochs=9"])
+
+
+def test_what_is_missing_or_doubled_is_named():
+    with pytest.raises(RecipeError, match=r"missing key 'stage\.backbone'"):
+        parse_recipe(SMALL.split("[stage.backbone]")[0], "small")
+    with pytest.raises(RecipeError, match="two stages are called 'localizer'"):
+        parse_recipe(TWO_STAGES.replace('"second"', '"localizer"'), "two")
+    with pytest.raises(RecipeError, match=r"no \[\[stage\]\]"):
+        parse_recipe('stage = []\n[data]\nname = "synthetic"\n', "none")
+    with pytest.raises(RecipeError, match=r"recipe small: not valid TOML: .*line 1"):
+        parse_recipe("data = = 1", "small")
+
+
+def test_recipes_are_found_by_name_and_by_path(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(SMALL)
+    assert load_recipe(file).name == "mine"
+    with pytest.raises(RecipeError, match="no recipe named 'demo/cm'; did you mean 'demo/cam'"):
+        load_recipe("demo/cm")
+    with pytest.raises(RecipeError, match="no recipe file at"):
+        load_recipe(tmp_path / "absent.toml")

@@ -1,0 +1,147 @@
+"""From a recipe to its parts: data sets, methods, optimizers, devices."""
+
+import difflib
+import inspect
+import os
+
+import torch
+from torch import nn
+
+from wsolfast import backbones, data, methods
+from wsolfast.engine.errors import BackendError
+from wsolfast.recipe import DataSpec, OptimSpec, Recipe, RecipeError, ScheduleSpec, StageSpec
+
+
+def choose_device(name: str) -> torch.device:
+    """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        BackendError: if this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"runtime.device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"device {name!r}: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def count_workers(wanted: int) -> int:
+    """Loader processes; -1 asks for none on up to four cores, otherwise for half the cores, at most eight."""
+    cores = len(os.sched_getaffinity(0))
+    if wanted >= 0:
+        return wanted
+    return 0 if cores <= 4 else min(8, cores // 2)
+
+
+def open_training_data(recipe: Recipe):
+    """``train_weaksup`` as training sees it: resized, randomly cropped and mirrored; no boxes."""
+    return _open(recipe, "train_weaksup", resize=recipe.data.resize, crop=recipe.data.crop, train=True)
+
+
+def open_eval_data(recipe: Recipe, split: str):
+    """``split`` as evaluation sees it: the whole image warped to the network's input, in one order, nothing random."""
+    wide = recipe.data.resize if recipe.evaluate.ten_crop else None
+    if recipe.evaluate.ten_crop and (not isinstance(wide, int) or recipe.data.crop is None):
+        raise RecipeError("evaluate.ten_crop: needs data.resize as one side and data.crop")
+    return _open(recipe, split, resize=eval_size(recipe), crop=None, train=False, wide_resize=wide)
+
+
+def eval_size(recipe: Recipe) -> int | tuple[int, ...] | None:
+    """What evaluation warps images to: ``evaluate.resize``, else the training crop, else ``data.resize``."""
+    return recipe.evaluate.resize or recipe.data.crop or recipe.data.resize
+
+
+def _open(recipe: Recipe, split: str, **view):
+    spec: DataSpec = recipe.data
+    given = set(inspect.signature(data.open_dataset).parameters) & set(spec.options)
+    if given:
+        raise RecipeError(f"data.options.{min(given)}: not an option of data set {spec.name!r}")
+    try:
+        return data.open_dataset(
+            spec.name, spec.root, split, seed=recipe.seed, skip_bad=spec.skip_bad, **view, **spec.options
+        )
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"data: {error}") from error
+
+
+def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrained: bool = True) -> methods.Method:
+    """The stage's method on its backbone, on the CPU.
+
+    Args:
+        num_classes: of the data set; the stage's own ``num_classes`` wins.
+        pretrained: load the backbone's weights; False where a checkpoint follows.
+
+    Raises:
+        RecipeError: unknown method, backbone or option.
+    """
+    size = eval_size(recipe)
+    side = size if isinstance(size, int) else max(size) if size else 224
+    spec = stage.backbone
+    try:
+        cls = methods.get_stage(stage.method)
+    except KeyError as error:
+        raise RecipeError(f"stage.{stage.name}.method: {error.args[0]}") from None
+    _check_options(f"stage.{stage.name}.model", cls.__init__, stage.model, given=("self", "backbone", "num_classes"))
+    weights = spec.weights if pretrained else "none"
+    try:
+        backbone = backbones.build(
+            spec.name, layout=spec.layout, weights=weights, input_size=side, freeze_bn=spec.freeze_bn
+        )
+        return cls(backbone, stage.num_classes or num_classes, **stage.model)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"stage.{stage.name}: {error.args[0] if error.args else error}") from error
+
+
+def _check_options(where: str, function, options: dict, given: tuple[str, ...]) -> None:
+    known = [name for name in inspect.signature(function).parameters if name not in given]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+            raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {hint}")
+
+
+def build_optimizer(method: nn.Module, spec: OptimSpec, where: str) -> torch.optim.Optimizer:
+    """The optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
+
+    A factor of 0 freezes its group: no gradient is computed for it.
+    """
+    groups = method.param_groups()
+    names = [group.name for group in groups]
+    standard = [f"{owner}_{kind}" for owner in ("backbone", "head") for kind in ("weight", "bias")]
+    for name in spec.lr_factors:
+        if name not in names + standard:
+            raise RecipeError(f"unknown key {f'{where}.lr_factors.{name}'!r}; there are: {', '.join(names)}")
+    trained = []
+    for group in groups:
+        factor = spec.lr_factors.get(group.name, 1.0)
+        if factor == 0:
+            for parameter in group.params:
+                parameter.requires_grad_(False)
+        else:
+            trained.append({"params": list(group.params), "lr_factor": factor, "name": group.name})
+    if not trained:
+        raise RecipeError(f"{where}.lr_factors: every group is frozen, nothing is left to train")
+    if spec.name == "adam":
+        return torch.optim.Adam(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(
+        trained, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay
+    )
+
+
+def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """What the base learning rate is multiplied by at ``step`` (0-based, over the stage)."""
+    if schedule.name == "step":
+        epoch = step // max(1, steps_per_epoch)
+        factor = schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
+    elif schedule.name == "poly":
+        factor = (1 - step / max(1, steps_per_epoch * epochs)) ** schedule.power
+    else:
+        factor = 1.0
+    return factor * min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else factor

@@ -1,0 +1,69 @@
+"""What this installation can do, and why not more."""
+
+import importlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from wsolfast import ops
+from wsolfast._compat import import_torchvision
+
+# Package, module, what it is for.
+_OPTIONAL = (
+    ("torchvision", "torchvision", "backbones: pip install 'wsolfast[train]'"),
+    ("timm", "timm", "backbones named timm:*: pip install 'wsolfast[train]'"),
+    ("torchmetrics", "torchmetrics", "metric wrappers: pip install 'wsolfast[eval]'"),
+    ("opencv-python-headless", "cv2", "faster decoding, eval --compare: pip install 'wsolfast[fast]'"),
+    ("triton", "triton", "GPU kernels; comes with CUDA builds of torch"),
+)
+
+
+def examine() -> dict[str, object]:
+    """The state of the installation: versions, devices, kernels, optional packages. Never raises."""
+    return {
+        "wsolfast": version("wsolfast"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "devices": _devices(),
+        "threads": torch.get_num_threads(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "compiled_kernels": ops.extension_status() or "loaded",
+        "box_engine": _box_engine(),
+        "ops": ops.backends(),
+        "optional": {name: _state(name, module, purpose) for name, module, purpose in _OPTIONAL},
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith("WSOLFAST_")},
+    }
+
+
+def _devices() -> list[str]:
+    if not torch.cuda.is_available():
+        why = "torch is a CPU build" if torch.version.cuda is None else "torch finds no CUDA device"
+        return [f"cpu ({why})"]
+    names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *names]
+
+
+def _box_engine() -> str:
+    try:
+        info = importlib.import_module("wsolfast._numpy").build_info()
+    except ImportError as error:
+        return f"not built ({error})"
+    return ", ".join(f"{key} {value}" for key, value in info.items())
+
+
+def _state(name: str, module: str, purpose: str) -> str:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return f"absent ({purpose})"
+    try:
+        # timm and torchmetrics import torchvision, which a CPU build of torch needs help with.
+        if module in ("torchvision", "timm", "torchmetrics"):
+            import_torchvision()
+        importlib.import_module(module)
+    except Exception as error:
+        return f"{found}, but does not import: {str(error).splitlines()[0]}"
+    return found

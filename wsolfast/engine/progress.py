@@ -1,0 +1,63 @@
+"""Progress for people: a bar on a terminal, now and then a line elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+class Progress:
+    """Shows how far the work is.
+
+    Args:
+        console: where to; bars if it is a terminal.
+        quiet: show nothing.
+    """
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False):
+        self.console = console or Console(stderr=True)
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def task(self, what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+        """Work of ``total`` steps, ``done`` of which are behind us; yields ``advance(steps, note)``."""
+        if self.quiet:
+            yield lambda steps=1, note="": None
+        elif self.console.is_terminal:
+            with self._bar() as bar:
+                task = bar.add_task(what, total=total, completed=done, note="")
+                yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
+        else:
+            yield _Lines(self.say, what, total, done).advance
+
+    def _bar(self) -> RichProgress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        return RichProgress(*columns, console=self.console, transient=True)
+
+
+class _Lines:
+    def __init__(self, say: Callable[[str], None], what: str, total: int, done: int):
+        self.say, self.what, self.total, self.done = say, what, total, done
+        self.spoken = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        if time.monotonic() - self.spoken >= _SECONDS_BETWEEN_LINES:
+            self.spoken = time.monotonic()
+            self.say(f"{self.what} {self.done}/{self.total} {note}".rstrip())

@@ -1,0 +1,290 @@
+"""One page that shows what runs have learned: table, pictures, curves, worst cases. It reads run folders only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+
+from wsolfast import __version__
+from wsolfast.engine import pictures
+from wsolfast.engine.charts import Chart, Series, line_chart, thin_out
+from wsolfast.engine.gallery import ERRORS, collect_shots, draw_sheet, worst_shots
+from wsolfast.engine.run_folder import write_bytes, write_text
+from wsolfast.engine.run_records import RunRecord, read_runs
+
+METRICS = {
+    "top1_cls": ("Top-1 Cls", "images whose predicted class is right"),
+    "top1_loc": ("Top-1 Loc", "images whose predicted class is right and whose box overlaps by half"),
+    "gt_known_loc": ("GT-known Loc", "images whose box overlaps by half when the true class is given"),
+    "max_box_acc": ("MaxBoxAcc", "boxes that overlap by half, at the best threshold of the score maps"),
+    "max_box_acc_v2": ("MaxBoxAccV2", "the same, averaged over overlaps of 0.3, 0.5 and 0.7"),
+}
+PIXEL_METRICS = {"px_ap": "PxAP", "p_iou": "pIoU", "peak_iou": "Peak-IoU", "peak_threshold": "Peak-T"}
+OVERLAPS = {"iou30": 0.3, "iou50": 0.5, "iou70": 0.7}
+REASONS = {"sample": "sample", "worst": "worst boxes", "gain": "largest gains", "loss": "largest losses"}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _paper(run: RunRecord, metric: str) -> float | None:
+    numbers = run.recipe.get("paper", {})
+    if metric in numbers:
+        return float(numbers[metric])
+    return 100 - float(numbers[f"{metric}_error"]) if f"{metric}_error" in numbers else None
+
+
+def _baseline(runs: Sequence[RunRecord]) -> dict:
+    """The centre box's numbers; they depend on the data only, so the first run that has them speaks for all."""
+    return next((found for run in runs if (found := run.results.get("baselines", {}).get("center_box"))), {})
+
+
+def _summary(runs: Sequence[RunRecord]) -> str:
+    """The report in one sentence."""
+    ranked = sorted(
+        (run for run in runs if run.metrics.get("gt_known_loc") is not None),
+        key=lambda run: -run.metrics["gt_known_loc"],
+    )
+    if not ranked:
+        return "None of these runs has been evaluated yet, so there are no boxes to show."
+    best, score = ranked[0], ranked[0].metrics["gt_known_loc"]
+    count = best.results.get("num_images", len(best.images))
+    words = (
+        f"{best.label} finds the object in {score:.1f}\u00a0% of {count:,} {best.split} images when the class is given"
+    )
+    if len(ranked) > 1:
+        gap = score - ranked[1].metrics["gt_known_loc"]
+        words += f", {gap:.1f} points ahead of {ranked[1].label}" if gap >= 0.05 else f", level with {ranked[1].label}"
+    center = _baseline(ranked).get("gt_known_loc", _baseline(ranked).get("max_box_acc"))
+    return words + (f"; a box in the centre of every image reaches {center:.1f}\u00a0%." if center is not None else ".")
+
+
+def _data_name(run: RunRecord) -> str:
+    spec = run.recipe.get("data", {})
+    if spec.get("name") == "folder" and spec.get("root"):
+        return Path(spec["root"]).name
+    names = {"synthetic": "rendered images", "cub": "CUB-200-2011", "ilsvrc": "ILSVRC"}
+    return names.get(spec.get("name"), str(spec.get("name", "unnamed data")))
+
+
+def _settings(run: RunRecord) -> str:
+    stage = (run.recipe.get("stage") or [{}])[-1]
+    backbone = stage.get("backbone", {})
+    epochs = stage.get("epochs")
+    layout = [str(backbone[key]) for key in ("name", "layout") if backbone.get(key)]
+    return " · ".join([" ".join(layout)] * bool(layout) + [f"{epochs} epochs"] * (epochs is not None))
+
+
+def _table(runs: Sequence[RunRecord]) -> list[dict]:
+    columns = [metric for metric in METRICS if any(run.metrics.get(metric) is not None for run in runs)]
+    best = {metric: max(run.metrics.get(metric) or 0 for run in runs) for metric in columns}
+    several = sum(bool(run.metrics) for run in runs) > 1
+    rows = []
+    for run in runs:
+        values = {metric: run.metrics.get(metric) for metric in METRICS}
+        rows.append(
+            {
+                "label": run.label,
+                "settings": _settings(run),
+                "evaluated": bool(run.metrics),
+                "cells": [
+                    (_percent(value), _paper(run, metric), several and value is not None and value == best[metric])
+                    for metric, value in values.items()
+                ],
+                "speed": run.results.get("images_per_second"),
+                "errors": [(kind, share) for kind in ERRORS if (share := run.results.get("error_split", {}).get(kind))],
+            }
+        )
+    center = _baseline(runs)
+    if center:
+        cells = [(_percent(center.get(metric)), None, False) for metric in METRICS]
+        settings = "the middle of every image, no network"
+        rows.append({"label": "Centre box", "settings": settings, "evaluated": True, "cells": cells, "errors": []})
+    return rows
+
+
+def _pixel_table(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    found = [run for run in runs if run.results.get("pixel")]
+    return [(run.label, [_percent(run.results["pixel"].get(key)) for key in PIXEL_METRICS]) for run in found]
+
+
+def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart]:
+    runs = [run for run in runs if run.curves.get("thresholds")]
+    if not runs:
+        return []
+    transferred = {run.label: run.results.get("transferred_threshold") for run in runs}
+    if not any(value is not None for value in transferred.values()):
+        notes.append(
+            "No threshold was chosen on train_fullsup, so the curves mark only the oracle threshold, "
+            "which is picked on the very images it is judged on."
+        )
+    charts = []
+    for key, overlap in OVERLAPS.items():
+        series, said = [], []
+        for color, run in enumerate(runs):
+            thresholds, values = np.asarray(run.curves["thresholds"]), np.asarray(run.curves.get(key, []))
+            if not len(values):
+                continue
+            top = int(values.argmax())
+            says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
+            dots = [(thresholds[top], values[top], "oracle", says)]
+            if transferred[run.label] is not None:
+                place = float(transferred[run.label])
+                value = float(np.interp(place, thresholds, values))
+                moved = f"{run.label}: {value:.1f} % at threshold {place:.2f}, chosen on train_fullsup"
+                dots.append((place, value, "transferred", moved))
+            said += [dot[3] for dot in dots]
+            x, y = thin_out(thresholds, values, 200)
+            series.append(Series(run.label, color, x, y, dots))
+        center = _baseline(runs).get(key)
+        charts.append(
+            line_chart(
+                f"IoU ≥ {overlap}",
+                series,
+                x_label="threshold",
+                y_label="box accuracy, %",
+                x_ticks=(0, 0.25, 0.5, 0.75, 1),
+                y_ticks=(0, 25, 50, 75, 100),
+                levels=[(center, "centre box")] if center is not None else [],
+                description="; ".join(said),
+            )
+        )
+    return charts
+
+
+def _training_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    charts = []
+    for run in runs:
+        stages = list(dict.fromkeys(row.get("stage", "") for row in run.history))
+        for stage in stages:
+            rows = [row for row in run.history if row.get("stage", "") == stage]
+            parts = ["loss", *sorted({key for row in rows for key in row if key.startswith("loss_")})]
+            series = []
+            for color, part in enumerate(parts):
+                kept = [(row.get("step", i), row[part]) for i, row in enumerate(rows) if row.get(part) is not None]
+                x, y = thin_out([step for step, _ in kept], [value for _, value in kept])
+                series.append(Series(part.removeprefix("loss_"), color, x, y))
+            ends = (
+                f"loss from {series[0].y[0]:.3g} to {series[0].y[-1]:.3g} over {rows[-1].get('step', len(rows))} steps"
+            )
+            title = f"{run.label}, {stage}" if len(stages) > 1 else run.label
+            charts.append(line_chart(title, series, x_label="step", y_label="loss", description=ends))
+    return charts
+
+
+def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
+    """Per class: images, then per run the share of boxes with IoU >= 0.5 and of right classes."""
+    runs = [run for run in runs if run.images]
+    if not runs:
+        return []
+    sums: dict[int, np.ndarray] = {}
+    for j, run in enumerate(runs):
+        for row in run.images.values():
+            sums.setdefault(row["label"], np.zeros((len(runs), 3)))[j] += (
+                1,
+                row["iou"] >= 0.5,
+                row["predicted"] == row["label"],
+            )
+    rows = []
+    for label, counts in sorted(sums.items()):
+        shares = 100 * counts[:, 1:] / np.maximum(counts[:, :1], 1)
+        name = next(run.class_name(label) for run in runs)
+        rows.append({"name": name, "images": int(counts[:, 0].max()), "shares": shares.tolist()})
+    return rows
+
+
+def _environment(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """Facts about the machine, one value per run, or one value alone where all runs agree."""
+    first = ["wsolfast", "commit", "python", "torch", "device", "cpu", "threads", "platform"]
+    known = dict.fromkeys(key for run in runs for key, value in run.env.items() if not isinstance(value, dict | list))
+    known.pop("command", None)
+    rows = []
+    for key in [key for key in first if key in known] + [key for key in known if key not in first]:
+        values = [str(run.env.get(key, "–")) for run in runs]
+        rows.append((key.replace("_", " "), values[:1] if len(set(values)) == 1 else values))
+    return rows
+
+
+def _commands(runs: Sequence[RunRecord]) -> list[str]:
+    """The commands that made the runs, each once, in order."""
+    given = [run.env.get("command", []) for run in runs]
+    return list(dict.fromkeys(str(line) for lines in given for line in ([lines] if isinstance(lines, str) else lines)))
+
+
+def _missing(runs: Sequence[RunRecord]) -> list[str]:
+    """Sentences about what the run folders do not hold."""
+    notes = []
+    for run in runs:
+        if not run.metrics:
+            notes.append(f"{run.label} has not been evaluated yet; its row is filled by: wsolfast eval {run.path}")
+        elif not run.images:
+            notes.append(f"{run.label} kept no per-image table, so it is missing from the gallery and the class table.")
+        if not run.history:
+            notes.append(f"{run.label} has no training log, so it has no training curve.")
+    if any(run.metrics for run in runs) and not any(run.results.get("pixel") for run in runs):
+        notes.append("This data set has no object masks, so there are no pixel metrics (PxAP, Peak-IoU).")
+    return notes
+
+
+def _title(runs: Sequence[RunRecord]) -> str:
+    labels = [run.label for run in runs]
+    names = labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+    data_names = dict.fromkeys(_data_name(run) for run in runs)
+    return f"{names} on {' and '.join(data_names)}"
+
+
+def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Path:
+    """Write one self-contained page about ``runs``, and ``report.png``, the same pictures as one sheet, beside it.
+
+    The page needs no network and no other file. What a run folder does not hold (an unfinished run, no masks, no
+    transferred threshold) is said in a sentence instead of shown.
+
+    Args:
+        runs: run folders, the baseline first; the last one is the method that the worst cases are picked from.
+        output: the HTML file.
+        images: at most so many images in the gallery, about 25 kB each.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        MissingError: if a folder holds no run.
+        RunError: if one of its files is damaged.
+    """
+    records = read_runs(runs)
+    notes = _missing(records)
+    shots = collect_shots(records, images, notes)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters |= {"jpeg_uri": pictures.encode_jpeg_data_uri, "png_uri": pictures.encode_png_data_uri}
+    title = _title(records)
+    page = templates.get_template("report.html").render(
+        title=title,
+        summary=_summary(records),
+        runs=records,
+        errors=ERRORS,
+        metrics=METRICS,
+        reasons=REASONS,
+        table=_table(records),
+        papers=[run for run in records if run.recipe.get("paper")],
+        pixel_metrics=PIXEL_METRICS,
+        pixel_table=_pixel_table(records),
+        shots=shots,
+        worst=worst_shots(shots),
+        threshold_charts=_threshold_charts(records, notes),
+        training_charts=_training_charts(records),
+        classes=_class_table(records),
+        compared=[run for run in records if run.images],
+        environment=_environment(records),
+        commands=_commands(records),
+        notes=notes,
+        version=__version__,
+    )
+    output = Path(output)
+    write_text(output, page)
+    sheet = draw_sheet(shots, title)
+    write_bytes(output.parent / "report.png", lambda stream: sheet.save(stream, format="PNG", optimize=True))
+    return output

@@ -1,0 +1,186 @@
+"""The folder of a run: recipe, environment, events, checkpoints, results; one process at a time, every file whole."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from wsolfast.engine.errors import MissingError, UsageError
+from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
+
+_OWNED = ("metrics.jsonl", "train.log", "checkpoints", "eval", "report", "stages")
+
+
+class RunFolder:
+    """``runs/<name>/``. :meth:`create` starts one, the constructor opens one that is there.
+
+    Raises:
+        MissingError: if ``path`` holds no run.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / "recipe.toml").is_file():
+            raise MissingError(f"{self.path} is no run folder: it has no recipe.toml")
+        self.recipe = parse_recipe((self.path / "recipe.toml").read_text(encoding="utf-8"), self.path.name)
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe, *, exist_ok: bool = False) -> "RunFolder":
+        """A new run of ``recipe``; with ``exist_ok`` the run that is there is started over.
+
+        A run that left nothing yet, because its data was not found for instance, does not stand in the way.
+
+        Raises:
+            UsageError: if there is a run already, or something else.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not (path / "recipe.toml").is_file():
+                raise UsageError(f"{path} exists and is no run folder; choose another --name")
+            if not exist_ok and any((path / name).exists() for name in _OWNED):
+                raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
+        path.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            for name in _OWNED:
+                if (path / name).is_dir():
+                    shutil.rmtree(path / name)
+                else:
+                    (path / name).unlink(missing_ok=True)
+            write_text(path / "recipe.toml", dump_recipe(recipe))
+            write_json(path / "env.json", describe_environment() | {"seed": recipe.seed})
+        return cls(path)
+
+    def stage_path(self, stage: str) -> Path:
+        """Where a stage keeps its checkpoints: the run folder itself if it is the only one."""
+        return self.path if len(self.recipe.stage) == 1 else self.path / "stages" / stage
+
+    def weights_path(self, stage: str) -> Path:
+        """The weights that the finished stage leaves behind."""
+        return self.stage_path(stage) / "checkpoints" / "model.safetensors"
+
+    def eval_path(self, split: str) -> Path:
+        """Where the evaluation of ``split`` is written."""
+        return self.path / "eval" / split
+
+    def replace_recipe(self, recipe: Recipe) -> None:
+        """Keep ``recipe`` as the run's own, for instance when its data moved."""
+        self.recipe = recipe
+        write_text(self.path / "recipe.toml", dump_recipe(recipe))
+
+    def update_environment(self, **values: object) -> None:
+        """Add to ``env.json``."""
+        file = self.path / "env.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        write_json(file, known | values)
+
+    def event(self, **values: object) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
+
+    def log(self, text: str) -> None:
+        """Append one line to ``train.log``."""
+        with (self.path / "train.log").open("a", encoding="utf-8") as stream:
+            stream.write(f"{now()} {text}\n")
+
+    def lock(self) -> contextlib.AbstractContextManager:
+        """Holds the folder for this process; the system releases it when the process dies, however it dies.
+
+        Raises:
+            UsageError: if another process holds it.
+        """
+        return _locked(self.path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with (path / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"{path} is in use by another wsolfast process; wait for it or choose another --name"
+            ) from None
+        yield
+
+
+def now() -> str:
+    """Local time with its offset, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def write_bytes(path: Path, write) -> None:
+    """Call ``write(stream)`` and put the file at ``path`` in one step: readers see the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` of text."""
+    write_bytes(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
+    """:func:`write_bytes` of JSON; NaN is refused."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def describe_environment() -> dict[str, object]:
+    """Versions, machine and command line: what a number needs beside it."""
+    values = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "wsolfast": version("wsolfast"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "started": now(),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _commit() -> str | None:
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,107 @@
+"""What run folders tell a reader: recipe, environment, losses, results. What is absent stays empty."""
+
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from wsolfast.engine.errors import MissingError, RunError, UsageError
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run and the evaluation of one of its splits, as read from its folder."""
+
+    path: Path
+    label: str
+    recipe: dict
+    recipe_text: str
+    env: dict
+    history: list[dict]  # the lines of metrics.jsonl that carry a loss
+    split: str | None  # None: not evaluated
+    results: dict
+    curves: dict
+    table: dict
+
+    @property
+    def metrics(self) -> dict:
+        """Percentages by name; empty for a run that was not evaluated."""
+        return self.results.get("metrics", {})
+
+    @cached_property
+    def images(self) -> dict[str, dict]:
+        """Per-image rows by image_id, in data set order."""
+        return {row["image_id"]: row for row in self.table.get("images", ())}
+
+    def class_name(self, label: int) -> str:
+        """The class as a reader wants it: without the numbering and the underscores of folder names."""
+        names = self.table.get("class_names", ())
+        if not 0 <= label < len(names):
+            return f"class {label}"
+        return re.sub(r"^\d+\.", "", str(names[label])).replace("_", " ").strip() or str(names[label])
+
+
+def _json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); evaluate the run again to rewrite it") from error
+
+
+def _history(path: Path) -> list[dict]:
+    """Lines of metrics.jsonl that carry a loss. A killed run may leave its last line torn; it is skipped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("loss"), int | float):
+            rows.append(row)
+    return rows
+
+
+def _read_run(path: Path) -> RunRecord:
+    recipe_file = path / "recipe.toml"
+    if not recipe_file.is_file():
+        raise MissingError(f"{path} is no run folder: it has no recipe.toml; name a folder that a training run wrote")
+    text = recipe_file.read_text(encoding="utf-8")
+    recipe = tomllib.loads(text)
+    evaluated = sorted(file.parent.name for file in path.glob("eval/*/results.json"))
+    split = "test" if "test" in evaluated else next(iter(evaluated), None)
+    folder = path / "eval" / str(split)
+    results = _json(folder / "results.json")
+    method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
+    return RunRecord(
+        path=path,
+        label=str(method).replace("_", "-").upper(),
+        recipe=recipe,
+        recipe_text=text,
+        env=_json(path / "env.json"),
+        history=_history(path / "metrics.jsonl"),
+        split=split,
+        results=results,
+        curves=_json(folder / "curves.json"),
+        table=_json(folder / "per_image.json"),
+    )
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """Read run folders. Runs go by their method, or by their folder where two share a method.
+
+    Raises:
+        UsageError: if there are none.
+        MissingError: if a folder holds no run.
+        RunError: if one of its files is damaged.
+    """
+    if not paths:
+        raise UsageError("a report needs at least one run folder, got none")
+    runs = [_read_run(Path(path)) for path in paths]
+    count = Counter(run.label for run in runs)
+    return [replace(run, label=run.path.name) if count[run.label] > 1 else run for run in runs]

@@ -1,0 +1,124 @@
+"""The first pass of evaluation: the network runs once over every image; scores and score maps are kept."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from wsolfast import data
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import write_bytes
+from wsolfast.methods import Method
+from wsolfast.types import Batch
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """What the network said of every image of a split, in the order of the data set."""
+
+    maps: Tensor  # float32 [n, h, w] in [0, 1]: the localization map of the true class, at its own resolution
+    classes: Tensor  # int64 [n, k]: the most likely classes, the first one first
+    scores: Tensor  # float32 [n, k]: their probabilities
+    seconds: float  # that the pass took
+
+    def save(self, file: Path, fingerprint: str) -> None:
+        """Write as ``.npz``; ``fingerprint`` says what the maps depend on."""
+        arrays = {
+            "maps": self.maps.numpy(),
+            "classes": self.classes.numpy(),
+            "scores": self.scores.numpy(),
+            "seconds": np.float64(self.seconds),
+            "fingerprint": np.array(fingerprint),
+        }
+        write_bytes(file, lambda stream: np.savez(stream, **arrays))
+
+    @classmethod
+    def load(cls, file: Path, fingerprint: str) -> "ScoreMaps | None":
+        """What :meth:`save` wrote; None if there is nothing, or something else."""
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                if str(arrays["fingerprint"]) != fingerprint:
+                    return None
+                tensors = [torch.from_numpy(arrays[name]) for name in ("maps", "classes", "scores")]
+                return cls(*tensors, float(arrays["seconds"]))
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+
+def fingerprint(*parts: object) -> str:
+    """A digest of values that JSON can say, and of files by their content."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _collate(samples: Sequence[data.Sample]) -> tuple[Batch, Tensor | None]:
+    wide = None if samples[0].wide is None else torch.stack([sample.wide for sample in samples])
+    return data.collate(samples), wide
+
+
+def compute_score_maps(
+    method: Method,
+    dataset: data.Dataset,
+    *,
+    count: int,
+    batch_size: int,
+    device: torch.device,
+    crop: int | None = None,
+    topk: int = 5,
+    workers: int = 0,
+    amp: str = "none",
+    channels_last: bool = False,
+    progress: Progress | None = None,
+) -> ScoreMaps:
+    """Classify and localise the first ``count`` images, each decoded once.
+
+    Args:
+        crop: side of the ten crops whose mean probabilities rank the classes; None ranks by the localisation forward.
+        topk: how many classes are kept.
+        amp: "bf16" runs the network in bfloat16; maps are kept as float32 all the same.
+    """
+    progress = progress or Progress(quiet=True)
+    loader = DataLoader(
+        Subset(dataset, range(count)),
+        batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+    )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    method.eval().to(device)
+    maps, classes, scores, done, started = [], [], [], 0, time.monotonic()
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
+        progress.task(f"{dataset.split}: score maps", count) as advance,
+    ):
+        for batch, wide in loader:
+            image = batch.image.to(device, memory_format=layout, non_blocking=True)
+            found = method.localize(image, label=batch.label.to(device), topk=0)
+            if crop is None:
+                probability = found.logits.float().softmax(1)
+            else:
+                crops = data.ten_crop(wide.to(device), crop).unbind(1)
+                views = (method.classify(view.contiguous(memory_format=layout)).float().softmax(1) for view in crops)
+                probability = sum(views) / len(crops)
+            best = probability.topk(min(topk, probability.shape[1]), dim=1)
+            maps.append(found.localization_map[:, 0].float().cpu())
+            classes.append(best.indices.cpu())
+            scores.append(best.values.cpu())
+            done += len(batch.image_id)
+            advance(len(batch.image_id), f"{done / (time.monotonic() - started):.1f} images/s")
+    return ScoreMaps(torch.cat(maps), torch.cat(classes), torch.cat(scores), time.monotonic() - started)

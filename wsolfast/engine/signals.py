@@ -1,0 +1,28 @@
+"""Ctrl-C and SIGTERM ask for a stop after the running step; a second Ctrl-C stops at once."""
+
+import signal
+import threading
+
+
+class StopRequest:
+    """While entered, remembers whether a signal asked for a stop."""
+
+    def __init__(self):
+        self.requested = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python delivers signals to the main thread only; elsewhere the caller's own handlers stay.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
