@@ -80,8 +80,8 @@ def test_backends_lists_every_op():
     table = ops.backends()
     assert "min_max_normalize" in table
     for served in table.values():
-        assert served["cpu"] in ("csrc", "reference")
-        assert served["cuda"] in ("csrc", "triton", "reference")
+        assert served["cpu"] in ("csrc", "composite", "reference")
+        assert served["cuda"] in ("csrc", "triton", "composite", "reference")
 
 
 @pytest.mark.skipif(ops.extension_status() is not None, reason=f"compiled kernels: {ops.extension_status()}")

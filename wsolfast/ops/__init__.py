@@ -4,6 +4,7 @@ from wsolfast.ops._registry import backends, extension_status
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.min_max_normalize import min_max_normalize
+from wsolfast.ops.non_local_attention import non_local_attention
 from wsolfast.ops.normalize_score_map import normalize_score_map
 from wsolfast.ops.pixel_histogram import pixel_histogram
 from wsolfast.ops.resize_roundtrip import resize_roundtrip
@@ -18,6 +19,7 @@ __all__ = [
     "box_sweep_hits",
     "extension_status",
     "min_max_normalize",
+    "non_local_attention",
     "normalize_score_map",
     "pixel_histogram",
     "resize_roundtrip",

@@ -1,7 +1,8 @@
 """Defines an op once: schema, reference, fake, autograd; the dispatcher then picks who serves a device.
 
-The ladder, settled at import: compiled kernel, then Triton (CUDA only), then the PyTorch reference. Compiled kernels
-are loaded before the schemas are defined, so a binary whose signature differs is a Python error that names both.
+The ladder, settled at import: compiled kernel, then Triton (CUDA only), then library calls or the PyTorch reference.
+Compiled kernels are loaded before the schemas are defined, so a binary whose signature differs is a Python error that
+names both.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from wsolfast import _extension
 _NAMESPACE = "wsolfast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 _TRITON: set[str] = set()
+_COMPOSITE: set[str] = set()
 _OPS: list[str] = []
 
 
@@ -25,6 +27,7 @@ def define_op(
     setup_context: Callable | None = None,
     backward: Callable | None = None,
     triton: str | None = None,
+    composite: Callable | None = None,
 ) -> torch._ops.OpOverload:
     """Register an op and return its callable overload.
 
@@ -35,11 +38,15 @@ def define_op(
         setup_context: saves what ``backward`` needs (:func:`torch.library.register_autograd`).
         backward: gradient formula; both or neither of the two are given.
         triton: ``"module:function"`` of a launcher, imported at the first CUDA call when csrc has no CUDA kernel.
+        composite: library calls that serve every device without a kernel, where the reference would need too much
+            memory to do so; the reference then is the oracle of the tests only.
     """
     name = schema.split("(", 1)[0]
     qualified = f"{_NAMESPACE}::{name}"
     _LIBRARY.define(schema)
-    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, composite or reference, "CompositeExplicitAutograd")
+    if composite is not None:
+        _COMPOSITE.add(name)
     if triton is not None and not _has_kernel(qualified, "CUDA"):
         _LIBRARY.impl(name, _lazy_launcher(triton), "CUDA")
         _TRITON.add(name)
@@ -53,13 +60,15 @@ def define_op(
 def backends() -> dict[str, dict[str, str]]:
     """Who serves each op on each device, e.g. ``{"min_max_normalize": {"cpu": "csrc", "cuda": "triton"}}``.
 
-    The answers are "csrc", "triton" and "reference". Private backward ops (leading underscore) are listed too.
+    The answers are "csrc", "triton", "composite" and "reference". Private backward ops (leading underscore) are listed
+    too.
     """
     table = {}
     for name in sorted(_OPS):
         qualified = f"{_NAMESPACE}::{name}"
-        cuda = "triton" if name in _TRITON else "csrc" if _has_kernel(qualified, "CUDA") else "reference"
-        table[name] = {"cpu": "csrc" if _has_kernel(qualified, "CPU") else "reference", "cuda": cuda}
+        fallback = "composite" if name in _COMPOSITE else "reference"
+        cuda = "triton" if name in _TRITON else "csrc" if _has_kernel(qualified, "CUDA") else fallback
+        table[name] = {"cpu": "csrc" if _has_kernel(qualified, "CPU") else fallback, "cuda": cuda}
     return table
 
 
