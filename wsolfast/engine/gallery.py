@@ -175,16 +175,15 @@ def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.nda
     if not file.is_file():
         notes.append(f"{run.label} kept no score maps ({file.name} is missing), so only its boxes are drawn.")
         return [None] * len(rows)
+    position = {image_id: i for i, image_id in enumerate(run.images)}
     with np.load(file) as archive:
-        if "maps" in archive.files:
-            maps = archive["maps"]
-            return [maps[row["index"]] for row in rows]
-        return [archive[str(row["index"])] for row in rows]
+        maps = archive["maps"]
+    return [maps[position[row["image_id"]]] for row in rows]
 
 
 def _photos(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[Image.Image | None]:
     try:
-        dataset = open_eval_data(parse_recipe(run.recipe_text, run.path.name), run.split)
+        dataset = open_eval_data(parse_recipe(run.recipe_text, run.path.name), run.results.get("split", run.split))
         position = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
         found = [position[row["image_id"]] for row in rows]
         return [Image.fromarray(dataset[i].image.permute(1, 2, 0).numpy()) for i in found]

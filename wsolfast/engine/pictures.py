@@ -136,7 +136,13 @@ def draw_boxes(
     return picture
 
 
-def _fitted(text: str, font, space: int) -> str:
+def _fit(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side ``side`` pixels long."""
+    size = [max(1, round(length * side / max(picture.size))) for length in picture.size]
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _shortened(text: str, font, space: int) -> str:
     if font.getlength(text) <= space:
         return text
     while text and font.getlength(text + "…") > space:
@@ -165,24 +171,23 @@ def contact_sheet(
         raise ValueError(f"a contact sheet needs {len(columns)} pictures and captions in every row, one per column")
     gap, margin, line = cell // 12, cell // 6, cell // 8
     bold, plain = ImageFont.load_default(size=cell // 11), ImageFont.load_default(size=cell // 14)
+    fitted = [[_fit(picture, cell) for picture in row] for row in rows]
+    heights = [max((picture.height for picture in row), default=0) for row in fitted]
     top = margin + (2 * line if title else 0) + line + gap // 2
-    row_height = cell + line + gap
+    end = top + sum(heights) + len(rows) * (line + gap)
     width = 2 * margin + len(columns) * (cell + gap) - gap
-    sheet = Image.new("RGB", (width, top + len(rows) * row_height + (2 * line if legend else 0) + margin // 2), _PAPER)
+    sheet = Image.new("RGB", (width, end + (2 * line if legend else 0) + margin // 2), _PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((margin, margin), _fitted(title, bold, width - 2 * margin), _INK, bold)
+        draw.text((margin, margin), _shortened(title, bold, width - 2 * margin), _INK, bold)
     for j, name in enumerate(columns):
-        x = margin + j * (cell + gap)
-        draw.text((x, top - line - gap // 2), _fitted(name, bold, cell), _INK, bold)
-        for i, row in enumerate(rows):
-            y = top + i * row_height
-            picture = row[j].convert("RGB")
-            scale = cell / max(picture.size)
-            picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
-            sheet.paste(picture, (x + (cell - picture.width) // 2, y + (cell - picture.height) // 2))
-            draw.text((x, y + cell + line // 6), _fitted(captions[i][j], plain, cell), _FAINT_INK, plain)
-    x, y = margin, top + len(rows) * row_height + line // 2
+        x, y = margin + j * (cell + gap), top
+        draw.text((x, top - line - gap // 2), _shortened(name, bold, cell), _INK, bold)
+        for row, height, caption in zip(fitted, heights, captions, strict=True):
+            sheet.paste(row[j], (x + (cell - row[j].width) // 2, y + (height - row[j].height) // 2))
+            draw.text((x, y + height + line // 6), _shortened(caption[j], plain, cell), _FAINT_INK, plain)
+            y += height + line + gap
+    x, y = margin, end + line // 2
     for color, meaning in legend:
         draw.rectangle((x, y, x + line, y + line * 2 // 3), outline=color, width=3)
         draw.text((x + line * 3 // 2, y - line // 12), meaning, _INK, plain)

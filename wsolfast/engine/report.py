@@ -286,5 +286,5 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
     output = Path(output)
     write_text(output, page)
     sheet = draw_sheet(shots, title)
-    write_bytes(output.parent / "report.png", lambda stream: sheet.save(stream, format="PNG", optimize=True))
+    write_bytes(output.parent / "report.png", lambda stream: sheet.save(stream, format="PNG"))
     return output
