@@ -30,7 +30,7 @@ ALLOWED = {
 NATIVE = {
     "boxes": {"boxes"},
     "common": {"common", "torch"},
-    "cpu": {"common", "boxes", "torch"},
+    "cpu": {"common", "boxes", "cpu", "torch"},
     "cuda": {"common", "boxes", "torch"},
 }
 FORBIDDEN_HEADERS = ("torch/extension.h", "torch/all.h", "ATen/", "c10/cuda/")

@@ -1,0 +1,82 @@
+// What the kernels over score maps share: pixels as the box engine takes them, threads by map, the rule's arguments.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <exception>
+#include <span>
+#include <vector>
+
+#include "boxes/rule.h"
+#include "common/check.h"
+
+namespace wsolfast {
+
+using torch::stable::Tensor;
+
+inline std::span<const double> span_of(const Tensor& contiguous) {
+  return {contiguous.const_data_ptr<double>(), static_cast<size_t>(contiguous.numel())};
+}
+
+// Runs function(n) for each map on PyTorch's threads; the exception of the first failing map comes out.
+template <typename Function>
+void for_each_map(int64_t count, const Function& function) {
+  std::vector<std::exception_ptr> errors(count);
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      try {
+        function(n);
+      } catch (...) {
+        errors[n] = std::current_exception();
+      }
+    }
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+// Runs function(n, pixels) for each map of a contiguous [N, H, W]: uint8_t as they are, everything else as double.
+template <typename Function>
+void for_each_score_map(const Tensor& maps, const char* op, const Function& function) {
+  using torch::headeronly::ScalarType;
+  const int64_t size = maps.size(1) * maps.size(2);
+  const ScalarType type = maps.scalar_type();
+  if (type == ScalarType::Byte) {
+    const uint8_t* pixels = maps.const_data_ptr<uint8_t>();
+    for_each_map(maps.size(0), [&](int64_t n) { function(n, pixels + n * size); });
+  } else if (type == ScalarType::Double) {
+    const double* pixels = maps.const_data_ptr<double>();
+    for_each_map(maps.size(0), [&](int64_t n) { function(n, pixels + n * size); });
+  } else {
+    WSOLFAST_CHECK(type == ScalarType::Float, op, "expected float32, float64 or uint8 maps, got ",
+                   torch::headeronly::toString(type));
+    const float* pixels = maps.const_data_ptr<float>();
+    for_each_map(maps.size(0), [&](int64_t n) {
+      static thread_local std::vector<double> wide;
+      wide.assign(pixels + n * size, pixels + (n + 1) * size);
+      function(n, static_cast<const double*>(wide.data()));
+    });
+  }
+}
+
+// The arguments that BoxRule.box_codes() gives.
+inline boxes::Rule make_rule(bool quantize, bool relative, int64_t comparison, bool mean_cut, int64_t connectivity,
+                             int64_t selection, int64_t box_end, const std::vector<int64_t>& empty_box) {
+  boxes::Rule rule;
+  rule.quantize = quantize;
+  rule.relative = relative;
+  rule.comparison = static_cast<boxes::Comparison>(comparison);
+  rule.mean_cut = mean_cut;
+  rule.connectivity = static_cast<int>(connectivity);
+  rule.selection = static_cast<boxes::Selection>(selection);
+  rule.box_end = static_cast<boxes::BoxEnd>(box_end);
+  rule.empty_box.reset();
+  if (!empty_box.empty())
+    rule.empty_box = boxes::Box{empty_box.at(0), empty_box.at(1), empty_box.at(2), empty_box.at(3)};
+  return rule;
+}
+
+}  // namespace wsolfast
