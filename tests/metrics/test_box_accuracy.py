@@ -67,6 +67,18 @@ def test_maps_of_several_sizes_are_the_same_as_one_by_one():
     assert together.any()
 
 
+@pytest.mark.parametrize("name", ["wsolevaluation", "spa", "cicam", "spol"])
+def test_hits_are_the_overlaps_that_reach_the_level(name):
+    protocol = get_protocol(name)
+    thresholds = functional.as_float64([0.1, 0.5])
+    maps, sizes, boxes, *_ = images(6, seed=8)
+    overlaps = functional.best_overlaps(maps, sizes, boxes, protocol, thresholds)
+    for level in (0.0, 0.3, 0.5):
+        hits = functional.box_hits(maps, sizes, boxes, protocol, thresholds, functional.as_float64([level]))[..., 0]
+        assert torch.equal(hits, overlaps >= level if protocol.rule.hit == ">=" else overlaps > level)
+    assert overlaps.max() > 0.5
+
+
 def test_accuracy_at_a_threshold_chosen_elsewhere():
     arguments = images(12, seed=3)
     val, test = BoxAccuracy("spa", max_box=False), BoxAccuracy("spa", max_box=False)

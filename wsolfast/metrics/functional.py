@@ -64,6 +64,31 @@ def rule_hits(
     return hits
 
 
+def best_overlaps(
+    score_maps: Tensor | Sequence[Tensor],
+    image_sizes: Tensor,
+    gt_boxes: Sequence[Tensor],
+    protocol: Protocol,
+    thresholds: Tensor | None = None,
+) -> Tensor:
+    """The largest IoU of an image's boxes with its true ones, in the protocol's frame and convention.
+
+    Args:
+        score_maps, image_sizes, gt_boxes, protocol, thresholds: as for :func:`box_hits`.
+
+    Returns:
+        Tensor[N, T]: float64 in [0, 1]; -1 where no true box is left in the frame.
+
+    Raises:
+        ValueError: as :func:`box_hits`.
+    """
+    thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
+    overlaps = torch.zeros(len(score_maps), len(thresholds), dtype=torch.float64)
+    for batch in _frames(score_maps, image_sizes, gt_boxes, protocol):
+        overlaps[batch.index] = _batch_overlaps(batch, thresholds, protocol.rule, protocol)
+    return overlaps
+
+
 def predicted_boxes(
     score_maps: Tensor | Sequence[Tensor], image_sizes: Tensor, protocol: Protocol, threshold: float
 ) -> list[Tensor]:
@@ -75,11 +100,7 @@ def predicted_boxes(
     """
     boxes: list[Tensor] = [torch.empty(0)] * len(score_maps)
     for batch in _frames(score_maps, image_sizes, None, protocol):
-        found = ops.score_map_boxes(batch.maps, as_float64([threshold], batch.maps.device), protocol.rule)
-        offsets = range(len(batch.index) + 1) if found.offsets is None else found.offsets.tolist()
-        flat = found.boxes.reshape(-1, 4).cpu()
-        for k, n in enumerate(batch.index):
-            part = flat[offsets[k] : offsets[k + 1]].double()
+        for n, (part,) in zip(batch.index, _boxes_of(batch, as_float64([threshold]), protocol.rule), strict=True):
             if protocol.rule.box_end == "inclusive":
                 part[:, 2:] += 1
             boxes[n] = _to_image(part, batch.maps.shape[-2:], image_sizes[n], protocol)
@@ -117,10 +138,9 @@ def error_kinds(
     thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
     kinds = torch.zeros(len(score_maps), len(thresholds), dtype=torch.int64)
     for batch in _frames(score_maps, image_sizes, gt_boxes, protocol):
-        boxes = ops.score_map_boxes(batch.maps, thresholds.to(batch.maps.device), rule).boxes.cpu().double()
-        for k, n in enumerate(batch.index):
+        for k, (n, boxes) in enumerate(zip(batch.index, _boxes_of(batch, thresholds, rule), strict=True)):
             if class_is_right[n]:
-                predicted = _to_compared(boxes[k], batch, k, protocol)
+                predicted = _to_compared(torch.cat(boxes), batch, k, protocol)
                 kinds[n] = _kinds_of_boxes(predicted, batch.truths[k], rule)
     return kinds
 
@@ -162,7 +182,7 @@ def given_box_hits(
     levels = as_float64(iou_thresholds)
     hits = torch.zeros(len(boxes), len(levels), dtype=torch.bool)
     for n, truths in enumerate(checked_gt_boxes(gt_boxes)):
-        hits[n] = _best_reaches(boxes[n : n + 1].double(), truths, levels, rule, plus_one=False)[0]
+        hits[n] = _reaches(_best_overlap(boxes[n : n + 1].double(), truths, rule, plus_one=False), levels, rule)
     return hits
 
 
@@ -269,12 +289,26 @@ def _batch_hits(batch: _FrameBatch, thresholds: Tensor, levels: Tensor, rule: Bo
         counts = torch.tensor([0] + [len(truths) for truths in batch.truths])
         truths = torch.cat(batch.truths).to(device)
         return ops.box_sweep_hits(batch.maps, thresholds, truths, counts.cumsum(0).to(device), levels.to(device), rule)
-    boxes = ops.score_map_boxes(batch.maps, thresholds, rule).boxes.cpu().double()
-    hits = [
-        _best_reaches(_to_compared(boxes[k], batch, k, protocol), batch.truths[k], levels, rule, rule.iou_plus_one)
-        for k in range(len(batch.index))
+    return _reaches(_batch_overlaps(batch, thresholds, rule, protocol)[..., None], levels, rule)
+
+
+def _batch_overlaps(batch: _FrameBatch, thresholds: Tensor, rule: BoxRule, protocol: Protocol) -> Tensor:
+    """Best overlap of each map at each threshold: float64 [n, T]."""
+    overlaps = [
+        [_best_overlap(_to_compared(b, batch, k, protocol), batch.truths[k], rule, rule.iou_plus_one) for b in boxes]
+        for k, boxes in enumerate(_boxes_of(batch, thresholds, rule))
     ]
-    return torch.stack(hits)
+    return as_float64(overlaps)
+
+
+def _boxes_of(batch: _FrameBatch, thresholds: Tensor, rule: BoxRule) -> list[list[Tensor]]:
+    """For each map and threshold its boxes, float64 [B, 4], as the op gives them."""
+    found = ops.score_map_boxes(batch.maps, thresholds.to(batch.maps.device), rule)
+    flat = found.boxes.reshape(-1, 4).cpu().double()
+    cells = len(batch.index) * len(thresholds)
+    sizes = [1] * cells if found.offsets is None else found.offsets.diff().tolist()
+    parts = iter(flat.split(sizes))
+    return [[next(parts) for _ in thresholds] for _ in batch.index]
 
 
 def _to_compared(boxes: Tensor, batch: _FrameBatch, k: int, protocol: Protocol) -> Tensor:
@@ -320,17 +354,16 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole, torch.zeros_like(part))
 
 
-def _best_reaches(boxes: Tensor, truths: Tensor, levels: Tensor, rule: BoxRule, plus_one: bool) -> Tensor:
-    """Each of the boxes [P, 4] alone against the true ones: bool [P, I]."""
+def _best_overlap(boxes: Tensor, truths: Tensor, rule: BoxRule, plus_one: bool) -> float:
+    """The largest IoU of boxes [B, 4] with true ones, -1 without any."""
     truths = truths[:1] if rule.gt == "first" else truths
     if len(truths) == 0:
-        return torch.zeros(len(boxes), len(levels), dtype=torch.bool)
+        return -1.0
     overlap, box_area, truth_area = _overlaps(boxes, truths, plus_one)
-    best = _ratio(overlap, box_area + truth_area - overlap).amax(1, keepdim=True)
-    return _reaches(best, levels, rule)
+    return _ratio(overlap, box_area + truth_area - overlap).max().item()
 
 
-def _reaches(iou: Tensor, level: Tensor | float, rule: BoxRule) -> Tensor:
+def _reaches(iou: Tensor | float, level: Tensor | float, rule: BoxRule) -> Tensor:
     return iou >= level if rule.hit == ">=" else iou > level
 
 

@@ -1,7 +1,7 @@
 """The record of switches that tells one localisation protocol's boxes from another's."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from wsolfast.reference import _box_codes as codes
@@ -16,6 +16,7 @@ _CHOICES = {
     "hit": codes.HITS,
     "gt": codes.GTS,
 }
+_SWITCHES = ("normalize_first", "quantize", "relative", "mean_cut", "iou_plus_one")
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class BoxRule:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(repr, choices))
                 raise ValueError(f"BoxRule: {name} must be one of {listed}, got {getattr(self, name)!r}")
-        for field in fields(self):
-            if field.type is bool and not isinstance(getattr(self, field.name), bool):
-                raise ValueError(f"BoxRule: {field.name} must be True or False, got {getattr(self, field.name)!r}")
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"BoxRule: {name} must be True or False, got {getattr(self, name)!r}")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"BoxRule: eps must be finite and not negative, got {self.eps}")
         if self.selection in ("contour_area", "all") and self.connectivity != 8:
