@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from wsolfast import backbones
-from wsolfast.backbones import ClassifierHead
 
 IMAGE = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -113,14 +112,3 @@ def test_survives_copying_and_compiling(small):
     for stage, features in expected.items():
         assert torch.equal(features, copied[stage])
         assert torch.equal(features, compiled[stage])
-
-
-@pytest.mark.parametrize("relu_maps", [False, True])
-def test_class_maps_are_a_linear_classifier_at_every_position(relu_maps):
-    head = ClassifierHead(torch.randn(5, 4), torch.randn(5), relu_maps)
-    features = torch.randn(2, 4, 3, 2)
-    expected = torch.empty(2, 5, 3, 2)
-    for image, y, x in ((n, y, x) for n in range(2) for y in range(3) for x in range(2)):
-        scores = head.weight @ features[image, :, y, x] + head.bias
-        expected[image, :, y, x] = scores.clamp(min=0) if relu_maps else scores
-    torch.testing.assert_close(head.class_maps(features), expected)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -33,17 +32,14 @@ class StageInfo:
 
 @dataclass(frozen=True)
 class ClassifierHead:
-    """A linear classifier over the last stage that came with the weights: a CAM network needs nothing else."""
+    """A linear classifier that came with the weights; at every position of the last stage it gives class maps.
+
+    The logits are the mean of ``weight @ features + bias`` over all positions, after a ReLU where ``relu_maps`` is set.
+    """
 
     weight: Tensor  # [K, C]
     bias: Tensor  # [K]
     relu_maps: bool = False
-
-    def class_maps(self, features: Tensor) -> Tensor:
-        """Class maps [N, K, h, w] of the last stage's features [N, C, h, w]; their mean over h, w is the logits."""
-        weight = self.weight.to(features.device, features.dtype)
-        maps = functional.conv2d(features, weight[:, :, None, None], self.bias.to(features.device, features.dtype))
-        return maps.relu() if self.relu_maps else maps
 
 
 @dataclass(frozen=True)
