@@ -164,12 +164,15 @@ def write_run(
         "baselines": {"center_box": center},
         "error_split": {kind: 100 * np.mean([row["error"] == kind for row in rows]) for kind in gallery.ERRORS},
         "cam_threshold": 0.2,
+        "cam_threshold_source": "train_fullsup" if transferred else "oracle",
         "images_per_second": 151.3,
     }
     if masks:
         results["pixel"] = {"px_ap": 61.2, "p_iou": 44.0, "peak_iou": 51.3, "peak_threshold": 86}
     if transferred:
         results["transferred_threshold"] = 0.31
+        results["transferred_thresholds"] = {"iou30": 0.25, "iou50": 0.31, "iou70": 0.37}
+        results["transferred"] = {"gt_known_loc": found - 1.5, "max_box_acc": peaks["iou50"] - 2}
     split = folder / "eval" / "test"
     split.mkdir(parents=True)
     np.savez(split / "maps.npz", maps=np.asarray(maps, np.float32))
@@ -378,6 +381,12 @@ def test_oracle_and_transferred_thresholds_are_marked(pair):
     assert f"SPA: best {curves['iou50'][top]:.1f} % at threshold {curves['thresholds'][top]:.2f} (oracle)" in says
     there = np.interp(0.31, curves["thresholds"], curves["iou50"])
     assert f"SPA: {there:.1f} % at threshold 0.31, chosen on train_fullsup" in says
+    says = next(svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("IoU ≥ 0.7"))
+    there = np.interp(0.37, curves["thresholds"], curves["iou70"])
+    assert f"SPA: {there:.1f} % at threshold 0.37, chosen on train_fullsup" in says
+    found = json.loads((root / "spa/eval/test/results.json").read_text(encoding="utf-8"))["metrics"]
+    moved = f"SPA {found['gt_known_loc'] - 1.5:.1f} {found['max_box_acc'] - 2:.1f}"
+    assert moved in page.words.split("Thresholds chosen on train_fullsup GT-known Loc MaxBoxAcc")[1]
 
 
 def test_class_table_counts_boxes_and_classes(pair):
@@ -413,6 +422,8 @@ def test_one_run_without_masks_and_transferred_threshold(tmp_path):
     assert "no object masks" in page.words
     assert "No threshold was chosen on train_fullsup" in page.words
     assert "Peak-IoU Peak-T" not in page.words
+    assert "Thresholds chosen" not in page.words
+    assert "boxes are cut at the threshold that is best for this split" in page.words
     assert "points ahead" not in page.words
 
 
@@ -488,6 +499,17 @@ def test_boxes_of_another_frame_are_shown_in_the_last_run_s(tmp_path):
 def test_an_evaluation_of_a_few_images_finds_its_photographs(tmp_path):
     run = write_run(tmp_path / "spa", images=8)
     (run / "eval/test").rename(run / "eval/test-limit-8")
+    table = run / "eval/test-limit-8/per_image.json"
+    content = json.loads(table.read_text(encoding="utf-8"))
+    with np.load(table.with_name("maps.npz")) as archive:
+        maps = archive["maps"]
+    np.savez(table.with_name("maps.npz"), maps=maps[::-1])
+    for row in content["images"]:
+        row["map"] = 7 - row["index"]
+    table.write_text(json.dumps(content), encoding="utf-8")
+    shots = gallery.collect_shots(run_records.read_runs([run]), 8, [])
+    for shot in shots:
+        np.testing.assert_array_equal(shot.views[0].score_map, maps[shot.views[0].row["index"]])
     page = Page.of(report.write_report([run], tmp_path / "index.html"))
     assert "could not be read" not in page.words
     assert len(page.all("li", class_="shot")) == 8

@@ -178,7 +178,7 @@ def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.nda
     position = {image_id: i for i, image_id in enumerate(run.images)}
     with np.load(file) as archive:
         maps = archive["maps"]
-    return [maps[position[row["image_id"]]] for row in rows]
+    return [maps[row.get("map", position[row["image_id"]])] for row in rows]
 
 
 def _photos(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[Image.Image | None]:

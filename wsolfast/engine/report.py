@@ -21,6 +21,10 @@ METRICS = {
     "max_box_acc_v2": ("MaxBoxAccV2", "the same, averaged over overlaps of 0.3, 0.5 and 0.7"),
 }
 PIXEL_METRICS = {"px_ap": "PxAP", "p_iou": "pIoU", "peak_iou": "Peak-IoU", "peak_threshold": "Peak-T"}
+THRESHOLD_SOURCES = {
+    "train_fullsup": "the threshold chosen on train_fullsup",
+    "oracle": "the threshold that is best for this split",
+}
 OVERLAPS = {"iou30": 0.3, "iou50": 0.5, "iou70": 0.7}
 REASONS = {"sample": "sample", "worst": "worst boxes", "gain": "largest gains", "loss": "largest losses"}
 
@@ -105,17 +109,28 @@ def _table(runs: Sequence[RunRecord]) -> list[dict]:
     return rows
 
 
-def _pixel_table(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    found = [run for run in runs if run.results.get("pixel")]
-    return [(run.label, [_percent(run.results["pixel"].get(key)) for key in PIXEL_METRICS]) for run in found]
+def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
+    """Smaller tables (title, columns, rows) of what only some evaluations hold."""
+    metrics = {key: name for key, (name, _) in METRICS.items()}
+    kinds = (
+        ("transferred", "Thresholds chosen on train_fullsup", metrics),
+        ("pixel", "Against object masks", PIXEL_METRICS),
+    )
+    tables = []
+    for kind, title, columns in kinds:
+        rows = [(run.label, found) for run in runs if (found := run.results.get(kind))]
+        known = [key for key in columns if any(found.get(key) is not None for _, found in rows)]
+        if known:
+            cells = [(label, [_percent(found.get(key)) for key in known]) for label, found in rows]
+            tables.append((title, [columns[key] for key in known], cells))
+    return tables
 
 
 def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart]:
     runs = [run for run in runs if run.curves.get("thresholds")]
     if not runs:
         return []
-    transferred = {run.label: run.results.get("transferred_threshold") for run in runs}
-    if not any(value is not None for value in transferred.values()):
+    if not any("transferred_threshold" in run.results for run in runs):
         notes.append(
             "No threshold was chosen on train_fullsup, so the curves mark only the oracle threshold, "
             "which is picked on the very images it is judged on."
@@ -130,8 +145,9 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
             top = int(values.argmax())
             says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
             dots = [(thresholds[top], values[top], "oracle", says)]
-            if transferred[run.label] is not None:
-                place = float(transferred[run.label])
+            chosen = run.results.get("transferred_thresholds", {}).get(key, run.results.get("transferred_threshold"))
+            if chosen is not None:
+                place = float(chosen)
                 value = float(np.interp(place, thresholds, values))
                 moved = f"{run.label}: {value:.1f} % at threshold {place:.2f}, chosen on train_fullsup"
                 dots.append((place, value, "transferred", moved))
@@ -268,10 +284,10 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
         errors=ERRORS,
         metrics=METRICS,
         reasons=REASONS,
+        threshold_sources=THRESHOLD_SOURCES,
         table=_table(records),
         papers=[run for run in records if run.recipe.get("paper")],
-        pixel_metrics=PIXEL_METRICS,
-        pixel_table=_pixel_table(records),
+        more_tables=_more_tables(records),
         shots=shots,
         worst=worst_shots(shots),
         threshold_charts=_threshold_charts(records, notes),
