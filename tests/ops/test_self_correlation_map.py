@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -314,3 +316,93 @@ def test_bad_input_is_named(features, options, message):
 def test_bad_cam_is_named():
     with pytest.raises(ValueError, match=r"floating-point cam of shape \[N, K, h, w\], got torch.int64 \[1, 4, 3\]"):
         ops.self_correlation_map(torch.zeros(1, 2, 4, 3), torch.zeros(1, 4, 3).long())
+
+
+def maps_of_few(features, cam, variant, fo_th, so_th, so_weight, delta_h, delta_l):
+    """Released maps of one image and class, from the correlation columns of the selected positions alone."""
+    scores = cam.flatten()
+    chosen = ((scores >= delta_h) | (scores <= delta_l)).nonzero()[:, 0]
+    kept = reference.similarity(features)[0].relu()
+    if variant == "paper":
+        hollow = kept.clone()
+        hollow.fill_diagonal_(0)
+        paths = hollow @ hollow[:, chosen] / len(kept)
+        second = (paths - paths.amin(0)) / (paths.amax(0) - paths.amin(0))
+        columns = torch.maximum(kept[:, chosen], second)
+    else:
+        kept[kept < fo_th] = 0
+        first = kept[:, chosen]
+        hollow = kept.clone()
+        hollow.fill_diagonal_(0)
+        if variant == "head":
+            first = first / (kept.sum(0)[chosen] + 1e-5)
+            reciprocal = 1 / (hollow.sum(0) + 1e-5)
+            second = hollow @ (reciprocal[:, None] * hollow[:, chosen]) * reciprocal[chosen]
+            second = second / (second.sum(0) + 1e-10)
+            second[second < so_th / len(kept)] = 0
+        else:
+            second = hollow @ hollow[:, chosen]
+            second = (second - second.amin(0)) / (second.amax(0) - second.amin(0) + 1e-10)
+            second[second < so_th] = 0
+        columns = torch.maximum(first, so_weight * second)
+        columns = columns / (columns.sum(0) + 1e-10)
+    columns = reference.stretch(columns.T)
+    inside = reference.stretch(columns[scores[chosen] >= delta_h].sum(0))
+    outside = reference.stretch(columns[scores[chosen] <= delta_l].sum(0))
+    return reference.stretch((inside - outside).relu()).view_as(cam)
+
+
+@pytest.mark.parametrize("variant", ["head", "v0", "paper"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_map_too_large_for_one_matrix_is_the_same(variant, signed):
+    """54 x 54 positions are 68 MB of float64, above what the CPU kernel keeps at once."""
+    features = layer((1, 3, 54, 54), "cpu", torch.float64, signed=signed) + 0.01
+    cam = torch.full((1, 1, 54, 54), 0.3, dtype=torch.float64)
+    cam[0, 0, 20:22, 30:33], cam[0, 0, 50, ::9] = 0.9, 0.01
+    thresholds = {"fo_th": 0.2, "so_th": 0.3, "so_weight": 1.5, "delta_h": 0.5, "delta_l": 0.1}
+    actual = ops.self_correlation_map(features, cam, variant=variant, relu_first=True, post="released", **thresholds)
+    assert_close(actual, maps_of_few(features, cam, variant, **thresholds), tolerance=1e-9)
+
+
+MEMORY_PROBE = """
+import resource
+import torch
+from wsolfast import ops
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+torch.set_num_threads(1)
+torch.mm(torch.rand(64, 64), torch.rand(64, 64))
+before = peak()
+features = torch.rand(1, 4, 112, 112)
+cam = torch.full((1, 1, 112, 112), 0.3)
+cam[0, 0, 40, 40:44], cam[0, 0, 90, :4] = 1, 0
+assert ops.self_correlation_map(features, cam, variant="paper").isfinite().all()
+assert ops.self_correlation_map(features, cam, variant="head", delta_h=0.5).isfinite().all()
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(ops.extension_status() is not None, reason="the reference keeps whole matrices")
+def test_large_map_never_needs_a_whole_matrix():
+    """112 x 112 positions would be 629 MB a matrix; the paper's variant maps all of them, the other eight."""
+    done = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_threads_do_not_change_the_maps(images):
+    features = layer((images, 20, 13, 12), "cpu", torch.float64)
+    cam = coarse_cam((images, 2, 13, 12), "cpu", torch.float64)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = ops.self_correlation_map(features, cam)
+        torch.set_num_threads(2)
+        shared = ops.self_correlation_map(features, cam)
+        again = ops.self_correlation_map(features, cam)
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(shared, alone)
+    assert torch.equal(shared, again)
