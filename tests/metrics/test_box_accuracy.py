@@ -110,6 +110,14 @@ def test_the_best_threshold_is_the_first_of_the_best():
     assert "top1_loc" not in found
 
 
+@pytest.mark.parametrize("name", ["wsolevaluation", "spa", "cicam", "ts_cam"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_a_map_without_information_is_a_miss(name, value):
+    metric = BoxAccuracy(name, thresholds=[0.1, 0.5], max_box=False)
+    metric.update(torch.full((1, 7, 7), value), torch.tensor([[60, 40]]), [torch.tensor([[10.0, 10.0, 40.0, 35.0]])])
+    assert metric.compute()["gt_known_loc"] == 0
+
+
 def test_reset_forgets_everything():
     metric = BoxAccuracy("spa", max_box=False)
     metric.update(*images(3))

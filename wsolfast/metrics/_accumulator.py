@@ -52,6 +52,14 @@ class Accumulator:
         for name, value in other._state.items():
             self._state[name] += value
 
+    def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> None:
+        """Add up what the processes of a group have counted; each has the whole afterwards."""
+        nccl = torch.distributed.get_backend(group) == "nccl"
+        for name, value in self._state.items():
+            total = value.cuda() if nccl else value
+            torch.distributed.all_reduce(total, group=group)
+            self._state[name] = total.cpu()
+
     def state_dict(self) -> dict:
         """Configuration and counters, copied."""
         return {"config": dict(self._config)} | {name: value.clone() for name, value in self._state.items()}

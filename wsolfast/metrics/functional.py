@@ -1,7 +1,7 @@
 """Pure functions behind the accumulators: frames, hits, error kinds, curves."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -95,14 +95,13 @@ def predicted_boxes(
     """The boxes a protocol cuts from each map at one threshold, for looking at.
 
     Returns:
-        For each image a float64 [B, 4], xyxy, half-open, pixels of the original image; in frame "crop" only the part
-        of the image that the map shows can hold boxes.
+        For each image a float64 [B, 4], xyxy, half-open, pixels of the original image: the pixels that were found,
+        without the protocol's quirks at the ends. In frame "crop" only what the map shows can hold boxes.
     """
+    half_open = replace(protocol.rule, box_end="exclusive")
     boxes: list[Tensor] = [torch.empty(0)] * len(score_maps)
     for batch in _frames(score_maps, image_sizes, None, protocol):
-        for n, (part,) in zip(batch.index, _boxes_of(batch, as_float64([threshold]), protocol.rule), strict=True):
-            if protocol.rule.box_end == "inclusive":
-                part[:, 2:] += 1
+        for n, (part,) in zip(batch.index, _boxes_of(batch, as_float64([threshold]), half_open), strict=True):
             boxes[n] = _to_image(part, batch.maps.shape[-2:], image_sizes[n], protocol)
     return boxes
 
