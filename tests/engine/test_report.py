@@ -166,6 +166,7 @@ def write_run(
         "cam_threshold": 0.2,
         "cam_threshold_source": "train_fullsup" if transferred else "oracle",
         "images_per_second": 151.3,
+        "environment": {"command": f"wsolfast eval runs/{method}"},
     }
     if masks:
         results["pixel"] = {"px_ap": 61.2, "p_iou": 44.0, "peak_iou": 51.3, "peak_threshold": 86}
@@ -307,7 +308,7 @@ def test_table_shows_measured_and_published_numbers(pair):
         assert f"{value:.1f}" in words
     assert "paper 77.3" in words
     assert "paper 60.3" in words
-    assert "Centre box" in words
+    assert "Centre box the middle of every image, no network – – 41.7 41.7 43.1" in words
     bars = pair[2].all("div", class_="bar")
     assert len(bars) == 2
     assert f"Correct {results['error_split']['correct']:.1f} %" in bars[1]["aria-label"]
@@ -409,7 +410,7 @@ def test_sheet_is_written_beside_the_page(pair):
 
 def test_reproduction_holds_commands_environment_and_recipe(pair):
     words = pair[2].words
-    assert "wsolfast train demo/cam" in words
+    assert "wsolfast train demo/cam wsolfast eval runs/cam wsolfast train demo/spa wsolfast eval runs/spa" in words
     assert "2.13.0+cpu" in words
     assert 'protocol = "wsolevaluation"' in words
     assert "2026-01-02T10" in words
@@ -445,6 +446,8 @@ def test_a_run_that_kept_little_is_still_reported(tmp_path):
     (run / "eval/test/maps.npz").unlink()
     (run / "metrics.jsonl").unlink()
     (run / "env.json").unlink()
+    results = json.loads((run / "eval/test/results.json").read_text(encoding="utf-8"))
+    (run / "eval/test/results.json").write_text(json.dumps(results | {"environment": {}}), encoding="utf-8")
     page = Page.of(report.write_report([run], tmp_path / "index.html"))
     for sentence in ("kept no score maps", "has no training log", "do not say which commands"):
         assert sentence in page.words

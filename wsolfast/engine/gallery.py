@@ -81,7 +81,7 @@ def choose_images(tables: Sequence[dict[str, dict]], count: int) -> dict[str, li
     last, first = tables[-1], tables[0]
     common = [key for key in last if all(key in table for table in tables)]
     reasons: dict[str, list[str]] = {}
-    share = count // 6
+    share = min(count, len(common)) // 6
 
     def mark(keys: Iterable[str], reason: str) -> None:
         for key in keys:

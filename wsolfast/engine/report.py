@@ -103,7 +103,10 @@ def _table(runs: Sequence[RunRecord]) -> list[dict]:
         )
     center = _baseline(runs)
     if center:
-        cells = [(_percent(center.get(metric)), None, False) for metric in METRICS]
+        # It has no classes of its own; with the network's, its Top-1 numbers would be the network's too.
+        cells = [
+            (_percent(None if metric.startswith("top") else center.get(metric)), None, False) for metric in METRICS
+        ]
         settings = "the middle of every image, no network"
         rows.append({"label": "Centre box", "settings": settings, "evaluated": True, "cells": cells, "errors": []})
     return rows
@@ -224,9 +227,9 @@ def _environment(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
 
 
 def _commands(runs: Sequence[RunRecord]) -> list[str]:
-    """The commands that made the runs, each once, in order."""
-    given = [run.env.get("command", []) for run in runs]
-    return list(dict.fromkeys(str(line) for lines in given for line in ([lines] if isinstance(lines, str) else lines)))
+    """The commands that trained and evaluated the runs, each once, in order."""
+    given = [env.get("command") for run in runs for env in (run.env, run.results.get("environment", {}))]
+    return list(dict.fromkeys(str(command) for command in given if command))
 
 
 def _missing(runs: Sequence[RunRecord]) -> list[str]:
