@@ -1,13 +1,26 @@
 """Sources whose images are files under one folder."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 
 from wsolfast.data._base import Annotation, BoxTable, Source
 from wsolfast.data.decode import decode, decode_mask, image_size
 from wsolfast.data.errors import DataError
+
+
+@dataclass
+class ImageRecord:
+    """What an annotation file says of one image."""
+
+    label: int | str
+    split: str
+    size: tuple[int, int] | None
+    mask: str | None
+    boxes: list[list[float]] = field(default_factory=list)
 
 
 class FileSource(Source):
@@ -62,7 +75,7 @@ class FileSource(Source):
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
             self._sizes[index] = image_size(self.path(index), self.orient)
-        boxes = (self._boxes or BoxTable.from_lists([[]] * len(self.image_ids))).of(index)
+        boxes = torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
         return Annotation(self._sizes[index], boxes, self._mask_path(index))
 
     def mask(self, index: int) -> np.ndarray | None:

@@ -3,14 +3,17 @@
 Columns: ``image`` (path below the root), ``split`` (train, val, test), ``class_id`` (0-based) or ``class_name`` or
 both, ``x0,y0,x1,y1`` (pixels of the upright image, x1/y1 exclusive; needed for val and test only), and if there
 ``width,height`` and ``mask`` (path below the root). An image with several boxes has several rows.
+
+COCO files are read too: ``annotations="instances_{split}.json", images="{split}2017"``, where ``{split}`` becomes
+train, val or test. An image then has the class of its objects, which must agree.
 """
 
 import csv
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsolfast.data._base import BoxTable
-from wsolfast.data._files import FileSource, relative_path
+from wsolfast.data._coco import read_coco
+from wsolfast.data._files import FileSource, ImageRecord, relative_path
 from wsolfast.data.errors import DataError
 
 LAYOUT = """\
@@ -23,44 +26,59 @@ SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
 
 
-@dataclass
-class _Image:
-    """What the rows of one image say together."""
-
-    label: int | str
-    split: str
-    size: tuple[int, int] | None
-    mask: str | None
-    boxes: list[list[float]] = field(default_factory=list)
-
-
 def open_source(
-    root: Path, split: str, *, annotations: str = "annotations.csv", decoder: str = "pil", orient: bool = True
+    root: Path,
+    split: str,
+    *,
+    annotations: str = "annotations.csv",
+    images: str = "",
+    decoder: str = "pil",
+    orient: bool = True,
 ) -> FileSource:
-    """The images of ``split`` in ``root / annotations``."""
-    file = root / relative_path(annotations, "annotations")
-    images, names = _read(file, with_boxes=split != "train_weaksup")
-    chosen = {image_id: image for image_id, image in images.items() if image.split == split}
+    """The images of ``split``.
+
+    Args:
+        root: the folder of everything.
+        split: which images.
+        annotations: a CSV or COCO file below ``root``; ``{split}`` in it becomes train, val or test.
+        images: the folder below ``root`` where image paths start, with the same ``{split}``.
+        decoder: see :func:`wsolfast.data.decode.decode`.
+        orient: the same.
+    """
+    file = root / _below(annotations, split, "annotations")
+    folder = root / _below(images, split, "images") if images else root
+    with_boxes = split != "train_weaksup"
+    if file.suffix == ".json":
+        listed, names = read_coco(file, split, with_boxes)
+    else:
+        listed, names = _read(file, with_boxes)
+    chosen = {image_id: image for image_id, image in listed.items() if image.split == split}
     if not chosen:
-        counts = {name: sum(image.split == name for image in images.values()) for name in SPLIT_NAMES.values()}
+        counts = {name: sum(image.split == name for image in listed.values()) for name in SPLIT_NAMES.values()}
         there = ", ".join(f"{name} ({count})" for name, count in counts.items() if count) or "no image at all"
         raise DataError(f"{file}: split {split!r} is empty; the file has {there}")
     records = list(chosen.values())
     return FileSource(
-        root,
+        folder,
         list(chosen),
         [names.index(image.label) if isinstance(image.label, str) else image.label for image in records],
         names,
         boxes=BoxTable.from_lists([image.boxes for image in records]),
         sizes={i: image.size for i, image in enumerate(records) if image.size},
         masks={i: image.mask for i, image in enumerate(records) if image.mask and split != "train_weaksup"},
+        mask_folder=root,
         decoder=decoder,
         orient=orient,
     )
 
 
-def _read(file: Path, with_boxes: bool) -> tuple[dict[str, _Image], list[str]]:
-    images: dict[str, _Image] = {}
+def _below(pattern: str, split: str, option: str) -> str:
+    short = next(name for name, long in SPLIT_NAMES.items() if long == split)
+    return relative_path(pattern.replace("{split}", short), option)
+
+
+def _read(file: Path, with_boxes: bool) -> tuple[dict[str, ImageRecord], list[str]]:
+    images: dict[str, ImageRecord] = {}
     names: dict[int, str] = {}
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -81,7 +99,7 @@ def _read(file: Path, with_boxes: bool) -> tuple[dict[str, _Image], list[str]]:
     return images, sorted({str(image.label) for image in images.values()})
 
 
-def _add(row: dict, where: str, images: dict[str, _Image], names: dict[int, str], with_boxes: bool) -> None:
+def _add(row: dict, where: str, images: dict[str, ImageRecord], names: dict[int, str], with_boxes: bool) -> None:
     if None in row or None in row.values():
         raise DataError(f"{where}: the row does not have as many fields as the header")
     image_id = relative_path(row["image"], where)
@@ -89,7 +107,7 @@ def _add(row: dict, where: str, images: dict[str, _Image], names: dict[int, str]
     if split not in SPLIT_NAMES.values():
         raise DataError(f"{where}: split is train, val or test, got {row['split']!r}")
     mask = relative_path(row["mask"], where) if row.get("mask") else None
-    image = _Image(_label(row, where, names), split, _size(row, where), mask)
+    image = ImageRecord(_label(row, where, names), split, _size(row, where), mask)
     known = images.setdefault(image_id, image)
     if (known.label, known.split) != (image.label, image.split):
         here, above = (f"class {each.label} of {each.split}" for each in (image, known))
