@@ -150,3 +150,15 @@ def test_images_do_not_depend_on_the_cache():
     first = dataset[0].image
     first.zero_()
     assert np.any(dataset[0].image.numpy())
+
+
+def test_error_in_a_worker_is_still_one_clear_line(write_image, write_text, tmp_path):
+    path = write_image("a.jpg")
+    path.write_bytes(path.read_bytes()[:-40])
+    write_text("annotations.csv", "image,class_id,split\na.jpg,0,train\n")
+    dataset = open_dataset("folder", tmp_path, "train_weaksup")
+    with pytest.raises(DataError) as caught:
+        list(DataLoader(dataset, collate_fn=collate, num_workers=1))
+    assert str(caught.value).startswith(f"{path}: cannot be decoded")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 3

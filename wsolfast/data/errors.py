@@ -5,3 +5,8 @@ class DataError(Exception):
     """A file, annotation or split that cannot be used; the message names it and says what to do."""
 
     exit_code = 3
+
+    def __init__(self, message: str):
+        # A loader's worker passes its whole traceback on as the message; what follows this class's name is ours.
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(message.rpartition(name)[2].rstrip())
