@@ -29,7 +29,7 @@ _HUES = {
     "blue": (40, 84, 220),
     "yellow": (250, 205, 30),
     "violet": (150, 50, 200),
-    "green": (30, 170, 75),
+    "lime": (176, 250, 10),
     "orange": (250, 125, 20),
     "cyan": (20, 190, 215),
     "pink": (245, 105, 175),
@@ -117,7 +117,7 @@ def open_source(
     num_train: int = 640,
     num_val: int = 80,
     num_test: int = 160,
-    cooccurrence: float = 0.8,
+    cooccurrence: float = 0.25,
     world: int = 0,
 ) -> "SyntheticSource":
     """A rendered split.
@@ -309,7 +309,7 @@ class _Pose:
 
 
 def _place(parts: tuple[_Part, ...], size: int, any_direction: bool, draws: _Draws) -> _Pose:
-    """A random pose whose box has sides of about 25 to 75 % of the image and lies inside it."""
+    """A random pose whose box has sides of about 33 to 75 % of the image and lies inside it."""
     # Tangent of half the angle: cosine and sine are rational in it, so no libm is needed.
     half = draws.between(-0.22, 0.22)
     cosine, sine = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
@@ -325,8 +325,8 @@ def _place(parts: tuple[_Part, ...], size: int, any_direction: bool, draws: _Dra
         # Turning the cosine and the aspect around mirrors x and leaves y as it is.
         xs, cosine, aspect = [-x for x in xs], -cosine, -aspect
     width, height = max(xs) - min(xs), max(ys) - min(ys)
-    unit = draws.between(0.42, 0.74) * size / max(width, height)
-    unit = min(max(unit, 0.27 * size / min(width, height)), 0.74 * size / max(width, height))
+    unit = draws.between(0.5, 0.74) * size / max(width, height)
+    unit = min(max(unit, 0.34 * size / min(width, height)), 0.74 * size / max(width, height))
     left = draws.between(1, size - 1 - width * unit)
     top = draws.between(1, size - 1 - height * unit)
     return _Pose(unit, cosine, sine, aspect, (left - min(xs) * unit, top - min(ys) * unit))
