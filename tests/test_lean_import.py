@@ -4,6 +4,7 @@ import sys
 PROBE = """
 import sys
 import wsolfast
+import wsolfast.metrics
 import torch
 heavy = [name for name in ("torchvision", "timm", "torchmetrics", "triton", "cv2", "matplotlib") if name in sys.modules]
 assert not heavy, heavy

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from wsolfast import ops
-from wsolfast.metrics import BoxAccuracy, center_box, center_gaussian, functional, get_protocol
+from wsolfast.metrics import BoxAccuracy, center_box, center_gaussian, frames, functional, get_protocol
 
 
 def test_center_box_spans_the_fraction_of_each_side():
@@ -46,7 +46,7 @@ def test_center_gaussian_row_of_the_benchmark_comes_out(real_data, name, images,
     assert len(truths) == images
     protocol = get_protocol("wsolevaluation")
     score_map = ops.normalize_score_map(center_gaussian((224, 224))[None], None, protocol.rule)
-    thresholds = functional.as_float64(protocol.thresholds)
+    thresholds = frames.as_float64(protocol.thresholds)
     boxes = ops.score_map_boxes(score_map, thresholds, protocol.rule).boxes[0].unique(dim=0).double()
     first = torch.stack([box[0] for box in truths]) - torch.tensor([0, 0, 1, 1])
     scale = torch.cat([sizes, sizes], 1)
@@ -66,10 +66,10 @@ def test_center_gaussian_through_the_accumulator_is_the_same(real_data):
     maps = center_gaussian((224, 224)).expand(len(keep), -1, -1)
     metric.update(maps, sizes[list(keep)], [truths[n] for n in keep])
     levels = ops.normalize_score_map(maps[:1], None, protocol.rule)
-    boxes = ops.score_map_boxes(levels, functional.as_float64(grid), protocol.rule).boxes[0].double()
+    boxes = ops.score_map_boxes(levels, frames.as_float64(grid), protocol.rule).boxes[0].double()
     hits = np.zeros(len(grid))
     for n in keep:
-        truth = functional.gt_in_frame(truths[n], tuple(sizes[n].tolist()), protocol)
+        truth = frames.gt_in_frame([truths[n]], [tuple(sizes[n].tolist())], protocol)[0]
         overlap, box_area, truth_area = functional._overlaps(boxes, truth, plus_one=True)
         hits += (overlap / (box_area + truth_area - overlap) >= 0.5).any(1).numpy()
     assert metric.compute()["gt_known_loc"] == 100 * hits.max() / len(keep)

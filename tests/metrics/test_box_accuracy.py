@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from oracles import published_metrics as oracle
 from oracles.random_images import images, part
 
-from wsolfast.metrics import BoxAccuracy, functional, get_protocol
+from wsolfast.metrics import BoxAccuracy, frames, functional, get_protocol
 
 GRID = [k * 0.1 for k in range(10)]
 
@@ -70,11 +70,11 @@ def test_maps_of_several_sizes_are_the_same_as_one_by_one():
 @pytest.mark.parametrize("name", ["wsolevaluation", "spa", "cicam", "spol"])
 def test_hits_are_the_overlaps_that_reach_the_level(name):
     protocol = get_protocol(name)
-    thresholds = functional.as_float64([0.1, 0.5])
+    thresholds = frames.as_float64([0.1, 0.5])
     maps, sizes, boxes, *_ = images(6, seed=8)
     overlaps = functional.best_overlaps(maps, sizes, boxes, protocol, thresholds)
     for level in (0.0, 0.3, 0.5):
-        hits = functional.box_hits(maps, sizes, boxes, protocol, thresholds, functional.as_float64([level]))[..., 0]
+        hits = functional.box_hits(maps, sizes, boxes, protocol, thresholds, frames.as_float64([level]))[..., 0]
         assert torch.equal(hits, overlaps >= level if protocol.rule.hit == ">=" else overlaps > level)
     assert overlaps.max() > 0.5
 

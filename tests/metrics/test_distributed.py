@@ -1,3 +1,4 @@
+import pytest
 import torch
 from oracles.random_images import images, part
 
@@ -14,6 +15,7 @@ def _count_share(rank, store, world_size):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(tmp_path):
     store = tmp_path / "store"
     torch.multiprocessing.spawn(_count_share, (str(store), 2), nprocs=2)

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from wsolfast.metrics import PROTOCOLS, functional, get_protocol
+from wsolfast.metrics import PROTOCOLS, frames, functional, get_protocol
 
 NAMES = [
     "wsolevaluation",
@@ -70,20 +70,20 @@ BOX = torch.tensor([[60.0, 27.0, 385.0, 331.0]], dtype=torch.float64)
     ],
 )
 def test_true_boxes_go_to_the_frame(name, expected):
-    found = functional.gt_in_frame(BOX, (500, 335), get_protocol(name))
+    found = frames.gt_in_frame([BOX], [(500, 335)], get_protocol(name))[0]
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_fractional_boxes_become_the_pixels_they_touch():
     boxes = torch.tensor([[0.5, 1.2, 3.0, 2.5]], dtype=torch.float64)
     protocol = replace(get_protocol("wsolevaluation"), input_size=8)
-    assert functional.gt_in_frame(boxes, (8, 8), protocol).tolist() == [[0, 1, 2, 2]]
+    assert frames.gt_in_frame([boxes], [(8, 8)], protocol)[0].tolist() == [[0, 1, 2, 2]]
 
 
 def test_boxes_outside_the_crop_vanish_and_count_as_a_miss():
     protocol = get_protocol("spol")
     corner = torch.tensor([[0.0, 0.0, 10.0, 10.0]], dtype=torch.float64)
-    assert functional.gt_in_frame(corner, (256, 256), protocol).shape == (0, 4)
+    assert frames.gt_in_frame([corner], [(256, 256)], protocol)[0].shape == (0, 4)
     hits = functional.box_hits(torch.ones(1, 7, 7), torch.tensor([[256, 256]]), [corner], protocol)
     assert not hits.any()
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from wsolfast import ops
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
+from wsolfast.metrics.frames import as_float64
 from wsolfast.metrics.protocols import get_protocol
 from wsolfast.ops import BoxRule
 
-_LEVEL_EDGES = functional.as_float64(range(257))
+_LEVEL_EDGES = as_float64(range(257))
 # Per-image overlaps are summed as multiples of this, so that no order of summation changes the last bit.
 _FIXED_POINT = 1 << 40
 
@@ -35,7 +36,7 @@ class PixelAccuracy(Accumulator):
         benchmark = get_protocol("wsolevaluation")
         self._size = size
         self._thresholds = benchmark.thresholds if thresholds is None else tuple(map(float, thresholds))
-        self._edges = functional.as_float64([*self._thresholds, 1.0, 2.0, 3.0])
+        self._edges = as_float64([*self._thresholds, 1.0, 2.0, 3.0])
         self._scores = benchmark.rule
         self._levels = BoxRule(interpolation="none", normalization="minmax_eps", eps=1e-10)
         self._resize = replace(self._levels, interpolation="linear", normalization="none")

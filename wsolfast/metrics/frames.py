@@ -1,0 +1,143 @@
+"""Where a protocol compares boxes: maps and true boxes on their way there, boxes on their way back."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wsolfast import ops
+from wsolfast.metrics.protocols import Protocol
+
+# float64 pixels that one batch of resized maps may hold.
+_BATCH_PIXELS = 1 << 22
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Maps of one size in the protocol's frame."""
+
+    index: list[int]  # positions in the caller's batch
+    maps: Tensor  # float64 [n, H, W], normalised
+    truths: list[Tensor]  # float64 [G, 4] each, as they are compared
+    image_sizes: list[tuple[int, int]]  # (w, h)
+
+
+def frames(
+    score_maps: Tensor | Sequence[Tensor],
+    image_sizes: Tensor,
+    gt_boxes: Sequence[Tensor] | None,
+    protocol: Protocol,
+) -> Iterator[FrameBatch]:
+    """Batches of maps of one size, resized to one frame, with the true boxes in it.
+
+    Raises:
+        ValueError: if the lengths differ, a map is not [h, w], or a true box is missing, empty or not finite.
+    """
+    sizes = checked_image_sizes(image_sizes, len(score_maps))
+    truths = [torch.empty(0, 4, dtype=torch.float64)] * len(score_maps)
+    if gt_boxes is not None:
+        if len(gt_boxes) != len(score_maps):
+            raise ValueError(f"metrics: {len(score_maps)} score maps, but true boxes of {len(gt_boxes)} images")
+        truths = gt_in_frame(checked_gt_boxes(gt_boxes), sizes, protocol)
+    groups: dict[tuple, list[int]] = {}
+    for n, one in enumerate(score_maps):
+        if one.dim() != 2:
+            raise ValueError(f"metrics: expected a score map [h, w] per image, map {n} has shape {list(one.shape)}")
+        groups.setdefault((tuple(one.shape), _frame_size(sizes[n], protocol)), []).append(n)
+    for (_, target), members in groups.items():
+        step = max(1, _BATCH_PIXELS // (target[0] * target[1] if target else 1024))
+        for start in range(0, len(members), step):
+            index = members[start : start + step]
+            maps = ops.normalize_score_map(torch.stack([score_maps[n] for n in index]), target, protocol.rule)
+            yield FrameBatch(index, maps, [truths[n] for n in index], [sizes[n] for n in index])
+
+
+def _frame_size(image_size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:
+    if protocol.frame == "image":
+        return image_size[1], image_size[0]
+    return None if protocol.input_size is None else (protocol.input_size, protocol.input_size)
+
+
+def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], protocol: Protocol) -> list[Tensor]:
+    """True boxes [G, 4] of each image (half-open, original pixels) as the protocol compares them.
+
+    Frame "crop" leaves out what is clipped away.
+    """
+    counts = [len(boxes) for boxes in gt_boxes]
+    boxes = torch.cat([*gt_boxes, torch.empty(0, 4, dtype=torch.float64)])
+    scale = as_float64(image_sizes).reshape(-1, 2).repeat_interleave(torch.tensor(counts, dtype=torch.int64), 0)
+    scale = torch.cat([scale, scale], 1)  # [G, 4]
+    if protocol.frame == "crop":
+        offset = (protocol.resize - protocol.input_size) // 2
+        moved = torch.minimum(boxes.clamp(min=0), scale - 1) * (protocol.resize / scale) - offset
+        parts = moved.clamp(0, protocol.input_size).split(counts)
+        return [part[(part[:, 2:] > part[:, :2]).all(1)] for part in parts]
+    if protocol.frame == "input":
+        inclusive = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil() - 1], 1)
+        boxes = (inclusive * protocol.input_size / scale).trunc()
+    elif protocol.rule.iou_plus_one:
+        boxes = boxes - as_float64([0.0, 0.0, 1.0, 1.0])
+    return list(boxes.split(counts))
+
+
+def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
+    """Boxes of map k as they meet the true ones: those of frame "scaled" go to the original image first."""
+    if protocol.frame != "scaled":
+        return boxes
+    image = [*batch.image_sizes[k]] * 2
+    ratio = as_float64(image) / _map_size(batch)
+    if protocol.box_scaling == "exact":
+        return boxes * ratio
+    # The factor is rounded to float32 before it multiplies: the last column of a full-width box depends on it.
+    scaled = boxes.float() * ratio.float()
+    if protocol.box_scaling == "round":
+        return scaled.round().double()
+    return torch.minimum(scaled.clamp(min=0), torch.tensor(image, dtype=torch.float32)).trunc().double()
+
+
+def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
+    """Half-open boxes of map k in pixels of the original image, nothing rounded."""
+    image = as_float64([*batch.image_sizes[k]] * 2)
+    if protocol.frame == "crop":
+        offset = (protocol.resize - protocol.input_size) // 2
+        return (boxes + offset) * (image / protocol.resize)
+    return boxes * (image / _map_size(batch))
+
+
+def _map_size(batch: FrameBatch) -> Tensor:
+    height, width = batch.maps.shape[-2:]
+    return as_float64([width, height, width, height])
+
+
+def as_float64(values: Sequence | Tensor) -> Tensor:
+    """Numbers as a float64 tensor."""
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]]:
+    """(w, h) pairs, or ValueError."""
+    sizes = torch.as_tensor(image_sizes)
+    if tuple(sizes.shape) != (count, 2) or sizes.is_floating_point() or (sizes < 1).any():
+        raise ValueError(
+            f"metrics: expected image_sizes as {count} pairs of positive integers (w, h), got {sizes.dtype} "
+            f"{list(sizes.shape)}"
+        )
+    return [tuple(pair) for pair in sizes.tolist()]
+
+
+def checked_gt_boxes(gt_boxes: Sequence[Tensor]) -> list[Tensor]:
+    """Each image's boxes as float64 [G, 4], or ValueError naming the image."""
+    checked = [torch.as_tensor(boxes, dtype=torch.float64).cpu() for boxes in gt_boxes]
+    for n, boxes in enumerate(checked):
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"metrics: expected true boxes [G, 4], image {n} has {list(boxes.shape)}")
+        if len(boxes) == 0:
+            raise ValueError(f"metrics: image {n} has no true box; leave it out or annotate it")
+    together = torch.cat([*checked, torch.empty(0, 4, dtype=torch.float64)])
+    proper = together.isfinite().all(1) & (together[:, 2:] > together[:, :2]).all(1)
+    if not proper.all():
+        starts = torch.tensor([len(boxes) for boxes in checked]).cumsum(0)
+        n = int(torch.searchsorted(starts, (~proper).nonzero()[0, 0], right=True))
+        raise ValueError(f"metrics: image {n} has a true box that is empty or not finite: {checked[n].tolist()}")
+    return checked
