@@ -261,6 +261,10 @@ def test_pictures_and_charts_are_described(pair):
     assert len(pictures_) > 18 * 3
     assert all(svg["aria-label"].strip() for svg in pictures_)
     assert page.all("html", lang="en")
+    row = {one["image_id"]: one for one in _per_image(pair[0] / "spa")}
+    for button in page.all("button", class_="row"):
+        image_id, _, spa = button["aria-label"].split(", ", 1)[1].split("; ")
+        assert spa.startswith(f"SPA IoU {row[image_id]['iou']:.2f}, ")
     # Every control says what it is: by its text, or by a label around it.
     assert all(attrs.get("type") == "button" for attrs in page.all("button"))
 
