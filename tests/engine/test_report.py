@@ -519,6 +519,7 @@ def test_an_evaluation_of_a_few_images_finds_its_photographs(tmp_path):
         np.testing.assert_array_equal(shot.views[0].score_map, maps[shot.views[0].row["index"]])
     page = Page.of(report.write_report([run], tmp_path / "index.html"))
     assert "could not be read" not in page.words
+    assert "of 8 test images" in page.words
     assert len(page.all("li", class_="shot")) == 8
 
 
@@ -536,7 +537,22 @@ def test_what_is_no_run_is_refused(tmp_path):
     (run / "eval/test/results.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"results\.json is not valid JSON"):
         report.write_report([run], tmp_path / "index.html")
+    (run / "recipe.toml").write_text("[[", encoding="utf-8")
+    with pytest.raises(RunError, match=r"recipe\.toml is not valid TOML"):
+        report.write_report([run], tmp_path / "index.html")
     assert not (tmp_path / "index.html").exists()
+
+
+def test_a_resumed_run_shows_each_step_once(tmp_path):
+    run = write_run(tmp_path / "spa", evaluated=False)
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("\n")
+        for step in range(100, 130):
+            stream.write(json.dumps({"stage": "localizer", "step": step, "loss": 9.0}) + "\n")
+    history = run_records.read_runs([run])[0].history
+    assert [row["step"] for row in history] == list(range(130))
+    assert [row["loss"] for row in history[100:]] == [9.0] * 30
+    assert max(row["loss"] for row in history[:100]) < 9
 
 
 BROWSE = """

@@ -171,7 +171,7 @@ def _views(run: RunRecord, rows: Sequence[dict], frames: Sequence[tuple], notes:
 
 
 def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.ndarray | None]:
-    file = run.path / "eval" / str(run.split) / "maps.npz"
+    file = run.evaluation / "maps.npz"
     if not file.is_file():
         notes.append(f"{run.label} kept no score maps ({file.name} is missing), so only its boxes are drawn.")
         return [None] * len(rows)
@@ -183,7 +183,7 @@ def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.nda
 
 def _photos(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[Image.Image | None]:
     try:
-        dataset = open_eval_data(parse_recipe(run.recipe_text, run.path.name), run.results.get("split", run.split))
+        dataset = open_eval_data(parse_recipe(run.recipe_text, run.path.name), run.split)
         position = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
         found = [position[row["image_id"]] for row in rows]
         return [Image.fromarray(dataset[i].image.permute(1, 2, 0).numpy()) for i in found]

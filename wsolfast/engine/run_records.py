@@ -22,6 +22,7 @@ class RunRecord:
     recipe_text: str
     env: dict
     history: list[dict]  # the lines of metrics.jsonl that carry a loss
+    evaluation: Path  # folder of the evaluation, which may be missing
     split: str | None  # None: not evaluated
     results: dict
     curves: dict
@@ -55,16 +56,19 @@ def _json(path: Path) -> dict:
 
 
 def _history(path: Path) -> list[dict]:
-    """Lines of metrics.jsonl that carry a loss. A killed run may leave its last line torn; it is skipped."""
-    rows = []
+    """Lines of metrics.jsonl that carry a loss, one per stage and step.
+
+    A killed run may leave its last line torn; a resumed one logs the steps since its checkpoint again, and these count.
+    """
+    rows = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("loss"), int | float):
-            rows.append(row)
-    return rows
+            rows[row.get("stage"), row.get("step", len(rows))] = row
+    return list(rows.values())
 
 
 def _read_run(path: Path) -> RunRecord:
@@ -72,10 +76,12 @@ def _read_run(path: Path) -> RunRecord:
     if not recipe_file.is_file():
         raise MissingError(f"{path} is no run folder: it has no recipe.toml; name a folder that a training run wrote")
     text = recipe_file.read_text(encoding="utf-8")
-    recipe = tomllib.loads(text)
+    try:
+        recipe = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RunError(f"{recipe_file} is not valid TOML ({error})") from error
     evaluated = sorted(file.parent.name for file in path.glob("eval/*/results.json"))
-    split = "test" if "test" in evaluated else next(iter(evaluated), None)
-    folder = path / "eval" / str(split)
+    folder = path / "eval" / ("test" if "test" in evaluated else next(iter(evaluated), "test"))
     results = _json(folder / "results.json")
     method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
     return RunRecord(
@@ -85,7 +91,8 @@ def _read_run(path: Path) -> RunRecord:
         recipe_text=text,
         env=_json(path / "env.json"),
         history=_history(path / "metrics.jsonl"),
-        split=split,
+        evaluation=folder,
+        split=results.get("split"),
         results=results,
         curves=_json(folder / "curves.json"),
         table=_json(folder / "per_image.json"),
