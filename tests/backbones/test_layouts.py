@@ -12,6 +12,7 @@ LAYOUTS = {
     ("vgg16", "spa14"): ((128, 4, 56), (256, 8, 28), (512, 16, 14), (512, 16, 14)),
     ("vgg16", "acol28"): ((128, 4, 56), (256, 8, 28), (512, 8, 28), (512, 8, 28)),
     ("inception_v3", "spg28"): ((64, 4, 56), (192, 8, 28), (288, 8, 28), (768, 8, 28)),
+    ("inception_v3", "stock17"): ((64, 4, 54), (192, 8, 25), (288, 8, 25), (768, 16, 12)),
     ("resnet50", "stride32"): ((256, 4, 56), (512, 8, 28), (1024, 16, 14), (2048, 32, 7)),
     ("resnet50", "stride16"): ((256, 4, 56), (512, 8, 28), (1024, 16, 14), (2048, 16, 14)),
     ("resnet50", "stride8"): ((256, 4, 56), (512, 8, 28), (1024, 8, 28), (2048, 8, 28)),
@@ -23,6 +24,8 @@ LAYOUTS = {
     ("small", "stride16"): ((32, 4, 56), (64, 8, 28), (96, 16, 14), (128, 16, 14)),
     ("small", "stride8"): ((32, 4, 56), (64, 8, 28), (96, 8, 28), (128, 8, 28)),
 }
+# Rows that layouts without padding lose of 160 / stride.
+ROWS_LOST = {("squeezenet1_1", "stride16"): (1, 1, 1, 1), ("inception_v3", "stock17"): (2, 3, 3, 2)}
 STAGES = ("conv2", "conv3", "conv4", "conv5")
 # torchvision's modules that no layout runs.
 DROPPED = ("classifier.", "fc.", "AuxLogits.", "Mixed_7")
@@ -50,9 +53,14 @@ def test_stages_and_shapes(name, layout):
     assert [tuple(x.shape) for x in square.values()] == [(2, channels, side, side) for channels, _, side in expected]
 
     oblong = backbone(torch.empty(0, 3, 160, 224, device="meta"))
-    for features, (channels, stride, side) in zip(oblong.values(), expected, strict=True):
-        # SqueezeNet does not pad: its maps are a row short.
-        assert features.shape == (0, channels, 160 // stride - (name == "squeezenet1_1"), side)
+    lost = ROWS_LOST.get((name, layout), (0, 0, 0, 0))
+    for features, (channels, stride, side), rows in zip(oblong.values(), expected, lost, strict=True):
+        assert features.shape == (0, channels, 160 // stride - rows, side)
+
+
+def test_stock_inception_is_17x17_at_its_own_size():
+    features = build_without_memory("inception_v3", "stock17")(torch.empty(1, 3, 299, 299, device="meta"))
+    assert [x.shape[2] for x in features.values()] == [73, 35, 35, 17]
 
 
 @pytest.mark.parametrize(

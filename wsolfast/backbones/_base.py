@@ -86,6 +86,7 @@ class Backbone(nn.Module):
         self.relu_maps = architecture.relu_maps
         self.published_names = dict(architecture.published_names)
         self.freeze_bn = freeze_bn
+        self._inserted: tuple[str, ...] = ()
         self.classifier: ClassifierHead | None = None
         self.load_report = None
         for name, values in (("input_mean", architecture.mean), ("input_std", architecture.std)):
@@ -126,13 +127,48 @@ class Backbone(nn.Module):
                 features[stage] = normalized
         return features
 
+    def insert(self, stage: str, name: str, module: nn.Module) -> None:
+        """Let ``module`` run on the features of ``stage``; the stage and what follows read its output.
+
+        Args:
+            stage: name of one of ``stages``.
+            name: what the module is called in ``state_dict``.
+            module: keeps the number of channels and the resolution. ``freeze_bn`` does not reach its batch norms.
+
+        Raises:
+            BackboneError: if there is no such stage, or the name is taken.
+        """
+        taps = [tap for _, tap in self._steps]
+        if stage not in taps:
+            known = ", ".join(tap for tap in taps if tap)
+            raise BackboneError(f"backbone: no stage {stage!r} to insert {name!r} after; there are {known or 'none'}")
+        if hasattr(self, name):
+            raise BackboneError(f"backbone: there is a {name!r} already; choose another name for what is inserted")
+        self.add_module(name, module)
+        self._inserted += (name,)
+        at = taps.index(stage)
+        self._steps = (*self._steps[:at], (self._steps[at][0], None), (name, stage), *self._steps[at + 1 :])
+
+    def replace_relu(self, activation: Callable[[], nn.Module]) -> None:
+        """Put ``activation()`` in the place of every ReLU module.
+
+        Raises:
+            BackboneError: if there is none, because the network calls ReLU as a function or uses another activation.
+        """
+        paths = [path for path, module in self.named_modules() if isinstance(module, nn.ReLU)]
+        if not paths:
+            raise BackboneError("backbone: this network has no ReLU modules to replace; leave its activation as it is")
+        for path in paths:
+            self.set_submodule(path, activation())
+
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode, except for batch norms where ``freeze_bn`` is set."""
+        """Training mode, except for the network's own batch norms where ``freeze_bn`` is set."""
         super().train(mode)
         if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            for name, child in self.named_children():
+                for module in child.modules() if name not in self._inserted else ():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
         return self
 
 

@@ -38,6 +38,12 @@ class TimmBackbone(Backbone):
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return {stage.name: x for stage, x in zip(self.stages, maps, strict=True)}
 
+    def insert(self, stage: str, name: str, module: nn.Module) -> None:
+        raise BackboneError(
+            f"backbone: timm networks run as a whole, {name!r} cannot be inserted after {stage!r}; insert nothing or "
+            f"choose another backbone"
+        )
+
     def pretrained_file(self) -> Path:
         """timm's own weights of this network, from the Hugging Face cache or, once, from its server."""
         if self._hub_id is None:

@@ -1,7 +1,8 @@
-"""InceptionV3 (Szegedy et al., CVPR 2016) from torchvision up to Mixed_6e, at the resolution of SPG and SPA.
+"""InceptionV3 (Szegedy et al., CVPR 2016) from torchvision up to Mixed_6e.
 
-``spg28``: a padded stem, padded pools that round up, and Mixed_6a without stride: Mixed_5d (``conv4``) and Mixed_6e
-(``conv5``) are both 28x28 at 224.
+``spg28``, the resolution of SPG and SPA: a padded stem, padded pools that round up, and Mixed_6a without stride:
+Mixed_5d (``conv4``) and Mixed_6e (``conv5``) are both 28x28 at 224. ``stock17``, that of CI-CAM: the network as it is,
+35x35 and 17x17 at 299.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from wsolfast._compat import import_torchvision
 from wsolfast.backbones._base import Architecture, remove_strides
 
-LAYOUTS = ("spg28",)
+LAYOUTS = ("spg28", "stock17")
 
 
 class DenseMixed6a(nn.Module):
@@ -32,8 +33,9 @@ class DenseMixed6a(nn.Module):
 
 def assemble(layout: str) -> Architecture:
     net = import_torchvision().models.inception_v3(weights=None, init_weights=False)
-    net.Conv2d_1a_3x3.conv.padding = (1, 1)
-    for pool in (net.maxpool1, net.maxpool2):
-        pool.padding, pool.ceil_mode = 1, True
-    net.Mixed_6a = DenseMixed6a(net.Mixed_6a)
+    if layout == "spg28":
+        net.Conv2d_1a_3x3.conv.padding = (1, 1)
+        for pool in (net.maxpool1, net.maxpool2):
+            pool.padding, pool.ceil_mode = 1, True
+        net.Mixed_6a = DenseMixed6a(net.Mixed_6a)
     return Architecture(net, {"conv2": "maxpool1", "conv3": "maxpool2", "conv4": "Mixed_5d", "conv5": "Mixed_6e"})

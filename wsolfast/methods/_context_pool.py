@@ -1,0 +1,87 @@
+"""The causal context pool of CI-CAM: one map per class of where that class was seen, grown during training."""
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+CONTRIBUTIONS = ("correct", "predicted")
+ROWS = ("all", "touched")
+
+
+class ContextPool(nn.Module):
+    r"""Maps Q [K, size, size], zero at first; :math:`Q \leftarrow \mathrm{BN}(Q + \lambda\,\mathrm{BN}(M))` per step.
+
+    M holds, per class, the sum of the class maps of the batch's images of that class; BN brings each class to zero mean
+    and unit variance over its positions. With several processes the batch is that of all of them: every one sums all
+    maps, in double precision, so that all pools have the same bits.
+
+    Args:
+        num_classes: K.
+        size: side of the maps; maps of another size are resized to it and back.
+        contrib: ``"correct"``, images whose prediction is their label (released), or ``"predicted"``, all images.
+        rows: standardise ``"all"`` classes at every step (released) or the ``"touched"`` ones (the paper).
+        rate: λ.
+        eps: added to the variance.
+    """
+
+    maps: Tensor
+
+    def __init__(self, num_classes: int, size: int, *, contrib: str, rows: str, rate: float, eps: float):
+        super().__init__()
+        if contrib not in CONTRIBUTIONS:
+            raise ValueError(f"ci_cam: pool_contrib: expected one of {', '.join(CONTRIBUTIONS)}, got {contrib!r}")
+        if rows not in ROWS:
+            raise ValueError(f"ci_cam: pool_rows: expected one of {', '.join(ROWS)}, got {rows!r}")
+        self.contrib, self.rows, self.rate, self.eps = contrib, rows, rate, eps
+        self.register_buffer("maps", torch.zeros(num_classes, size, size))
+
+    def lookup(self, classes: Tensor, size: torch.Size) -> Tensor:
+        """The maps [N, h, w] of ``classes`` [N], a copy that later updates leave alone."""
+        return _resized(self.maps[classes], size)
+
+    @torch.no_grad()
+    def update(self, predicted: Tensor, label: Tensor, cam: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            predicted (Tensor[N]): most likely classes.
+            label (Tensor[N]): true classes.
+            cam (Tensor[N, h, w]): raw class maps of ``predicted``.
+        """
+        classes = predicted if self.contrib == "predicted" else torch.where(predicted == label, predicted, -1)
+        classes, cam = _of_every_process(classes, _resized(cam.to(self.maps.dtype), self.maps.shape[1:]))
+        # Double precision hides the order of the sum, and as a matrix product it is deterministic on every device.
+        members = classes == torch.arange(len(self.maps), device=classes.device)[:, None]  # [K, N]
+        cam = torch.where((classes >= 0)[:, None, None], cam, 0)
+        sums = (members.double() @ cam.flatten(1).double()).view_as(self.maps).to(self.maps.dtype)
+        grown = self._standardized(self.maps + self.rate * self._standardized(sums))
+        if self.rows == "touched":
+            grown = torch.where(members.any(1)[:, None, None], grown, self.maps)
+        self.maps.copy_(grown)
+
+    def _standardized(self, maps: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(maps, dim=(1, 2), correction=0, keepdim=True)
+        return (maps - mean) / (variance + self.eps).sqrt()
+
+
+def _resized(maps: Tensor, size: torch.Size) -> Tensor:
+    if maps.shape[1:] == size:
+        return maps
+    return functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _of_every_process(classes: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes and maps of all processes, in the order of their ranks; shorter batches are filled up with class -1."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return classes, maps
+    longest = torch.tensor(len(classes), device=classes.device)
+    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
+    missing = int(longest) - len(classes)
+    classes = functional.pad(classes, (0, missing), value=-1)
+    maps = functional.pad(maps, (0, 0, 0, 0, 0, missing)).contiguous()
+    gathered = []
+    for tensor in (classes, maps):
+        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, tensor)
+        gathered.append(torch.cat(parts))
+    return tuple(gathered)

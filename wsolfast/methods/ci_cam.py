@@ -1,0 +1,204 @@
+"""CI-CAM: Shao et al., "Improving Weakly Supervised Object Localization via Causal Intervention", ACM MM 2021.
+
+Built on NL-CCAM. Objects and their usual surroundings are entangled; a pool of where each class was seen re-weights the
+features, and a second classification of the re-weighted features gives the map.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast import ops
+from wsolfast.methods._base import Method
+from wsolfast.methods._combination import Combination, wanted_classes
+from wsolfast.methods._context_pool import ContextPool
+from wsolfast.methods._non_local import insert_non_local_blocks, replace_activation, widen
+from wsolfast.types import Batch, Clock, Localization, ParamGroup
+
+_CHOICES = {
+    "enhance": ("class_conv", "shared_conv", "none"),
+    "pool_timing": ("after", "before"),
+    "map_branch": ("down", "up"),
+}
+
+
+class CICAM(Method):
+    r"""Two branches with one classifier; between them features are enhanced by the context of the predicted class.
+
+    With X the features, π the class that the up branch predicts and Q_π its context, the down branch sees
+    :math:`X^e_{cp} = X_{cp} (1 + \beta_c + V_{c\pi} Q_{\pi p})`. That is what a 1×1 convolution (V, β) of K maps, all
+    zero but Q_π, amounts to. Neither X^e nor a class map is built in training, except the predicted class's for the
+    pool.
+
+    Args:
+        backbone: its last stage feeds the classifier.
+        num_classes: K.
+        nl_positions: stages that a non-local block follows; every stage if None, as published for VGG16.
+        nl_kind: ``"embedded_gaussian"`` (published) or ``"dot_product"``.
+        activation: ``"lrelu02"`` replaces the backbone's ReLUs by LeakyReLU(0.2), as released; ``"relu"`` keeps them.
+        hidden_channels: width of two 3×3 convolutions before the classifier; 0 for none.
+        shared_classifier: both branches use the same weights (published).
+        up_loss_weight: weight of the up branch's cross-entropy: 1 in the paper's Eq. 9, 0 in KG-CI-CAM.
+        enhance: ``"class_conv"``, V has a column per class (released); ``"shared_conv"``, one column for all (the
+            paper's Eq. 8); ``"none"``, X^e = X, the ablation without a context pool.
+        pool_size: side of the context maps: the side of the last feature maps.
+        pool_lambda: λ, share of a batch in the pool.
+        pool_contrib: ``"correct"``, images whose prediction is right grow the pool (released), or ``"predicted"``.
+        pool_timing: the pool grows ``"after"`` it was used (released) or ``"before"``.
+        pool_rows: ``"all"`` classes are standardised at every step (released) or the ``"touched"`` ones.
+        pool_eps: added to the variance of a context map.
+        map_branch: branch whose logits and maps count: ``"down"`` (released) or ``"up"``.
+        gamma: weights of the ranks, see :class:`~wsolfast.methods._combination.Combination`.
+        gamma_m: ranks that count as likely in ``"nl_quadratic"``.
+        gamma_r: ranks that count as unlikely in ``"sum"`` and ``"mean"``.
+        gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
+
+    Raises:
+        ValueError: if an option is unknown.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        nl_positions: Sequence[str] | None = None,
+        nl_kind: str = "embedded_gaussian",
+        activation: str = "relu",
+        hidden_channels: int = 0,
+        shared_classifier: bool = True,
+        up_loss_weight: float = 1.0,
+        enhance: str = "class_conv",
+        pool_size: int = 14,
+        pool_lambda: float = 0.01,
+        pool_contrib: str = "correct",
+        pool_timing: str = "after",
+        pool_rows: str = "all",
+        pool_eps: float = 1e-5,
+        map_branch: str = "down",
+        gamma: str = "ci_quadratic",
+        gamma_m: int = 100,
+        gamma_r: int = 20,
+        gamma_s: float = 2.0,
+    ):
+        super().__init__()
+        for name, value in (("enhance", enhance), ("pool_timing", pool_timing), ("map_branch", map_branch)):
+            if value not in _CHOICES[name]:
+                raise ValueError(f"ci_cam: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r}")
+        self.combination = Combination(gamma, gamma_m, gamma_r, gamma_s)
+        self.up_loss_weight, self.pool_timing, self.map_branch = up_loss_weight, pool_timing, map_branch
+        self.backbone = backbone
+        replace_activation(backbone, activation)
+        insert_non_local_blocks(backbone, nl_positions, nl_kind)
+        channels = backbone.stages[-1].channels
+        self.hidden = widen(channels, hidden_channels, activation)
+        channels = hidden_channels or channels
+        self.classifier = nn.Linear(channels, num_classes)
+        self.down_classifier = None if shared_classifier else nn.Linear(channels, num_classes)
+        self.enhance = None
+        if enhance != "none":
+            self.enhance = nn.Conv2d(num_classes if enhance == "class_conv" else 1, channels, 1)
+            self.pool = ContextPool(
+                num_classes, pool_size, contrib=pool_contrib, rows=pool_rows, rate=pool_lambda, eps=pool_eps
+            )
+
+    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        features = self._features(batch.image)
+        up = self.classifier(features.mean((2, 3)))
+        if self.pool_timing == "before":
+            self._grow_pool(features, up, batch.label)
+        down = self._down(features, up)
+        if self.pool_timing == "after":
+            self._grow_pool(features, up, batch.label)
+        loss_up = functional.cross_entropy(up, batch.label)
+        loss_down = functional.cross_entropy(down, batch.label)
+        return {"loss": self.up_loss_weight * loss_up + loss_down, "loss_up": loss_up, "loss_down": loss_down}
+
+    def classify(self, image: Tensor) -> Tensor:
+        features = self._features(image)
+        up = self.classifier(features.mean((2, 3)))
+        return up if self.map_branch == "up" else self._down(features, up)
+
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, ranking: Tensor | None = None
+    ) -> Localization:
+        """As :meth:`Method.localize`; one map serves all classes unless ``gamma`` is ``"none"``.
+
+        Args:
+            image (Tensor[N, 3, H, W]): uint8, RGB.
+            label (Tensor[N]): classes whose map comes first.
+            topk: how many predicted classes get a map.
+            ranking (Tensor[N, K]): scores that rank the classes, of another view of the images, as the released
+                evaluation takes them from the central crop; those of ``image`` itself if None.
+        """
+        features = self._features(image)
+        up = self.classifier(features.mean((2, 3)))
+        enhanced = self.map_branch == "down"
+        logits = self._down(features, up) if enhanced else up
+        ranking = logits if ranking is None else ranking
+        classes = wanted_classes(ranking, label, topk)
+        weight = (self._down_classifier if enhanced else self.classifier).weight
+        vectors = self.combination.class_vectors(weight, ranking, classes)  # [N, 1 or M, C]
+        maps = self._maps(vectors, features, up if enhanced else None)
+        return Localization(logits, classes, ops.min_max_normalize(maps).expand(-1, classes.shape[1], -1, -1))
+
+    def param_groups(self) -> list[ParamGroup]:
+        """As :meth:`Method.param_groups`, with the enhancing convolution in groups of its own."""
+        if self.enhance is None:
+            return super().param_groups()
+        own = {id(parameter) for parameter in self.enhance.parameters()}
+        groups = [
+            ParamGroup(group.name, tuple(parameter for parameter in group.params if id(parameter) not in own))
+            for group in super().param_groups()
+        ]
+        return [
+            *groups,
+            ParamGroup("enhance_weight", (self.enhance.weight,)),
+            ParamGroup("enhance_bias", (self.enhance.bias,)),
+        ]
+
+    @property
+    def _down_classifier(self) -> nn.Linear:
+        return self.classifier if self.down_classifier is None else self.down_classifier
+
+    def _features(self, image: Tensor) -> Tensor:
+        return self.hidden(self.backbone(image)[self.backbone.stages[-1].name])
+
+    def _grow_pool(self, features: Tensor, up: Tensor, label: Tensor) -> None:
+        if self.enhance is not None and self.training:
+            predicted = up.argmax(1)
+            with torch.no_grad():
+                cam = self._maps(self.classifier.weight[predicted][:, None], features, None)[:, 0]
+            self.pool.update(predicted, label, cam)
+
+    def _context(self, features: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """V_π [N, C] and Q_π [N, h·w] of the class π that the up branch predicts."""
+        predicted = up.argmax(1)
+        columns = self.enhance.weight.flatten(1).mT  # [K or 1, C]
+        column = columns[predicted] if len(columns) > 1 else columns.expand(len(predicted), -1)
+        return column, self.pool.lookup(predicted, features.shape[2:]).to(features.dtype).flatten(1)
+
+    def _down(self, features: Tensor, up: Tensor) -> Tensor:
+        """Logits of the enhanced features, which are never built: pooling them takes two means of X."""
+        mean = features.mean((2, 3))
+        if self.enhance is not None:
+            column, context = self._context(features, up)
+            in_context = (features.flatten(2) @ context[:, :, None])[:, :, 0] / context.shape[1]
+            mean = mean * (1 + self.enhance.bias) + column * in_context
+        return self._down_classifier(mean)
+
+    def _maps(self, vectors: Tensor, features: Tensor, up: Tensor | None) -> Tensor:
+        """Maps [N, M, h, w] of ``vectors`` [N, M, C] on X, or on X^e where the up branch's logits are given."""
+        flat = features.flatten(2)
+        if up is None or self.enhance is None:
+            maps = vectors @ flat
+        else:
+            column, context = self._context(features, up)
+            maps = (vectors * (1 + self.enhance.bias)) @ flat
+            maps = maps + context[:, None] * ((vectors * column[:, None]) @ flat)
+        return maps.unflatten(2, features.shape[2:])
+
+
+STAGES = {"localizer": CICAM}
