@@ -23,7 +23,7 @@ def test_center_gaussian_is_one_at_the_centre_and_falls_the_same_in_all_directio
 
 
 def benchmark(folder, name):
-    """Sizes and boxes of a test split; the file's inclusive corners become half-open."""
+    """Image ids, sizes and boxes of a test split, as they stand in the benchmark's files."""
     root = folder / "wsol_metadata" / "metadata" / name / "test"
     sizes = {}
     for line in (root / "image_sizes.txt").read_text().split():
@@ -32,25 +32,22 @@ def benchmark(folder, name):
     boxes = {}
     for line in (root / "localization.txt").read_text().split():
         image, *corners = line.split(",")
-        x0, y0, x1, y1 = map(int, corners)
-        boxes.setdefault(image, []).append([x0, y0, x1 + 1, y1 + 1])
+        boxes.setdefault(image, []).append([float(corner) for corner in corners])
     truths = [torch.tensor(boxes[image], dtype=torch.float64) for image in boxes]
-    return torch.tensor([sizes[image] for image in boxes]), truths
+    return list(boxes), torch.tensor([sizes[image] for image in boxes]), truths
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(("name", "images", "published"), [("CUB", 5794, 59.7), ("ILSVRC", 50000, 52.5)])
 def test_center_gaussian_row_of_the_benchmark_comes_out(real_data, name, images, published):
     """An outside truth. The row is MaxBoxAcc (IoU 0.5) with one true box per image, as in the CVPR 2020 edition."""
-    sizes, truths = benchmark(real_data, name)
+    _, sizes, truths = benchmark(real_data, name)
     assert len(truths) == images
     protocol = get_protocol("wsolevaluation")
     score_map = ops.normalize_score_map(center_gaussian((224, 224))[None], None, protocol.rule)
     thresholds = frames.as_float64(protocol.thresholds)
     boxes = ops.score_map_boxes(score_map, thresholds, protocol.rule).boxes[0].unique(dim=0).double()
-    first = torch.stack([box[0] for box in truths]) - torch.tensor([0, 0, 1, 1])
-    scale = torch.cat([sizes, sizes], 1)
-    first = (first * 224 / scale).trunc()
+    first = torch.cat(frames.gt_in_frame([boxes[:1] for boxes in truths], sizes.tolist(), protocol))
     overlap, box_area, truth_area = functional._overlaps(boxes, first, plus_one=True)
     accuracy = 100 * (overlap / (box_area + truth_area - overlap) >= 0.5).double().mean(1).max().item()
     assert round(accuracy, 1) == published
@@ -58,7 +55,7 @@ def test_center_gaussian_row_of_the_benchmark_comes_out(real_data, name, images,
 
 @pytest.mark.realdata
 def test_center_gaussian_through_the_accumulator_is_the_same(real_data):
-    sizes, truths = benchmark(real_data, "CUB")
+    _, sizes, truths = benchmark(real_data, "CUB")
     keep = range(0, len(truths), 500)
     protocol = get_protocol("wsolevaluation")
     grid = [k * 0.05 for k in range(20)]
@@ -69,7 +66,23 @@ def test_center_gaussian_through_the_accumulator_is_the_same(real_data):
     boxes = ops.score_map_boxes(levels, frames.as_float64(grid), protocol.rule).boxes[0].double()
     hits = np.zeros(len(grid))
     for n in keep:
-        truth = frames.gt_in_frame([truths[n]], [tuple(sizes[n].tolist())], protocol)[0]
+        truth = frames.gt_in_frame([truths[n]], [sizes[n].tolist()], protocol)[0]
         overlap, box_area, truth_area = functional._overlaps(boxes, truth, plus_one=True)
         hits += (overlap / (box_area + truth_area - overlap) >= 0.5).any(1).numpy()
     assert metric.compute()["gt_known_loc"] == 100 * hits.max() / len(keep)
+
+
+@pytest.mark.realdata
+def test_official_cub_boxes_become_the_benchmarks(real_data):
+    """x, y, w, h of the official release, half-open, against the benchmark's own files: all 5,794 boxes."""
+    ids, sizes, truths = benchmark(real_data, "CUB")
+    root = real_data / "cub200_annotations"
+    names = dict(line.split() for line in (root / "images.txt").read_text().splitlines())
+    official = {}
+    for line in (root / "bounding_boxes.txt").read_text().splitlines():
+        number, x, y, width, height = line.split()
+        official[names[number]] = [float(x), float(y), float(x) + float(width), float(y) + float(height)]
+    boxes = [torch.tensor([official[name]], dtype=torch.float64) for name in ids]
+    protocol = get_protocol("wsolevaluation")
+    found, expected = (frames.gt_in_frame(b, sizes.tolist(), protocol) for b in (boxes, truths))
+    assert torch.equal(torch.cat(found), torch.cat(expected))

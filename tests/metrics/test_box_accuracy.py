@@ -13,11 +13,11 @@ GRID = [k * 0.1 for k in range(10)]
 
 def test_max_box_accuracies_are_those_of_the_published_loop():
     maps, sizes, boxes, label, topk = images(10)
-    truths = [box - torch.tensor([0, 0, 1, 1]) for box in boxes]
+    truths = [torch.minimum(b, s.repeat(2) - 1).int().tolist() for b, s in zip(boxes, sizes, strict=True)]
     single, multi = (
         np.stack(
             [
-                oracle.max_box_hits(m.numpy(), s.tolist(), t.tolist(), GRID, (0.3, 0.5, 0.7), every)
+                oracle.max_box_hits(m.numpy(), s.tolist(), t, GRID, (0.3, 0.5, 0.7), every)
                 for m, s, t in zip(maps, sizes, truths, strict=True)
             ]
         )

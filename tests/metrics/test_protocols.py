@@ -59,8 +59,8 @@ BOX = torch.tensor([[60.0, 27.0, 385.0, 331.0]], dtype=torch.float64)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # Inclusive (60, 27, 384, 330) times 224 / 500 and 224 / 335, truncated.
-        ("wsolevaluation", [26, 18, 172, 220]),
+        # Times 224 / 500 and 224 / 335, truncated.
+        ("wsolevaluation", [26, 18, 172, 221]),
         ("spa", [60, 27, 384, 330]),
         ("cicam", [60, 27, 384, 330]),
         ("csoa", [60, 27, 385, 331]),
@@ -74,10 +74,10 @@ def test_true_boxes_go_to_the_frame(name, expected):
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_fractional_boxes_become_the_pixels_they_touch():
-    boxes = torch.tensor([[0.5, 1.2, 3.0, 2.5]], dtype=torch.float64)
+def test_true_boxes_end_inside_the_image():
+    boxes = torch.tensor([[0.5, 1.2, 8.0, 9.5]], dtype=torch.float64)
     protocol = replace(get_protocol("wsolevaluation"), input_size=8)
-    assert frames.gt_in_frame([boxes], [(8, 8)], protocol)[0].tolist() == [[0, 1, 2, 2]]
+    assert frames.gt_in_frame([boxes], [(8, 8)], protocol)[0].tolist() == [[0, 1, 7, 7]]
 
 
 def test_boxes_outside_the_crop_vanish_and_count_as_a_miss():

@@ -78,7 +78,10 @@ class Accumulator:
     def _check_config(self, other: Mapping[str, object]) -> None:
         for name, value in self._config.items():
             if other.get(name) != value:
-                raise ValueError(
-                    f"{type(self).__name__}: counters with another {name} ({other.get(name)!r} here {value!r}) "
-                    f"cannot be added"
-                )
+                raise ValueError(f"{type(self).__name__}: counters of another {_named(name, value, other.get(name))}")
+
+
+def _named(name: str, ours: object, theirs: object) -> str:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return f"{name}: {', '.join(key for key in ours if ours[key] != theirs.get(key))} differ"
+    return f"{name}: {theirs!r} instead of {ours!r}"

@@ -23,10 +23,10 @@ class Protocol:
         thresholds: the map cut-offs that are tried.
         iou_thresholds: overlaps a box must have; 0.5 is among them and is the one of Top-1, Top-5 and GT-known Loc.
         frame: where boxes are cut and compared. "input": maps and true boxes are brought to the square network input,
-            true boxes as inclusive integers, truncated. "image": maps are resized to the original image. "scaled":
-            boxes are cut at ``input_size`` (or at the map's own size) and then scaled to the original image. "crop":
-            maps show the central crop of a resized image, true boxes are moved there and clipped; what is clipped away
-            entirely counts as a miss.
+            true boxes as truncated integers, x1 at most at W - 1 of the image. "image": maps are resized to the
+            original image. "scaled": boxes are cut at ``input_size`` (or at the map's own size) and then scaled to the
+            original image. "crop": maps show the central crop of a resized image, true boxes are moved there and
+            clipped; what is clipped away entirely counts as a miss.
         input_size: side of the square that maps are resized to; None in frame "image" and for maps left as they are.
         resize: frame "crop" only: side that the whole image is warped to before the central ``input_size`` is cut.
         box_scaling: frame "scaled" only: "truncate" and "round" to integers, in float32 and clipped as CI-CAM does, or
@@ -100,9 +100,8 @@ _ALL = (
     Protocol(
         name="wsolevaluation",
         source="Choe et al., CVPR 2020 (MaxBoxAcc) and TPAMI 2022 (MaxBoxAccV2), the released evaluator. Boxes end "
-        "one pixel late unless they touch the border, yet are compared as inclusive. The benchmark's CUB files "
-        "store x + w where its evaluator expects the last pixel; true boxes given here are half-open, so theirs "
-        "ends one earlier.",
+        "one pixel late unless they touch the border, yet are compared as inclusive; so are the true ones, x + w "
+        "of CUB and xmax of ILSVRC, limited to the last pixel.",
         rule=BoxRule(),
         thresholds=_THOUSANDTHS,
         iou_thresholds=(0.3, 0.5, 0.7),
@@ -141,7 +140,8 @@ _ALL = (
     Protocol(
         name="spa",
         source="Pan et al., CVPR 2021, released code: as DANet, min-max with 1e-10 added; the threshold behind the "
-        "published tables is unknown, 0.10 to 0.45 is what the script sweeps.",
+        "published tables is unknown, 0.10 to 0.45 is what the script sweeps. True boxes end at x + w - 1 on CUB; on "
+        "ILSVRC the original takes xmax itself, one pixel more than here.",
         rule=replace(_DANET, normalization="minmax_eps", eps=1e-10),
         thresholds=_steps(2, 9, 20),
         frame="image",
