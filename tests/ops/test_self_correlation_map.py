@@ -10,6 +10,8 @@ from wsolfast.reference import self_correlation_map as reference
 from wsolfast.testing import OP_CASES, assert_close, seeded
 from wsolfast.testing.cases.self_correlation_map import coarse_cam, layer
 
+needs_kernel = pytest.mark.skipif(ops.extension_status() is not None, reason="the reference keeps whole matrices")
+
 PRINTED = {"rtol": 0, "atol": 1.1e-6}  # the specification prints six decimals
 
 # The specification's two examples, one row per position.
@@ -352,6 +354,7 @@ def maps_of_few(features, cam, variant, fo_th, so_th, so_weight, delta_h, delta_
     return reference.stretch((inside - outside).relu()).view_as(cam)
 
 
+@needs_kernel
 @pytest.mark.parametrize("variant", ["head", "v0", "paper"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_map_too_large_for_one_matrix_is_the_same(variant, signed):
@@ -384,7 +387,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(ops.extension_status() is not None, reason="the reference keeps whole matrices")
+@needs_kernel
 def test_large_map_never_needs_a_whole_matrix():
     """112 x 112 positions would be 629 MB a matrix; the paper's variant maps all of them, the other eight."""
     done = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True)

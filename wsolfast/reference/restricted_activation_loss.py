@@ -17,7 +17,7 @@ def restricted_activation_loss(
     background = (spread < tau).to(class_maps.dtype)
     object_ = (spread > tau + sigma).to(class_maps.dtype)
     score = class_maps[torch.arange(n, device=label.device), label].sigmoid()  # [N, h, w]
-    finite = class_maps.logsumexp(1).isfinite().flatten(1).all(1).view(-1, 1, 1)
+    finite = class_maps.amax(1).isfinite().flatten(1).all(1).view(-1, 1, 1)
     loss = torch.where(finite, score * background + (1 - score) * object_, torch.nan).mean()
     slope = torch.where(finite, score * (1 - score) * (background - object_), torch.nan) / score.numel()
     return loss, slope.contiguous()

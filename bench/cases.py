@@ -1,0 +1,80 @@
+"""What is timed: calls of ops with the sizes of real layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """One call of ``torch.ops.wsolfast.<op>`` and, where ``backward``, of its gradient with respect to argument 0.
+
+    ``tolerance`` is the largest error relative to max(1, |expected|) that the gate accepts in float32.
+    """
+
+    op: str
+    name: str
+    make_inputs: Callable[[str, torch.dtype], tuple]
+    backward: bool = False
+    tolerance: float = 1e-5
+
+
+def smooth(shape: tuple[int, int, int, int], seed: int) -> Tensor:
+    """Random maps whose neighbouring positions resemble each other, as a network's do."""
+    n, channels, h, w = shape
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, channels, -(-h // 3), -(-w // 3), generator=generator)
+    return interpolate(coarse, size=(h, w), mode="bilinear") + 0.3 * torch.randn(shape, generator=generator)
+
+
+def correlation_case(layer: str, images: int, channels: tuple[int, ...], side: int, variant: str, share: float):
+    """SCG for one class per image, ``share`` of the positions selected: half as object, half as background."""
+
+    def make_inputs(device, dtype):
+        features = [smooth((images, c, side, side), seed).relu().to(device, dtype) for seed, c in enumerate(channels)]
+        ranks = smooth((images, 1, side, side), 9).flatten(2).argsort(2).argsort(2)
+        cam = (ranks / (side * side - 1)).view(images, 1, side, side).to(device, dtype)
+        post = "paper" if variant == "paper" else "released"
+        return features, cam, variant, False, 0.2, 0.2, 1.0, "max", 1 - share / 2, share / 2, post, 0.0
+
+    size = f"{side}x{side}x{'+'.join(map(str, channels))}"
+    # Sums over up to 3136 positions, whose small difference the released map then stretches to [0, 1].
+    return BenchCase(
+        "self_correlation_map", f"{layer} {size}, N={images}, {variant}, {share:.0%}", make_inputs, tolerance=1e-4
+    )
+
+
+def loss_case(layer: str, images: int, classes: int, side: int):
+    def make_inputs(device, dtype):
+        maps = smooth((images, classes, side, side), 0).to(device, dtype)
+        return maps, torch.arange(images, device=device) % classes, 0.1, 0.2, "var", "minmax"
+
+    return BenchCase(
+        "restricted_activation_loss", f"{layer} {side}x{side}x{classes}, N={images}", make_inputs, backward=True
+    )
+
+
+CASES = [
+    *(
+        correlation_case("vgg16.conv4+conv5", images, (512, 512), 14, variant, 0.9)
+        for images in (1, 8)
+        for variant in ("head", "v0", "paper")
+    ),
+    correlation_case("vgg16.conv5", 1, (512,), 14, "head", 0.5),
+    *(
+        correlation_case("inception_v3.mixed_5d+6e", 1, (288, 768), 28, variant, share)
+        for variant in ("head", "paper")
+        for share in (0.5, 0.9)
+    ),
+    *(
+        correlation_case("resnet50.layer1", 1, (256,), 56, variant, share)
+        for variant in ("head", "paper")
+        for share in (0.5, 0.9)
+    ),
+    loss_case("vgg16.head cub", 30, 200, 14),
+    loss_case("vgg16.head ilsvrc", 16, 1000, 14),
+    loss_case("inception_v3.head cub", 30, 200, 28),
+]
