@@ -7,7 +7,7 @@ import torch
 from wsolfast.data import open_dataset
 
 # The bytes are a contract: published demo numbers stand on them.
-DIGEST = "44681dde29d4f3265f2ea18994b9302e3e524db95c5334313e17380c38b9facc"
+DIGEST = "5a54bcc9e5ecad51fb12e483f7cfeefa89433cb428d3284e0343f04d913f38ce"
 
 
 def open_synthetic(split="train_weaksup", **options):
@@ -100,10 +100,22 @@ def test_every_class_is_there_in_every_split():
         ({"num_classes": 1}, "num_classes: expected 2 to 32, got 1"),
         ({"num_classes": 33}, "num_classes: expected 2 to 32, got 33"),
         ({"size": 16}, "size: expected at least 32 px, got 16"),
-        ({"cooccurrence": 1.5}, "cooccurrence: expected a probability, got 1.5"),
+        ({"smallest": 0.8}, "expected 0.27 <= smallest <= largest <= 0.98, got 0.8, 0.75"),
+        ({"cooccurrence": 1.5}, "cooccurrence: expected a number from 0 to 1, got 1.5"),
+        ({"body_cue": -0.1}, "body_cue: expected a number from 0 to 1, got -0.1"),
         ({"num_train": 0}, "split train_weaksup: expected at least one image, got 0"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         open_synthetic(**options)
+
+
+@pytest.mark.parametrize(("smallest", "largest"), [(0.3, 0.4), (0.6, 0.95), (0.98, 0.98)])
+def test_figures_have_the_size_asked_for(smallest, largest):
+    dataset = open_synthetic("test", num_test=32, smallest=smallest, largest=largest)
+    boxes = torch.cat([dataset.annotations(i).boxes for i in range(32)])
+    longer = (boxes[:, 2:] - boxes[:, :2]).amax(1) / 128
+    # Outlines are known by a few points, limbs by their axis: within 4 % of the image's side.
+    assert longer.min() > smallest - 0.04
+    assert longer.max() < largest + 0.04

@@ -1,9 +1,10 @@
 """``synthetic``: animals rendered from a seed, with the two problems that WSOL papers fight.
 
-Every class is a species of one of three families (bird, fish, beetle). Species of a family share their large, plain
-body and differ in a small patterned head: a classifier needs the head only, so its maps cover a part of the object
-(*partial activation*). Every class also has a habitat, the background it stands on with probability ``cooccurrence``:
-the higher, the more the background tells the class (*entangled context*). Boxes and masks are exact.
+Every class is a species of one of three families (bird, fish, beetle). Species of a family share their large body,
+which takes on a little of the class's colour (``body_cue``), and differ in a small patterned head: a classifier needs
+the head only, so its maps cover a part of the object (*partial activation*). Every class also has a habitat, the
+background it stands on with probability ``cooccurrence``: the higher, the more the background tells the class
+(*entangled context*). Boxes and masks are exact.
 
 The same seed gives the same bytes everywhere: random numbers are counter-based, and pixels come from IEEE additions,
 multiplications, divisions and square roots of float32 alone, element by element (no BLAS, no libm).
@@ -118,6 +119,9 @@ def open_source(
     num_val: int = 80,
     num_test: int = 160,
     cooccurrence: float = 0.25,
+    body_cue: float = 0.3,
+    smallest: float = 0.5,
+    largest: float = 0.75,
     world: int = 0,
 ) -> "SyntheticSource":
     """A rendered split.
@@ -131,18 +135,36 @@ def open_source(
         num_val: number of images of ``train_fullsup``.
         num_test: number of images of ``test``.
         cooccurrence: probability that an animal stands in the habitat of its class; otherwise in any of them.
+        body_cue: how much of its class's colour a body takes on; 0 leaves the class to the head.
+        smallest: smallest longer side of an animal's box, as a share of the image's side.
+        largest: largest longer side, at most 0.98.
         world: seed of the images (the seed of :func:`wsolfast.data.open_dataset` drives the augmentation).
     """
     if not 2 <= num_classes <= len(_HUES) * len(_PATTERNS):
         raise ValueError(f"num_classes: expected 2 to {len(_HUES) * len(_PATTERNS)}, got {num_classes}")
     if size < 32:
         raise ValueError(f"size: expected at least 32 px, got {size}")
-    if not 0 <= cooccurrence <= 1:
-        raise ValueError(f"cooccurrence: expected a probability, got {cooccurrence}")
+    for name, share in (("cooccurrence", cooccurrence), ("body_cue", body_cue)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {share}")
+    if not 0.27 <= smallest <= largest <= 0.98:
+        raise ValueError(f"smallest, largest: expected 0.27 <= smallest <= largest <= 0.98, got {smallest}, {largest}")
     count = {"train_weaksup": num_train, "train_fullsup": num_val, "test": num_test}[split]
     if count < 1:
         raise ValueError(f"split {split}: expected at least one image, got {count}")
-    return SyntheticSource(split, count, num_classes, size, cooccurrence, world)
+    return SyntheticSource(
+        split, count, num_classes, _Scenery(size, cooccurrence, body_cue, (smallest, largest)), world
+    )
+
+
+@dataclass(frozen=True)
+class _Scenery:
+    """What all images of a set share; see :func:`open_source`."""
+
+    size: int
+    cooccurrence: float
+    body_cue: float
+    extent: tuple[float, float]  # smallest and largest
 
 
 class SyntheticSource(Source):
@@ -150,13 +172,12 @@ class SyntheticSource(Source):
 
     has_masks = True
 
-    def __init__(self, split: str, count: int, num_classes: int, size: int, cooccurrence: float, world: int):
+    def __init__(self, split: str, count: int, num_classes: int, scenery: _Scenery, world: int):
         self.labels = np.arange(count, dtype=np.int64) % num_classes
         self.class_names = [_class_name(k) for k in range(num_classes)]
         self.image_ids = [f"{split}/{i:06d}" for i in range(count)]
         self._split = SPLITS.index(split)
-        self._size = size
-        self._cooccurrence = cooccurrence
+        self._scenery = scenery
         self._world = world
         self._rendered: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -165,7 +186,7 @@ class SyntheticSource(Source):
 
     def annotation(self, index: int) -> Annotation:
         box = torch.tensor([_tight_box(self._render(index)[1])], dtype=torch.float64)
-        return Annotation((self._size, self._size), box)
+        return Annotation((self._scenery.size, self._scenery.size), box)
 
     def mask(self, index: int) -> np.ndarray:
         return self._render(index)[1].copy()
@@ -174,9 +195,9 @@ class SyntheticSource(Source):
         if index not in self._rendered:
             position = (self._split, index)
             draws = _Draws(unit_draws(self._world, _PARAMETERS, position, 64))
-            noise = _Noise(byte_draws(self._world, _NOISE, position, 3 * 4096 + self._size**2))
-            scene = _render(int(self.labels[index]), self._size, self._cooccurrence, draws, noise)
-            if (len(self._rendered) + 1) * 4 * self._size**2 > _CACHE_BYTES:
+            noise = _Noise(byte_draws(self._world, _NOISE, position, 3 * 4096 + self._scenery.size**2))
+            scene = _render(int(self.labels[index]), self._scenery, draws, noise)
+            if (len(self._rendered) + 1) * 4 * self._scenery.size**2 > _CACHE_BYTES:
                 self._rendered.clear()
             self._rendered[index] = scene
         return self._rendered[index]
@@ -188,6 +209,10 @@ def _class_name(k: int) -> str:
 
 def _family_of(k: int) -> str:
     return list(_FAMILIES)[k % len(_FAMILIES)]
+
+
+def _hue_of(k: int) -> tuple[int, int, int]:
+    return list(_HUES.values())[k % len(_HUES)]
 
 
 def _pattern_of(k: int) -> int:
@@ -243,14 +268,15 @@ def _taps(size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     return low, t * t * (3 - 2 * t)
 
 
-def _render(label: int, size: int, cooccurrence: float, draws: _Draws, noise: _Noise) -> tuple[np.ndarray, np.ndarray]:
+def _render(label: int, scenery: _Scenery, draws: _Draws, noise: _Noise) -> tuple[np.ndarray, np.ndarray]:
     """Image uint8 [size, size, 3] and mask uint8 [size, size]."""
-    at_home = draws.chance(cooccurrence)
+    size = scenery.size
+    at_home = draws.chance(scenery.cooccurrence)
     other = draws.one_of(range(len(_HABITATS)))
     habitat = _HABITATS[label % len(_HABITATS) if at_home else other]
     image = _background(habitat, size, draws, noise)
     mask = np.zeros((size, size), np.uint8)
-    _draw_figure(image, mask, label, draws, noise)
+    _draw_figure(image, mask, label, scenery, draws, noise)
     tint = np.array([draws.between(0.92, 1.08) for _ in range(3)], np.float32)[:, None, None]
     grain = (noise.take(size, size) - np.float32(127.5)) * np.float32(0.06)
     image *= tint * np.float32(draws.between(0.88, 1.1))
@@ -308,8 +334,10 @@ class _Pose:
         return u, v
 
 
-def _place(parts: tuple[_Part, ...], size: int, any_direction: bool, draws: _Draws) -> _Pose:
-    """A random pose whose box has sides of about 33 to 75 % of the image and lies inside it."""
+def _place(
+    parts: tuple[_Part, ...], size: int, extent: tuple[float, float], any_direction: bool, draws: _Draws
+) -> _Pose:
+    """A random pose whose box lies inside the image; its longer side is a share in ``extent`` of the image's."""
     # Tangent of half the angle: cosine and sine are rational in it, so no libm is needed.
     half = draws.between(-0.22, 0.22)
     cosine, sine = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
@@ -325,8 +353,9 @@ def _place(parts: tuple[_Part, ...], size: int, any_direction: bool, draws: _Dra
         # Turning the cosine and the aspect around mirrors x and leaves y as it is.
         xs, cosine, aspect = [-x for x in xs], -cosine, -aspect
     width, height = max(xs) - min(xs), max(ys) - min(ys)
-    unit = draws.between(0.5, 0.74) * size / max(width, height)
-    unit = min(max(unit, 0.34 * size / min(width, height)), 0.74 * size / max(width, height))
+    # The shorter side stays above 65 % of the smallest longer one, so that slim poses are not lost.
+    shares = max(draws.between(*extent), 0.65 * extent[0] * max(width, height) / min(width, height))
+    unit = min(shares, extent[1]) * size / max(width, height)
     left = draws.between(1, size - 1 - width * unit)
     top = draws.between(1, size - 1 - height * unit)
     return _Pose(unit, cosine, sine, aspect, (left - min(xs) * unit, top - min(ys) * unit))
@@ -375,17 +404,20 @@ def _depth(part: _Part, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return depth
 
 
-def _draw_figure(image: np.ndarray, mask: np.ndarray, label: int, draws: _Draws, noise: _Noise) -> None:
+def _draw_figure(
+    image: np.ndarray, mask: np.ndarray, label: int, scenery: _Scenery, draws: _Draws, noise: _Noise
+) -> None:
     """Draw the class's figure into ``image`` and its exact mask into ``mask``."""
-    size = len(mask)
+    size = scenery.size
     family = _family_of(label)
     parts = _FAMILIES[family]
-    pose = _place(parts, size, family == "beetle", draws)
+    pose = _place(parts, size, scenery.extent, family == "beetle", draws)
     reach = pose.unit * 1.5
     x0, x1 = max(0, int(pose.center[0] - reach)), min(size, int(pose.center[0] + reach) + 1)
     y0, y1 = max(0, int(pose.center[1] - reach)), min(size, int(pose.center[1] + reach) + 1)
     u, v = pose.coordinates(x0, y0, x1, y1)
     body = _colour(draws.one_of(_BODY_COLOURS)) * np.float32(draws.between(0.8, 1.2))
+    body += (_colour(_hue_of(label)) - body) * np.float32(scenery.body_cue)
     texture = noise.field(size, (14, 14))[y0:y1, x0:x1] * np.float32(1 / 255)
     shade = np.float32(1.12) - v * np.float32(0.28) + (texture - np.float32(0.5)) * np.float32(0.3)
     window = image[:, y0:y1, x0:x1]
@@ -423,7 +455,7 @@ def _colour(rgb: tuple[int, int, int]) -> np.ndarray:
 
 
 def _head_pattern(part: _Part, label: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    hue = list(_HUES.values())[label % len(_HUES)]
+    hue = _hue_of(label)
     first = _colour(hue)
     second = _colour((28, 24, 30) if sum(hue) > 380 else (250, 246, 232))
     cu, cv, a, b = part.shape if part.within is None else (0.66, 0.0, 0.22, 0.28)
