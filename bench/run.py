@@ -147,7 +147,8 @@ def main() -> None:
             rows.append(row)
             print(" | ".join(as_cells(row)), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": environment(arguments.threads), "rows": rows}, indent=1))
+        results = {"environment": environment(arguments.threads), "rows": rows}
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -158,8 +158,19 @@ def test_half_precision_is_computed_in_float32(dtype):
     class_maps = seeded((2, 3, 4, 4)).to(dtype).requires_grad_()
     loss = ops.restricted_activation_loss(class_maps, torch.tensor([2, 0]))
     loss.backward()
-    assert loss.dtype == class_maps.grad.dtype == dtype
-    assert torch.equal(loss, ops.restricted_activation_loss(class_maps.float(), torch.tensor([2, 0])).to(dtype))
+    assert loss.dtype == torch.float32
+    assert class_maps.grad.dtype == dtype
+    assert torch.equal(loss, ops.restricted_activation_loss(class_maps.detach().float(), torch.tensor([2, 0])))
+
+
+def test_fullgraph_compile_sees_loss_and_gradient():
+    def gradient(function):
+        class_maps = seeded((2, 3, 4, 4)).requires_grad_()
+        (2 * function(class_maps, torch.tensor([2, 0]))).backward()
+        return class_maps.grad
+
+    compiled = torch.compile(ops.restricted_activation_loss, fullgraph=True, backend="aot_eager")
+    assert torch.equal(gradient(compiled), gradient(ops.restricted_activation_loss))
 
 
 @pytest.mark.parametrize(

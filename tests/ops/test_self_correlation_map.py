@@ -81,6 +81,13 @@ def test_values_of_the_specification_v0():
     expected = torch.eye(4, dtype=torch.float64)
     expected[0, 2] = expected[1, 3] = 1
     torch.testing.assert_close(reference.second_order_v0(kept, 0.5)[0], expected, **PRINTED)
+    first = reference.layer_correlation(
+        reference.similarity(as_features(STAR)), "v0", False, 0.1, 0.5, 2.0, "first", 0.0
+    )
+    near = math.sqrt(0.5)
+    torch.testing.assert_close(
+        first[0], rows((1, near, 0, near), (near, 1, near, 0), (0, near, 1, 0), (near, 0, 0, 1)), **PRINTED
+    )
     skew = reference.cut_below(reference.similarity(as_features(SKEW)).relu(), 0.1)
     expected = torch.eye(4, dtype=torch.float64)
     expected[0, 2], expected[1, 3], expected[2, 0] = 0.711170, 0.609205, 0.590985
@@ -281,6 +288,16 @@ def test_backward_says_why_it_cannot():
     refined = ops.self_correlation_map(features, coarse_cam((1, 1, 4, 3), "cpu", torch.float32))
     with pytest.raises(RuntimeError, match="self_correlation_map is not differentiable"):
         refined.sum().backward()
+
+
+def test_fullgraph_compile_sees_the_op():
+    features, cam = layer((1, 5, 4, 3), "cpu", torch.float32), coarse_cam((1, 1, 4, 3), "cpu", torch.float32)
+    compiled = torch.compile(
+        lambda features, cam: ops.self_correlation_map([features, 2 * features], cam).amax(),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    assert torch.equal(compiled(features, cam), ops.self_correlation_map([features, 2 * features], cam).amax())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

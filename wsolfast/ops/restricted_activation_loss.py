@@ -95,18 +95,16 @@ def restricted_activation_loss(
             logits, one class) is background throughout.
 
     Returns:
-        Tensor[]: mean over images and positions, dtype of ``class_maps``; 0 for an empty batch. A NaN or +inf in
+        Tensor[]: mean over images and positions, float32 or float64; 0 for an empty batch. A NaN or +inf in
         ``class_maps`` makes it NaN.
 
     Raises:
         ValueError: if shapes or dtypes do not fit or an option is unknown.
 
     Backends: CPU (C++), elsewhere the reference. Differentiable once, with respect to ``class_maps``; only the label's
-    channel receives a gradient. float16 and bfloat16 are computed in float32. Deterministic.
+    channel receives a gradient. float16 and bfloat16 are computed in float32, and so is their loss. Deterministic.
     """
     _check(class_maps, label, statistic, normalization)
-    label = label.long()
     if class_maps.element_size() < 4:
-        loss, _ = _FORWARD(class_maps.float(), label, tau, sigma, statistic, normalization)
-        return loss.to(class_maps.dtype)
-    return _FORWARD(class_maps, label, tau, sigma, statistic, normalization)[0]
+        class_maps = class_maps.float()
+    return _FORWARD(class_maps, label.long(), tau, sigma, statistic, normalization)[0]
