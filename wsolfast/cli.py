@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ Workers = Annotated[int | None, typer.Option(help="Image loading processes; -1 c
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run's folder; the recipe's name if not given.")]
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Start a run that exists over, replacing its results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
 
@@ -130,6 +132,193 @@ def _run_path(runs: Path, name: str | None, recipe_name: str) -> Path:
     return runs / name
 
 
+@app.command(
+    name="eval",
+    epilog="Examples:\n\n"
+    "  wsolfast eval runs/demo-spa\n\n"
+    "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
+    "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR",
+)
+def evaluate(
+    what: Annotated[list[str], typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", show_default=False)],
+    split: Annotated[str | None, typer.Option(help="test or train_fullsup.")] = None,
+    protocol: Protocol = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take so many images, evenly spread.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="For a recipe: a network's weights, or a trained run's model.safetensors.")
+    ] = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    exist_ok: ExistOk = False,
+    device: Device = None,
+    amp: Amp = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a run, or a recipe with weights from elsewhere; score maps are computed once and kept."""
+    target, *overrides = what
+    overrides += _runtime_overrides(device=device, amp=amp, workers=workers)
+    overrides += [f"evaluate.{key}={value}" for key, value in (("split", split), ("protocol", protocol)) if value]
+
+    from wsolfast.engine.evaluate import evaluate as evaluate_run
+    from wsolfast.engine.pretrained import adopt
+    from wsolfast.engine.run_folder import RunFolder
+
+    if Path(target).is_dir():
+        if weights is not None:
+            raise RecipeError("--weights goes with a recipe; a run has its own")
+        run = RunFolder(target)
+        recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
+    else:
+        recipe = load_recipe(target, overrides)
+        run = adopt(_run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
+        recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
+    results = evaluate_run(run, recipe, limit=limit, progress=_progress(quiet or as_json))
+    if as_json:
+        _say(json.dumps(results, indent=2))
+    elif not quiet:
+        _print_results(results, recipe.paper)
+
+
+_METRICS = {
+    "top1_cls": "Top-1 Cls",
+    "top5_cls": "Top-5 Cls",
+    "top1_loc": "Top-1 Loc",
+    "top5_loc": "Top-5 Loc",
+    "gt_known_loc": "GT-known Loc",
+    "max_box_acc": "MaxBoxAcc",
+    "max_box_acc_v2": "MaxBoxAccV2",
+}
+
+
+def _table(rows: dict[str, dict[str, str]], columns: list[str]):
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *(cells.get(column, "-") for column in columns))
+    return table
+
+
+def _print_results(results: dict, paper) -> None:
+    """One evaluation: a row per metric, the centre box beside it, and what the numbers rest on."""
+    from rich.console import Console
+
+    given = {
+        "best threshold": results["metrics"],
+        "threshold of train_fullsup": results.get("transferred"),
+        "centre box": results["baselines"]["center_box"],
+        "published": paper.numbers() if paper else None,
+    }
+    columns = {name: numbers for name, numbers in given.items() if numbers}
+    rows = {
+        title: {name: f"{numbers[key]:.1f}" for name, numbers in columns.items() if key in numbers}
+        for key, title in _METRICS.items()
+    }
+    console = Console(highlight=False)
+    console.print(_table(rows, list(columns)))
+    shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in results["error_split"].items())
+    console.print(f"top-1 boxes, percent: {shares}")
+    if results.get("pixel"):
+        pixel = results["pixel"]
+        console.print(
+            f"masks of {pixel['images']} images: PxAP {pixel['px_ap']:.1f}, pIoU {pixel['p_iou']:.1f}, "
+            f"Peak-IoU {pixel['peak_iou']:.1f} at {pixel['peak_threshold']}"
+        )
+    console.print(
+        f"{results['num_images']} images of {results['split']}, protocol {results['protocol']}, boxes at "
+        f"{results['cam_threshold']:.3g} ({results['cam_threshold_source']}), "
+        f"{results['images_per_second']:.1f} images/s"
+    )
+
+
+def _print_comparison(results: dict[str, dict]) -> None:
+    """Several evaluations of the same images, a row each, and the centre box below them."""
+    from rich.console import Console
+
+    titles = {key: title for key, title in _METRICS.items() if not key.startswith("top5") and key != "top1_loc"}
+    rows = {
+        name: {titles[key]: f"{found['metrics'][key]:.1f}" for key in titles}
+        | {"images/s": f"{found['images_per_second']:.0f}"}
+        for name, found in results.items()
+    }
+    center = next(iter(results.values()))["baselines"]["center_box"]
+    rows["centre box"] = {titles[key]: f"{center[key]:.1f}" for key in titles if key != "top1_cls"}
+    Console(highlight=False).print(_table(rows, [*titles.values(), "images/s"]))
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast localize runs/demo-spa photo.jpg\n\n"
+    "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/",
+)
+def localize(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Image files.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/localized if not given.")] = None,
+    class_: Annotated[str | None, typer.Option("--class", help="Name or number; the most likely if not given.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Where the map is cut; what eval chose if not given.")
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Localise the object in image files: an overlay PNG for each, one boxes.json for all."""
+    from wsolfast.engine.localize import localize as localize_files
+    from wsolfast.engine.run_folder import RunFolder
+
+    output = out or run / "localized"
+    found = localize_files(
+        RunFolder(run),
+        images,
+        output,
+        class_name=class_,
+        threshold=threshold,
+        device=device,
+        progress=_progress(quiet),
+    )
+    if not quiet:
+        for image in found["images"]:
+            boxes = " ".join(str([round(value) for value in box]) for box in image["boxes"])
+            label = image["class_name"] or image["class_id"]
+            _say(f"{image['file']}: {label} ({image['score']:.2f}) {boxes}")
+        _say(f"written: {output}/boxes.json")
+    if found["failed"]:
+        sys.stderr.write("".join(f"error: {failure['error']}\n" for failure in found["failed"]))
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out /tmp/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
+    minutes: Annotated[float, typer.Option(min=0.01, help="About how long to train, on two cores.")] = 3.0,
+    quiet: Quiet = False,
+) -> None:
+    """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network."""
+    from wsolfast.engine.demo import demo as run_demo
+
+    results, page = run_demo(out, seed=seed, minutes=minutes, progress=_progress(quiet))
+    _print_comparison(results)
+    _say(f"report: {page}")
+
+
+@app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs, the baseline first.")],
+    out: Annotated[Path | None, typer.Option(help="The page; report/index.html in the last run if not given.")] = None,
+) -> None:
+    """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
+    from wsolfast.engine.report import write_report
+
+    page = write_report(runs, out or runs[-1] / "report" / "index.html")
+    _say(f"report: {page}")
+
+
 @app.command(epilog="Examples:\n\n  wsolfast recipes\n\n  wsolfast recipes spa_cub_vgg16")
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
     """List the recipes with the numbers of their papers, or show one with the source of every value."""
@@ -152,7 +341,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Say what this installation can do: versions, devices, who serves each op, optional packages."""
     from wsolfast.engine.doctor import examine
 
@@ -173,3 +362,20 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             _say(f"{key:<17}{', '.join(value)}")
         else:
             _say(f"{key.replace('_', ' '):<17}{value}")
+
+
+@data_app.command(epilog="Examples:\n\n  wsolfast data check cub /data/CUB_200_2011 --decode")
+def check(
+    name: Annotated[str, typer.Argument(help="cub, ilsvrc, folder or synthetic.")],
+    root: Annotated[Path | None, typer.Argument(help="The data set's folder.", show_default=False)] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
+) -> None:
+    """Check a data set on disk and say what is missing; nothing is downloaded."""
+    from wsolfast import data
+
+    if name not in data.NAMES:
+        raise RecipeError(f"data set: expected one of {', '.join(data.NAMES)}, got {name!r}")
+    report = data.check(name, root, decode=decode)
+    _say(str(report))
+    if not report.ok:
+        raise typer.Exit(3)

@@ -1,5 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.train import train
+from wsolfast.metrics import PROTOCOLS
 from wsolfast.recipe import parse_recipe
 
 TINY = """
@@ -50,3 +55,19 @@ def tiny_file(tmp_path):
     file = tmp_path / "tiny.toml"
     file.write_text(TINY)
     return file
+
+
+@pytest.fixture
+def coarse_sweep(monkeypatch):
+    """The benchmark's sweep in steps of 0.05 instead of 0.001: as good for testing what is done with it."""
+    full = PROTOCOLS["wsolevaluation"]
+    coarse = replace(full, thresholds=tuple(k * 0.05 for k in range(20)))
+    monkeypatch.setitem(PROTOCOLS, "wsolevaluation", coarse)
+
+
+@pytest.fixture
+def trained(tiny, tmp_path, coarse_sweep):
+    """A finished run of the tiny recipe."""
+    run = RunFolder.create(tmp_path / "run", tiny())
+    train(run)
+    return run

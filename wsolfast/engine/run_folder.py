@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
-_OWNED = ("metrics.jsonl", "train.log", "checkpoints", "eval", "report", "stages")
+_OWNED = ("metrics.jsonl", "train.log", "checkpoints", "eval", "report", "stages", "localized")
 
 
 class RunFolder:
@@ -71,6 +71,15 @@ class RunFolder:
     def eval_path(self, split: str) -> Path:
         """Where the evaluation of ``split`` is written."""
         return self.path / "eval" / split
+
+    def keep_class_names(self, names: Sequence[str]) -> None:
+        """Remember what the classes are called, for pictures of images that are in no data set."""
+        write_json(self.path / "classes.json", list(names), indent=None)
+
+    def class_names(self) -> list[str]:
+        """What :meth:`keep_class_names` kept; empty if nothing was."""
+        file = self.path / "classes.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
     def replace_recipe(self, recipe: Recipe) -> None:
         """Keep ``recipe`` as the run's own, for instance when its data moved."""

@@ -21,7 +21,7 @@ from wsolfast.types import Batch
 
 @dataclass(frozen=True)
 class ScoreMaps:
-    """What the network said of every image of a split, in the order of the data set."""
+    """What the network said of each image, in the order in which it was asked."""
 
     maps: Tensor  # float32 [n, h, w] in [0, 1]: the localization map of the true class, at its own resolution
     classes: Tensor  # int64 [n, k]: the most likely classes, the first one first
@@ -73,7 +73,7 @@ def compute_score_maps(
     method: Method,
     dataset: data.Dataset,
     *,
-    count: int,
+    indices: Sequence[int],
     batch_size: int,
     device: torch.device,
     crop: int | None = None,
@@ -83,7 +83,7 @@ def compute_score_maps(
     channels_last: bool = False,
     progress: Progress | None = None,
 ) -> ScoreMaps:
-    """Classify and localise the first ``count`` images, each decoded once.
+    """Classify and localise the images at ``indices``, each decoded once.
 
     Args:
         crop: side of the ten crops whose mean probabilities rank the classes; None ranks by the localisation forward.
@@ -92,7 +92,7 @@ def compute_score_maps(
     """
     progress = progress or Progress(quiet=True)
     loader = DataLoader(
-        Subset(dataset, range(count)),
+        Subset(dataset, indices),
         batch_size,
         num_workers=workers,
         collate_fn=_collate,
@@ -104,7 +104,7 @@ def compute_score_maps(
     with (
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
-        progress.task(f"{dataset.split}: score maps", count) as advance,
+        progress.task(f"{dataset.split}: score maps", len(indices)) as advance,
     ):
         for batch, wide in loader:
             image = batch.image.to(device, memory_format=layout, non_blocking=True)

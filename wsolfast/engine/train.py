@@ -90,6 +90,7 @@ class _StageTraining:
         self.run, self.stage, self.device, self.progress, self.stop = run, stage, device, progress, stop
         self.seed = run.recipe.seed + index
         self.dataset = open_training_data(run.recipe)
+        run.keep_class_names(self.dataset.class_names)
         seed_everything(self.seed)
         self.folder = run.weights_path(stage.name).parent
         checkpoint = load_checkpoint(self.folder)

@@ -1,0 +1,247 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from wsolfast import data
+from wsolfast.engine import evaluate as evaluate_module
+from wsolfast.engine.build import build_method, open_eval_data
+from wsolfast.engine.checkpoint import save_weights, seed_everything
+from wsolfast.engine.errors import MissingError, UsageError
+from wsolfast.engine.evaluate import best_iou, evaluate, load_method
+from wsolfast.engine.pretrained import adopt
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.score_maps import compute_score_maps
+from wsolfast.metrics import BoxAccuracy, center_box
+from wsolfast.recipe import RecipeError
+from wsolfast.types import Localization
+
+
+def saved(run, name, split="test"):
+    return json.loads((run.eval_path(split) / name).read_text())
+
+
+def counted_passes(monkeypatch):
+    """Counts how often the network runs over a split."""
+    passes = []
+    original = compute_score_maps
+
+    def counting(method, dataset, **options):
+        passes.append(dataset.split)
+        return original(method, dataset, **options)
+
+    monkeypatch.setattr(evaluate_module, "compute_score_maps", counting)
+    return passes
+
+
+def test_numbers_are_those_of_the_metrics_on_the_methods_own_maps(trained):
+    results = evaluate(trained)
+    dataset = open_eval_data(trained.recipe, "test")
+    method = load_method(trained, trained.recipe, 2).eval()
+    accuracy = BoxAccuracy("wsolevaluation")
+    right = 0
+    for i in range(len(dataset)):
+        sample, note = dataset[i], dataset.annotations(i)
+        label = torch.tensor([sample.label])
+        with torch.inference_mode():
+            found = method.localize(sample.image[None], label=label, topk=2)
+        classes = found.logits.argsort(descending=True)
+        right += int(classes[0, 0] == sample.label)
+        accuracy.update(found.localization_map[:, 0], torch.tensor([note.size]), [note.boxes], label, classes)
+    expected = accuracy.compute()
+    assert results["metrics"] == {name: expected[name] for name in results["metrics"]}
+    assert results["metrics"]["top1_cls"] == 100 * right / len(dataset)
+    assert results["oracle_threshold"] == expected["cam_threshold"]
+    assert saved(trained, "results.json") == results
+    assert saved(trained, "curves.json")["iou50"] == expected["curves"]["iou50"]
+
+
+def test_the_centre_box_is_measured_on_the_same_images(trained):
+    results = evaluate(trained)
+    dataset = open_eval_data(trained.recipe, "test")
+    notes = [dataset.annotations(i) for i in range(len(dataset))]
+    accuracy = BoxAccuracy("wsolevaluation")
+    accuracy.update_boxes(center_box(torch.tensor([note.size for note in notes])), [note.boxes for note in notes])
+    assert results["baselines"]["center_box"]["gt_known_loc"] == accuracy.compute()["gt_known_loc"]
+
+
+def test_a_threshold_chosen_on_train_fullsup_is_judged_on_test(trained):
+    results = evaluate(trained)
+    chosen = evaluate(trained, recipe_with(trained, split="train_fullsup"))
+    assert results["transferred_thresholds"] == chosen["oracle_threshold"]
+    assert results["cam_threshold"] == chosen["oracle_threshold"]["gt_known_loc"]
+    assert results["cam_threshold_source"] == "train_fullsup"
+    curves = saved(trained, "curves.json")
+    place = curves["thresholds"].index(results["transferred_thresholds"]["iou50"])
+    assert results["transferred"]["iou50"] == curves["iou50"][place]
+    assert results["transferred"]["iou50"] <= results["metrics"]["iou50"]
+    assert chosen["cam_threshold_source"] == "oracle"
+    assert "transferred" not in chosen
+
+
+def recipe_with(run, **evaluate_options):
+    from dataclasses import replace
+
+    return replace(run.recipe, evaluate=replace(run.recipe.evaluate, **evaluate_options))
+
+
+def test_per_image_rows_add_up_to_the_error_split(trained):
+    results = evaluate(trained)
+    table = saved(trained, "per_image.json")
+    rows = table["images"]
+    assert [row["index"] for row in rows] == list(range(10))
+    assert table["class_names"] == list(open_eval_data(trained.recipe, "test").class_names)
+    for kind, share in results["error_split"].items():
+        assert share == pytest.approx(100 * sum(row["error"] == kind for row in rows) / len(rows))
+    assert sum(results["error_split"].values()) == pytest.approx(100)
+    for row in rows:
+        assert 0 <= row["box"][0] <= row["box"][2] <= row["size"][0] + 1
+        assert row["topk"][0] == row["predicted"]
+        assert 0 <= row["score"] <= 1
+        if row["predicted"] != row["label"]:
+            assert row["error"] == "misclassified"
+
+
+def test_score_maps_are_computed_once_and_again_when_something_changed(trained, monkeypatch):
+    passes = counted_passes(monkeypatch)
+    first = evaluate(trained)
+    assert passes == ["test", "train_fullsup"]
+    maps = np.load(trained.eval_path("test") / "maps.npz")
+    assert maps["maps"].dtype == np.float32
+    assert maps["maps"].shape[0] == 10
+    assert maps["maps"].min() >= 0
+    assert maps["maps"].max() <= 1
+    assert evaluate(trained)["metrics"] == first["metrics"]
+    evaluate(trained, recipe_with(trained, protocol="spa"))
+    assert len(passes) == 2
+    evaluate(trained, recipe_with(trained, resize=40))
+    assert len(passes) == 4
+    seed_everything(99)
+    method = build_method(trained.recipe, trained.recipe.stage[0], 2)
+    save_weights(trained.weights_path("localizer"), method, {"method": "cam"})
+    evaluate(trained, recipe_with(trained, resize=40))
+    assert len(passes) == 6
+
+
+def test_torn_score_maps_are_computed_again(trained, monkeypatch):
+    passes = counted_passes(monkeypatch)
+    evaluate(trained)
+    file = trained.eval_path("test") / "maps.npz"
+    file.write_bytes(file.read_bytes()[:1000])
+    evaluate(trained)
+    assert passes == ["test", "train_fullsup", "test"]
+
+
+def test_a_limit_takes_images_from_all_over_the_split(trained):
+    results = evaluate(trained, limit=4)
+    assert results["num_images"] == 4
+    rows = json.loads((trained.path / "eval" / "test-limit-4" / "per_image.json").read_text())["images"]
+    assert [row["index"] for row in rows] == [0, 2, 5, 7]
+    assert not trained.eval_path("test").exists()
+
+
+def test_ten_crops_rank_classes_by_mean_probability(tiny):
+    recipe = tiny("evaluate.ten_crop=true")
+    dataset = open_eval_data(recipe, "test")
+    method = build_method(recipe, recipe.stage[0], 2).eval()
+    found = compute_score_maps(
+        method, dataset, indices=[3, 5], batch_size=2, device=torch.device("cpu"), crop=32, topk=2
+    )
+    for row, index in enumerate([3, 5]):
+        wide = dataset[index].wide
+        assert wide.shape == (3, 40, 40)
+        views = [wide[:, y : y + 32, x : x + 32] for y, x in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4))]
+        views += [view.flip(-1) for view in views]
+        with torch.inference_mode():
+            expected = sum(method.classify(view[None]).softmax(1) for view in views)[0] / 10
+        assert torch.allclose(found.scores[row], expected.sort(descending=True).values, atol=1e-6)
+        assert torch.equal(found.classes[row], expected.argsort(descending=True))
+
+
+def test_the_map_that_is_kept_is_the_labels(tiny):
+    class Telltale(torch.nn.Module):
+        def localize(self, image, label=None, topk=1):
+            assert topk == 0
+            value = label.float()[:, None, None, None] / 10
+            return Localization(torch.zeros(len(image), 3), label[:, None], value.expand(-1, 1, 2, 2))
+
+    dataset = open_eval_data(tiny(), "test")
+    found = compute_score_maps(Telltale(), dataset, indices=range(10), batch_size=3, device=torch.device("cpu"))
+    assert torch.equal(found.maps[:, 0, 0], dataset.labels.float() / 10)
+    assert found.classes.shape == (10, 3)
+
+
+def test_images_without_a_box_are_left_out_and_counted(trained, monkeypatch):
+    original = data.Dataset.annotations
+
+    def annotations(self, index):
+        note = original(self, index)
+        return type(note)(note.size, note.boxes[:0] if index == 4 else note.boxes, note.mask)
+
+    monkeypatch.setattr(data.Dataset, "annotations", annotations)
+    results = evaluate(trained)
+    assert (results["num_images"], results["images_without_box"]) == (9, 1)
+    assert [row["index"] for row in saved(trained, "per_image.json")["images"]] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def test_an_unfinished_run_says_how_to_finish_it(tiny, tmp_path):
+    run = RunFolder.create(tmp_path / "run", tiny())
+    with pytest.raises(MissingError, match=r"not finished; wsolfast train --resume .*run"):
+        evaluate(run)
+
+
+def test_a_protocol_that_is_not_there_is_a_recipe_error(trained):
+    with pytest.raises(RecipeError, match=r"evaluate\.protocol: unknown protocol 'spaa'"):
+        evaluate(trained, recipe_with(trained, protocol="spaa"))
+
+
+def test_a_recipe_is_evaluated_with_a_trained_runs_weights(trained, tiny, tmp_path):
+    expected = evaluate(trained)["metrics"]
+    weights = trained.weights_path("localizer")
+    adopted = adopt(tmp_path / "adopted", tiny(), weights)
+    assert evaluate(adopted)["metrics"] == expected
+    assert adopt(tmp_path / "adopted", tiny(), weights).path == adopted.path
+    with pytest.raises(UsageError, match="holds another run"):
+        adopt(tmp_path / "adopted", tiny("seed=5"), weights)
+
+
+def test_a_recipe_without_training_takes_a_networks_weights(tiny, tmp_path, coarse_sweep):
+    recipe = tiny("stage.epochs=0")
+    backbone = build_method(recipe, recipe.stage[0], 2).backbone
+    torch.save(backbone.state_dict(), tmp_path / "net.pt")
+    run = adopt(tmp_path / "run", recipe, tmp_path / "net.pt")
+    assert run.recipe.stage[0].backbone.weights == str(tmp_path / "net.pt")
+    loaded = load_method(run, run.recipe, 2).backbone.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in backbone.state_dict().items())
+    assert evaluate(run)["num_images"] == 10
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (None, UsageError, "recipe tiny is to be trained and it has no weights yet: wsolfast train tiny"),
+        ("net.pt", UsageError, "net.pt holds no trained method"),
+        ("absent.pt", MissingError, "no weights at"),
+        ("torn.safetensors", MissingError, "not readable as safetensors"),
+    ],
+)
+def test_weights_that_do_not_do_are_explained(tiny, tmp_path, weights, error, message):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "net.pt")
+    (tmp_path / "torn.safetensors").write_bytes(b"\x10")
+    with pytest.raises(error, match=re.escape(message)):
+        adopt(tmp_path / "run", tiny(), None if weights is None else tmp_path / weights)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_model_name_the_first_tensor(trained, tiny, tmp_path):
+    run = adopt(tmp_path / "other", tiny("stage.model.head=conv3"), trained.weights_path("localizer"))
+    with pytest.raises(MissingError, match=r"does not fit this recipe's model at \d+ tensors, first 'head"):
+        evaluate(run)
+
+
+def test_best_iou_against_several_boxes():
+    box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    truths = torch.tensor([[10.0, 10.0, 12.0, 12.0], [2.0, 0.0, 6.0, 4.0]])
+    assert best_iou(box, truths) == pytest.approx(8 / 24)

@@ -1,0 +1,38 @@
+"""The demo: every ``demo/*`` recipe trained, measured and shown, on images that are rendered on the spot."""
+
+from pathlib import Path
+
+from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.report import write_report
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.train import train
+from wsolfast.recipe import list_recipes, load_recipe
+
+# What the recipes' epochs add up to on two cores.
+_MINUTES = 3.0
+
+
+def demo(output: Path, *, seed: int = 0, minutes: float = _MINUTES, progress: Progress | None = None):
+    """Run the demo; a demo that is there is done again.
+
+    Args:
+        output: folder of the runs and of ``report/index.html``.
+        minutes: scales the recipes' epochs, which take about three minutes on two cores.
+
+    Returns:
+        The results by method and the report's file.
+    """
+    progress = progress or Progress(quiet=True)
+    results, runs = {}, []
+    for name in list_recipes():
+        if not name.startswith("demo/"):
+            continue
+        epochs = load_recipe(name).stage[-1].epochs
+        scaled = max(1, round(epochs * minutes / _MINUTES))
+        recipe = load_recipe(name, [f"seed={seed}", f"stage.epochs={scaled}"])
+        run = RunFolder.create(output / name.removeprefix("demo/"), recipe, exist_ok=True)
+        train(run, progress)
+        results[recipe.stage[-1].method] = evaluate(run, progress=progress)
+        runs.append(run.path)
+    return results, write_report(runs, output / "report" / "index.html")

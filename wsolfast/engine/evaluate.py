@@ -1,0 +1,334 @@
+"""Evaluation: the network runs once over the images, then every metric is computed from the maps it left."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wsolfast import data
+from wsolfast.engine.build import build_method, choose_device, count_workers, open_eval_data
+from wsolfast.engine.checkpoint import load_weights, seed_everything
+from wsolfast.engine.errors import MissingError
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import RunFolder, describe_environment, now, write_json
+from wsolfast.engine.score_maps import ScoreMaps, compute_score_maps, fingerprint
+from wsolfast.methods import Method
+from wsolfast.metrics import BoxAccuracy, ErrorSplit, PixelAccuracy, center_box, get_protocol
+from wsolfast.metrics.functional import error_kinds, predicted_boxes
+from wsolfast.recipe import Recipe, RecipeError
+
+_CHUNK = 128
+# ErrorSplit's kinds, in its order, in words.
+_ERROR_NAMES = {
+    "cls": "misclassified",
+    "correct": "correct",
+    "m_ins": "multi_instance",
+    "part": "part",
+    "more": "more",
+    "ot": "other",
+}
+
+
+def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None = None, progress=None) -> dict:
+    """Measure a run on ``recipe.evaluate.split`` and write ``eval/<split>/`` into its folder.
+
+    Score maps that are there and depend on the same weights, images and settings are used again.
+
+    Args:
+        recipe: the run's own with changes, for instance another protocol; the run's own if None.
+        limit: take so many images only, evenly spread; the results go to ``eval/<split>-limit-<N>/``.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        MissingError: if the run is not finished.
+        RecipeError: if a setting cannot be meant, the protocol's name for instance.
+    """
+    recipe, progress = recipe or run.recipe, progress or Progress(quiet=True)
+    try:
+        protocol = get_protocol(recipe.evaluate.protocol)
+    except ValueError as error:
+        raise RecipeError(f"evaluate.protocol: {error}") from None
+    started, split = time.monotonic(), recipe.evaluate.split
+    with run.lock():
+        test = _Split.open(run, recipe, split, limit)
+        run.keep_class_names(test.dataset.class_names)
+        network = _Network(run, recipe, len(test.dataset.class_names))
+        test.look(network, progress)
+        fullsup = None
+        if split != "train_fullsup":
+            fullsup = _Split.open_if_there(run, recipe, "train_fullsup", limit)
+            if fullsup is not None:
+                fullsup.look(network, progress)
+        measured = time.monotonic()
+        results = _measure(test, fullsup, protocol, progress)
+        results |= {
+            "split": split,
+            "recipe": recipe.name,
+            "method": recipe.stage[-1].method,
+            "protocol": protocol.name,
+            "limit": limit,
+            "ten_crop": recipe.evaluate.ten_crop,
+            "amp": recipe.runtime.amp,
+            "device": str(network.device),
+            "images_per_second": round(len(test.indices) / test.found.seconds, 2),
+            "seconds_metrics": round(time.monotonic() - measured, 2),
+            "seconds": round(time.monotonic() - started, 2),
+            "evaluated": now(),
+            "environment": describe_environment(),
+        }
+        curves, per_image = results.pop("curves"), results.pop("per_image")
+        write_json(test.folder / "curves.json", curves, indent=None)
+        write_json(test.folder / "per_image.json", per_image, indent=None)
+        write_json(test.folder / "results.json", results)
+    return results
+
+
+def load_method(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
+    """The last stage's method with the weights that the run ended with, or as it starts if nothing is trained.
+
+    Raises:
+        MissingError: if training is not finished.
+    """
+    stage = recipe.stage[-1]
+    weights = run.weights_path(stage.name)
+    if not weights.is_file() and stage.epochs > 0:
+        raise MissingError(f"{weights}: missing, the run is not finished; wsolfast train --resume {run.path}")
+    seed_everything(recipe.seed)
+    method = build_method(recipe, stage, num_classes, pretrained=not weights.is_file())
+    if weights.is_file():
+        load_weights(weights, method)
+    return method
+
+
+class _Network:
+    """The method, built when maps are first needed: reused maps cost no weights."""
+
+    def __init__(self, run: RunFolder, recipe: Recipe, num_classes: int):
+        self.run, self.recipe, self.num_classes = run, recipe, num_classes
+        self.device = choose_device(recipe.runtime.device)
+        self._method: Method | None = None
+
+    @property
+    def method(self) -> Method:
+        if self._method is None:
+            self._method = load_method(self.run, self.recipe, self.num_classes)
+        return self._method
+
+    def identity(self) -> list[object]:
+        """What its outputs depend on."""
+        stage = self.recipe.stage[-1]
+        weights = self.run.weights_path(stage.name)
+        backbone = Path(stage.backbone.weights)
+        given = weights if weights.is_file() else backbone if backbone.is_file() else stage.backbone.weights
+        parts = [stage.method, stage.model, dataclasses.asdict(stage.backbone) | {"weights": ""}, self.recipe.seed]
+        return [given, *parts, self.recipe.runtime.amp]
+
+
+@dataclass
+class _Split:
+    recipe: Recipe
+    dataset: data.Dataset
+    indices: list[int]
+    folder: Path
+    found: ScoreMaps | None = None
+
+    @classmethod
+    def open(cls, run: RunFolder, recipe: Recipe, split: str, limit: int | None) -> "_Split":
+        dataset = open_eval_data(recipe, split)
+        count = len(dataset) if limit is None else max(1, min(limit, len(dataset)))
+        indices = [i * len(dataset) // count for i in range(count)]
+        return cls(recipe, dataset, indices, run.eval_path(split if limit is None else f"{split}-limit-{limit}"))
+
+    @classmethod
+    def open_if_there(cls, run: RunFolder, recipe: Recipe, split: str, limit: int | None) -> "_Split | None":
+        try:
+            found = cls.open(run, recipe, split, limit)
+        except data.DataError:
+            return None
+        return found if any(len(found.dataset.annotations(i).boxes) for i in found.indices) else None
+
+    def look(self, network: _Network, progress: Progress) -> None:
+        """Score maps of every image: those of the last time if nothing changed, else the network's."""
+        spec, runtime = self.recipe.evaluate, self.recipe.runtime
+        if len(self.dataset.class_names) > (self.recipe.stage[-1].num_classes or network.num_classes):
+            raise RecipeError(
+                f"stage.num_classes: the model has fewer classes than split {self.dataset.split!r}, "
+                f"which has {len(self.dataset.class_names)}"
+            )
+        seen = dataclasses.asdict(self.recipe.data) | {"root": None}
+        identity = fingerprint(
+            *network.identity(),
+            seen,
+            spec.ten_crop,
+            spec.resize,
+            spec.topk,
+            [self.dataset.image_ids[i] for i in self.indices],
+        )
+        file = self.folder / "maps.npz"
+        self.found = ScoreMaps.load(file, identity)
+        if self.found is not None:
+            progress.say(f"{self.dataset.split}: score maps are up to date ({file})")
+            return
+        self.found = compute_score_maps(
+            network.method,
+            self.dataset,
+            indices=self.indices,
+            batch_size=spec.batch_size,
+            device=network.device,
+            crop=self.recipe.data.crop if spec.ten_crop else None,
+            topk=max(5, spec.topk),
+            workers=count_workers(runtime.workers),
+            amp=runtime.amp,
+            channels_last=runtime.channels_last,
+            progress=progress,
+        )
+        self.found.save(file, identity)
+
+    def annotated(self) -> "_Annotated":
+        """The images that have a true box; the others cannot be measured."""
+        notes = [self.dataset.annotations(i) for i in self.indices]
+        kept = [k for k, note in enumerate(notes) if len(note.boxes)]
+        if not kept:
+            raise data.DataError(f"split {self.dataset.split!r}: no image has a true box, nothing can be measured")
+        return _Annotated(
+            indices=[self.indices[k] for k in kept],
+            maps=self.found.maps[kept],
+            classes=self.found.classes[kept],
+            scores=self.found.scores[kept],
+            label=self.dataset.labels[[self.indices[k] for k in kept]],
+            sizes=torch.tensor([notes[k].size for k in kept]),
+            boxes=[notes[k].boxes for k in kept],
+            left_out=len(notes) - len(kept),
+        )
+
+
+@dataclass
+class _Annotated:
+    """Maps and truths side by side, one row per image."""
+
+    indices: list[int]
+    maps: Tensor
+    classes: Tensor
+    scores: Tensor
+    label: Tensor
+    sizes: Tensor  # [n, 2], (w, h)
+    boxes: list[Tensor]
+    left_out: int
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]]:
+        """Arguments of the accumulators' ``update``."""
+        for start in range(0, len(self.indices), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            yield self.maps[part], self.sizes[part], self.boxes[part], self.label[part], self.classes[part]
+
+
+def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress) -> dict:
+    rows = test.annotated()
+    accuracy = _count(BoxAccuracy(protocol), rows, "boxes", progress)
+    numbers = accuracy.compute()
+    curves, oracle = numbers.pop("curves"), numbers.pop("cam_threshold")
+    results: dict = {
+        "num_images": len(rows.indices),
+        "images_without_box": rows.left_out,
+        "metrics": _without_count(numbers),
+        "oracle_threshold": oracle,
+    }
+    threshold, source = oracle["gt_known_loc"], "oracle"
+    if fullsup is not None:
+        chosen = _count(BoxAccuracy(protocol), fullsup.annotated(), "boxes of train_fullsup", progress).compute()
+        transferred = accuracy.compute(at=chosen["cam_threshold"])
+        transferred.pop("curves")
+        threshold, source = chosen["cam_threshold"]["gt_known_loc"], "train_fullsup"
+        results["transferred_thresholds"] = transferred.pop("cam_threshold")
+        results["transferred_threshold"] = results["transferred_thresholds"]["iou50"]
+        results["transferred"] = _without_count(transferred)
+    split = _count(ErrorSplit(protocol, thresholds=[threshold]), rows, "error split", progress).compute()
+    results["error_split"] = {_ERROR_NAMES[kind]: split[kind] for kind in _ERROR_NAMES}
+    results |= {"cam_threshold": threshold, "cam_threshold_source": source}
+    central = BoxAccuracy(protocol)
+    central.update_boxes(center_box(rows.sizes), rows.boxes, rows.label, rows.classes)
+    results["baselines"] = {"center_box": _without_count(central.compute(), "curves", "cam_threshold")}
+    if test.dataset.has_masks:
+        results["pixel"] = _measure_pixels(test, progress)
+    results["curves"] = {
+        "thresholds": curves["max_box_thresholds"],
+        **{name: curves[name] for name in ("iou30", "iou50", "iou70", "max_box_acc")},
+        "protocol": {name: curves[name] for name in ("thresholds", "gt_known_loc", "top1_loc", "top5_loc")},
+    }
+    results["per_image"] = _describe_images(test, rows, protocol, threshold)
+    return results
+
+
+def _count(accumulator, rows: _Annotated, what: str, progress: Progress):
+    with progress.task(what, len(rows.indices)) as advance:
+        for chunk in rows.chunks():
+            accumulator.update(*chunk)
+            advance(len(chunk[0]))
+    return accumulator
+
+
+def _without_count(numbers: dict, *more: str) -> dict:
+    return {name: value for name, value in numbers.items() if name not in ("images", *more)}
+
+
+def _measure_pixels(test: _Split, progress: Progress) -> dict:
+    accuracy, counted = PixelAccuracy(), 0
+    with progress.task("masks", len(test.indices)) as advance:
+        for k, index in enumerate(test.indices):
+            mask = test.dataset.mask(index)
+            if mask is not None and (mask == 1).any():
+                accuracy.update(test.found.maps[k : k + 1], [mask])
+                counted += 1
+            advance()
+    if not counted:
+        return {}
+    numbers = accuracy.compute()
+    return _without_count(numbers, "curves", "peak_t") | {"images": counted, "peak_threshold": numbers["peak_t"]}
+
+
+def _describe_images(test: _Split, rows: _Annotated, protocol, threshold: float) -> dict:
+    """What stands in ``per_image.json``; boxes are half-open pixels of the original image."""
+    kinds: list[str] = []
+    boxes: list[Tensor] = []
+    names = list(_ERROR_NAMES.values())
+    for maps, sizes, truths, label, classes in rows.chunks():
+        right = classes[:, 0] == label
+        found = error_kinds(maps, sizes, truths, right, protocol, torch.tensor([threshold], dtype=torch.float64))
+        kinds += [names[kind] for kind in found[:, 0].tolist()]
+        boxes += predicted_boxes(maps, sizes, protocol, threshold)
+    images = []
+    for k, index in enumerate(rows.indices):
+        images.append(
+            {
+                "index": index,
+                "image_id": test.dataset.image_ids[index],
+                "label": int(rows.label[k]),
+                "predicted": int(rows.classes[k, 0]),
+                "topk": rows.classes[k].tolist(),
+                "score": round(float(rows.scores[k, 0]), 6),
+                "size": rows.sizes[k].tolist(),
+                "gt_boxes": _rounded(rows.boxes[k]),
+                "box": _rounded(boxes[k])[0],
+                "iou": round(best_iou(boxes[k][:1], rows.boxes[k]), 6),
+                "error": kinds[k],
+            }
+        )
+    return {"class_names": list(test.dataset.class_names), "frame": "image", "images": images}
+
+
+def _rounded(boxes: Tensor) -> list[list[float]]:
+    return [[round(value, 2) for value in box] for box in boxes.tolist()]
+
+
+def best_iou(box: Tensor, truths: Tensor) -> float:
+    """Largest overlap of one box [1, 4] with true boxes [G, 4], all half-open."""
+    low, high = torch.maximum(box[:, :2], truths[:, :2]), torch.minimum(box[:, 2:], truths[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (box, truths)]
+    return float((overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-12)).max())

@@ -1,0 +1,124 @@
+"""Localisation of any image files with a trained run: overlays to look at, boxes to compute with."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from wsolfast import data
+from wsolfast.data.decode import decode
+from wsolfast.engine.build import choose_device, eval_size
+from wsolfast.engine.errors import UsageError
+from wsolfast.engine.evaluate import load_method
+from wsolfast.engine.pictures import draw_boxes, overlay
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import RunFolder, write_bytes, write_json
+from wsolfast.metrics import get_protocol
+from wsolfast.metrics.functional import predicted_boxes
+
+# Share of the maximum where nothing was measured that would say better: the CAM paper's.
+_DEFAULT_THRESHOLD = 0.2
+
+
+def localize(
+    run: RunFolder,
+    files: Sequence[Path],
+    output: Path,
+    *,
+    class_name: str | None = None,
+    threshold: float | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> dict:
+    """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
+
+    Args:
+        class_name: name or number of the class to localise; None takes each image's most likely class.
+        threshold: where the score map is cut; None takes the one that the run's evaluation chose.
+
+    Returns:
+        What ``boxes.json`` holds: ``images`` (boxes half-open xyxy, pixels of the upright image) and ``failed``.
+
+    Raises:
+        UsageError: if the run knows no such class.
+        MissingError: if the run is not finished.
+    """
+    progress, recipe = progress or Progress(quiet=True), run.recipe
+    names = run.class_names()
+    label = None if class_name is None else _find_class(class_name, names)
+    protocol = get_protocol(recipe.evaluate.protocol)
+    threshold = threshold if threshold is not None else _measured_threshold(run)
+    target = choose_device(device or recipe.runtime.device)
+    method = load_method(run, recipe, len(names)).eval().to(target)
+    size = eval_size(recipe)
+    size = (size, size) if isinstance(size, int) else size
+    found, failed, taken = [], [], set()
+    output.mkdir(parents=True, exist_ok=True)
+    with progress.task("images", len(files)) as advance, torch.inference_mode():
+        for file in files:
+            try:
+                pixels = decode(file)
+            except data.DataError as error:
+                failed.append({"file": str(file), "error": str(error)})
+                progress.say(f"skipped: {error}")
+                advance()
+                continue
+            image = torch.from_numpy(pixels).permute(2, 0, 1)
+            image = (image if size is None else data.resize(image, size))[None].to(target)
+            given = None if label is None else torch.tensor([label], device=target)
+            answer = method.localize(image, label=given, topk=1 if label is None else 0)
+            shown = int(answer.classes[0, 0])
+            score_map = answer.localization_map[:, 0].float().cpu()
+            extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
+            boxes = predicted_boxes(score_map, extent, protocol, threshold)[0]
+            picture = draw_boxes(overlay(Image.fromarray(pixels), score_map[0]), boxes)
+            png = output / _free_name(file, taken)
+            write_bytes(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
+            found.append(
+                {
+                    "file": str(file),
+                    "size": extent[0].tolist(),
+                    "class_id": shown,
+                    "class_name": names[shown] if shown < len(names) else None,
+                    "score": round(float(answer.logits[0].float().softmax(0)[shown]), 6),
+                    "boxes": [[round(value, 2) for value in box] for box in boxes.tolist()],
+                    "overlay": str(png),
+                }
+            )
+            advance()
+    told = {"run": str(run.path), "protocol": protocol.name, "threshold": threshold, "images": found, "failed": failed}
+    write_json(output / "boxes.json", told)
+    return told
+
+
+def _find_class(wanted: str, names: Sequence[str]) -> int:
+    if wanted in names:
+        return list(names).index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"give a name or a number below {len(names)}"
+    raise UsageError(f"--class {wanted!r}: the run knows no such class; {hint}")
+
+
+def _measured_threshold(run: RunFolder) -> float:
+    file = run.eval_path("test") / "results.json"
+    if file.is_file():
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if results["protocol"] == run.recipe.evaluate.protocol:
+            return results["cam_threshold"]
+    return _DEFAULT_THRESHOLD
+
+
+def _free_name(file: Path, taken: set[str]) -> str:
+    """``<stem>.png``, or ``<stem>-2.png`` where files of two folders share a name."""
+    number = 1
+    name = f"{file.stem}.png"
+    while name in taken:
+        number += 1
+        name = f"{file.stem}-{number}.png"
+    taken.add(name)
+    return name

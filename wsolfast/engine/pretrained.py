@@ -1,0 +1,60 @@
+"""A run folder for a network that is evaluated as it is, with weights from a file."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from wsolfast.engine.errors import MissingError, UsageError
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.recipe import Recipe
+
+
+def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = False) -> RunFolder:
+    """The run folder at ``path`` for ``recipe`` with ``weights``; the one that is there if it is of the same recipe.
+
+    Args:
+        weights: a trained run's ``model.safetensors``, which is copied, or a network's weights, to which the recipe's
+            ``stage.backbone.weights`` is set; None evaluates what the recipe names.
+
+    Raises:
+        UsageError: if the recipe has to be trained first, or ``path`` holds another run.
+        MissingError: if there is no such file.
+    """
+    stage = recipe.stage[-1]
+    if weights is not None and not weights.is_file():
+        raise MissingError(f"no weights at {weights}; give the path of an existing file")
+    whole = weights is not None and _is_whole_model(weights)
+    if not whole:
+        if stage.epochs > 0:
+            given = f"{weights} holds no trained method" if weights else "it has no weights yet"
+            raise UsageError(
+                f"recipe {recipe.name} is to be trained and {given}: wsolfast train {recipe.name}, "
+                "or give --weights a trained run's model.safetensors"
+            )
+        if weights is not None:
+            backbone = replace(stage.backbone, weights=str(weights.resolve()))
+            recipe = replace(recipe, stage=(*recipe.stage[:-1], replace(stage, backbone=backbone)))
+    if (path / "recipe.toml").is_file() and not exist_ok:
+        run = RunFolder(path)
+        if replace(run.recipe, runtime=recipe.runtime, evaluate=recipe.evaluate) != recipe:
+            raise UsageError(f"{path} holds another run; choose another --name, or replace it with --exist-ok")
+    else:
+        run = RunFolder.create(path, recipe, exist_ok=exist_ok)
+    if whole:
+        target = run.weights_path(stage.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(weights, target)
+    return run
+
+
+def _is_whole_model(weights: Path) -> bool:
+    """Whether a file holds a method's weights and not those of a backbone alone: its header then names the method."""
+    if weights.suffix != ".safetensors":
+        return False
+    import safetensors
+
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            return "method" in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise MissingError(f"{weights}: not readable as safetensors ({error})") from None
