@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class ScoreMaps:
                     return None
                 tensors = [torch.from_numpy(arrays[name]) for name in ("maps", "classes", "scores")]
                 return cls(*tensors, float(arrays["seconds"]))
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
 
