@@ -54,7 +54,7 @@ def test_losses_and_gradients_are_those_of_the_one_hot_convolution(batch, clock,
     assert_close(losses["loss_up"], loss_up)
     assert_close(losses["loss_down"], loss_down)
     assert_close(losses["loss"], loss_up + loss_down)
-    assert abs(loss_up - loss_down) > 1e-3
+    assert (up - down).abs().max() > 1e-2
     losses["loss"].backward()
     (loss_up + loss_down).backward()
     for (name, parameter), other in zip(method.named_parameters(), dense.parameters(), strict=True):
