@@ -72,6 +72,7 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("runtime.amp=fp16", "expected one of none, bf16"),
         ("data.name=[1]", "data.name: expected a string, got"),
         ("stage.schedule.milestones=[1, 2.5]", "stage.schedule.milestones: expected an integer, got 2.5"),
+        ("stage.schedule={milestones=[3], gamma=[0.1, 0.5]}", "expected one number or 1, one per milestone, got 2"),
         ("data.name.sub=1", "'name' is a value, not a table"),
         ("stage=3", "name the stage"),
         ("stage.name=model", "stage name 'model'"),

@@ -61,6 +61,7 @@ class DataSpec:
     resize: int | tuple[int, ...] | None = (
         None  # one side or [height, width] that images are warped to; their own if absent
     )
+    keep_aspect: bool = False  # in training, resize is the shorter side instead of a warp
     crop: int | None = None  # side of the random training crop
     skip_bad: bool = False
     options: dict[str, object] = field(default_factory=dict)
@@ -94,9 +95,10 @@ class ScheduleSpec:
     """``[stage.schedule]``: the learning rate as a function of the step alone."""
 
     name: str = "constant"  # "constant", "step" or "poly"
-    milestones: tuple[int, ...] = ()  # 0-based epochs at whose start the rate is multiplied by gamma
-    gamma: float = 0.1
+    milestones: tuple[int, ...] = ()  # "step", "poly": 0-based epochs at whose start the rate is multiplied by gamma
+    gamma: float | tuple[float, ...] = 0.1  # one for all milestones, or one each
     power: float = 0.9
+    by_epoch: bool = False  # "poly": the rate changes at the start of epochs only
     warmup_steps: int = 0  # linear, from 1/warmup_steps of the rate
 
 
@@ -248,6 +250,12 @@ def _check(recipe: Recipe) -> None:
                 raise RecipeError(f"{where}.{key}: must not be negative{' or zero' * (key == 'batch_size')}")
         _check_choice("stage.optim.name", stage.optim.name)
         _check_choice("stage.schedule.name", stage.schedule.name)
+        schedule = stage.schedule
+        if isinstance(schedule.gamma, tuple) and len(schedule.gamma) != len(schedule.milestones):
+            raise RecipeError(
+                f"{where}.schedule.gamma: expected one number or {len(schedule.milestones)}, one per milestone, "
+                f"got {len(schedule.gamma)}"
+            )
     _check_choice("runtime.amp", recipe.runtime.amp)
     _check_choice("evaluate.split", recipe.evaluate.split)
 

@@ -227,6 +227,20 @@ def test_schedules_at_two_steps_an_epoch(schedule, expected):
     assert [rate_at(schedule, step, 2, 3) for step in range(6)] == pytest.approx(expected)
 
 
+def test_published_schedule_of_ci_cam():
+    """0.0005 (1 - e/100)^0.9 0.5^(e // 14), set at the start of epochs."""
+    schedule = ScheduleSpec("poly", milestones=tuple(range(14, 100, 14)), gamma=0.5, power=0.9, by_epoch=True)
+    golden = {0: 5.0e-4, 1: 4.954977e-4, 14: 2.182673e-4, 28: 9.300563e-5, 50: 3.349292e-5, 99: 6.190989e-8}
+    for epoch, rate in golden.items():
+        for step in (3 * epoch, 3 * epoch + 2):
+            assert 5e-4 * rate_at(schedule, step, 3, 100) == pytest.approx(rate, rel=1e-6)
+
+
+def test_every_milestone_may_have_its_own_factor():
+    schedule = ScheduleSpec("step", milestones=(1, 2), gamma=(0.5, 0.1))
+    assert [rate_at(schedule, step, 1, 3) for step in range(3)] == pytest.approx([1, 0.5, 0.05])
+
+
 def test_every_parameter_is_in_a_group_with_its_factor(tiny):
     recipe = tiny()
     method = build_method(recipe, recipe.stage[0], 2)

@@ -41,7 +41,8 @@ def count_workers(wanted: int) -> int:
 
 def open_training_data(recipe: Recipe):
     """``train_weaksup`` as training sees it: resized, randomly cropped and mirrored; no boxes."""
-    return _open(recipe, "train_weaksup", resize=recipe.data.resize, crop=recipe.data.crop, train=True)
+    spec = recipe.data
+    return _open(recipe, "train_weaksup", resize=spec.resize, crop=spec.crop, train=True, keep_aspect=spec.keep_aspect)
 
 
 def open_eval_data(recipe: Recipe, split: str):
@@ -137,11 +138,13 @@ def build_optimizer(method: nn.Module, spec: OptimSpec, where: str) -> torch.opt
 
 def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
     """What the base learning rate is multiplied by at ``step`` (0-based, over the stage)."""
-    if schedule.name == "step":
-        epoch = step // max(1, steps_per_epoch)
-        factor = schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
-    elif schedule.name == "poly":
-        factor = (1 - step / max(1, steps_per_epoch * epochs)) ** schedule.power
-    else:
-        factor = 1.0
+    epoch, factor = step // max(1, steps_per_epoch), 1.0
+    if schedule.name in ("step", "poly"):
+        given = schedule.gamma
+        gammas = given if isinstance(given, tuple) else (given,) * len(schedule.milestones)
+        for milestone, gamma in zip(schedule.milestones, gammas, strict=True):
+            factor *= gamma if epoch >= milestone else 1.0
+    if schedule.name == "poly":
+        progress = epoch / epochs if schedule.by_epoch else step / max(1, steps_per_epoch * epochs)
+        factor *= (1 - progress) ** schedule.power
     return factor * min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else factor
