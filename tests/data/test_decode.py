@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -139,3 +141,9 @@ def test_bad_masks_are_named(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "rgb.png")
     with pytest.raises(DataError, match=r"rgb.png: a mask is .* mode RGB"):
         decode.decode_mask(tmp_path / "rgb.png")
+
+
+def test_missing_opencv_names_the_extra(write_image, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(DataError, match=r"decoder='cv2' needs OpenCV: pip install 'wsolfast\[fast\]'"):
+        decode.decode(write_image("a.jpg"), "cv2")

@@ -3,7 +3,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from wsolfast.data import DataError, open_dataset
+from wsolfast.data import DataError, check, open_dataset
 
 SYNSETS = ("n01440764", "n01443537")
 
@@ -80,7 +80,7 @@ def test_labels_may_come_from_the_solution_file(tree, write_text):
     assert dataset.labels.tolist() == [1, 0, 1]
     assert dataset.annotations(2).boxes.tolist() == [[7, 8, 9, 10]]
     write_text("LOC_val_solution.csv", "ImageId,PredictionString\n" + rows)
-    with pytest.raises(DataError, match=r"LOC_val_solution.csv: no label for image ILSVRC2012_val_00000002.JPEG"):
+    with pytest.raises(DataError, match=r"LOC_val_solution.csv: no label for image ILSVRC2012_val_00000002"):
         open_dataset("ilsvrc", tree, "test")
     write_text("LOC_val_solution.csv", "ImageId,PredictionString\nx\n")
     with pytest.raises(DataError, match=r"expected 'ImageId,PredictionString', got 'x'"):
@@ -147,12 +147,37 @@ def test_missing_folders_say_what_a_right_tree_looks_like(tree, tmp_path_factory
     shutil.rmtree(tree / "Annotations")
     with pytest.raises(DataError, match=r"Annotations/CLS-LOC/val: missing; it holds the boxes"):
         open_dataset("ilsvrc", tree, "test")
+    (tree / "Annotations/CLS-LOC/val").mkdir(parents=True)
+    shutil.move(tree / "val", tree / "hidden")
+    with pytest.raises(DataError, match=r"val: missing; expected"):
+        open_dataset("ilsvrc", tree, "test")
+    shutil.move(tree / "hidden", tree / "val")
     shutil.rmtree(tree / "train")
     with pytest.raises(DataError, match=r"LOC_synset_mapping.txt: missing, and there are no synset folders"):
         open_dataset("ilsvrc", tree, "test")
     (tree / "LOC_synset_mapping.txt").write_text(f"{SYNSETS[0]} tench\n")
     with pytest.raises(DataError, match=r"train: missing; expected"):
         open_dataset("ilsvrc", tree, "train_weaksup")
+
+
+@pytest.mark.parametrize("by_synset", [False, True])
+def test_boxes_without_an_image_are_missed_by_name(tree, by_synset):
+    if by_synset:
+        for k, synset in ((1, SYNSETS[1]), (2, SYNSETS[0]), (3, SYNSETS[0])):
+            (tree / "val" / synset).mkdir(exist_ok=True)
+            name = f"ILSVRC2012_val_0000000{k}.JPEG"
+            shutil.move(tree / "val" / name, tree / "val" / synset / name)
+    gone = next((tree / "val").rglob("ILSVRC2012_val_00000002.JPEG"))
+    gone.unlink()
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert len(dataset) == 3
+    assert dataset.image_ids[2] == str(gone.relative_to(tree))
+    assert dataset.labels[2] == 0
+    with pytest.raises(DataError, match=r"ILSVRC2012_val_00000002.JPEG: no such image file"):
+        dataset[2]
+    missing = check("ilsvrc", tree).problems["label without an image"]
+    assert missing == [f"{gone}: no such file"]
+    assert len(open_dataset("ilsvrc", tree, "test", skip_bad=True)) == 2
 
 
 def test_empty_split_is_named(tree):

@@ -77,10 +77,7 @@ def open_source(
     boxes = next((root / name for name in _BOX_FOLDERS if (root / name).is_dir()), None)
     if boxes is None:
         raise DataError(f"{root / _BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each")
-    if any(entry.is_dir() for entry in (folder / "val").iterdir()):
-        image_ids, labels = _images_by_synset(folder, "val", synsets)
-    else:
-        image_ids, labels = _flat_validation(root, folder, boxes, synsets)
+    image_ids, labels = _validation_images(root, folder, boxes, synsets)
     return _ValidationSource(boxes, synsets, folder, image_ids, labels, names, decoder=decoder, orient=orient)
 
 
@@ -137,25 +134,38 @@ def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list
     return image_ids, labels
 
 
-def _flat_validation(root: Path, folder: Path, boxes: Path, synsets: list[str]) -> tuple[list[str], list[int]]:
-    """Images and labels of ``val/``, labelled by LOC_val_solution.csv or else by the XML files."""
-    solution = _list_file(root, "LOC_val_solution.csv")
-    files = sorted(file.name for file in (folder / "val").iterdir() if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise DataError(f"{folder / 'val'}: no image in it; expected\n{LAYOUT}")
+def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]) -> tuple[list[str], list[int]]:
+    """Images and labels of ``val/``; an image that has boxes and is not there is listed too, to be missed by name."""
+    if not (folder / "val").is_dir():
+        raise DataError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
+    by_synset = any(entry.is_dir() for entry in (folder / "val").iterdir())
+    if by_synset:
+        image_ids, labels = _images_by_synset(folder, "val", synsets)
+    else:
+        files = sorted(file.name for file in (folder / "val").iterdir() if file.suffix.lower() in _SUFFIXES)
+        if not files:
+            raise DataError(f"{folder / 'val'}: no image in it; expected\n{LAYOUT}")
+        image_ids, labels = [f"val/{file}" for file in files], []
     position = {synset: label for label, synset in enumerate(synsets)}
+    solution = _list_file(root, "LOC_val_solution.csv")
     named = _read_solution(solution) if solution else {}
-    labels = []
-    for file in files:
-        stem = Path(file).stem
-        if solution and stem not in named:
-            raise DataError(f"{solution}: no label for image {file}")
+
+    def synset_of(stem: str) -> str:
         source = solution or boxes / f"{stem}.xml"
+        if solution and stem not in named:
+            raise DataError(f"{solution}: no label for image {stem}")
         synset = named[stem] if solution else _read_xml(source)[1][0][0]
         if synset not in position:
-            raise DataError(f"{source}: {synset!r} of {file} is not among the {len(synsets)} classes")
+            raise DataError(f"{source}: {synset!r} of {stem} is not among the {len(synsets)} classes")
+        return synset
+
+    labels = labels or [position[synset_of(Path(image_id).stem)] for image_id in image_ids]
+    absent = {file.stem for file in boxes.glob("*.xml")} - {Path(image_id).stem for image_id in image_ids}
+    for stem in sorted(absent):
+        synset = synset_of(stem)
+        image_ids.append(f"val/{synset}/{stem}.JPEG" if by_synset else f"val/{stem}.JPEG")
         labels.append(position[synset])
-    return [f"val/{file}" for file in files], labels
+    return image_ids, labels
 
 
 def _read_solution(file: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ multiplications, divisions and square roots of float32 alone, element by element
 """
 
 import functools
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class _Part:
     kind: str  # "ellipse": (u, v, a, b); "polygon": convex, corners (u, v); "limb": (u0, v0, u1, v1, radius)
     shape: tuple
     paint: str = "body"  # "body", "wing", "head", "horn", "eye"
-    within: tuple | None = None  # head of a fish: the part of the body ellipse with u beyond this
+    beyond: float | None = None  # only where u is larger: the head of a fish is the front of its body
 
 
 _FAMILIES = {
@@ -89,7 +90,7 @@ _FAMILIES = {
         _Part("polygon", ((-0.42, -0.2), (-0.2, -0.58), (0.12, -0.54), (0.34, -0.2)), "wing"),
         _Part("polygon", ((-0.1, 0.24), (0.2, 0.24), (0.0, 0.56)), "wing"),
         _Part("ellipse", (0.05, 0.0, 0.8, 0.4)),
-        _Part("ellipse", (0.05, 0.0, 0.8, 0.4), "head", within=(0.46,)),
+        _Part("ellipse", (0.05, 0.0, 0.8, 0.4), "head", beyond=0.46),
         _Part("ellipse", (0.64, -0.08, 0.055, 0.055), "eye"),
     ),
     "beetle": (
@@ -119,9 +120,9 @@ def open_source(
     num_val: int = 80,
     num_test: int = 160,
     cooccurrence: float = 0.25,
-    body_cue: float = 0.3,
-    smallest: float = 0.5,
-    largest: float = 0.75,
+    body_cue: float = 0.4,
+    smallest: float = 0.45,
+    largest: float = 0.85,
     world: int = 0,
 ) -> "SyntheticSource":
     """A rendered split.
@@ -382,7 +383,7 @@ def _depth(part: _Part, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         radius = np.sqrt(du * du + dv * dv) + np.float32(1e-6)
         gu, gv = du / a, dv / b
         depth = (1 - radius) * radius / (np.sqrt(gu * gu + gv * gv) + np.float32(1e-6))
-        return depth if part.within is None else np.minimum(depth, u - np.float32(part.within[0]))
+        return depth if part.beyond is None else np.minimum(depth, u - np.float32(part.beyond))
     if part.kind == "limb":
         u0, v0, u1, v1, radius = part.shape
         along_u, along_v = u1 - u0, v1 - v0
@@ -396,7 +397,7 @@ def _depth(part: _Part, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     middle = [sum(axis) / len(corners) for axis in zip(*corners, strict=True)]
     for (u0, v0), (u1, v1) in zip(corners, corners[1:] + corners[:1], strict=True):
         normal_u, normal_v = v1 - v0, u0 - u1
-        length = (normal_u * normal_u + normal_v * normal_v) ** 0.5
+        length = math.sqrt(normal_u * normal_u + normal_v * normal_v)
         inward = 1 if (middle[0] - u0) * normal_u + (middle[1] - v0) * normal_v > 0 else -1
         normal_u, normal_v = inward * normal_u / length, inward * normal_v / length
         edge = u * np.float32(normal_u) + v * np.float32(normal_v) - np.float32(u0 * normal_u + v0 * normal_v)
@@ -458,7 +459,7 @@ def _head_pattern(part: _Part, label: int, u: np.ndarray, v: np.ndarray) -> np.n
     hue = _hue_of(label)
     first = _colour(hue)
     second = _colour((28, 24, 30) if sum(hue) > 380 else (250, 246, 232))
-    cu, cv, a, b = part.shape if part.within is None else (0.66, 0.0, 0.22, 0.28)
+    cu, cv, a, b = part.shape if part.beyond is None else (0.66, 0.0, 0.22, 0.28)
     du, dv = (u - np.float32(cu)) / np.float32(a), (v - np.float32(cv)) / np.float32(b)
     pattern = _PATTERNS[_pattern_of(label)]
     if pattern == "plain":
