@@ -241,7 +241,7 @@ struct Rows {
   }
 };
 
-template <typename T>
+// Consecutive members of U.
 struct Chunk {
   const int64_t* positions;
   int64_t count;
@@ -269,14 +269,14 @@ class MapMaker {
   void select(const T* cams, int64_t classes);
   int64_t prepare();
   void hollow_and_cut(T* row, int64_t position) const;
-  Matrix<T> units_of(const Layer<T>& layer, Chunk<T> chunk);
-  void similarities(const Layer<T>& layer, Chunk<T> chunk);
-  void whole_products(Layer<T>& layer, Chunk<T> chunk);
-  void gram_products(const Layer<T>& layer, Chunk<T> chunk);
-  void block_products(const Layer<T>& layer, Chunk<T> chunk);
-  void combine(const Layer<T>& layer, Chunk<T> chunk, bool is_first_layer);
+  Matrix<T> units_of(const Layer<T>& layer, Chunk chunk);
+  void similarities(const Layer<T>& layer, Chunk chunk);
+  void whole_products(Layer<T>& layer, Chunk chunk);
+  void gram_products(const Layer<T>& layer, Chunk chunk);
+  void block_products(const Layer<T>& layer, Chunk chunk);
+  void combine(const Layer<T>& layer, Chunk chunk, bool is_first_layer);
   void combine_row(const Layer<T>& layer, int64_t position, T* first, T* second, bool is_first_layer, T* out) const;
-  void accumulate(Chunk<T> chunk, int64_t chunk_begin, int64_t classes);
+  void accumulate(Chunk chunk, int64_t chunk_begin, int64_t classes);
   void finish(const T* cams, int64_t classes, T* maps);
 
   const Options& o_;
@@ -358,7 +358,7 @@ void MapMaker<T>::hollow_and_cut(T* row, int64_t position) const {
 
 // Unit vectors of the chunk, copied unless they are all.
 template <typename T>
-Matrix<T> MapMaker<T>::units_of(const Layer<T>& layer, Chunk<T> chunk) {
+Matrix<T> MapMaker<T>::units_of(const Layer<T>& layer, Chunk chunk) {
   const Matrix<T> all = layer.rows(positions_);
   if (chunk.count == positions_) return all;
   T* copy = chosen_units_.reserve(chunk.count * layer.channels);
@@ -377,7 +377,7 @@ Matrix<T> MapMaker<T>::units_of(const Layer<T>& layer, Chunk<T> chunk) {
 
 // First order alone.
 template <typename T>
-void MapMaker<T>::similarities(const Layer<T>& layer, Chunk<T> chunk) {
+void MapMaker<T>::similarities(const Layer<T>& layer, Chunk chunk) {
   first_ = {first_buffer_.reserve(chunk.count * positions_), false};
   multiply(units_of(layer, chunk), layer.rows(positions_).transposed(),
            row_major(first_.data, chunk.count, positions_));
@@ -388,7 +388,7 @@ void MapMaker<T>::similarities(const Layer<T>& layer, Chunk<T> chunk) {
 
 // The P x P matrix is kept: its upper half is computed, and the product's too when most rows are wanted.
 template <typename T>
-void MapMaker<T>::whole_products(Layer<T>& layer, Chunk<T> chunk) {
+void MapMaker<T>::whole_products(Layer<T>& layer, Chunk chunk) {
   const Matrix<T> units = layer.rows(positions_);
   const Matrix<T> whole = row_major(whole_.reserve(positions_ * positions_), positions_, positions_);
   multiply_symmetric(units, units.transposed(), whole);
@@ -429,7 +429,7 @@ void MapMaker<T>::whole_products(Layer<T>& layer, Chunk<T> chunk) {
 // The second order as (f_u F^T F) F^T: no P x P matrix, legal where nothing is cut before it. This product holds the
 // terms k = u and k = j; they are taken out here.
 template <typename T>
-void MapMaker<T>::gram_products(const Layer<T>& layer, Chunk<T> chunk) {
+void MapMaker<T>::gram_products(const Layer<T>& layer, Chunk chunk) {
   const Matrix<T> units = layer.rows(positions_), mine = units_of(layer, chunk);
   const Matrix<T> gram = row_major(layer.gram.get(), layer.channels, layer.channels);
   const Matrix<T> projected = row_major(projected_.reserve(chunk.count * layer.channels), chunk.count, layer.channels);
@@ -452,7 +452,7 @@ void MapMaker<T>::gram_products(const Layer<T>& layer, Chunk<T> chunk) {
 
 // The P x P matrix is too large to keep: its blocks of rows are made, used and forgotten.
 template <typename T>
-void MapMaker<T>::block_products(const Layer<T>& layer, Chunk<T> chunk) {
+void MapMaker<T>::block_products(const Layer<T>& layer, Chunk chunk) {
   similarities(layer, chunk);
   const Matrix<T> units = layer.rows(positions_);
   const Matrix<T> first = row_major(first_.data, chunk.count, positions_);
@@ -532,7 +532,7 @@ void MapMaker<T>::combine_row(const Layer<T>& layer, int64_t position, T* first,
 }
 
 template <typename T>
-void MapMaker<T>::combine(const Layer<T>& layer, Chunk<T> chunk, bool is_first_layer) {
+void MapMaker<T>::combine(const Layer<T>& layer, Chunk chunk, bool is_first_layer) {
   T* correlation = correlation_.reserve(chunk.count * positions_);
   parallel_for(0, chunk.count, grain(), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -544,7 +544,7 @@ void MapMaker<T>::combine(const Layer<T>& layer, Chunk<T> chunk, bool is_first_l
 }
 
 template <typename T>
-void MapMaker<T>::accumulate(Chunk<T> chunk, int64_t chunk_begin, int64_t classes) {
+void MapMaker<T>::accumulate(Chunk chunk, int64_t chunk_begin, int64_t classes) {
   const T* correlation = correlation_.get();
   std::vector<T> low(chunk.count, T(0)), scale(chunk.count, T(1));
   if (o_.released_post) {
@@ -606,7 +606,7 @@ void MapMaker<T>::run(const T* cams, int64_t classes, T* maps) {
   outside_.assign(classes * positions_, T(0));
   const int64_t total = static_cast<int64_t>(selected_.size()), chunk_rows = total > 0 ? prepare() : 1;
   for (int64_t begin = 0; begin < total; begin += chunk_rows) {
-    const Chunk<T> chunk{selected_.data() + begin, std::min(chunk_rows, total - begin)};
+    const Chunk chunk{selected_.data() + begin, std::min(chunk_rows, total - begin)};
     for (Layer<T>& layer : layers_) {
       if (o_.mode == Mode::kFirst) {
         similarities(layer, chunk);
