@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsolfast.data import open_dataset
+from wsolfast.data import open_dataset, synthetic
 
 # The bytes are a contract: published demo numbers stand on them.
 DIGEST = "cab7158c5850c0e8048bd050dd3a5781399bd14b4af4fc2f276135332bf316ef"
@@ -119,3 +119,12 @@ def test_figures_have_the_size_asked_for(smallest, largest):
     # Outlines are known by a few points, limbs by their axis: within 4 % of the image's side.
     assert longer.min() > smallest - 0.04
     assert longer.max() < largest + 0.04
+
+
+def test_forgotten_images_are_rendered_again(monkeypatch):
+    expected = [sample.image for sample in open_synthetic("test", num_test=6, size=32)]
+    monkeypatch.setattr(synthetic, "_CACHE_BYTES", 2 * 4 * 32 * 32)
+    dataset = open_synthetic("test", num_test=6, size=32)
+    for i in (0, 1, 2, 5, 0, 3, 4, 1):
+        assert torch.equal(dataset[i].image, expected[i])
+        assert len(dataset._source._rendered) <= 2

@@ -193,15 +193,16 @@ class SyntheticSource(Source):
         return self._render(index)[1].copy()
 
     def _render(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if index not in self._rendered:
-            position = (self._split, index)
+        scene = self._rendered.get(index)
+        if scene is None:
+            position, size = (self._split, index), self._scenery.size
             draws = _Draws(unit_draws(self._world, _PARAMETERS, position, 64))
-            noise = _Noise(byte_draws(self._world, _NOISE, position, 3 * 4096 + self._scenery.size**2))
+            noise = _Noise(byte_draws(self._world, _NOISE, position, 3 * 4096 + size**2))
             scene = _render(int(self.labels[index]), self._scenery, draws, noise)
-            if (len(self._rendered) + 1) * 4 * self._scenery.size**2 > _CACHE_BYTES:
+            if (len(self._rendered) + 1) * 4 * size**2 > _CACHE_BYTES:
                 self._rendered.clear()
             self._rendered[index] = scene
-        return self._rendered[index]
+        return scene
 
 
 def _class_name(k: int) -> str:
