@@ -15,14 +15,21 @@ namespace wsolfast::boxes {
 // in raster order hold the top and bottom row too.
 typedef int32_t Bounds __attribute__((vector_size(16)));
 
-struct alignas(16) Component {
+// Lanes of a component's sums.
+constexpr int kDoubledArea = 0, kEuler = 1, kPixels = 2, kRank = 3;
+
+struct Component {
   Bounds bounds;
-  int32_t doubled_area;  // sum over the 2x2 windows, holes left out: exact where there is no hole
-  int32_t euler;         // 1 - holes
-  int32_t pixels;
-  int32_t rank;
+  Bounds sums;
 
   int32_t first() const { return ~bounds[2]; }
+  // Over the 2x2 windows, holes left out: exact where there is no hole.
+  int32_t doubled_area() const { return sums[kDoubledArea]; }
+  // 1 - holes.
+  int32_t euler() const { return sums[kEuler]; }
+  int32_t pixels() const { return sums[kPixels]; }
+  // Depth of the union-find tree at most.
+  int32_t rank() const { return sums[kRank]; }
   Extent extent(const Grid& grid) const {
     return {~bounds[0] - 1, grid.row(~bounds[2]), bounds[1] - 1, grid.row(bounds[3])};
   }
@@ -55,10 +62,9 @@ struct ComponentSet {
     Component& to = items[winner];
     const Component& from = items[loser];
     to.bounds = to.bounds > from.bounds ? to.bounds : from.bounds;
-    to.doubled_area += from.doubled_area;
-    to.euler += from.euler;
-    to.pixels += from.pixels;
-    to.rank += to.rank == from.rank;
+    const int32_t rank = to.rank() + (to.rank() == from.rank());
+    to.sums += from.sums;
+    to.sums[kRank] = rank;
     parent[loser] = winner;
   }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "boxes/normalize.h"
 #include "boxes/simd.h"
@@ -105,32 +106,19 @@ void Levels::cut_bytes(std::span<const double> thresholds, const Rule& rule) {
   std::fill(std::begin(index), std::end(index), -1);
   cuts_.of_threshold.resize(thresholds.size());
   for (size_t t = 0; t < thresholds.size(); ++t) {
-    const int cut = std::clamp(cut_of(thresholds[t]), -1, 255) + 1;
-    index[cut] = 0;
-    cuts_.of_threshold[t] = cut;
+    const int cut = std::clamp(cut_of(thresholds[t]), -1, 255);
+    index[cut + 1] = 0;
+    cuts_.of_threshold[t] = cut + 1;
   }
-  uint16_t level[256];
-  cuts_.count = 0;
-  for (int cut = 0; cut <= 256; ++cut) {
-    if (index[cut] == 0) index[cut] = cuts_.count++;
-    if (cut < 256) level[cut] = static_cast<uint16_t>(cuts_.count);
+  cuts_.level.clear();
+  for (int cut = -1; cut <= 255; ++cut) {
+    if (index[cut + 1] < 0) continue;
+    index[cut + 1] = cuts_.count();
+    cuts_.level.push_back(cut);
   }
   for (int32_t& cut : cuts_.of_threshold) cut = index[cut];
-
-  narrow_ = cuts_.count <= 255;
-  bool is_identity = narrow_;
-  for (int value = 0; value <= high; ++value) is_identity &= level[value] == value;
-  if (is_identity) return;
-  if (!narrow_) words_.reset(grid);
-  for (int y = 0; y < grid.height; ++y) {
-    uint8_t* row = bytes_.row(y);
-    if (narrow_) {
-      for (int x = 0; x < grid.width; ++x) row[x] = static_cast<uint8_t>(level[row[x]]);
-    } else {
-      uint16_t* out = words_.row(y);
-      for (int x = 0; x < grid.width; ++x) out[x] = level[row[x]];
-    }
-  }
+  cuts_.highest = high;
+  narrow_ = true;
 }
 
 void Levels::cut_values(const double* map, const Grid& grid, std::span<const double> thresholds, const Rule& rule) {
@@ -141,16 +129,18 @@ void Levels::cut_values(const double* map, const Grid& grid, std::span<const dou
   edges_.assign(values_.begin(), values_.end());
   if (!std::is_sorted(edges_.begin(), edges_.end())) std::sort(edges_.begin(), edges_.end());
   edges_.erase(std::unique(edges_.begin(), edges_.end()), edges_.end());
-  cuts_.count = static_cast<int>(edges_.size());
-  if (cuts_.count > std::numeric_limits<uint16_t>::max()) {
+  if (edges_.size() > std::numeric_limits<uint16_t>::max()) {
     throw std::invalid_argument("at most 65535 distinct thresholds: pass them in several calls");
   }
+  cuts_.level.resize(edges_.size());
+  std::iota(cuts_.level.begin(), cuts_.level.end(), 0);
+  cuts_.highest = cuts_.count();
   cuts_.of_threshold.resize(thresholds.size());
   for (size_t t = 0; t < thresholds.size(); ++t) {
     const auto edge = std::lower_bound(edges_.begin(), edges_.end(), values_[t]);
     cuts_.of_threshold[t] = static_cast<int32_t>(edge - edges_.begin());
   }
-  narrow_ = cuts_.count <= 255;
+  narrow_ = cuts_.count() <= 255;
   if (narrow_) {
     bytes_.reset(grid);
   } else {

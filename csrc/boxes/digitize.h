@@ -27,13 +27,18 @@ class Digitizer {
   std::vector<int32_t> start_;  // edges in lower buckets
 };
 
-// The distinct cuts of one map, ascending.
+// The distinct cuts of one map, ascending. The foreground of cut k is level > level[k], at most the highest level; -1
+// makes everything foreground.
 struct Cuts {
+  std::vector<int32_t> level;
   std::vector<int32_t> of_threshold;  // [T], the cut that serves each threshold
-  int count = 0;
+  int32_t highest = 0;
+
+  int count() const { return static_cast<int>(level.size()); }
 };
 
-// Turns maps into levels. Exactly one of the planes is in use afterwards: bytes when at most 255 cuts are distinct.
+// Turns maps into levels: a quantised map's bytes as they are, otherwise the number of cuts that a value passes.
+// Exactly one of the planes is in use afterwards: bytes where they suffice.
 class Levels {
  public:
   // Throws std::invalid_argument when the rule quantises and a value is outside [0, 1] or NaN.

@@ -7,9 +7,9 @@
 namespace wsolfast::boxes {
 namespace {
 
-// The sweep costs the same at any number of cuts, the runs cost per cut. Measured on smooth 224x224 maps.
-constexpr int kSweepFromCuts = 100;
-constexpr int kSweepFromCutsForAll = 100;
+// The sweep costs the same at any number of cuts and leaves the cache as maps grow; the runs cost per cut. Measured on
+// smooth maps of 224x224 (about 70 cuts) and 375x500 (about 130).
+int sweep_from_cuts(const Grid& grid) { return std::min(160, 48 + grid.height * grid.width / 2048); }
 
 bool same(const Extent& a, const Extent& b) { return a.x0 == b.x0 && a.y0 == b.y0 && a.x1 == b.x1 && a.y1 == b.y1; }
 
@@ -23,23 +23,34 @@ Engine& thread_engine(Algorithm algorithm) {
   return engine;
 }
 
-bool Engine::use_sweep(Selection selection) const {
+bool Engine::use_sweep() const {
   if (!levels_.narrow() || algorithm_ == Algorithm::kSweep) return true;
   if (algorithm_ == Algorithm::kRuns) return false;
-  return levels_.cuts().count >= (selection == Selection::kAll ? kSweepFromCutsForAll : kSweepFromCuts);
+  return levels_.cuts().count() >= sweep_from_cuts(grid_);
 }
 
 void Engine::build_order() {
   if (levels_.narrow()) {
-    order_.build(levels_.bytes(), levels_.cuts().count);
+    order_.build(levels_.bytes(), levels_.cuts().highest);
   } else {
-    order_.build(levels_.words(), levels_.cuts().count);
+    order_.build(levels_.words(), levels_.cuts().highest);
   }
 }
 
+std::span<const uint32_t> Engine::entering(int cut) const {
+  const std::vector<int32_t>& level = levels_.cuts().level;
+  return order_.between(level[cut], cut + 1 < levels_.cuts().count() ? level[cut + 1] : levels_.cuts().highest);
+}
+
+std::span<const uint32_t> Engine::leaving(int cut) const {
+  const std::vector<int32_t>& level = levels_.cuts().level;
+  return order_.between(cut > 0 ? level[cut - 1] : -1, level[cut]);
+}
+
 int64_t Engine::measure(int cut, int first) const {
-  return levels_.narrow() ? doubled_contour_area(levels_.bytes(), cut, first)
-                          : doubled_contour_area(levels_.words(), cut, first);
+  const int32_t level = levels_.cuts().level[cut];
+  return levels_.narrow() ? doubled_contour_area(levels_.bytes(), level, first)
+                          : doubled_contour_area(levels_.words(), level, first);
 }
 
 Box Engine::empty_box(const Rule& rule) const {
@@ -48,10 +59,10 @@ Box Engine::empty_box(const Rule& rule) const {
 }
 
 void Engine::boxes_of_cuts(const Rule& rule) {
-  cut_boxes_.assign(levels_.cuts().count, empty_box(rule));
+  cut_boxes_.assign(levels_.cuts().count(), empty_box(rule));
   if (rule.selection == Selection::kUnion) {
     union_of_cuts(rule);
-  } else if (use_sweep(rule.selection)) {
+  } else if (use_sweep()) {
     sweep_winners(rule);
   } else {
     runs_winners(rule);
@@ -84,11 +95,12 @@ void Engine::union_of_cuts(const Rule& rule) {
   }
   Extent extent = {0, 0, width - 1, height - 1};
   const int32_t top = *std::max_element(row_high.begin(), row_high.end());
-  for (int cut = 0; cut < std::min(top, levels_.cuts().count); ++cut) {
-    while (column_high[extent.x0] <= cut) ++extent.x0;
-    while (column_high[extent.x1] <= cut) --extent.x1;
-    while (row_high[extent.y0] <= cut) ++extent.y0;
-    while (row_high[extent.y1] <= cut) --extent.y1;
+  for (int cut = 0; cut < levels_.cuts().count() && levels_.cuts().level[cut] < top; ++cut) {
+    const int32_t level = levels_.cuts().level[cut];
+    while (column_high[extent.x0] <= level) ++extent.x0;
+    while (column_high[extent.x1] <= level) --extent.x1;
+    while (row_high[extent.y0] <= level) ++extent.y0;
+    while (row_high[extent.y1] <= level) --extent.y1;
     cut_boxes_[cut] = to_box(extent, rule.box_end, height, width);
   }
 }
@@ -98,8 +110,8 @@ void Engine::sweep_winners(const Rule& rule) {
   foreground_.start_foreground(grid_, rule.connectivity);
   selector_.reset(rule.selection, grid_);
   const ComponentSet& components = foreground_.components();
-  for (int cut = levels_.cuts().count - 1; cut >= 0; --cut) {
-    foreground_.activate(order_, cut + 1);
+  for (int cut = levels_.cuts().count() - 1; cut >= 0; --cut) {
+    foreground_.activate(entering(cut), cut);
     const int32_t winner =
         selector_.winner(components, foreground_.touched(), [&](int first) { return measure(cut, first); });
     if (winner < 0) continue;
@@ -108,8 +120,8 @@ void Engine::sweep_winners(const Rule& rule) {
 }
 
 void Engine::runs_winners(const Rule& rule) {
-  for (int cut = 0; cut < levels_.cuts().count; ++cut) {
-    runs_.label_foreground(levels_.bytes(), cut, rule.connectivity);
+  for (int cut = 0; cut < levels_.cuts().count(); ++cut) {
+    runs_.label_foreground(levels_.bytes(), levels_.cuts().level[cut], rule.connectivity);
     selector_.reset(rule.selection, grid_);
     const RunLabels& found = runs_.foreground();
     const int32_t winner =
@@ -122,7 +134,7 @@ void Engine::runs_winners(const Rule& rule) {
 void Engine::contours_of_cuts(const Rule& rule) {
   cut_boxes_.clear();
   cut_begin_.assign(1, 0);
-  if (use_sweep(Selection::kAll)) {
+  if (use_sweep()) {
     sweep_contours(rule);
   } else {
     runs_contours(rule);
@@ -141,14 +153,14 @@ void Engine::emit_contours(int cut, const Rule& rule) {
 }
 
 void Engine::sweep_contours(const Rule& rule) {
-  const int cuts = levels_.cuts().count;
+  const int cuts = levels_.cuts().count();
   build_order();
   foreground_.start_foreground(grid_, 8);
   components_.clear();
   components_begin_.assign(cuts + 1, 0);
   HoleRange with_holes;
   for (int cut = cuts - 1; cut >= 0; --cut) {
-    foreground_.activate(order_, cut + 1);
+    foreground_.activate(entering(cut), cut);
     // Cut c has [components_begin_[c + 1], components_begin_[c]).
     components_begin_[cut + 1] = static_cast<int32_t>(components_.size());
     for (int32_t id : foreground_.live()) {
@@ -164,7 +176,7 @@ void Engine::sweep_contours(const Rule& rule) {
   if (with_holes.last >= 0) background_.start_background(grid_);
   for (int cut = 0; cut < cuts; ++cut) {
     if (cut >= with_holes.first && cut <= with_holes.last) {
-      background_.activate(order_, cut);
+      background_.activate(leaving(cut), cut);
       for (int32_t id : background_.live()) {
         const Component& item = background_.components().items[id];
         holes_.push_back({id, item.first(), grown(item.extent(grid_))});
@@ -187,7 +199,7 @@ void Engine::sweep_contours(const Rule& rule) {
       for (int32_t i = hole_begin; i < hole_end; ++i) {
         const int32_t before = holes_[i].first - 1;
         hole_index_of_[holes_[i].id] = static_cast<int32_t>(contours_.size());
-        contours_.push_back({before, index_of_[foreground_.component_at(before, cut + 1)], holes_[i].extent});
+        contours_.push_back({before, index_of_[foreground_.component_at(before, cut)], holes_[i].extent});
       }
       for (int32_t i = begin; i < end; ++i) {
         const int32_t hole = background_.component_at(components_[i].first - 1, cut);
@@ -199,8 +211,8 @@ void Engine::sweep_contours(const Rule& rule) {
 }
 
 void Engine::runs_contours(const Rule& rule) {
-  for (int cut = 0; cut < levels_.cuts().count; ++cut) {
-    runs_.label_foreground(levels_.bytes(), cut, 8);
+  for (int cut = 0; cut < levels_.cuts().count(); ++cut) {
+    runs_.label_foreground(levels_.bytes(), levels_.cuts().level[cut], 8);
     RunLabels& found = runs_.foreground();
     contours_.clear();
     index_of_.resize(found.components.count);
@@ -231,7 +243,7 @@ void Engine::runs_contours(const Rule& rule) {
 }
 
 void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
-  const int cuts = levels_.cuts().count;
+  const int cuts = levels_.cuts().count();
   build_order();
   maximum_.reset(cuts);
   const auto overlap_of = [&](const Extent& extent) {
@@ -245,7 +257,7 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
   HoleRange with_holes;
   const ComponentSet& components = foreground_.components();
   for (int cut = cuts - 1; cut >= 0; --cut) {
-    foreground_.activate(order_, cut + 1);
+    foreground_.activate(entering(cut), cut);
     tenures_.resize(components.count);
     for (int32_t id : foreground_.absorbed()) {
       if (tenures_[id].since >= 0) maximum_.add(cut + 1, tenures_[id].since, tenures_[id].value);
@@ -270,7 +282,7 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
     tenures_.clear();
     const ComponentSet& holes = background_.components();
     for (int cut = with_holes.first; cut <= with_holes.last; ++cut) {
-      background_.activate(order_, cut);
+      background_.activate(leaving(cut), cut);
       tenures_.resize(holes.count);
       for (int32_t id : background_.absorbed()) {
         if (tenures_[id].since >= 0) maximum_.add(tenures_[id].since, cut - 1, tenures_[id].value);
@@ -293,13 +305,13 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
 }
 
 void Engine::runs_overlaps(const Rule& rule, const Overlap& overlap) {
-  const int cuts = levels_.cuts().count;
+  const int cuts = levels_.cuts().count();
   cut_best_.resize(cuts);
   const auto overlap_of = [&](const Extent& extent) {
     return overlap.best(to_box(extent, rule.box_end, grid_.height, grid_.width));
   };
   for (int cut = 0; cut < cuts; ++cut) {
-    runs_.label_foreground(levels_.bytes(), cut, 8);
+    runs_.label_foreground(levels_.bytes(), levels_.cuts().level[cut], 8);
     const RunLabels& found = runs_.foreground();
     double best = found.roots.empty() ? overlap.best(empty_box(rule)) : 0.0;
     for (int32_t id : found.roots) best = std::max(best, overlap_of(found.components.items[id].extent(grid_)));
@@ -350,7 +362,7 @@ void Engine::best_overlaps(const Pixel* map, int height, int width, std::span<co
     boxes_of_cuts(rule);
     cut_best_.resize(cut_boxes_.size());
     for (size_t cut = 0; cut < cut_boxes_.size(); ++cut) cut_best_[cut] = overlap.best(cut_boxes_[cut]);
-  } else if (use_sweep(Selection::kAll)) {
+  } else if (use_sweep()) {
     sweep_overlaps(rule, overlap);
   } else {
     runs_overlaps(rule, overlap);

@@ -56,8 +56,12 @@ class Engine {
   void sweep_overlaps(const Rule& rule, const Overlap& overlap);
   void runs_overlaps(const Rule& rule, const Overlap& overlap);
 
-  bool use_sweep(Selection selection) const;
+  bool use_sweep() const;
   void build_order();
+  // The pixels that become foreground at a cut when cuts fall, and background when they rise.
+  std::span<const uint32_t> entering(int cut) const;
+  std::span<const uint32_t> leaving(int cut) const;
+  // Twice the contour area of the component of a cut that starts at position `first`.
   int64_t measure(int cut, int first) const;
   Box empty_box(const Rule& rule) const;
   void emit_contours(int cut, const Rule& rule);

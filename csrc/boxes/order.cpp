@@ -1,6 +1,6 @@
 #include "boxes/order.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "boxes/neighborhood.h"
 #include "boxes/simd.h"
@@ -50,59 +50,85 @@ void put_frame_last(int y, int width, uint8_t* mask) {
 // single cursor would make every step wait for the one before.
 constexpr int kBands = 4;
 
+template <typename Level, int kCount>
+void count_rows(const Level* const* rows, int width, int32_t* const* histogram) {
+  for (int x = 0; x < width; ++x) {
+    for (int band = 0; band < kCount; ++band) ++histogram[band][rows[band][x]];
+  }
+}
+
+template <typename Level, int kCount>
+void place_rows(const Level* const* rows, const uint8_t* const* masks, const uint32_t* first, int width,
+                int32_t* const* cursor, uint32_t* pixels) {
+  for (int x = 0; x < width; ++x) {
+    for (int band = 0; band < kCount; ++band) {
+      pixels[cursor[band][rows[band][x]]++] = (first[band] + x) | static_cast<uint32_t>(masks[band][x]) << 24;
+    }
+  }
+}
+
 }  // namespace
 
 template <typename Level>
-void PixelOrder::build_from(const Plane<Level>& plane, int levels) {
+void PixelOrder::build_from(const Plane<Level>& plane, int highest) {
   const Grid& grid = plane.grid;
-  const int height = grid.height, width = grid.width;
-  count = height * width;
-  if (pixels.size() < static_cast<size_t>(count)) pixels.resize(count);
-  const int bins = levels + 1;
+  const int height = grid.height, width = grid.width, bins = highest + 1;
+  highest_ = highest;
+  if (pixels_.size() < static_cast<size_t>(height) * width) pixels_.resize(static_cast<size_t>(height) * width);
+  begin_.resize(bins + 1);
   cursor_.assign(static_cast<size_t>(kBands) * bins, 0);
-  if (begin_of_level.size() < static_cast<size_t>(bins)) begin_of_level.resize(bins);
   masks_.resize(static_cast<size_t>(kBands) * width);
 
   const int band_rows = (height + kBands - 1) / kBands;
+  const Level* rows[kBands];
+  uint8_t* masks[kBands];
+  int32_t* cursors[kBands];
+  uint32_t first[kBands];
+  for (int band = 0; band < kBands; ++band) {
+    masks[band] = &masks_[static_cast<size_t>(band) * width];
+    cursors[band] = &cursor_[static_cast<size_t>(band) * bins];
+  }
+  // Points at the rows of one step; the last bands can be shorter or empty.
+  const auto take_rows = [&](int step) {
+    int bands = 0;
+    for (; bands < kBands && bands * band_rows + step < height; ++bands) {
+      rows[bands] = plane.row(bands * band_rows + step);
+      first[bands] = static_cast<uint32_t>(grid.position(bands * band_rows + step, 0));
+    }
+    return bands;
+  };
+
   for (int step = 0; step < band_rows; ++step) {
-    for (int band = 0; band < kBands; ++band) {
-      const int y = band * band_rows + step;
-      if (y >= height) break;
-      const Level* row = plane.row(y);
-      int32_t* histogram = &cursor_[static_cast<size_t>(band) * bins];
-      for (int x = 0; x < width; ++x) ++histogram[row[x]];
+    const int bands = take_rows(step);
+    if (bands == kBands) {
+      count_rows<Level, kBands>(rows, width, cursors);
+    } else {
+      for (int band = 0; band < bands; ++band) count_rows<Level, 1>(rows + band, width, cursors + band);
     }
   }
   int32_t next = 0;
-  for (int level = levels; level >= 0; --level) {
-    begin_of_level[level] = next;
-    for (int band = 0; band < kBands; ++band) {
-      int32_t& cursor = cursor_[static_cast<size_t>(band) * bins + level];
-      const int32_t size = cursor;
-      cursor = next;
-      next += size;
-    }
+  for (int level = highest; level >= 0; --level) {
+    begin_[highest - level] = next;
+    for (int32_t* cursor : cursors) next += std::exchange(cursor[level], next);
   }
+  begin_[bins] = next;
   for (int step = 0; step < band_rows; ++step) {
-    const Level* rows[kBands];
-    int bands = 0;
-    for (int band = 0; band < kBands && band * band_rows + step < height; ++band, ++bands) {
-      rows[band] = plane.row(band * band_rows + step);
-      uint8_t* mask = &masks_[static_cast<size_t>(band) * width];
-      earlier(rows[band], grid.stride(), width, mask);
-      put_frame_last(band * band_rows + step, width, mask);
+    const int bands = take_rows(step);
+    for (int band = 0; band < bands; ++band) {
+      earlier(rows[band], grid.stride(), width, masks[band]);
+      put_frame_last(band * band_rows + step, width, masks[band]);
     }
-    for (int x = 0; x < width; ++x) {
+    if (bands == kBands) {
+      place_rows<Level, kBands>(rows, masks, first, width, cursors, pixels_.data());
+    } else {
       for (int band = 0; band < bands; ++band) {
-        int32_t& cursor = cursor_[static_cast<size_t>(band) * bins + rows[band][x]];
-        const uint32_t position = static_cast<uint32_t>(grid.position(band * band_rows + step, x));
-        pixels[cursor++] = position | static_cast<uint32_t>(masks_[static_cast<size_t>(band) * width + x]) << 24;
+        place_rows<Level, 1>(rows + band, masks + band, first + band, width, cursors + band, pixels_.data());
       }
     }
   }
 }
 
-void PixelOrder::build(const Plane<uint8_t>& plane, int levels) { build_from(plane, levels); }
-void PixelOrder::build(const Plane<uint16_t>& plane, int levels) { build_from(plane, levels); }
+template void PixelOrder::build_from(const Plane<uint8_t>&, int);
+template void PixelOrder::build_from(const Plane<uint16_t>&, int);
 
 }  // namespace wsolfast::boxes

@@ -1,5 +1,4 @@
-// A map of levels with a frame of zeros: a pixel's level is the number of distinct cuts it passes, so the foreground at
-// cut k (0-based, ascending) is level > k, and the frame is never foreground.
+// A map of levels with a frame of zeros around it.
 #pragma once
 
 #include <bit>

@@ -12,32 +12,32 @@
 namespace wsolfast::boxes {
 namespace {
 
-// One bit per pixel of `level > cut`, width rounded up to words; the planes allow to read whole vectors.
-void threshold_row_scalar(const uint8_t* row, int words, int cut, uint64_t* bits) {
+// One bit per pixel of `level >= least`, 0 to 255, width rounded up to words; the planes allow to read whole vectors.
+void threshold_row_scalar(const uint8_t* row, int words, int least, uint64_t* bits) {
   for (int word = 0; word < words; ++word, row += 64) {
     uint64_t mask = 0;
-    for (int x = 0; x < 64; ++x) mask |= static_cast<uint64_t>(row[x] > cut) << x;
+    for (int x = 0; x < 64; ++x) mask |= static_cast<uint64_t>(row[x] >= least) << x;
     bits[word] = mask;
   }
 }
 
 #if WSOLFAST_X86
-WSOLFAST_TARGET_AVX2 void threshold_row_avx2(const uint8_t* row, int words, int cut, uint64_t* bits) {
-  // level > cut is max(level, cut + 1) == level; there is no unsigned byte comparison.
-  const __m256i least = _mm256_set1_epi8(static_cast<char>(cut + 1));
+WSOLFAST_TARGET_AVX2 void threshold_row_avx2(const uint8_t* row, int words, int least, uint64_t* bits) {
+  // There is no unsigned byte comparison, but level >= least is max(level, least) == level.
+  const __m256i limit = _mm256_set1_epi8(static_cast<char>(least));
   for (int word = 0; word < words; ++word, row += 64) {
     const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
     const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 32));
-    const uint32_t low_mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(low, least), low));
-    const uint32_t high_mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(high, least), high));
+    const uint32_t low_mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(low, limit), low));
+    const uint32_t high_mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(high, limit), high));
     bits[word] = low_mask | static_cast<uint64_t>(high_mask) << 32;
   }
 }
 
-WSOLFAST_TARGET_AVX512 void threshold_row_avx512(const uint8_t* row, int words, int cut, uint64_t* bits) {
-  const __m512i limit = _mm512_set1_epi8(static_cast<char>(cut));
+WSOLFAST_TARGET_AVX512 void threshold_row_avx512(const uint8_t* row, int words, int least, uint64_t* bits) {
+  const __m512i limit = _mm512_set1_epi8(static_cast<char>(least));
   for (int word = 0; word < words; ++word, row += 64) {
-    bits[word] = _mm512_cmpgt_epu8_mask(_mm512_loadu_si512(row), limit);
+    bits[word] = _mm512_cmpge_epu8_mask(_mm512_loadu_si512(row), limit);
   }
 }
 #endif
@@ -66,7 +66,7 @@ Bounds bounds_of(const Grid& grid, int y, const Run& run) {
 
 int32_t create(ComponentSet& components, const Bounds& bounds, int32_t pixels) {
   const int32_t id = components.count++;
-  components.items[id] = Component{bounds, 0, 1, pixels, 0};
+  components.items[id] = Component{bounds, Bounds{0, 1, pixels, 0}};
   components.parent[id] = id;
   return id;
 }
@@ -106,8 +106,12 @@ void Runs::label_foreground(const Plane<uint8_t>& plane, int cut, int connectivi
   for (int y = 0; y < height; ++y) {
     const int32_t row_begin = count;
     foreground_.row_begin[y] = row_begin;
-    threshold(plane.row(y), words, cut, bits_.data());
-    bits_[words - 1] &= tail;
+    if (cut < 255) {
+      threshold(plane.row(y), words, cut + 1, bits_.data());
+      bits_[words - 1] &= tail;
+    } else {
+      std::fill(bits_.begin(), bits_.end(), 0);
+    }
     // Every change between neighbouring pixels starts a run or ends one.
     uint64_t carry = 0;
     bool open = false;
@@ -139,15 +143,13 @@ void Runs::label_foreground(const Plane<uint8_t>& plane, int cut, int connectivi
           root = other;
           Component& item = components.items[root];
           item.bounds = item.bounds > bounds ? item.bounds : bounds;
-          item.euler += 1;
-          item.pixels += pixels;
+          item.sums += Bounds{0, 1, pixels, 0};
         } else if (other != root) {
           if (other < root) std::swap(other, root);
           components.absorb(root, other);
         }
         Component& item = components.items[root];
-        item.doubled_area += shared_windows(runs[j], run);
-        item.euler -= 1;
+        item.sums += Bounds{shared_windows(runs[j], run), -1, 0, 0};
         --euler_;
       }
       run.label = root < 0 ? create(components, bounds, pixels) : root;

@@ -26,7 +26,7 @@ struct RunLabels {
 
 class Runs {
  public:
-  // Components of `level > cut`.
+  // Components of `level > cut`; -1 takes every pixel.
   void label_foreground(const Plane<uint8_t>& plane, int cut, int connectivity);
 
   // Holes of the last foreground, 4-connected. Component 0 is the background that reaches the border.

@@ -69,12 +69,12 @@ class Selector {
     if (selection_ == Selection::kBoxArea) {
       state.lower = state.upper = (width + 1) * (height + 1);
     } else if (selection_ == Selection::kPixelArea) {
-      state.lower = state.upper = item.pixels;
-    } else if (item.euler == 1) {
-      state.lower = state.upper = item.doubled_area;
+      state.lower = state.upper = item.pixels();
+    } else if (item.euler() == 1) {
+      state.lower = state.upper = item.doubled_area();
     } else {
       // An area measured before the component grew still bounds it from below.
-      state.lower = std::max<int64_t>(state.lower, item.doubled_area);
+      state.lower = std::max<int64_t>(state.lower, item.doubled_area());
       state.upper = 2 * width * height;
     }
   }

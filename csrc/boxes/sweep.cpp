@@ -7,6 +7,17 @@ namespace {
 
 constexpr int32_t kNever = INT32_MIN;
 
+// What a pixel adds to its component's sums, by the mask of its earlier neighbours.
+struct GrowthTable {
+  Bounds of_mask[256];
+  GrowthTable() {
+    for (int mask = 0; mask < 256; ++mask)
+      of_mask[mask] = Bounds{kActivation8[mask].doubled_area, kActivation8[mask].euler, 1, 0};
+  }
+  const Bounds& operator[](uint32_t mask) const { return of_mask[mask]; }
+};
+const GrowthTable kGrowth;
+
 }  // namespace
 
 void Sweep::start(const Grid& grid, size_t capacity) {
@@ -47,7 +58,7 @@ void Sweep::start_background(const Grid& grid) {
 
 int32_t Sweep::create() {
   const int32_t id = components_.count++;
-  components_.items[id] = Component{Bounds{} + INT32_MIN, 0, 0, 0, 0};
+  components_.items[id] = Component{Bounds{} + INT32_MIN, Bounds{}};
   components_.parent[id] = id;
   stamp_[id] = kNever;
   absorbed_at_[id] = kNever;
@@ -60,11 +71,11 @@ int32_t Sweep::unite(int32_t a, int32_t b) {
   if (a == b) return a;
   // Component 0 of the background stays a root; otherwise the deeper tree does.
   const bool a_wins =
-      (background_ && (a == 0 || b == 0)) ? a == 0 : components_.items[a].rank >= components_.items[b].rank;
+      (background_ && (a == 0 || b == 0)) ? a == 0 : components_.items[a].rank() >= components_.items[b].rank();
   const int32_t winner = a_wins ? a : b, loser = a_wins ? b : a;
   components_.absorb(winner, loser);
   heir_[loser] = winner;
-  absorbed_at_[loser] = level_;
+  absorbed_at_[loser] = cut_;
   absorbed_.push_back(loser);
   live_[place_[loser]] = live_.back();
   place_[live_.back()] = place_[loser];
@@ -72,9 +83,9 @@ int32_t Sweep::unite(int32_t a, int32_t b) {
   return winner;
 }
 
-int32_t Sweep::component_at(int position, int level) const {
+int32_t Sweep::component_at(int position, int cut) const {
   int32_t id = label_[position];
-  while (absorbed_at_[id] != kNever && (background_ ? absorbed_at_[id] <= level : absorbed_at_[id] >= level)) {
+  while (absorbed_at_[id] != kNever && (background_ ? absorbed_at_[id] <= cut : absorbed_at_[id] >= cut)) {
     id = heir_[id];
   }
   return id;
@@ -87,62 +98,81 @@ struct SweepKernel {
     ComponentSet& components = sweep.components_;
     int32_t* label = sweep.label_.data();
     const int32_t column_mask = sweep.grid_.stride() - 1;
-    const Bounds sign = {-1, 0, -1, 0};
-    // What the pixels of one component add is gathered here while they follow one another.
-    int32_t current = -1;
-    Bounds bounds = {};
-    int32_t doubled_area = 0, euler = 0, pixels = 0;
-    int32_t total_euler = 0;
-    const auto flush = [&] {
-      if (current < 0 || (kBackground && current == 0)) return;
-      Component& item = components.items[current];
-      item.bounds = item.bounds > bounds ? item.bounds : bounds;
-      item.doubled_area += doubled_area;
-      item.euler += euler;
-      item.pixels += pixels;
-      sweep.touch(current);
+    const int64_t count = end - begin;
+    const auto pixel = [&](int64_t i) { return kBackground ? end[-1 - i] ^ 0xFF000000u : begin[i]; };
+    const auto bounds_of = [&](int32_t position) {
+      const int32_t column = position & column_mask;
+      return Bounds{column, column, position, position} ^ Bounds { -1, 0, -1, 0 };
     };
-    const auto root_of = [&](int position) {
-      const int32_t id = label[position];
-      return id == current ? id : components.find(id);
-    };
-    for (int64_t i = 0; i < end - begin; ++i) {
-      const uint32_t packed = kBackground ? end[-1 - i] : begin[i];
+    for (int64_t i = 0; i < count; ++i) {
+      if (sweep.live_.size() == (kBackground ? 0 : 1)) {
+        // Whatever touches anything touches the only component there is.
+        if constexpr (kBackground) {
+          i = skip_border_component(table, pixel, i, count);
+        } else {
+          i = grow_only_component(sweep, pixel, bounds_of, i, count);
+        }
+        if (i == count) break;
+      }
+      const uint32_t packed = pixel(i);
       const int32_t position = static_cast<int32_t>(packed & 0xFFFFFF);
-      const Activation& step = table[kBackground ? (packed >> 24) ^ 0xFF : packed >> 24];
+      const Activation& step = table[packed >> 24];
       int32_t root;
       if (step.arcs == 1) [[likely]] {
-        root = root_of(position + sweep.offset_[step.representative[0]]);
+        const int32_t id = label[position + sweep.offset_[step.representative[0]]];
+        if (kBackground && id == 0) continue;
+        root = components.find(id);
+      } else if (step.arcs == 0) {
+        root = sweep.create();
       } else {
-        flush();
-        current = -1;
-        if (step.arcs == 0) {
-          root = sweep.create();
-        } else {
-          root = components.find(label[position + sweep.offset_[step.representative[0]]]);
-          for (int arc = 1; arc < step.arcs; ++arc) {
-            root = sweep.unite(root, components.find(label[position + sweep.offset_[step.representative[arc]]]));
-          }
+        root = components.find(label[position + sweep.offset_[step.representative[0]]]);
+        for (int arc = 1; arc < step.arcs; ++arc) {
+          root = sweep.unite(root, components.find(label[position + sweep.offset_[step.representative[arc]]]));
         }
       }
       label[position] = root;
-      if (root != current) {
-        flush();
-        current = root;
-        bounds = Bounds{} + INT32_MIN;
-        doubled_area = euler = pixels = 0;
-      }
       if (kBackground && root == 0) continue;
-      const int32_t column = position & column_mask;
-      const Bounds here = Bounds{column, column, position, position} ^ sign;
-      bounds = here > bounds ? here : bounds;
-      doubled_area += step.doubled_area;
-      euler += step.euler;
-      total_euler += step.euler;
-      ++pixels;
+      sweep.touch(root);
+      if (!kBackground) sweep.euler_ += step.euler;
+      Component& item = components.items[root];
+      const Bounds here = bounds_of(position);
+      item.bounds = here > item.bounds ? here : item.bounds;
+      item.sums += kGrowth[packed >> 24];
     }
-    flush();
-    sweep.euler_ += total_euler;
+  }
+
+  // Both return the index of the first pixel that starts a component, or `count`.
+  template <typename Pixel>
+  WSOLFAST_INLINE static int64_t skip_border_component(const ActivationTable& table, const Pixel& pixel, int64_t i,
+                                                       int64_t count) {
+    while (i < count && table[pixel(i) >> 24].arcs != 0) ++i;
+    return i;
+  }
+
+  template <typename Pixel, typename BoundsOf>
+  WSOLFAST_INLINE static int64_t grow_only_component(Sweep& sweep, const Pixel& pixel, const BoundsOf& bounds_of,
+                                                     int64_t i, int64_t count) {
+    const ActivationTable& table = *sweep.table_;
+    int32_t* label = sweep.label_.data();
+    const int32_t only = sweep.live_.front();
+    Component& item = sweep.components_.items[only];
+    Bounds bounds = item.bounds, sums = {};
+    const int64_t from = i;
+    for (; i < count; ++i) {
+      const uint32_t packed = pixel(i);
+      if (table[packed >> 24].arcs == 0) break;
+      const int32_t position = static_cast<int32_t>(packed & 0xFFFFFF);
+      label[position] = only;
+      const Bounds here = bounds_of(position);
+      bounds = here > bounds ? here : bounds;
+      sums += kGrowth[packed >> 24];
+    }
+    if (i == from) return i;
+    sweep.touch(only);
+    sweep.euler_ += sums[kEuler];
+    item.bounds = bounds;
+    item.sums += sums;
+    return i;
   }
 };
 
@@ -160,11 +190,11 @@ WSOLFAST_DISPATCH(grow_background, (Sweep & sweep, const uint32_t* begin, const 
 
 }  // namespace
 
-void Sweep::activate(const PixelOrder& order, int level) {
-  level_ = level;
+void Sweep::activate(std::span<const uint32_t> pixels, int cut) {
+  cut_ = cut;
   touched_.clear();
   absorbed_.clear();
-  (background_ ? grow_background : grow_foreground)(*this, order.begin(level), order.end(level));
+  (background_ ? grow_background : grow_foreground)(*this, pixels.data(), pixels.data() + pixels.size());
 }
 
 }  // namespace wsolfast::boxes
