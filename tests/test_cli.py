@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from wsolfast import cli
+from wsolfast import cli, recipe
+from wsolfast.engine import demo
 from wsolfast.recipe import list_recipes
 
 TINY = [
@@ -43,7 +46,7 @@ def test_help_names_every_command_and_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "recipes", "doctor", "data"):
+    for command in ("demo", "train", "eval", "localize", "report", "recipes", "doctor", "data"):
         assert command in done.stdout
 
 
@@ -83,9 +86,79 @@ def test_training_by_name_then_again_then_resumed(wsolfast, tmp_path):
     assert wsolfast("train", *TINY, "--exist-ok", "--quiet")[0] == 0
 
 
+def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):
+    assert wsolfast("train", *TINY, "--quiet")[0] == 0
+    code, out, err = wsolfast("eval", "runs/demo-cam", "--protocol", "spa")
+    assert code == 0, err
+    for title in ("Top-1 Cls", "GT-known Loc", "MaxBoxAccV2", "centre box", "threshold of train_fullsup", "PxAP"):
+        assert title in out
+    code, out, _ = wsolfast("eval", "runs/demo-cam", "--limit", 3, "--json")
+    assert code == 0
+    assert json.loads(out)["num_images"] == 3
+
+    code, out, err = wsolfast("report", "runs/demo-cam", "--out", "page.html")
+    assert code == 0, err
+    assert (tmp_path / "page.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "more").mkdir()
+    Image.fromarray(rng.integers(0, 255, (40, 70, 3), dtype=np.uint8)).save("wide.png")
+    Image.fromarray(rng.integers(0, 255, (31, 20), dtype=np.uint8)).save("more/wide.png")
+    code, out, err = wsolfast("localize", "runs/demo-cam", "wide.png", "more/wide.png", "--out", "boxes")
+    assert code == 0, err
+    told = json.loads((tmp_path / "boxes" / "boxes.json").read_text())
+    names = json.loads((tmp_path / "runs" / "demo-cam" / "classes.json").read_text())
+    assert [image["size"] for image in told["images"]] == [[70, 40], [20, 31]]
+    assert [Image.open(image["overlay"]).size for image in told["images"]] == [(70, 40), (20, 31)]
+    for image in told["images"]:
+        x0, y0, x1, y1 = image["boxes"][0]
+        assert 0 <= x0 <= x1 <= image["size"][0]
+        assert 0 <= y0 <= y1 <= image["size"][1]
+        assert names[image["class_id"]] == image["class_name"]
+
+    (tmp_path / "note.jpg").write_text("no image")
+    name = names[3]
+    code, out, err = wsolfast("localize", "runs/demo-cam", "note.jpg", "wide.png", "--class", name, "--threshold", 0.5)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: note.jpg")
+    assert f"wide.png: {name}" in out
+    told = json.loads((tmp_path / "runs" / "demo-cam" / "localized" / "boxes.json").read_text())
+    assert told["threshold"] == 0.5
+    assert [failure["file"] for failure in told["failed"]] == ["note.jpg"]
+    code, _, err = wsolfast("localize", "runs/demo-cam", "wide.png", "--class", name[:-1])
+    assert (code, err.strip()) == (
+        2,
+        f"error: --class {name[:-1]!r}: the run knows no such class; did you mean {name!r}?",
+    )
+
+
+def test_the_demo_trains_measures_and_reports_twice(wsolfast, tmp_path, monkeypatch):
+    original = recipe.load_recipe
+    small = ["data.options={num_train=16, num_val=8, num_test=8, size=48}", "stage.batch_size=8"]
+    monkeypatch.setattr(demo, "load_recipe", lambda name, overrides=(): original(name, [*overrides, *small]))
+    for _ in range(2):
+        code, out, err = wsolfast("demo", "--minutes", 0.1)
+        assert code == 0, err
+        assert [line.split()[0] for line in out.splitlines()[1:4]] == ["cam", "spa", "centre"]
+        assert (tmp_path / "runs" / "demo" / "report" / "index.html").is_file()
+        assert (tmp_path / "runs" / "demo" / "report" / "report.png").is_file()
+
+
+def test_data_check_looks_at_a_tree(wsolfast, tmp_path):
+    code, out, _ = wsolfast("data", "check", "folder", tmp_path)
+    assert code == 3
+    assert "annotations.csv" in out
+    assert wsolfast("data", "check", "fold", tmp_path)[0] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
+        (["eval", "nowhere"], 2, "no recipe named 'nowhere'"),
+        (["eval", "demo/cam"], 2, "recipe demo/cam is to be trained"),
+        (["eval", "demo/cam", "--weights", "absent.pt"], 3, "no weights at absent.pt"),
+        (["localize", "nowhere", "x.jpg"], 3, "nowhere is no run folder"),
+        (["report", "nowhere"], 3, "nowhere is no run folder"),
         (["train"], 2, "give a recipe (wsolfast recipes lists them) or --resume RUN"),
         (["train", "demo/cm"], 2, "did you mean 'demo/cam'?"),
         (["train", "demo/cam", "stage.epocs=3"], 2, "unknown key 'stage.epocs'; did you mean 'epochs'?"),
