@@ -1,0 +1,1 @@
+"""Stand-ins for other people's modules, on this library's engine."""
