@@ -83,7 +83,21 @@ def test_training_by_name_then_again_then_resumed(wsolfast, tmp_path):
         "error: runs/demo-cam exists; continue it with --resume runs/demo-cam, or start it over with --exist-ok\n"
     )
     assert wsolfast("train", "--resume", "runs/demo-cam", "--quiet")[:2] == (0, "")
+    code, _, err = wsolfast("train", "--resume", "runs/demo-cam", "stage.optim.lr=3")
+    assert code == 2
+    assert "only runtime.* and data.root may change" in err
+    assert "lr = 3" not in (tmp_path / "runs" / "demo-cam" / "recipe.toml").read_text()
     assert wsolfast("train", *TINY, "--exist-ok", "--quiet")[0] == 0
+
+
+def test_an_error_of_the_system_is_one_line_and_an_unforeseen_one_keeps_its_traceback(wsolfast, tmp_path, monkeypatch):
+    (tmp_path / "runs").write_text("a file in the way")
+    code, _, err = wsolfast("train", *TINY)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "runs" in err
+    monkeypatch.setattr(cli, "app", lambda: {}["bug"])
+    with pytest.raises(KeyError):
+        cli.main()
 
 
 def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):

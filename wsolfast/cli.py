@@ -42,15 +42,20 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        code = getattr(error, "exit_code", None)
+        code = _exit_code(error)
         if code is None:
             raise
-        _complain(error)
+        sys.stderr.write(f"error: {error}\n".replace("\n", " ").rstrip() + "\n")
         sys.exit(code)
 
 
-def _complain(error: Exception) -> None:
-    sys.stderr.write(f"error: {error}\n")
+def _exit_code(error: Exception) -> int | None:
+    """What the error asks for; None for one that nobody foresaw, whose traceback is wanted."""
+    if isinstance(error, OSError) or type(error).__name__ == "OutOfMemoryError":
+        return 1
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return 4
+    return getattr(error, "exit_code", None)
 
 
 def _say(text: str = "") -> None:
@@ -102,11 +107,12 @@ def train(
         raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
 
     from wsolfast.engine.run_folder import RunFolder
+    from wsolfast.engine.train import change_runtime
     from wsolfast.engine.train import train as train_run
 
     if resume is not None:
         run = RunFolder(resume)
-        run.replace_recipe(parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides))
+        change_runtime(run, parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides))
     else:
         recipe = load_recipe(recipe_name, overrides)
         run = RunFolder.create(_run_path(runs, name, recipe.name), recipe, exist_ok=exist_ok)

@@ -11,7 +11,7 @@ from PIL import Image
 from wsolfast import data
 from wsolfast.data.decode import decode
 from wsolfast.engine.build import choose_device, eval_size
-from wsolfast.engine.errors import UsageError
+from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.evaluate import load_method
 from wsolfast.engine.pictures import draw_boxes, overlay
 from wsolfast.engine.progress import Progress
@@ -44,10 +44,12 @@ def localize(
 
     Raises:
         UsageError: if the run knows no such class.
-        MissingError: if the run is not finished.
+        MissingError: if the run is not finished, or nothing tells its classes.
     """
     progress, recipe = progress or Progress(quiet=True), run.recipe
     names = run.class_names()
+    if not names and recipe.stage[-1].num_classes is None:
+        raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
     label = None if class_name is None else _find_class(class_name, names)
     protocol = get_protocol(recipe.evaluate.protocol)
     threshold = threshold if threshold is not None else _measured_threshold(run)

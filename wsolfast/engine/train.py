@@ -65,6 +65,17 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         run.update_environment(finished=now(), seconds=round(time.monotonic() - started, 1))
 
 
+def change_runtime(run: RunFolder, recipe: Recipe) -> None:
+    """Let the run continue with ``recipe``, which may differ in ``runtime`` and ``data.root``.
+
+    Raises:
+        RecipeError: if it differs in anything else; the run's own recipe stays.
+    """
+    if recipe_hash(recipe) != recipe_hash(run.recipe):
+        raise RecipeError(f"{run.path}: a run continues with its own recipe; only runtime.* and data.root may change")
+    run.replace_recipe(recipe)
+
+
 def _device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
