@@ -82,6 +82,7 @@ def _settings(run: RunRecord) -> str:
 
 
 def _table(runs: Sequence[RunRecord]) -> list[dict]:
+    """Rows of the table of results, the centre box last."""
     columns = [metric for metric in METRICS if any(run.metrics.get(metric) is not None for run in runs)]
     best = {metric: max(run.metrics.get(metric) or 0 for run in runs) for metric in columns}
     several = sum(bool(run.metrics) for run in runs) > 1
@@ -129,6 +130,19 @@ def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[t
     return tables
 
 
+def _threshold_marks(run: RunRecord, key: str, thresholds: np.ndarray, values: np.ndarray) -> list[tuple]:
+    """The oracle's point on a curve and, where there is one, that of the threshold chosen on train_fullsup."""
+    top = int(values.argmax())
+    says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
+    marks = [(thresholds[top], values[top], "oracle", says)]
+    chosen = run.results.get("transferred_thresholds", {}).get(key, run.results.get("transferred_threshold"))
+    if chosen is not None:
+        value = float(np.interp(chosen, thresholds, values))
+        says = f"{run.label}: {value:.1f} % at threshold {chosen:.2f}, chosen on train_fullsup"
+        marks.append((float(chosen), value, "transferred", says))
+    return marks
+
+
 def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart]:
     runs = [run for run in runs if run.curves.get("thresholds")]
     if not runs:
@@ -145,16 +159,8 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
             thresholds, values = np.asarray(run.curves["thresholds"]), np.asarray(run.curves.get(key, []))
             if not len(values):
                 continue
-            top = int(values.argmax())
-            says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
-            dots = [(thresholds[top], values[top], "oracle", says)]
-            chosen = run.results.get("transferred_thresholds", {}).get(key, run.results.get("transferred_threshold"))
-            if chosen is not None:
-                place = float(chosen)
-                value = float(np.interp(place, thresholds, values))
-                moved = f"{run.label}: {value:.1f} % at threshold {place:.2f}, chosen on train_fullsup"
-                dots.append((place, value, "transferred", moved))
-            said += [dot[3] for dot in dots]
+            dots = _threshold_marks(run, key, thresholds, values)
+            said += [says for *_, says in dots]
             x, y = thin_out(thresholds, values, 200)
             series.append(Series(run.label, color, x, y, dots))
         center = _baseline(runs).get(key)
@@ -240,7 +246,7 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
             notes.append(f"{run.label} has not been evaluated yet; its row is filled by: wsolfast eval {run.path}")
         elif not run.images:
             notes.append(f"{run.label} kept no per-image table, so it is missing from the gallery and the class table.")
-        if not run.history:
+        if not run.history and any(stage.get("epochs", 1) for stage in run.recipe.get("stage", ())):
             notes.append(f"{run.label} has no training log, so it has no training curve.")
     if any(run.metrics for run in runs) and not any(run.results.get("pixel") for run in runs):
         notes.append("This data set has no object masks, so there are no pixel metrics (PxAP, Peak-IoU).")
