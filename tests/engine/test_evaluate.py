@@ -139,6 +139,7 @@ def test_a_limit_takes_images_from_all_over_the_split(trained):
     assert results["num_images"] == 4
     rows = json.loads((trained.path / "eval" / "test-limit-4" / "per_image.json").read_text())["images"]
     assert [row["index"] for row in rows] == [0, 2, 5, 7]
+    assert [row["map"] for row in rows] == [0, 1, 2, 3]
     assert not trained.eval_path("test").exists()
 
 
@@ -183,7 +184,9 @@ def test_images_without_a_box_are_left_out_and_counted(trained, monkeypatch):
     monkeypatch.setattr(data.Dataset, "annotations", annotations)
     results = evaluate(trained)
     assert (results["num_images"], results["images_without_box"]) == (9, 1)
-    assert [row["index"] for row in saved(trained, "per_image.json")["images"]] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    rows = saved(trained, "per_image.json")["images"]
+    assert [row["index"] for row in rows] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert [row["map"] for row in rows] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
 
 def test_an_unfinished_run_says_how_to_finish_it(tiny, tmp_path):

@@ -429,6 +429,7 @@ def test_one_run_without_masks_and_transferred_threshold(tmp_path):
     assert "Peak-IoU Peak-T" not in page.words
     assert "Thresholds chosen" not in page.words
     assert "boxes are cut at the threshold that is best for this split" in page.words
+    assert "the coloured bars, like the boxes below, at the threshold that is best for this split" in page.words
     assert "points ahead" not in page.words
 
 
@@ -441,6 +442,7 @@ def test_an_unfinished_run_says_how_to_finish_it(tmp_path):
     assert len(page.all("li", class_="shot")) == 8
     alone = Page.of(report.write_report([cam], tmp_path / "cam.html"))
     assert "None of these runs has been evaluated yet" in alone.words
+    assert "coloured bars" not in alone.words
     assert not alone.all("dialog")
     assert "loss from" in next(svg["aria-label"] for svg in alone.all("svg", role="img"))
 

@@ -303,10 +303,12 @@ def _describe_images(test: _Split, rows: _Annotated, protocol, threshold: float)
         kinds += [names[kind] for kind in found[:, 0].tolist()]
         boxes += predicted_boxes(maps, sizes, protocol, threshold)
     images = []
+    row_of_map = {index: row for row, index in enumerate(test.indices)}
     for k, index in enumerate(rows.indices):
         images.append(
             {
                 "index": index,
+                "map": row_of_map[index],
                 "image_id": test.dataset.image_ids[index],
                 "label": int(rows.label[k]),
                 "predicted": int(rows.classes[k, 0]),

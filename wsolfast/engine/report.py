@@ -238,6 +238,12 @@ def _commands(runs: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(str(command) for command in given if command))
 
 
+def _cut(runs: Sequence[RunRecord]) -> str:
+    """Where the boxes that are shown and sorted by error are cut."""
+    sources = {run.results.get("cam_threshold_source") for run in runs if run.metrics}
+    return THRESHOLD_SOURCES.get(sources.pop() if len(sources) == 1 else None, "one threshold for the whole split")
+
+
 def _missing(runs: Sequence[RunRecord]) -> list[str]:
     """Sentences about what the run folders do not hold."""
     notes = []
@@ -293,7 +299,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
         errors=ERRORS,
         metrics=METRICS,
         reasons=REASONS,
-        threshold_sources=THRESHOLD_SOURCES,
+        cut=_cut(records),
         table=_table(records),
         papers=[run for run in records if run.recipe.get("paper")],
         more_tables=_more_tables(records),
