@@ -124,7 +124,8 @@ class EvaluateSpec:
 
     protocol: str = "wsolevaluation"
     split: str = "test"
-    ten_crop: bool = False
+    ten_crop: bool = False  # classes are ranked by ten crops of the image at data.resize
+    center_crop: bool = False  # classes are ranked by the central crop of the image, resized as in training
     topk: int = 5
     batch_size: int = 32
     resize: int | tuple[int, ...] | None = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from wsolfast.data import DataError, collate, open_dataset
+from wsolfast.data import DataError, View, collate, open_dataset
 from wsolfast.types import Batch
 
 
@@ -88,9 +88,15 @@ def test_evaluation_is_not_augmented():
 
 
 def test_wide_image_is_the_whole_image_for_ten_crops():
-    dataset = open_dataset("synthetic", None, "test", resize=56, wide_resize=64, num_test=4)
+    dataset = open_dataset("synthetic", None, "test", resize=56, wide=View(64), num_test=4)
     assert dataset[0].image.shape == (3, 56, 56)
     assert torch.equal(dataset[0].wide, open_dataset("synthetic", None, "test", resize=64, num_test=4)[0].image)
+
+
+def test_second_view_may_be_a_central_crop_of_the_shorter_side():
+    dataset = open_dataset("synthetic", None, "test", resize=56, wide=View(64, 48, keep_aspect=True), num_test=4)
+    whole = open_dataset("synthetic", None, "test", resize=64, num_test=4)[0].image
+    assert torch.equal(dataset[0].wide, whole[:, 8:56, 8:56])
 
 
 def test_boxes_and_masks_never_reach_training():

@@ -7,7 +7,7 @@ import torch
 
 from wsolfast import data
 from wsolfast.engine import evaluate as evaluate_module
-from wsolfast.engine.build import build_method, open_eval_data
+from wsolfast.engine.build import build_method, eval_protocol, open_eval_data
 from wsolfast.engine.checkpoint import save_weights, seed_everything
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.evaluate import best_iou, evaluate, load_method
@@ -159,6 +159,40 @@ def test_ten_crops_rank_classes_by_mean_probability(tiny):
             expected = sum(method.classify(view[None]).softmax(1) for view in views)[0] / 10
         assert torch.allclose(found.scores[row], expected.sort(descending=True).values, atol=1e-6)
         assert torch.equal(found.classes[row], expected.argsort(descending=True))
+
+
+def test_central_crop_ranks_the_classes_that_a_map_combines(tiny):
+    recipe = tiny("evaluate.center_crop=true", "stage.method=nl_ccam", "stage.model={gamma='t1b0', nl_positions=[]}")
+    dataset = open_eval_data(recipe, "test")
+    method = build_method(recipe, recipe.stage[0], 2).eval()
+    # The crop contradicts the whole image, which an untrained network does not do by itself.
+    classify = method.classify
+    method.classify = lambda image: -classify(image)
+    indices = list(range(10))
+    found = compute_score_maps(method, dataset, indices=indices, batch_size=4, device=torch.device("cpu"), topk=2)
+    whole = torch.stack([dataset[i].image for i in indices])
+    centre = torch.stack([dataset[i].wide for i in indices])
+    assert centre.shape == (10, 3, 32, 32)
+    with torch.inference_mode():
+        logits = method.classify(centre)
+        expected = method.localize(whole, topk=1, ranking=logits)
+        own = method.localize(whole, topk=1)
+    assert torch.equal(found.classes, logits.argsort(dim=1, descending=True))
+    assert torch.allclose(found.maps, expected.localization_map[:, 0], atol=1e-6)
+    assert not torch.equal(expected.classes, own.classes)
+
+
+def test_protocols_of_a_central_crop_are_shown_that_crop(tiny):
+    recipe = tiny("evaluate.protocol=kg_center_crop", "evaluate.resize=40")
+    protocol = eval_protocol(recipe)
+    assert (protocol.resize, protocol.input_size) == (40, 32)
+    whole = open_eval_data(tiny("evaluate.resize=40"), "test")[0].image
+    assert torch.equal(open_eval_data(recipe, "test")[0].image, whole[:, 4:36, 4:36])
+
+
+@pytest.mark.parametrize(("name", "side"), [("cicam", 32), ("wsolevaluation", 224), ("spa", None), ("psol", None)])
+def test_boxes_are_cut_at_the_size_of_evaluation(tiny, name, side):
+    assert eval_protocol(tiny(f"evaluate.protocol={name}")).input_size == side
 
 
 def test_the_map_that_is_kept_is_the_labels(tiny):

@@ -43,7 +43,7 @@ def open_dataset(
     seed: int = 0,
     skip_bad: bool = False,
     keep_aspect: bool = False,
-    wide_resize: int | None = None,
+    wide: View | None = None,
     **options,
 ) -> Dataset:
     """Open one split of a data set. No image is decoded, unless ``skip_bad`` asks for it.
@@ -58,8 +58,8 @@ def open_dataset(
         seed: of the augmentation.
         skip_bad: decode every image once and leave the unreadable ones out; ``Dataset.skipped`` lists them.
         keep_aspect: ``resize`` is the shorter side instead of a warp.
-        wide_resize: also deliver the whole image warped to this side as ``Sample.wide``, from which
-            :func:`ten_crop` takes the classification views without decoding twice.
+        wide: also deliver this view of the image as ``Sample.wide``, for classification without decoding twice: a
+            larger warp, of which :func:`ten_crop` takes crops, or a central crop.
         options: the data set's own, see ``wsolfast.data.<name>.open_source``.
 
     Raises:
@@ -68,7 +68,7 @@ def open_dataset(
     """
     view = View(resize, crop, train, keep_aspect)
     source = open_source(name, root, split, **options)
-    return Dataset(source, split, view, seed=seed, wide_resize=wide_resize, skip_bad=skip_bad)
+    return Dataset(source, split, view, seed=seed, wide=wide, skip_bad=skip_bad)
 
 
 def open_source(name: str, root: str | Path | None, split: str, **options) -> Source:

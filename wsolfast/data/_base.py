@@ -28,7 +28,7 @@ class Sample:
     image_id: str
     index: int
     placement: Placement  # where ``image`` lies in the original
-    wide: Tensor | None = None  # uint8 [3, H', W']: the same image at ``wide_resize``, for ten crops
+    wide: Tensor | None = None  # uint8 [3, H', W']: the same image in the second view
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Dataset(torch.utils.data.Dataset):
         view: View,
         *,
         seed: int = 0,
-        wide_resize: int | None = None,
+        wide: View | None = None,
         skip_bad: bool = False,
     ):
         self.split = split
@@ -93,7 +93,7 @@ class Dataset(torch.utils.data.Dataset):
         self.class_names = tuple(source.class_names)
         self.skipped: tuple[str, ...] = ()  # one message per image that skip_bad left out
         self._source = source
-        self._wide_view = None if wide_resize is None else View(resize=wide_resize)
+        self._wide_view = wide
         self._seed = seed
         # In shared memory, so that set_epoch reaches workers that outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()

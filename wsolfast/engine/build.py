@@ -3,12 +3,14 @@
 import difflib
 import inspect
 import os
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from wsolfast import backbones, data, methods
 from wsolfast.engine.errors import BackendError
+from wsolfast.metrics import Protocol, get_protocol
 from wsolfast.recipe import DataSpec, OptimSpec, Recipe, RecipeError, ScheduleSpec, StageSpec
 
 
@@ -46,11 +48,43 @@ def open_training_data(recipe: Recipe):
 
 
 def open_eval_data(recipe: Recipe, split: str):
-    """``split`` as evaluation sees it: the whole image warped to the network's input, in one order, nothing random."""
-    wide = recipe.data.resize if recipe.evaluate.ten_crop else None
-    if recipe.evaluate.ten_crop and (not isinstance(wide, int) or recipe.data.crop is None):
-        raise RecipeError("evaluate.ten_crop: needs data.resize as one side and data.crop")
-    return _open(recipe, split, resize=eval_size(recipe), crop=None, train=False, wide_resize=wide)
+    """``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
+    spec, wide = recipe.data, None
+    for name in ("ten_crop", "center_crop"):
+        if getattr(recipe.evaluate, name) and (not isinstance(spec.resize, int) or spec.crop is None):
+            raise RecipeError(f"evaluate.{name}: needs data.resize as one side and data.crop")
+    if recipe.evaluate.ten_crop:
+        wide = data.View(spec.resize)
+    elif recipe.evaluate.center_crop:
+        wide = data.View(spec.resize, spec.crop, keep_aspect=spec.keep_aspect)
+    view = eval_view(recipe)
+    return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=wide)
+
+
+def eval_protocol(recipe: Recipe) -> Protocol:
+    """The recipe's protocol; one that scales boxes or looks at a crop does so at the size of the recipe's evaluation.
+
+    Raises:
+        RecipeError: if there is no such protocol.
+    """
+    try:
+        protocol = get_protocol(recipe.evaluate.protocol)
+    except ValueError as error:
+        raise RecipeError(f"evaluate.protocol: {error}") from None
+    if protocol.frame == "crop":
+        resize = recipe.evaluate.resize if isinstance(recipe.evaluate.resize, int) else protocol.resize
+        return replace(protocol, input_size=recipe.data.crop or protocol.input_size, resize=resize)
+    size = eval_size(recipe)
+    scaled = protocol.frame == "scaled" and protocol.input_size is not None and isinstance(size, int)
+    return replace(protocol, input_size=size) if scaled else protocol
+
+
+def eval_view(recipe: Recipe) -> data.View:
+    """What the localiser sees of an image: all of it, warped, or the central crop where the protocol wants that."""
+    protocol = eval_protocol(recipe)
+    if protocol.frame == "crop":
+        return data.View(protocol.resize, protocol.input_size)
+    return data.View(eval_size(recipe))
 
 
 def eval_size(recipe: Recipe) -> int | tuple[int, ...] | None:

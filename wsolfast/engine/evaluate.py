@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
-from wsolfast.engine.build import build_method, choose_device, count_workers, open_eval_data
+from wsolfast.engine.build import build_method, choose_device, count_workers, eval_protocol, eval_view, open_eval_data
 from wsolfast.engine.checkpoint import load_weights, seed_everything
 from wsolfast.engine.errors import MissingError
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder, describe_environment, now, write_json
 from wsolfast.engine.score_maps import ScoreMaps, compute_score_maps, fingerprint
 from wsolfast.methods import Method
-from wsolfast.metrics import BoxAccuracy, ErrorSplit, PixelAccuracy, center_box, get_protocol
+from wsolfast.metrics import BoxAccuracy, ErrorSplit, PixelAccuracy, center_box
 from wsolfast.metrics.functional import error_kinds, predicted_boxes
 from wsolfast.recipe import Recipe, RecipeError
 
@@ -50,10 +50,7 @@ def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None 
         RecipeError: if a setting cannot be meant, the protocol's name for instance.
     """
     recipe, progress = recipe or run.recipe, progress or Progress(quiet=True)
-    try:
-        protocol = get_protocol(recipe.evaluate.protocol)
-    except ValueError as error:
-        raise RecipeError(f"evaluate.protocol: {error}") from None
+    protocol = eval_protocol(recipe)
     started, split = time.monotonic(), recipe.evaluate.split
     with run.lock():
         test = _Split.open(run, recipe, split, limit)
@@ -166,7 +163,8 @@ class _Split:
             *network.identity(),
             seen,
             spec.ten_crop,
-            spec.resize,
+            spec.center_crop,
+            dataclasses.asdict(eval_view(self.recipe)),
             spec.topk,
             [self.dataset.image_ids[i] for i in self.indices],
         )

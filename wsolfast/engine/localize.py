@@ -10,13 +10,12 @@ from PIL import Image
 
 from wsolfast import data
 from wsolfast.data.decode import decode
-from wsolfast.engine.build import choose_device, eval_size
+from wsolfast.engine.build import choose_device, eval_protocol, eval_view
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.evaluate import load_method
 from wsolfast.engine.pictures import draw_boxes, overlay
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder, write_bytes, write_json
-from wsolfast.metrics import get_protocol
 from wsolfast.metrics.functional import predicted_boxes
 
 # Share of the maximum where nothing was measured that would say better: the CAM paper's.
@@ -51,12 +50,10 @@ def localize(
     if not names and recipe.stage[-1].num_classes is None:
         raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
     label = None if class_name is None else _find_class(class_name, names)
-    protocol = get_protocol(recipe.evaluate.protocol)
+    protocol, view = eval_protocol(recipe), eval_view(recipe)
     threshold = threshold if threshold is not None else _measured_threshold(run)
     target = choose_device(device or recipe.runtime.device)
     method = load_method(run, recipe, len(names)).eval().to(target)
-    size = eval_size(recipe)
-    size = (size, size) if isinstance(size, int) else size
     found, failed, taken = [], [], set()
     output.mkdir(parents=True, exist_ok=True)
     with progress.task("images", len(files)) as advance, torch.inference_mode():
@@ -68,8 +65,7 @@ def localize(
                 progress.say(f"skipped: {error}")
                 advance()
                 continue
-            image = torch.from_numpy(pixels).permute(2, 0, 1)
-            image = (image if size is None else data.resize(image, size))[None].to(target)
+            image = view(pixels, [], str(file))[0][None].to(target)
             given = None if label is None else torch.tensor([label], device=target)
             answer = method.localize(image, label=given, topk=1 if label is None else 0)
             shown = int(answer.classes[0, 0])

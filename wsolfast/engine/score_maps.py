@@ -87,7 +87,8 @@ def compute_score_maps(
     """Classify and localise the images at ``indices``, each decoded once.
 
     Args:
-        crop: side of the ten crops whose mean probabilities rank the classes; None ranks by the localisation forward.
+        crop: side of the ten crops of the second view whose mean probabilities rank the classes; None ranks by the
+            second view itself, or by the localisation forward if the data set delivers none.
         topk: how many classes are kept.
         amp: "bf16" runs the network in bfloat16; maps are kept as float32 all the same.
     """
@@ -109,13 +110,16 @@ def compute_score_maps(
     ):
         for batch, wide in loader:
             image = batch.image.to(device, memory_format=layout, non_blocking=True)
-            found = method.localize(image, label=batch.label.to(device), topk=0)
-            if crop is None:
-                probability = found.logits.float().softmax(1)
-            else:
-                crops = data.ten_crop(wide.to(device), crop).unbind(1)
+            probability, ranking = None, {}
+            if wide is not None:
+                wide = wide.to(device)
+                crops = [wide] if crop is None else data.ten_crop(wide, crop).unbind(1)
                 views = (method.classify(view.contiguous(memory_format=layout)).float().softmax(1) for view in crops)
                 probability = sum(views) / len(crops)
+                ranking = {"ranking": probability} if method.combines_classes else {}
+            found = method.localize(image, label=batch.label.to(device), topk=0, **ranking)
+            if probability is None:
+                probability = found.logits.float().softmax(1)
             best = probability.topk(min(topk, probability.shape[1]), dim=1)
             maps.append(found.localization_map[:, 0].float().cpu())
             classes.append(best.indices.cpu())

@@ -12,6 +12,8 @@ class Method(nn.Module):
     """
 
     backbone: nn.Module
+    # The map depends on the order of all classes: localize takes ``ranking``, scores [N, K] of another view.
+    combines_classes: bool = False
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged)."""

@@ -59,6 +59,8 @@ class CICAM(Method):
         ValueError: if an option is unknown.
     """
 
+    combines_classes = True
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -28,6 +28,8 @@ class NLCCAM(Method):
         gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
     """
 
+    combines_classes = True
+
     def __init__(
         self,
         backbone: nn.Module,
