@@ -37,6 +37,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but erro
 Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
 
 
+def _of_maps(text: str, **settings: object) -> typer.models.OptionInfo:
+    return typer.Option(help=text, rich_help_panel="Score maps on disk", **settings)
+
+
 def main() -> None:
     """Run the command line; user errors become one line on stderr and an exit code."""
     try:
@@ -143,10 +147,11 @@ def _run_path(runs: Path, name: str | None, recipe_name: str) -> Path:
     epilog="Examples:\n\n"
     "  wsolfast eval runs/demo-spa\n\n"
     "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
-    "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR",
+    "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR\n\n"
+    "  wsolfast eval --scoremaps DIR --metadata metadata --dataset CUB --split test --compare opencv:64",
 )
 def evaluate(
-    what: Annotated[list[str], typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", show_default=False)],
+    what: Annotated[list[str] | None, typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", show_default=False)] = None,
     split: Annotated[str | None, typer.Option(help="test or train_fullsup.")] = None,
     protocol: Protocol = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many images, evenly spread.")] = None,
@@ -161,8 +166,56 @@ def evaluate(
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    scoremaps: Annotated[
+        Path | None, _of_maps("Measure these instead of a run: DIR/<image id>.npy, as wsolevaluation writes them.")
+    ] = None,
+    metadata: Annotated[Path | None, _of_maps("wsolevaluation's metadata folder.")] = None,
+    dataset: Annotated[str | None, _of_maps("Its folder in the metadata: CUB, ILSVRC, OpenImages.")] = None,
+    metrics: Annotated[str, _of_maps("Names with commas between, or all.")] = "all",
+    mask_root: Annotated[Path | None, _of_maps("Folder of the masks: measure pixels, not boxes.")] = None,
+    interval: Annotated[float | None, _of_maps("Step between thresholds; the protocol's if not given.")] = None,
+    compare: Annotated[
+        str | None,
+        _of_maps("Hold so many images against plain OpenCV first; exit 5 at a difference.", metavar="opencv:N"),
+    ] = None,
+    out: Annotated[Path | None, _of_maps("Where results go; RUNS/maps-<dataset>-<split> if not given.")] = None,
 ) -> None:
-    """Measure a run, or a recipe with weights from elsewhere; score maps are computed once and kept."""
+    """Measure a run, or a recipe with weights from elsewhere; or score maps on disk, with --scoremaps.
+
+    Score maps are computed once and kept. Those on disk need --metadata and --dataset; a run of them that was
+    interrupted goes on when it is started again.
+    """
+    if scoremaps is not None:
+        if what or weights or limit or name or metadata is None or dataset is None:
+            raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
+        from wsolfast.engine.evaluate_maps import evaluate_maps
+
+        split = split or "test"
+        folder = out or runs / f"maps-{dataset}-{split}"
+        found = evaluate_maps(
+            scoremaps,
+            metadata,
+            dataset,
+            split,
+            folder,
+            protocol=protocol or "wsolevaluation",
+            interval=interval,
+            metrics=metrics,
+            mask_root=mask_root,
+            compare=_compare_count(compare),
+            progress=_progress(quiet or as_json),
+        )
+        if as_json:
+            _say(json.dumps(found, indent=2))
+        elif not quiet:
+            _print_map_results(found, folder)
+        return
+    if metadata or dataset or mask_root or interval or compare or out or metrics != "all":
+        raise RecipeError(
+            "--metadata, --dataset, --metrics, --mask-root, --interval, --compare, --out need --scoremaps"
+        )
+    if not what:
+        raise RecipeError("give a run, a recipe, or --scoremaps DIR")
     target, *overrides = what
     overrides += _runtime_overrides(device=device, amp=amp, workers=workers)
     overrides += [f"evaluate.{key}={value}" for key, value in (("split", split), ("protocol", protocol)) if value]
@@ -187,6 +240,15 @@ def evaluate(
         _print_results(results, recipe.paper)
 
 
+def _compare_count(text: str | None) -> int:
+    if text is None:
+        return 0
+    peer, _, count = text.partition(":")
+    if peer != "opencv" or not (count or "64").isdecimal():
+        raise RecipeError(f"--compare: expected opencv:N, N images, got {text!r}")
+    return int(count or "64")
+
+
 _METRICS = {
     "top1_cls": "Top-1 Cls",
     "top5_cls": "Top-5 Cls",
@@ -195,6 +257,17 @@ _METRICS = {
     "gt_known_loc": "GT-known Loc",
     "max_box_acc": "MaxBoxAcc",
     "max_box_acc_v2": "MaxBoxAccV2",
+}
+_MAP_METRICS = _METRICS | {
+    "iou30": "  IoU 0.3",
+    "iou50": "  IoU 0.5",
+    "iou70": "  IoU 0.7",
+    "px_ap": "PxAP",
+    "p_iou": "pIoU",
+    "peak_iou": "Peak-IoU",
+    "peak_t": "Peak-T",
+    "peak_iou_per_image": "Peak-IoU, mean over images",
+    "peak_t_per_image": "Peak-T, mean over images",
 }
 
 
@@ -239,6 +312,34 @@ def _print_results(results: dict, paper) -> None:
         f"{results['num_images']} images of {results['split']}, protocol {results['protocol']}, boxes at "
         f"{results['cam_threshold']:.3g} ({results['cam_threshold_source']}), "
         f"{results['images_per_second']:.1f} images/s"
+    )
+
+
+def _print_map_results(results: dict, out: Path) -> None:
+    """One evaluation of score maps on disk: a row per metric, its threshold and the centre box beside it."""
+    from rich.console import Console
+
+    chosen, center = results["oracle_threshold"], results.get("baselines", {}).get("center_box", {})
+    columns = ["best threshold", "at", *(["centre box"] if center else [])]
+    rows = {
+        _MAP_METRICS[name]: {"best threshold": f"{value:.2f}"}
+        | ({"at": f"{chosen[name]:.3f}"} if name in chosen else {})
+        | ({"centre box": f"{center[name]:.2f}"} if name in center else {})
+        for name, value in results["metrics"].items()
+    }
+    console = Console(highlight=False)
+    console.print(_table(rows, columns))
+    if "compared" in results:
+        compared = results["compared"]
+        console.print(
+            f"{compared['images']} images × {compared['thresholds']} thresholds identical to {compared['with']}"
+        )
+    rate = results["images_per_second"]
+    console.print(
+        f"{results['num_images']} images of {results['dataset']} {results['split']}"
+        + (f", protocol {results['protocol']}" if "protocol" in results else "")
+        + (f", {rate:.0f} images/s" if rate else ", counted before")
+        + f"; {out}"
     )
 
 

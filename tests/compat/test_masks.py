@@ -3,34 +3,18 @@
 import cv2
 import numpy as np
 import pytest
-from compat.conftest import smooth_map
+from oracles.benchmark_folder import MASKS, smooth_map, write_maps, write_masks
 
-from wsolfast.compat import wsolevaluation as drop_in
+drop_in = pytest.importorskip(
+    "wsolfast.compat.wsolevaluation", reason="the box engine is not compiled", exc_type=ImportError
+)
 
 STEP = 0.05
-FILES = {
-    "x/0.jpg": (["x/0_1.png", "x/0_2.png"], "x/0_ignore.png"),
-    "x/1.jpg": (["x/1_1.png"], ""),
-    "y/2.jpg": (["y/2_1.png", "y/2_2.png"], "y/2_ignore.png"),
-}
 
 
 @pytest.fixture
 def openimages(tmp_path):
-    """Metadata and masks of three images, masks of an image at sizes of their own."""
-    rng = np.random.default_rng(2)
-    root = tmp_path / "metadata" / "OpenImages" / "test"
-    root.mkdir(parents=True)
-    lines = []
-    for image_id, (masks, ignore) in FILES.items():
-        lines += [f"{image_id},{mask},{'' if k else ignore}" for k, mask in enumerate(masks)]
-        for mask in [*masks, *[ignore][: bool(ignore)]]:
-            file = tmp_path / "dataset" / "OpenImages" / mask
-            file.parent.mkdir(parents=True, exist_ok=True)
-            height, width = rng.integers(60, 400, 2)
-            cv2.imwrite(str(file), np.uint8(rng.random((height // 30 + 1, width // 30 + 1)) < 0.3).repeat(30, 0) * 255)
-    (root / "image_ids.txt").write_text("\n".join(FILES))
-    (root / "localization.txt").write_text("\n".join(lines))
+    write_masks(tmp_path)
     return tmp_path
 
 
@@ -61,7 +45,7 @@ def test_pxap_is_that_of_numpys_histograms(openimages, capsys):
     rng, counted = np.random.default_rng(4), evaluator(openimages)
     edges = np.append(np.arange(0, 1, STEP), [1.0, 2.0, 3.0])
     inside, outside = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
-    for image_id, (masks, ignore) in FILES.items():
+    for image_id, (masks, ignore) in MASKS.items():
         scores = np.round(smooth_map(rng), 2)
         found, ignored = published_mask(openimages, masks, ignore)
         mask = drop_in.get_mask(counted.mask_root, masks, ignore)
@@ -103,19 +87,15 @@ def test_masks_are_for_openimages_only(openimages):
 
 def test_a_map_of_another_size_is_refused(openimages):
     with pytest.raises(IndexError, match=r"expected shape \(224, 224\), got \(28, 28\)"):
-        evaluator(openimages).accumulate(np.zeros((28, 28)), "x/0.jpg")
+        evaluator(openimages).accumulate(np.zeros((28, 28)), "a/0.jpg")
 
 
 def test_a_split_is_evaluated_from_files(openimages, capsys):
-    rng = np.random.default_rng(8)
     counted = evaluator(openimages)
-    for image_id in FILES:
-        file = openimages / "maps" / f"{image_id}.npy"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scores = smooth_map(rng)
-        np.save(file, scores)
-        counted.accumulate(scores, image_id)
-    folders = [str(openimages / name) for name in ("maps", "metadata", "dataset")]
+    maps = write_maps(openimages)
+    for image_id in MASKS:
+        counted.accumulate(np.load(maps / f"{image_id}.npy"), image_id)
+    folders = [str(openimages / name) for name in ("scoremaps", "metadata", "dataset")]
     found = drop_in.evaluate_wsol(*folders, "OpenImages", "test", False, False, [50], cam_curve_interval=STEP)
     assert found == counted.compute()
     printed = capsys.readouterr().out.splitlines()

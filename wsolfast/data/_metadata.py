@@ -20,6 +20,18 @@ class Metadata:
     boxes: BoxTable
 
 
+@dataclass(frozen=True)
+class MaskMetadata:
+    """One split of the benchmark that is annotated with masks, in its own order."""
+
+    image_ids: list[str]
+    labels: list[int]
+    masks: list[list[str]]
+    """Mask files of each image, one per instance, below the mask folder."""
+    ignored: list[str | None]
+    """The file of each image's pixels that do not count, if there is one."""
+
+
 def read_metadata(folder: Path, split: str) -> Metadata:
     """Read ``folder / {train, val, test}``.
 
@@ -30,6 +42,51 @@ def read_metadata(folder: Path, split: str) -> Metadata:
         DataError: if a file is missing, malformed, or speaks of an image that ``image_ids.txt`` does not have.
     """
     folder = folder / FOLDERS[split]
+    image_ids, labels, position = _read_classes(folder, split)
+    if split == "train_weaksup":
+        return Metadata(image_ids, labels, {}, BoxTable())
+    sizes = {index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2)}
+    boxes: list[list[list[int]]] = [[] for _ in image_ids]
+    for index, corners in _rows(folder / "localization.txt", position, 4):
+        boxes[index].append(corners)
+    return Metadata(image_ids, labels, sizes, BoxTable.from_lists(boxes))
+
+
+def read_mask_metadata(folder: Path, split: str) -> MaskMetadata:
+    """Read ``folder / {train, val, test}`` of a data set with masks.
+
+    As :func:`read_metadata`, but without sizes, and ``localization.txt`` holds ``id,mask file,ignore file``; an image's
+    further lines end in a comma.
+
+    Raises:
+        DataError: as :func:`read_metadata`, and if an image has no mask or two ignore files.
+    """
+    folder = folder / FOLDERS[split]
+    image_ids, labels, position = _read_classes(folder, split)
+    masks: list[list[str]] = [[] for _ in image_ids]
+    ignored: list[str | None] = [None] * len(image_ids)
+    file = folder / "localization.txt"
+    for number, line in enumerate(read_lines(file, "an image id, a mask file and an ignore file per line"), 1):
+        where = f"{file}, line {number}"
+        image_id, *files = line.rsplit(",", 2)
+        if len(files) != 2:
+            raise DataError(f"{where}: expected an image id, a mask file and an ignore file, got {line!r}")
+        if image_id not in position:
+            raise DataError(f"{where}: {image_id} is not in image_ids.txt")
+        index = position[image_id]
+        masks[index].append(relative_path(files[0], where))
+        if files[1]:
+            if ignored[index] is not None:
+                raise DataError(f"{where}: a second ignore file for {image_id}")
+            ignored[index] = relative_path(files[1], where)
+    unmasked = next((image_ids[index] for index in range(len(image_ids)) if not masks[index]), None)
+    if unmasked is not None:
+        raise DataError(f"{file}: no mask for image {unmasked}")
+    return MaskMetadata(image_ids, labels, masks, ignored)
+
+
+def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[str, int]]:
+    """Image ids, their labels, and where each id stands."""
     ids_file = folder / "image_ids.txt"
     image_ids = [relative_path(line, str(ids_file)) for line in read_lines(ids_file, "one image id per line")]
     if not image_ids:
@@ -39,13 +96,7 @@ def read_metadata(folder: Path, split: str) -> Metadata:
     unlabelled = next((image_ids[index] for index in range(len(image_ids)) if index not in labels), None)
     if unlabelled is not None:
         raise DataError(f"{folder / 'class_labels.txt'}: no label for image {unlabelled}")
-    if split == "train_weaksup":
-        return Metadata(image_ids, [labels[i] for i in range(len(image_ids))], {}, BoxTable())
-    sizes = {index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2)}
-    boxes: list[list[list[int]]] = [[] for _ in image_ids]
-    for index, corners in _rows(folder / "localization.txt", position, 4):
-        boxes[index].append(corners)
-    return Metadata(image_ids, [labels[i] for i in range(len(image_ids))], sizes, BoxTable.from_lists(boxes))
+    return image_ids, [labels[index] for index in range(len(image_ids))], position
 
 
 def _rows(file: Path, position: dict[str, int], count: int):

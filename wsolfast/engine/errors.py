@@ -25,6 +25,12 @@ class BackendError(RunError):
     exit_code = 4
 
 
+class CheckError(RunError):
+    """A comparison or check found a difference."""
+
+    exit_code = 5
+
+
 class Interrupted(RunError):
     """Stopped by a signal after the checkpoint was written."""
 

@@ -50,7 +50,7 @@ class RunFolder:
             if not exist_ok and any((path / name).exists() for name in _OWNED):
                 raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
         path.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with locked(path):
             for name in _OWNED:
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)
@@ -108,11 +108,12 @@ class RunFolder:
         Raises:
             UsageError: if another process holds it.
         """
-        return _locked(self.path)
+        return locked(self.path)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Holds a folder for this process; see :meth:`RunFolder.lock`."""
     with (path / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
