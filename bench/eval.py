@@ -193,7 +193,12 @@ def measure(case, maps: int, budget: float) -> dict:
         for task, run in runs.items():
             times = timed(run, images, repeats, budget)
             p20, p50, p80 = np.percentile(times, (20, 50, 80))
-            row[f"{name}_{task}_ms"] = {"median": p50, "p20": p20, "p80": p80, "maps": len(times)}
+            row[f"{name}_{task}_ms"] = {
+                "median": float(f"{p50:.4g}"),
+                "p20": float(f"{p20:.4g}"),
+                "p80": float(f"{p80:.4g}"),
+                "maps": len(times),
+            }
     return row
 
 
@@ -269,6 +274,14 @@ def print_table(rows: list[dict]) -> None:
             )
 
 
+def write_result(path: Path, result: dict) -> None:
+    """JSON with one line per row and stream."""
+    parts = ['"machine": ' + json.dumps(result["machine"])]
+    for name in ("rows", "streams"):
+        parts.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, result[name])) + "\n]")
+    path.write_text("{" + ",\n".join(parts) + "}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two kinds of maps at 224x224, fewer maps, a short stream")
@@ -286,8 +299,7 @@ def main() -> None:
             f"{run['threads']} thread(s): {run['cpu_seconds']:.1f} s CPU, {run['wall_seconds']:.1f} s wall"
         )
     if options.json:
-        result = {"machine": machine(), "rows": rows, "streams": streams}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(options.json, {"machine": machine(), "rows": rows, "streams": streams})
 
 
 if __name__ == "__main__":

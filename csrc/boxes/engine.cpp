@@ -1,6 +1,8 @@
 #include "boxes/engine.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "boxes/trace.h"
 
@@ -24,8 +26,14 @@ Engine& thread_engine(Algorithm algorithm) {
 }
 
 bool Engine::use_sweep() const {
-  if (!levels_.narrow() || algorithm_ == Algorithm::kSweep) return true;
-  if (algorithm_ == Algorithm::kRuns) return false;
+  const bool fits = grid_.size() <= kMaxOrderedPositions;
+  if (!levels_.narrow()) {
+    if (fits) return true;
+    throw std::invalid_argument("a map of " + std::to_string(grid_.height) + "x" + std::to_string(grid_.width) +
+                                " is too large for more than 255 distinct cuts: pass the thresholds in several calls");
+  }
+  if (!fits || algorithm_ == Algorithm::kRuns) return false;
+  if (algorithm_ == Algorithm::kSweep) return true;
   return levels_.cuts().count() >= sweep_from_cuts(grid_);
 }
 

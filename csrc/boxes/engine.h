@@ -16,7 +16,8 @@
 
 namespace wsolfast::boxes {
 
-// How components are found; the results are the same. kAuto takes runs for few distinct cuts.
+// How components are found; the results are the same. kAuto takes runs for few distinct cuts, and maps of more than
+// about 4000x4000 pixels always go by runs.
 enum class Algorithm { kAuto, kSweep, kRuns };
 
 // Scratch of one thread. Nothing is allocated once the largest map has been seen.

@@ -10,6 +10,9 @@
 
 namespace wsolfast::boxes {
 
+// Positions that a packed pixel has room for; larger maps are left to the runs.
+constexpr int kMaxOrderedPositions = 1 << 24;
+
 // Level descending, raster order inside a level. The reverse is the order in which the background grows, and the mask
 // of neighbours that come later is the complement of the mask of those that come earlier (the frame comes last).
 class PixelOrder {

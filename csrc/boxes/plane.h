@@ -10,10 +10,10 @@
 
 namespace wsolfast::boxes {
 
-constexpr int kMaxSide = 4094;
+constexpr int kMaxSide = 16382;
 
 // Positions are y' * stride + x' with the frame counted (y' = y + 1). The stride is a power of two, so a position
-// splits into row and column by shift and mask, and positions fit 24 bits.
+// splits into row and column by shift and mask.
 struct Grid {
   int height = 0, width = 0, shift = 0;
 

@@ -146,5 +146,13 @@ def test_values_outside_the_unit_range_are_refused(engine, value):
 
 
 def test_too_large_maps_are_refused(engine):
-    with pytest.raises(ValueError, match="1x1 to 4094x4094"):
-        engine.choose_boxes(np.zeros((1, 1, 5000)), np.zeros(1), engine.Rule())
+    with pytest.raises(ValueError, match="1x1 to 16382x16382"):
+        engine.choose_boxes(np.zeros((1, 1, 17000), np.uint8), np.zeros(1), engine.Rule())
+    rule = engine.Rule(quantize=False, relative=False)
+    with pytest.raises(ValueError, match=r"2100x4096 is too large .* pass the thresholds in several calls"):
+        engine.choose_boxes(np.zeros((1, 2100, 4096)), np.linspace(0, 1, 300), rule)
+
+
+def test_maps_beyond_the_sweep_go_by_runs(engine):
+    values = np.kron(score_map(np.random.default_rng(0), 21, 41, "noisy"), np.ones((100, 100)))
+    assert_equal_to_opencv(engine, values, np.array([0.3, 0.6]), "sweep")
