@@ -178,6 +178,9 @@ def evaluate(
         str | None,
         _of_maps("Hold so many images against plain OpenCV first; exit 5 at a difference.", metavar="opencv:N"),
     ] = None,
+    thresholds_of: Annotated[
+        Path | None, _of_maps("Results of another split's score maps: measure at its best thresholds, too.")
+    ] = None,
     out: Annotated[Path | None, _of_maps("Where results go; RUNS/maps-<dataset>-<split> if not given.")] = None,
 ) -> None:
     """Measure a run, or a recipe with weights from elsewhere; or score maps on disk, with --scoremaps.
@@ -203,6 +206,7 @@ def evaluate(
             metrics=metrics,
             mask_root=mask_root,
             compare=_compare_count(compare),
+            thresholds_of=thresholds_of,
             progress=_progress(quiet or as_json),
         )
         if as_json:
@@ -319,16 +323,20 @@ def _print_map_results(results: dict, out: Path) -> None:
     """One evaluation of score maps on disk: a row per metric, its threshold and the centre box beside it."""
     from rich.console import Console
 
-    chosen, center = results["oracle_threshold"], results.get("baselines", {}).get("center_box", {})
-    columns = ["best threshold", "at", *(["centre box"] if center else [])]
+    given = {
+        "best threshold": results["metrics"],
+        "at": results["oracle_threshold"],
+        "other split's threshold": results.get("transferred"),
+        "its": results.get("transferred_thresholds"),
+        "centre box": results.get("baselines", {}).get("center_box"),
+    }
+    columns = {name: numbers for name, numbers in given.items() if numbers}
     rows = {
-        _MAP_METRICS[name]: {"best threshold": f"{value:.2f}"}
-        | ({"at": f"{chosen[name]:.3f}"} if name in chosen else {})
-        | ({"centre box": f"{center[name]:.2f}"} if name in center else {})
-        for name, value in results["metrics"].items()
+        _MAP_METRICS[key]: {name: f"{numbers[key]:.2f}" for name, numbers in columns.items() if key in numbers}
+        for key in results["metrics"]
     }
     console = Console(highlight=False)
-    console.print(_table(rows, columns))
+    console.print(_table(rows, list(columns)))
     if "compared" in results:
         compared = results["compared"]
         console.print(

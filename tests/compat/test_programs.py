@@ -137,3 +137,39 @@ def test_t2n_takes_every_floating_type():
         array = drop_in.t2n(torch.tensor([0.5, 2.0], dtype=dtype, requires_grad=True))
         assert array.dtype == np.float64
         np.testing.assert_array_equal(array, [0.5, 2.0])
+
+
+class Boxes(drop_in.CamDataset):
+    """A user's data set that cuts boxes where the maps are read."""
+
+    def __getitem__(self, index):
+        scores, image_id = super().__getitem__(index)
+        return np.concatenate(drop_in.compute_bboxes_from_scoremaps(scores, [0.2, 0.5])[0]), image_id
+
+
+def test_boxes_are_cut_in_loader_workers(scoremap_root):
+    loader = torch.utils.data.DataLoader(Boxes(str(scoremap_root), list(SIZES)), batch_size=2, num_workers=2)
+    found = [(boxes, image_id) for batch in loader for boxes, image_id in zip(*batch, strict=True)]
+    assert [image_id for _, image_id in found] == list(SIZES)
+    for boxes, image_id in found:
+        here = drop_in.compute_bboxes_from_scoremaps(np.load(scoremap_root / f"{image_id}.npy"), [0.2, 0.5])[0]
+        np.testing.assert_array_equal(boxes, np.concatenate(here))
+
+
+@pytest.mark.realdata
+def test_the_published_center_gaussian_comes_out(real_data):
+    """59.7 on CUB: MaxBoxAcc of the same map for every image."""
+    evaluator = drop_in.BoxEvaluator(
+        metadata=drop_in.configure_metadata(str(real_data / "wsol_metadata" / "metadata" / "CUB" / "test")),
+        dataset_name="CUB",
+        split="test",
+        cam_threshold_list=list(np.arange(0, 1, 0.001)),
+        iou_threshold_list=[50],
+        mask_root="",
+        multi_contour_eval=False,
+    )
+    side = np.arange(224) - 112.0
+    score_map = drop_in.normalize_scoremap(np.exp(-(side[:, None] ** 2 + side**2) / (2 * 56**2)))
+    for image_id in evaluator.image_ids:
+        evaluator.accumulate(score_map, image_id)
+    assert round(evaluator.compute()[0], 1) == 59.7

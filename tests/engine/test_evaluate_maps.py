@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -60,6 +61,28 @@ def test_the_numbers_are_the_drop_ins_on_its_own_files(folder):
     assert found["max_box_acc"] == found["gt_known_loc"] == single.compute()[1]
     curves = json.loads((folder / "out" / "curves.json").read_text())
     assert curves["max_box_acc"] == (single.num_correct[50] * 25).tolist()
+
+
+def test_thresholds_of_another_split_are_measured_beside_the_best(folder):
+    shutil.copytree(folder / "metadata" / "CUB" / "test", folder / "metadata" / "CUB" / "val")
+    write_maps(folder, lambda rng: smooth_map(rng, grid=3))
+    where = (folder / "scoremaps", folder / "metadata", "CUB")
+    val = evaluate_maps.evaluate_maps(*where, "val", folder / "val", interval=0.05)
+    assert val["split"] == "train_fullsup"
+    write_maps(folder)
+    found = evaluate(folder, thresholds_of=folder / "val")
+    curves = json.loads((folder / "out" / "curves.json").read_text())
+    for name in ("max_box_acc", "iou30", "iou70"):
+        at = val["oracle_threshold"][name]
+        assert found["transferred_thresholds"][name] == at
+        assert found["transferred"][name] == curves[name][curves["thresholds"].index(at)] <= found["metrics"][name]
+    best, elsewhere = found["oracle_threshold"]["gt_known_loc"], val["oracle_threshold"]["gt_known_loc"]
+    assert found["cam_threshold"] == elsewhere != best
+    with pytest.raises(MissingError, match="no results of score maps"):
+        evaluate(folder, thresholds_of=folder)
+    (folder / "val" / "results.json").write_text('{"oracle_threshold": {"gt_known_loc": 0.123}}')
+    with pytest.raises(UsageError, match=r"--thresholds-of: gt_known_loc: threshold 0\.123 was not counted"):
+        evaluate(folder, thresholds_of=folder / "val")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])

@@ -1,6 +1,7 @@
 """Evaluation of score maps on disk, ``<folder>/<image id>.npy``, against the benchmark's metadata; no network runs."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ def evaluate_maps(
     metrics: str = "all",
     mask_root: str | Path | None = None,
     compare: int = 0,
+    thresholds_of: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict:
     """Measure the score maps of a split and write ``results.json``, ``curves.json``, ``per_image.json`` into ``out``.
@@ -58,6 +60,7 @@ def evaluate_maps(
         metrics: names with commas between, or "all".
         mask_root: where mask paths start, or the folder above with the data set's name: measure masks, not boxes.
         compare: hold so many images, evenly spread, against a plain OpenCV loop before anything else.
+        thresholds_of: results of another split's score maps: measure at the thresholds that were best there, too.
 
     Returns:
         What ``results.json`` holds.
@@ -81,6 +84,7 @@ def evaluate_maps(
         raise UsageError("OpenImages is annotated with masks: give their folder as --mask-root")
     else:
         task = _Boxes(folder, split, protocol, thresholds, metrics)
+    at = None if thresholds_of is None else task.transferable(Path(thresholds_of))
     wanted = _wanted(metrics, task.names)
     files = _files(Path(scoremaps), task.image_ids)
     _make_folder(out)
@@ -94,7 +98,7 @@ def evaluate_maps(
         seconds = time.monotonic() - counting
         numbers = task.accumulator.compute()
         curves = numbers.pop("curves")
-        task.keep_thresholds(numbers, results)
+        task.keep_thresholds(numbers, results, at)
         with progress.task("images one by one", len(files)) as advance:
             rows = []
             for start, maps in _chunks(files, 0, pool):
@@ -161,20 +165,36 @@ class _Boxes:
         part = slice(index.start, index.stop)
         self.accumulator.update(maps, self.sizes[part], self.boxes[part])
 
-    def keep_thresholds(self, numbers: dict, results: dict) -> None:
-        """The thresholds of the published way, and what a box in the image's centre scores."""
+    def transferable(self, results: Path) -> dict[str, float]:
+        """The best threshold of each metric in the results of another split."""
+        try:
+            other = json.loads((results / _RESULTS).read_text(encoding="utf-8"))
+            return dict(other["oracle_threshold"])
+        except (OSError, ValueError, KeyError) as error:
+            raise MissingError(f"{results / _RESULTS}: no results of score maps ({error})") from None
+
+    def keep_thresholds(self, numbers: dict, results: dict, at: dict[str, float] | None) -> None:
+        """The thresholds of the published way, those of another split, and what a box in the image's centre scores."""
+        if at is not None:
+            try:
+                transferred = self.accumulator.compute(at=at)
+            except ValueError as error:
+                raise UsageError(f"--thresholds-of: {error}") from None
+            results["transferred_thresholds"] = transferred["cam_threshold"]
+            results["transferred"] = {name: transferred[name] for name in self.names if name in transferred}
         central = BoxAccuracy(self.protocol, max_box="max_box_acc" in numbers)
         central.update_boxes(center_box(self.sizes), self.boxes)
         center = central.compute()
         results |= {
             "protocol": self.protocol.name,
             "oracle_threshold": numbers["cam_threshold"],
+            "cam_threshold": (at or numbers["cam_threshold"])["gt_known_loc"],
             "baselines": {"center_box": {name: center[name] for name in self.names if name in center}},
             "images_without_box": self.left_out,
         }
 
     def describe(self, index: range, maps: list[Tensor], results: dict) -> list[dict]:
-        part, threshold = slice(index.start, index.stop), results["oracle_threshold"]["gt_known_loc"]
+        part, threshold = slice(index.start, index.stop), results["cam_threshold"]
         sizes, truths = self.sizes[part], self.boxes[part]
         boxes = predicted_boxes(maps, sizes, self.protocol, threshold)
         overlaps = best_overlaps(maps, sizes, truths, self.protocol, torch.tensor([threshold], dtype=torch.float64))
@@ -239,7 +259,10 @@ class _Masks:
             mask[parts[-1] & ~found] = 255
         return torch.from_numpy(mask)
 
-    def keep_thresholds(self, numbers: dict, results: dict) -> None:
+    def transferable(self, results: Path) -> dict[str, float]:
+        raise UsageError("--thresholds-of: what is measured on masks takes no threshold from elsewhere")
+
+    def keep_thresholds(self, numbers: dict, results: dict, at: None) -> None:
         """The threshold of the best pooled overlap."""
         results |= {"oracle_threshold": {"p_iou": numbers["p_iou_threshold"]}}
 
