@@ -57,6 +57,21 @@ def loss_case(layer: str, images: int, classes: int, side: int):
     )
 
 
+def attention_case(layer: str, images: int, channels: tuple[int, int], side: int, key_side: int, kind: str):
+    """A non-local block's attention: (query, value) channels."""
+
+    def make_inputs(device, dtype):
+        query, value = channels
+        maps = [(images, query, side, side), (images, query, key_side, key_side), (images, value, key_side, key_side)]
+        return *(smooth(shape, seed).to(device, dtype) for seed, shape in enumerate(maps)), kind
+
+    size = f"{side}x{side}" + (f" to {key_side}x{key_side}" if key_side != side else "")
+    # Unscaled scores of tens amplify the rounding of their products.
+    return BenchCase(
+        "non_local_attention", f"{layer} {size}x{channels}, N={images}, {kind}", make_inputs, tolerance=1e-4
+    )
+
+
 CASES = [
     *(
         correlation_case("vgg16.conv4+conv5", images, (512, 512), 14, variant, 0.9)
@@ -77,4 +92,15 @@ CASES = [
     loss_case("vgg16.head cub", 30, 200, 14),
     loss_case("vgg16.head ilsvrc", 16, 1000, 14),
     loss_case("inception_v3.head cub", 30, 200, 28),
+    *(
+        attention_case(layer, images, channels, side, side, "embedded_gaussian")
+        for layer, images, channels, side in (
+            ("nl_ccam.conv2", 1, (16, 128), 56),
+            ("nl_ccam.conv3", 2, (32, 256), 28),
+            ("nl_ccam.conv5", 6, (64, 512), 14),
+            ("equal heads", 1, (128, 128), 56),
+        )
+    ),
+    attention_case("sub-sampled keys", 1, (16, 128), 56, 28, "embedded_gaussian"),
+    attention_case("nl_ccam.conv2", 1, (16, 128), 56, 56, "dot_product"),
 ]

@@ -135,15 +135,18 @@ def test_images_need_not_fit_the_pool(batch, clock):
     assert method.localize(batch.image[:, :, :48]).localization_map.shape == (6, 1, 3, 4)
 
 
-def test_enhancing_convolution_has_a_learning_rate_of_its_own():
+def test_enhancing_convolution_learns_at_the_rate_of_the_backbone():
     method = model(nl_positions=["conv3"])
     groups = {group.name: group.params for group in method.param_groups()}
-    assert groups["enhance_weight"] == (method.enhance.weight,)
-    assert groups["enhance_bias"] == (method.enhance.bias,)
     everything = [parameter for params in groups.values() for parameter in params]
     assert len(everything) == len({id(p) for p in everything}) == len(list(method.parameters()))
-    assert any(p is method.backbone.non_local_conv3.query.weight for p in groups["backbone_weight"])
-    assert any(p is method.classifier.weight for p in groups["head_weight"])
+    for name, parameter in (
+        ("backbone_weight", method.enhance.weight),
+        ("backbone_bias", method.enhance.bias),
+        ("backbone_weight", method.backbone.non_local_conv3.query.weight),
+        ("head_weight", method.classifier.weight),
+    ):
+        assert any(p is parameter for p in groups[name])
 
 
 def step(method, optimizer, batch):

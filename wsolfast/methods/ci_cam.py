@@ -147,18 +147,14 @@ class CICAM(Method):
         return Localization(logits, classes, ops.min_max_normalize(maps).expand(-1, classes.shape[1], -1, -1))
 
     def param_groups(self) -> list[ParamGroup]:
-        """As :meth:`Method.param_groups`, with the enhancing convolution in groups of its own."""
+        """As :meth:`Method.param_groups`; the enhancing convolution learns at the backbone's rate, as released."""
         if self.enhance is None:
             return super().param_groups()
+        moved = {"backbone_weight": (self.enhance.weight,), "backbone_bias": (self.enhance.bias,)}
         own = {id(parameter) for parameter in self.enhance.parameters()}
-        groups = [
-            ParamGroup(group.name, tuple(parameter for parameter in group.params if id(parameter) not in own))
-            for group in super().param_groups()
-        ]
         return [
-            *groups,
-            ParamGroup("enhance_weight", (self.enhance.weight,)),
-            ParamGroup("enhance_bias", (self.enhance.bias,)),
+            ParamGroup(group.name, tuple(p for p in group.params if id(p) not in own) + moved.get(group.name, ()))
+            for group in super().param_groups()
         ]
 
     @property

@@ -31,7 +31,11 @@ def forward(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
         return out
     for images, rows in weights.all():
         block = weights.fill(flat_query[images, :, rows], flat_key[images], kind)
-        flat_out[images, :, rows] = (block @ flat_value[images].mT).mT
+        if weights.rows == weights.positions:
+            flat_out[images] = flat_value[images] @ block.mT
+        else:
+            # A few rows times many values: this orientation is what matrix libraries do best.
+            flat_out[images, :, rows] = (block @ flat_value[images].mT).mT
     return out
 
 
