@@ -331,8 +331,13 @@ def _print_map_results(results: dict, out: Path) -> None:
         "centre box": results.get("baselines", {}).get("center_box"),
     }
     columns = {name: numbers for name, numbers in given.items() if numbers}
+    thresholds = ("at", "its")
     rows = {
-        _MAP_METRICS[key]: {name: f"{numbers[key]:.2f}" for name, numbers in columns.items() if key in numbers}
+        _MAP_METRICS[key]: {
+            name: f"{numbers[key]:.{3 if name in thresholds else 2}f}"
+            for name, numbers in columns.items()
+            if key in numbers
+        }
         for key in results["metrics"]
     }
     console = Console(highlight=False)
@@ -342,6 +347,8 @@ def _print_map_results(results: dict, out: Path) -> None:
         console.print(
             f"{compared['images']} images × {compared['thresholds']} thresholds identical to {compared['with']}"
         )
+    if results["maps_not_finite"]:
+        console.print(f"{results['maps_not_finite']} score maps hold a NaN or an infinity: they count as empty")
     rate = results["images_per_second"]
     console.print(
         f"{results['num_images']} images of {results['dataset']} {results['split']}"

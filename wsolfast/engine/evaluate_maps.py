@@ -100,8 +100,9 @@ def evaluate_maps(
         curves = numbers.pop("curves")
         task.keep_thresholds(numbers, results, at)
         with progress.task("images one by one", len(files)) as advance:
-            rows = []
+            rows, odd = [], 0
             for start, maps in _chunks(files, 0, pool):
+                odd += sum(not one.isfinite().all() for one in maps)
                 rows += task.describe(range(start, start + len(maps)), maps, results)
                 advance(len(maps))
                 if stop.requested:
@@ -110,6 +111,7 @@ def evaluate_maps(
             "num_images": len(files),
             "metrics": {name: numbers[name] for name in wanted},
             **results,
+            "maps_not_finite": odd,
             "dataset": dataset,
             "split": split,
             "scoremaps": str(scoremaps),
@@ -126,6 +128,8 @@ def evaluate_maps(
 
 class _Boxes:
     """A split with boxes."""
+
+    names = ("gt_known_loc", *_MAX_BOX)
 
     def __init__(self, folder: Path, split: str, protocol: str, thresholds: tuple[float, ...] | None, metrics: str):
         try:
@@ -150,7 +154,6 @@ class _Boxes:
         max_box = metrics == "all" or any(name in _MAX_BOX for name in asked)
         self.accumulator = BoxAccuracy(chosen, thresholds, max_box=max_box)
         self.protocol = self.accumulator.protocol
-        self.names = ("gt_known_loc", *_MAX_BOX)
         self.identity = [
             asdict(self.protocol),
             max_box,
