@@ -24,6 +24,10 @@ void Sweep::start(const Grid& grid, size_t capacity) {
   grid_ = grid;
   euler_ = 0;
   neighbor_offsets(grid.stride(), offset_);
+  for (int mask = 0; mask < 256; ++mask) {
+    const Activation& step = (*table_)[mask];
+    join_offset_[mask] = step.arcs == 1 ? offset_[step.representative[0]] : 0;
+  }
   components_.reset(capacity);
   if (stamp_.size() < capacity) {
     stamp_.resize(capacity);
@@ -96,13 +100,29 @@ struct SweepKernel {
   WSOLFAST_INLINE static void activate(Sweep& sweep, const uint32_t* begin, const uint32_t* end) {
     const ActivationTable& table = *sweep.table_;
     ComponentSet& components = sweep.components_;
+    const int32_t* join_offset = sweep.join_offset_;
+    const int32_t* parent = components.parent.data();
+    Component* items = components.items.data();
     int32_t* label = sweep.label_.data();
-    const int32_t column_mask = sweep.grid_.stride() - 1;
+    int32_t* stamp = sweep.stamp_.data();
+    const int32_t cut = sweep.cut_, column_mask = sweep.grid_.stride() - 1;
     const int64_t count = end - begin;
     const auto pixel = [&](int64_t i) { return kBackground ? end[-1 - i] ^ 0xFF000000u : begin[i]; };
     const auto bounds_of = [&](int32_t position) {
       const int32_t column = position & column_mask;
       return Bounds{column, column, position, position} ^ Bounds { -1, 0, -1, 0 };
+    };
+    Bounds growth = {};
+    const auto grow = [&](int32_t root, uint32_t packed, int32_t position) {
+      if (stamp[root] != cut) {
+        stamp[root] = cut;
+        sweep.touched_.push_back(root);
+      }
+      Component& item = items[root];
+      const Bounds here = bounds_of(position);
+      item.bounds = here > item.bounds ? here : item.bounds;
+      item.sums += kGrowth[packed >> 24];
+      growth += kGrowth[packed >> 24];
     };
     for (int64_t i = 0; i < count; ++i) {
       if (sweep.live_.size() == (kBackground ? 0 : 1)) {
@@ -112,33 +132,33 @@ struct SweepKernel {
         } else {
           i = grow_only_component(sweep, pixel, bounds_of, i, count);
         }
-        if (i == count) break;
       }
+      // Pixels that join one component, up to the next that starts or unites some.
+      for (; i < count; ++i) {
+        const uint32_t packed = pixel(i);
+        const int32_t offset = join_offset[packed >> 24];
+        if (offset == 0) break;
+        const int32_t position = static_cast<int32_t>(packed & 0xFFFFFF);
+        const int32_t id = label[position + offset];
+        if (kBackground && id == 0) continue;
+        const int32_t root = parent[id] == id ? id : components.find(id);
+        label[position] = root;
+        if (!kBackground || root != 0) grow(root, packed, position);
+      }
+      if (i == count) break;
       const uint32_t packed = pixel(i);
       const int32_t position = static_cast<int32_t>(packed & 0xFFFFFF);
       const Activation& step = table[packed >> 24];
-      int32_t root;
-      if (step.arcs == 1) [[likely]] {
-        const int32_t id = label[position + sweep.offset_[step.representative[0]]];
-        if (kBackground && id == 0) continue;
-        root = components.find(id);
-      } else if (step.arcs == 0) {
-        root = sweep.create();
-      } else {
-        root = components.find(label[position + sweep.offset_[step.representative[0]]]);
-        for (int arc = 1; arc < step.arcs; ++arc) {
-          root = sweep.unite(root, components.find(label[position + sweep.offset_[step.representative[arc]]]));
-        }
+      int32_t root = -1;
+      if (step.arcs == 0) root = sweep.create();
+      for (int arc = 0; arc < step.arcs; ++arc) {
+        const int32_t other = components.find(label[position + sweep.offset_[step.representative[arc]]]);
+        root = arc == 0 ? other : sweep.unite(root, other);
       }
       label[position] = root;
-      if (kBackground && root == 0) continue;
-      sweep.touch(root);
-      if (!kBackground) sweep.euler_ += step.euler;
-      Component& item = components.items[root];
-      const Bounds here = bounds_of(position);
-      item.bounds = here > item.bounds ? here : item.bounds;
-      item.sums += kGrowth[packed >> 24];
+      if (!kBackground || root != 0) grow(root, packed, position);
     }
+    sweep.euler_ += growth[kEuler];
   }
 
   // Both return the index of the first pixel that starts a component, or `count`.

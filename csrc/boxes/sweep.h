@@ -56,6 +56,7 @@ class Sweep {
   int cut_ = 0, euler_ = 0;
   const ActivationTable* table_ = &kActivation8;
   int32_t offset_[8] = {};
+  int32_t join_offset_[256] = {};  // to the neighbour to join, by mask; 0 where a pixel starts or unites components
   ComponentSet components_;
   std::vector<int32_t> label_;        // component that each pixel joined when it was activated
   std::vector<int32_t> stamp_;        // cut at which a root was touched last
