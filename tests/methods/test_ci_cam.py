@@ -253,6 +253,20 @@ def test_any_backbone_trains(name, options, batch, clock):
     assert found.localization_map.amax() <= 1
 
 
+def test_bfloat16_training_leaves_the_pool_in_float32(batch, clock):
+    method = model(nl_positions=["conv4"], pool_contrib="predicted").float().to(memory_format=torch.channels_last)
+    exact = copy.deepcopy(method).training_step(batch, clock)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = method.training_step(batch, clock)
+        found = method.eval().localize(batch.image, batch.label, topk=2)
+    losses["loss"].backward()
+    # Two losses near 1.6, each from logits of 8 bits.
+    assert_close(losses["loss"], exact["loss"], tolerance=5e-2)
+    assert method.pool.maps.dtype == torch.float32
+    assert all(parameter.grad.isfinite().all() for parameter in method.parameters())
+    assert found.localization_map.isfinite().all()
+
+
 @pytest.mark.parametrize("option", ["enhance", "pool_timing", "map_branch", "pool_contrib", "pool_rows", "activation"])
 def test_unknown_choice_is_named(option):
     with pytest.raises(ValueError, match=f"{option}: expected one of .*, got 'sideways'"):

@@ -18,7 +18,7 @@ def test_recipe_builds(name):
     (stage,) = recipe.stage
     with torch.device("meta"):
         method = build_method(recipe, stage, 30, pretrained=False)
-        side = recipe.data.crop or 128
+        side = recipe.data.crop or recipe.data.options["size"]
         features = method._features(torch.empty(1, 3, side, side))
     build_optimizer(method, stage.optim, "stage.optim")
     get_protocol(recipe.evaluate.protocol)
