@@ -11,8 +11,11 @@ from wsolfast.backbones import BackboneError, StageInfo
 LAYOUTS = {
     ("vgg16", "spa14"): ((128, 4, 56), (256, 8, 28), (512, 16, 14), (512, 16, 14)),
     ("vgg16", "acol28"): ((128, 4, 56), (256, 8, 28), (512, 8, 28), (512, 8, 28)),
+    ("vgg16", "csoa28"): ((128, 4, 56), (256, 8, 28), (512, 8, 28), (512, 8, 28)),
     ("inception_v3", "spg28"): ((64, 4, 56), (192, 8, 28), (288, 8, 28), (768, 8, 28)),
     ("inception_v3", "stock17"): ((64, 4, 54), (192, 8, 25), (288, 8, 25), (768, 16, 12)),
+    ("inception_v3", "csoa28"): ((64, 4, 56), (192, 8, 28), (768, 8, 28), (768, 8, 28)),
+    ("inception_v3", "csoa17"): ((64, 4, 54), (192, 8, 25), (768, 16, 12), (768, 16, 12)),
     ("resnet50", "stride32"): ((256, 4, 56), (512, 8, 28), (1024, 16, 14), (2048, 32, 7)),
     ("resnet50", "stride16"): ((256, 4, 56), (512, 8, 28), (1024, 16, 14), (2048, 16, 14)),
     ("resnet50", "stride8"): ((256, 4, 56), (512, 8, 28), (1024, 8, 28), (2048, 8, 28)),
@@ -26,6 +29,7 @@ LAYOUTS = {
 }
 # Rows that layouts without padding lose of 160 / stride.
 ROWS_LOST = {("squeezenet1_1", "stride16"): (1, 1, 1, 1), ("inception_v3", "stock17"): (2, 3, 3, 2)}
+ROWS_LOST["inception_v3", "csoa17"] = (2, 3, 2, 2)
 STAGES = ("conv2", "conv3", "conv4", "conv5")
 # torchvision's modules that no layout runs.
 DROPPED = ("classifier.", "fc.", "AuxLogits.", "Mixed_7")

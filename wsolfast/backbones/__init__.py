@@ -8,10 +8,12 @@ import difflib
 import importlib
 import pkgutil
 
+from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
 from wsolfast.backbones._weights import LoadReport, WeightsError, load_weights
 
 __all__ = [
+    "AlexNetEmbedding",
     "Backbone",
     "BackboneError",
     "ClassifierHead",

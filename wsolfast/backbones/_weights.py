@@ -62,20 +62,23 @@ def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
     """Load ``weights`` as :func:`wsolfast.backbones.build` names them; sets ``load_report`` and ``classifier``."""
     if weights == "none":
         return backbone
-    enum = _ENUM.fullmatch(weights)
-    if enum:
-        path = _torchvision_file(enum[1])
-    elif weights == "pretrained" and hasattr(backbone, "pretrained_file"):
-        path = backbone.pretrained_file()
-    elif weights.endswith((*_PICKLED, ".safetensors")):
-        path = Path(weights).expanduser()
-    else:
-        raise BackboneError(
-            f"weights {weights!r}: expected none, a .pth, .pt or .safetensors file, or a torchvision enum "
-            "such as VGG16_Weights.IMAGENET1K_V1"
-        )
+    own = weights == "pretrained" and hasattr(backbone, "pretrained_file")
+    path = backbone.pretrained_file() if own else find_weights(weights)
     load_state(backbone, read_state(path), source=weights)
     return backbone
+
+
+def find_weights(weights: str) -> Path:
+    """The file behind a path or the name of a torchvision enum, which is downloaded where it is missing."""
+    enum = _ENUM.fullmatch(weights)
+    if enum:
+        return _torchvision_file(enum[1])
+    if weights.endswith((*_PICKLED, ".safetensors")):
+        return Path(weights).expanduser()
+    raise BackboneError(
+        f"weights {weights!r}: expected none, a .pth, .pt or .safetensors file, or a torchvision enum "
+        "such as VGG16_Weights.IMAGENET1K_V1"
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 ``spg28``, the resolution of SPG and SPA: a padded stem, padded pools that round up, and Mixed_6a without stride:
 Mixed_5d (``conv4``) and Mixed_6e (``conv5``) are both 28x28 at 224. ``stock17``, that of CI-CAM: the network as it is,
-35x35 and 17x17 at 299.
+35x35 and 17x17 at 299. ``csoa28`` and ``csoa17`` are the two with Mixed_6b as ``conv4``, which has the resolution of
+Mixed_6e in both, and with inputs in [-1, 1], as the weights were trained.
 """
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from wsolfast._compat import import_torchvision
 from wsolfast.backbones._base import Architecture, remove_strides
 
-LAYOUTS = ("spg28", "stock17")
+LAYOUTS = ("spg28", "stock17", "csoa28", "csoa17")
 
 
 class DenseMixed6a(nn.Module):
@@ -33,9 +34,12 @@ class DenseMixed6a(nn.Module):
 
 def assemble(layout: str) -> Architecture:
     net = import_torchvision().models.inception_v3(weights=None, init_weights=False)
-    if layout == "spg28":
+    taps = {"conv2": "maxpool1", "conv3": "maxpool2", "conv4": "Mixed_5d", "conv5": "Mixed_6e"}
+    if layout in ("spg28", "csoa28"):
         net.Conv2d_1a_3x3.conv.padding = (1, 1)
         for pool in (net.maxpool1, net.maxpool2):
             pool.padding, pool.ceil_mode = 1, True
         net.Mixed_6a = DenseMixed6a(net.Mixed_6a)
-    return Architecture(net, {"conv2": "maxpool1", "conv3": "maxpool2", "conv4": "Mixed_5d", "conv5": "Mixed_6e"})
+    if layout.startswith("csoa"):
+        return Architecture(net, taps | {"conv4": "Mixed_6b"}, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return Architecture(net, taps)
