@@ -94,7 +94,7 @@ class OptimSpec:
 class ScheduleSpec:
     """``[stage.schedule]``: the learning rate as a function of the step alone."""
 
-    name: str = "constant"  # "constant", "step" or "poly"
+    name: str = "constant"  # "constant", "step", "poly" or "exponential" (times gamma at the start of every epoch)
     milestones: tuple[int, ...] = ()  # "step", "poly": 0-based epochs at whose start the rate is multiplied by gamma
     gamma: float | tuple[float, ...] = 0.1  # one for all milestones, or one each
     power: float = 0.9
@@ -161,7 +161,7 @@ class Recipe:
 
 CHOICES = {
     "stage.optim.name": ("sgd", "adam"),
-    "stage.schedule.name": ("constant", "step", "poly"),
+    "stage.schedule.name": ("constant", "step", "poly", "exponential"),
     "runtime.amp": ("none", "bf16"),
     "evaluate.split": ("test", "train_fullsup"),
 }
@@ -252,6 +252,8 @@ def _check(recipe: Recipe) -> None:
         _check_choice("stage.optim.name", stage.optim.name)
         _check_choice("stage.schedule.name", stage.schedule.name)
         schedule = stage.schedule
+        if schedule.name == "exponential" and (isinstance(schedule.gamma, tuple) or schedule.milestones):
+            raise RecipeError(f"{where}.schedule: exponential takes one gamma and no milestones")
         if isinstance(schedule.gamma, tuple) and len(schedule.gamma) != len(schedule.milestones):
             raise RecipeError(
                 f"{where}.schedule.gamma: expected one number or {len(schedule.milestones)}, one per milestone, "

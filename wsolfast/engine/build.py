@@ -178,6 +178,8 @@ def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int
         gammas = given if isinstance(given, tuple) else (given,) * len(schedule.milestones)
         for milestone, gamma in zip(schedule.milestones, gammas, strict=True):
             factor *= gamma if epoch >= milestone else 1.0
+    if schedule.name == "exponential":
+        factor = schedule.gamma**epoch
     if schedule.name == "poly":
         progress = epoch / epochs if schedule.by_epoch else step / max(1, steps_per_epoch * epochs)
         factor *= (1 - progress) ** schedule.power
