@@ -9,16 +9,24 @@ class CamHead(nn.Module):
     """Features to class maps and, by global average pooling, to logits.
 
     Args:
-        backbone: its last stage feeds the head; with ``kind="pretrained"`` its classifier becomes the head.
+        backbone: one of its stages feeds the head; with ``kind="pretrained"`` its classifier becomes the head.
         num_classes: number of class maps.
         kind: ``"conv3"`` (3×3, 3×3, 1×1 convolutions, as ACoL and SPA use), ``"linear"`` (one 1×1 convolution, the
             original CAM) or ``"pretrained"`` (the ImageNet classifier that came with the backbone's weights).
         hidden_channels: width of the two 3×3 convolutions.
+        stage: name of the stage that feeds the head; the last one if None.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, kind: str = "linear", hidden_channels: int = 1024):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        kind: str = "linear",
+        hidden_channels: int = 1024,
+        stage: str | None = None,
+    ):
         super().__init__()
-        channels = backbone.stages[-1].channels
+        channels = {info.name: info.channels for info in backbone.stages}[stage or backbone.stages[-1].name]
         self.relu_maps = False
         if kind == "conv3":
             self.hidden = nn.Sequential(
@@ -50,19 +58,24 @@ class CamHead(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits [N, K] without keeping class maps where the head allows it."""
-        return self._logits_of_hidden(self.hidden(features))
+        return self.pooled_logits(self.hidden(features))
 
     def localize(self, features: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, K], classes [N, M] (the label, then the top-k) and the class maps [N, M, h, w] of those only."""
         hidden = self.hidden(features)
-        logits = self._logits_of_hidden(hidden)
+        logits = self.pooled_logits(hidden)
         predicted = logits.topk(min(topk, logits.shape[1]), dim=1).indices
         classes = predicted if label is None else torch.cat([label[:, None], predicted], dim=1)
+        return logits, classes, self.maps_of(hidden, classes)
+
+    def maps_of(self, hidden: Tensor, classes: Tensor) -> Tensor:
+        """Class maps [N, M, h, w] of ``classes`` [N, M] alone, from what :attr:`hidden` gave."""
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
         maps = torch.baddbmm(self.classifier.bias[classes][:, :, None], weight, hidden.flatten(2))
-        return logits, classes, maps.unflatten(2, hidden.shape[2:])
+        return maps.unflatten(2, hidden.shape[2:])
 
-    def _logits_of_hidden(self, hidden: Tensor) -> Tensor:
+    def pooled_logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, K] from what :attr:`hidden` gave."""
         if self.relu_maps:
             return self.pool(self.classifier(hidden))
         # Without a ReLU, pooling commutes with the 1×1 convolution.

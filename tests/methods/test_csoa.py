@@ -1,0 +1,328 @@
+"""CSoA against numbers worked by hand, loops in float64, and what its equations promise."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.nn import functional
+
+from wsolfast import backbones
+from wsolfast.backbones import AlexNetEmbedding, BackboneError, WeightsError
+from wsolfast.methods._csoa_losses import co_supervised_loss, confidence_mask, confident_segmentation_loss
+from wsolfast.methods._embedding import EMBEDDINGS, MaskedEmbedding, embed_features, embed_images
+from wsolfast.methods.csoa import CSoA, combine_branches
+from wsolfast.metrics import get_protocol
+from wsolfast.metrics.functional import predicted_boxes
+from wsolfast.types import Batch, Clock
+
+F64 = {"dtype": torch.float64}
+
+
+def seeded(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), **F64)
+
+
+def build(**options):
+    torch.manual_seed(0)
+    options = {"head": "linear", "embedding": "features"} | options
+    return CSoA(backbones.build("small", layout="stride8"), 5, **options)
+
+
+class TestConfidence:
+    def test_golden(self):
+        late = torch.tensor([[[0.0, 1.0], [2.0, 5.0]]], **F64)
+        mask = confidence_mask(late)
+        assert mask.tolist() == [[[1, 0], [0, 1]]]
+        early = torch.ones_like(late)
+        assert confident_segmentation_loss(late, early, mask) == 5
+        assert confident_segmentation_loss(late, early, mask, reduction="mean") == 1.25
+
+    def test_every_map_has_its_own_statistics(self):
+        maps = seeded(4, 5, 7)
+        for mask, one in zip(confidence_mask(maps), maps, strict=True):
+            centre = sum(one.flatten().tolist()) / 35
+            spread = sum(abs(x - centre) for x in one.flatten().tolist()) / 35
+            expected = [[float(abs(x - centre) > spread) for x in row] for row in one.tolist()]
+            assert mask.tolist() == expected
+
+    @pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (-0.5, 0.0), (2.0, 3.0)])
+    def test_mask_survives_an_affine_map(self, scale, shift):
+        maps = seeded(3, 6, 4)
+        assert torch.equal(confidence_mask(maps), confidence_mask(scale * maps + shift))
+
+    def test_constant_maps_and_empty_batches_cost_nothing(self):
+        constant = torch.full((2, 4, 4), 0.5)
+        assert confidence_mask(constant).sum() == 0
+        assert confident_segmentation_loss(constant, torch.zeros(2, 4, 4), confidence_mask(constant)) == 0
+        empty = torch.zeros(0, 4, 4)
+        for reduction in ("sum", "mean"):
+            assert confident_segmentation_loss(empty, empty, empty, reduction=reduction) == 0
+
+    def test_gradients(self):
+        late, early = seeded(2, 3, 4).requires_grad_(), seeded(3, 4, 2).view(2, 3, 4).mul(2).requires_grad_()
+        mask = confidence_mask(late)
+        assert not mask.requires_grad
+        confident_segmentation_loss(late, early, mask).backward()
+        assert late.grad is None
+        torch.testing.assert_close(early.grad, (early - late).sign() * mask / 2)
+        (both,) = torch.autograd.grad(confident_segmentation_loss(late, early, mask, detach_teacher=False), late)
+        torch.testing.assert_close(both, -early.grad)
+
+
+class TestCoSupervision:
+    foreground = torch.tensor([[0, 0], [3, 4], [0, 5]], **F64)
+    background = torch.tensor([[1, 0], [3, 6], [4, 5]], **F64)
+    confident = torch.tensor([[1, 1], [3, 6.5], [4, 7]], **F64)
+    label = torch.tensor([0, 0, 1])
+
+    def vectors(self):
+        return torch.stack((self.foreground, self.background, self.confident), dim=1)
+
+    def test_golden(self):
+        vectors = self.vectors().requires_grad_()
+        loss = co_supervised_loss(vectors, self.label, eps=0)
+        torch.testing.assert_close(loss.item(), 5.1390275, rtol=0, atol=1e-7)  # printed digits
+        (grad,) = torch.autograd.grad(loss, vectors)
+        expected = torch.tensor(
+            [
+                [[1.071111, -0.48], [-1.471111, -0.8], [0, 0.8]],
+                [[0.3375433, 2.0315142], [0, -2.3063063], [0, 0.8289443]],
+                [[0.1220409, -0.0741522], [-0.0595842, -0.2956110], [0, 0.2956110]],
+            ],
+            **F64,
+        )
+        torch.testing.assert_close(grad, expected, rtol=0, atol=1e-6)  # printed digits
+        mean = co_supervised_loss(self.vectors(), self.label, reduction="mean", eps=0)
+        torch.testing.assert_close(mean.item(), 13 / 3 + (0.4 + 0.4056942) / 2, rtol=0, atol=1e-7)
+
+    @pytest.mark.parametrize("label", [[0, 1, 0, 2, 1], [0] * 5, list(range(5)), [3]])
+    def test_agrees_with_a_loop(self, label):
+        n, gamma, delta, eps = len(label), 0.7, 1.9, 1e-3
+        vectors = seeded(n, 3, 6)
+        apart = [math.dist(f, b) for f, b, _ in vectors.tolist()]
+        spread = [math.dist(b, k) for _, b, k in vectors.tolist()]
+        sets = {True: [], False: []}
+        for m in range(n):
+            for k in range(m + 1, n):
+                between = math.dist(vectors[m, 0].tolist(), vectors[k, 0].tolist())
+                top, bottom = gamma * (spread[m] + spread[k]), (apart[m] + apart[k]) / 2 + eps
+                same = label[m] == label[k]
+                sets[same].append((top + between) / bottom if same else top / (delta * between + bottom))
+        options = {"gamma": gamma, "delta": delta, "eps": eps}
+        loss = co_supervised_loss(vectors, torch.tensor(label), **options)
+        torch.testing.assert_close(loss.item(), math.fsum(sets[True] + sets[False]))
+        mean = co_supervised_loss(vectors, torch.tensor(label), reduction="mean", **options)
+        torch.testing.assert_close(mean.item(), sum(math.fsum(part) / max(1, len(part)) for part in sets.values()))
+
+    def test_gradcheck(self):
+        vectors = seeded(4, 3, 3).requires_grad_()
+        label = torch.tensor([0, 1, 0, 1])
+        for reduction in ("sum", "mean"):
+            assert gradcheck(lambda v, r=reduction: co_supervised_loss(v, label, reduction=r), vectors)
+
+    def test_scale_of_the_embedding_and_names_of_classes_do_not_matter(self):
+        vectors, label = seeded(6, 3, 8), torch.tensor([0, 1, 2, 0, 1, 1])
+        loss = co_supervised_loss(vectors, label, eps=0)
+        torch.testing.assert_close(co_supervised_loss(37 * vectors, label, eps=0), loss)
+        torch.testing.assert_close(co_supervised_loss(vectors, torch.tensor([2, 0, 1])[label], eps=0), loss)
+        order = torch.tensor([3, 0, 5, 1, 4, 2])
+        torch.testing.assert_close(co_supervised_loss(vectors[order], label[order], eps=0), loss)
+
+    def test_equal_images_and_single_ones_stay_finite(self):
+        same = seeded(1, 3, 4).expand(3, -1, -1)
+        flat = torch.zeros(3, 3, 4, **F64)
+        for start in (same, flat):
+            vectors = start.clone().requires_grad_()
+            loss = co_supervised_loss(vectors, torch.tensor([0, 0, 1]))
+            (grad,) = torch.autograd.grad(loss, vectors)
+            assert loss.isfinite()
+            assert grad.isfinite().all()
+        assert co_supervised_loss(same[:1], torch.tensor([0])) == 0
+        assert co_supervised_loss(same[:0], torch.tensor([], dtype=torch.long)) == 0
+
+
+class TestEmbedding:
+    def test_pooled_masked_features(self):
+        features, soft = seeded(2, 5, 3, 4), seeded(2, 3, 4).sigmoid()
+        mask = confidence_mask(soft)
+        vectors = embed_features(features, soft, mask)
+        for at, weight in enumerate((soft, 1 - soft, (1 - soft) * mask)):
+            torch.testing.assert_close(vectors[:, at], (features * weight[:, None]).mean((2, 3)))
+
+    def test_masked_images_are_mean_coloured(self):
+        image, mean = torch.rand(2, 3, 8, 8, **F64), torch.tensor([0.1, 0.2, 0.3], **F64)[None, :, None, None]
+        seen = []
+        embed_images(lambda x: (seen.append(x), x.mean((2, 3)))[1], mean, image, *torch.zeros(2, 2, 4, 4, **F64))
+        foreground, background, confident = seen[0].unflatten(0, (2, 3)).unbind(1)
+        torch.testing.assert_close(foreground, mean.expand_as(image))
+        torch.testing.assert_close(background, image)
+        torch.testing.assert_close(confident, mean.expand_as(image))
+
+    def test_masks_reach_the_image_bilinear_and_nearest(self):
+        soft, mask = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+        seen = []
+        white = torch.ones(1, 3, 1, 4)
+        embed_images(lambda x: (seen.append(x[:, 0, 0]), x.mean((2, 3)))[1], torch.zeros(1, 3, 1, 1), white, soft, mask)
+        assert seen[0].tolist() == [[0, 0.25, 0.75, 1], [1, 0.75, 0.25, 0], [1, 0.75, 0, 0]]
+
+    @pytest.mark.parametrize("kind", ["backbone", "alexnet_conv5"])
+    def test_gradients_reach_the_map_alone(self, kind):
+        backbone = backbones.build("small", layout="stride8").train()
+        before = {name: value.clone() for name, value in backbone.state_dict().items()}
+        soft = torch.full((2, 8, 8), 0.5, requires_grad=True)
+        image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+        vectors = MaskedEmbedding(kind, "none")(backbone, image, None, soft, torch.ones(2, 8, 8))
+        vectors[:, 0].norm(dim=1).sum().backward()
+        assert vectors.shape[:2] == (2, 3)
+        assert soft.grad.abs().sum() > 0
+        assert all(parameter.grad is None for parameter in backbone.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+        assert backbone.training
+
+    def test_alexnet_layers(self, tmp_path):
+        image = torch.rand(2, 3, 64, 96)
+        state = torch.get_rng_state()
+        net = AlexNetEmbedding("conv5", "none").train()
+        assert torch.equal(state, torch.get_rng_state())
+        assert not net.training
+        assert net(image).shape == (2, 256)
+        torch.save(net.state_dict(), tmp_path / "alexnet.pth")
+        flat = AlexNetEmbedding("conv5_flat", str(tmp_path / "alexnet.pth"))
+        assert flat(image).shape == (2, 9216)
+        pooled = functional.max_pool2d(net.features((image - net.input_mean) / net.input_std), 3, 2)
+        torch.testing.assert_close(flat(image), functional.adaptive_avg_pool2d(pooled, 6).flatten(1))
+        with pytest.raises(WeightsError, match="does not fit AlexNet"):
+            AlexNetEmbedding("fc7", str(tmp_path / "alexnet.pth"))
+        with pytest.raises(BackboneError, match="no layer 'fc8'"):
+            AlexNetEmbedding("fc8", "none")
+
+    def test_unknown_kind_says_what_there_is(self):
+        with pytest.raises(ValueError, match="embedding: expected one of alexnet, "):
+            MaskedEmbedding("vgg", "none")
+
+
+class TestCombination:
+    late = torch.tensor([[[[0, 1, 2], [3, 10, 2], [0, 1, 0]]]], **F64)
+    early = torch.tensor([[[[4, 0, 0], [0, 1, 0], [0, 0, 5]]]], **F64)
+
+    def test_golden_union_is_the_diagonal(self):
+        combined = combine_branches([self.late, self.early], "union")
+        assert (combined > 0.3).nonzero()[:, 2:].tolist() == [[0, 0], [1, 1], [2, 2]]
+        boxes = predicted_boxes(combined[0], torch.tensor([[3, 3]]), get_protocol("csoa"), 0.3)
+        assert boxes[0].tolist() == [[0, 0, 3, 3]]  # one region, because diagonal neighbours touch
+
+    def test_intersection_needs_both(self):
+        combined = combine_branches([self.late, self.early], "intersection")
+        assert (combined > 0.15).nonzero()[:, 2:].tolist() == [[1, 1]]
+        assert combined[0, 0, 1, 1] == 0.2
+
+    @pytest.mark.parametrize("theta", [0.0, 0.2, 0.5, 0.9])
+    def test_cut_of_the_union_is_the_union_of_cuts(self, theta):
+        maps = seeded(2, 4, 3, 5, 6)
+        cuts = torch.stack([m > theta * m.amax((-2, -1), keepdim=True) for m in maps])
+        assert torch.equal(combine_branches(list(maps), "union") > theta, cuts.any(0))
+        assert torch.equal(combine_branches(list(maps), "intersection") > theta, cuts.all(0))
+
+    def test_a_branch_without_positive_values_sees_nothing(self):
+        combined = combine_branches([-self.late, self.early], "union")
+        torch.testing.assert_close(combined, self.early / 5)
+        assert combine_branches([-self.late, 0 * self.early], "union").sum() == 0
+
+
+class TestMethod:
+    def test_losses_read_the_full_maps(self, batch):
+        net = build(conf_schedule="constant", conf_weight=0.7, co_weight=0.3, conf_reduction="sum").train()
+        losses = net.training_step(batch, Clock(0, 1, 0, 1))
+        features = net.backbone(batch.image)
+        late, early = net.late_head.class_maps(features["conv5"]), net.early_head.class_maps(features["conv4"])
+        classification = [functional.cross_entropy(maps.mean((2, 3)), batch.label) for maps in (late, early)]
+        late, early = (maps[torch.arange(6), batch.label] for maps in (late, early))
+        mask = confidence_mask(late)
+        conf = ((early - late).abs() * mask).sum((1, 2)).mean()
+        low, high = late.amin((1, 2), keepdim=True), late.amax((1, 2), keepdim=True)
+        vectors = embed_features(features["conv5"], (late - low) / (high - low + 1e-6), mask)
+        co = co_supervised_loss(vectors, batch.label, reduction="mean")
+        torch.testing.assert_close(losses["loss_conf"], conf)
+        torch.testing.assert_close(losses["loss_co"], co)
+        torch.testing.assert_close(losses["loss"], sum(classification) + 0.7 * conf + 0.3 * co)
+
+    def test_conf_seg_moves_the_early_head_and_co_aug_the_late_one(self, batch, clock):
+        for name, moved, still in (("loss_conf", "early_head", "late_head"), ("loss_co", "late_head", "early_head")):
+            net = build(conf_schedule="constant").train()
+            net.training_step(batch, clock)[name].backward()
+            assert getattr(net, moved).classifier.weight.grad.abs().sum() > 0
+            assert getattr(net, still).classifier.weight.grad is None
+
+    @pytest.mark.parametrize("options", [{"conf_seg": False}, {"co_aug": False}, {"conf_seg": False, "co_aug": False}])
+    def test_ablations_leave_parts_out(self, options, batch, clock):
+        net = build(**options).train()
+        losses = net.training_step(batch, clock)
+        assert ("loss_conf" in losses) == ("loss_cls_early" in losses) == options.get("conf_seg", True)
+        assert ("loss_co" in losses) == options.get("co_aug", True)
+        losses["loss"].backward()
+        assert all(parameter.grad is not None for parameter in net.parameters())
+        assert net.eval().localize(batch.image).localization_map.shape == (6, 1, 8, 8)
+
+    @pytest.mark.parametrize("label", [[1] * 6, [0, 1, 2, 3, 4, 4]])
+    @pytest.mark.parametrize("foreground", ["minmax", "minmax_detached", "sigmoid"])
+    def test_any_mixture_of_classes_gives_finite_gradients(self, label, foreground, batch, clock):
+        net = build(co_foreground=foreground).train()
+        net.training_step(Batch(batch.image, torch.tensor(label), batch.image_id), clock)["loss"].backward()
+        assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+    def test_detached_minmax_has_the_same_values(self):
+        late = seeded(2, 4, 5)
+        torch.testing.assert_close(build()._foreground(late), build(co_foreground="minmax_detached")._foreground(late))
+
+    @pytest.mark.parametrize(
+        ("schedule", "weights"),
+        [
+            ("linear", [0.0, 0.0, 1.0, 1.0]),
+            ("linear_step", [0.0, 0.25, 0.5, 0.75]),
+            ("exp", [math.exp(-5 * (1 - t) ** 2) for t in (0, 0.25, 0.5, 0.75)]),
+            ("constant", [1.0] * 4),
+        ],
+    )
+    def test_conf_weight_grows(self, schedule, weights):
+        net = build(conf_schedule=schedule, conf_weight=2.0)
+        found = [net.conf_alpha(Clock(step // 2, 2, step, 4)) for step in range(4)]
+        assert found == pytest.approx([2 * weight for weight in weights])
+        if schedule == "linear":
+            assert net.conf_alpha(Clock(0, 1, 0, 4)) == 2
+
+    @torch.no_grad()
+    def test_scores_and_map_sizes(self, batch):
+        late, mean = build().eval(), build(scores="mean", map_size="input").eval()
+        features = late.backbone(batch.image)
+        logits = [late.late_head.logits(features["conv5"]), late.early_head.logits(features["conv4"])]
+        torch.testing.assert_close(late.classify(batch.image), logits[0])
+        found = mean.localize(batch.image, topk=2)
+        torch.testing.assert_close(found.logits, (logits[0] + logits[1]) / 2)
+        assert torch.equal(found.classes, found.logits.topk(2).indices)
+        assert found.localization_map.shape == (6, 2, 64, 64)
+        assert (found.localization_map.amax((2, 3)) <= 1).all()
+
+    @pytest.mark.parametrize("early", ["conv4", "conv5"])
+    def test_head_positions(self, early, batch):
+        net = build(early=early)
+        channels = {stage.name: stage.channels for stage in net.backbone.stages}
+        assert net.early_head.classifier.in_channels == channels[early]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"early": "conv2"}, "csoa: early: 'conv2' has stride 4, 'conv5' has 8; choose among conv3, conv4, conv5"),
+            ({"early": "conv9"}, "csoa: early: this backbone has the stages conv2, "),
+            ({"late": "Mixed_6e"}, "csoa: late: this backbone has the stages conv2, "),
+            ({"combine": "both"}, "csoa: combine: expected one of union, intersection, got 'both'"),
+            ({"classes_per_batch": -1}, "csoa: classes_per_batch: expected at least 1"),
+        ],
+    )
+    def test_wrong_options_say_so(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            build(**options)
+
+    def test_no_embedding_is_part_of_a_checkpoint(self):
+        keys = [set(build(embedding=kind).state_dict()) for kind in EMBEDDINGS]
+        assert keys == [keys[0]] * len(EMBEDDINGS)

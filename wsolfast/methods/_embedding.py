@@ -1,0 +1,88 @@
+"""Vectors of the foreground and background of images, by which CoAug compares them."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import interpolate
+
+from wsolfast import backbones
+
+_ALEXNET_LAYERS = {"alexnet": "fc7", "alexnet_conv5": "conv5", "alexnet_flat": "conv5_flat"}
+EMBEDDINGS = (*_ALEXNET_LAYERS, "backbone", "features")
+
+
+class MaskedEmbedding:
+    """What an image's foreground, background and confident background look like. Gradients reach the map alone.
+
+    Not a Module: nothing here is trained, so no checkpoint needs to hold it, and what runs no training never loads it.
+
+    Args:
+        kind: ``"alexnet"`` (fc7, the paper's network), ``"alexnet_conv5"`` or ``"alexnet_flat"``, see
+            :class:`wsolfast.backbones.AlexNetEmbedding`; ``"backbone"``, the mean of the last stage that the method's
+            own backbone, as it stands, gives for the masked images; ``"features"``, the mean of the masked features of
+            the unmasked image, which takes no second pass.
+        weights: of AlexNet.
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+
+    def __init__(self, kind: str, weights: str):
+        if kind not in EMBEDDINGS:
+            raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {kind!r}")
+        self.kind, self.weights = kind, weights
+        self._alexnet: nn.Module | None = None
+
+    def __call__(self, backbone: nn.Module, image: Tensor, features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
+        """Vectors [N, 3, D].
+
+        Args:
+            backbone: of the method.
+            image (Tensor[N, 3, H, W]): uint8, or floating point in [0, 1].
+            features (Tensor[N, C, h, w]): its last stage.
+            soft (Tensor[N, h, w]): foreground, in [0, 1].
+            mask (Tensor[N, h, w]): the confident positions, 0 or 1.
+        """
+        if self.kind == "features":
+            return embed_features(features.detach(), soft, mask)
+        if self.kind == "backbone":
+            return embed_images(partial(_pooled_features, backbone), backbone.input_mean, image, soft, mask)
+        if self._alexnet is None:
+            self._alexnet = backbones.AlexNetEmbedding(_ALEXNET_LAYERS[self.kind], self.weights).to(image.device)
+        return embed_images(self._alexnet, self._alexnet.input_mean, image, soft, mask)
+
+
+def embed_features(features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
+    """Means of masked features [N, 3, C]: the feature map takes the image's place, the mean that of the network."""
+    masks = _three_masks(soft, mask).flatten(2)
+    return masks @ features.to(masks.dtype).flatten(2).mT / masks.shape[2]
+
+
+def embed_images(embed: Callable[[Tensor], Tensor], mean: Tensor, image: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
+    """Vectors [N, 3, D] that ``embed`` gives for masked images; what is masked out has the colour ``mean``."""
+    size = image.shape[-2:]
+    soft = interpolate(soft[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    mask = interpolate(mask[:, None], size, mode="nearest")[:, 0]
+    scale = 255 if image.dtype == torch.uint8 else 1
+    mean = mean.to(soft.dtype)
+    masked = mean + _three_masks(soft, mask)[:, :, None] * (image / scale - mean)[:, None]
+    return embed(masked.flatten(0, 1)).unflatten(0, (-1, 3))
+
+
+def _three_masks(soft: Tensor, mask: Tensor) -> Tensor:
+    return torch.stack((soft, 1 - soft, (1 - soft) * mask), dim=1)
+
+
+def _pooled_features(backbone: nn.Module, image: Tensor) -> Tensor:
+    """The mean of the last stage in eval mode; parameters take no gradient and statistics stay as they are."""
+    frozen = {name: value.detach() for name, value in chain(backbone.named_parameters(), backbone.named_buffers())}
+    training = backbone.training
+    backbone.eval()
+    try:
+        return functional_call(backbone, frozen, (image,))[backbone.stages[-1].name].mean((2, 3))
+    finally:
+        backbone.train(training)
