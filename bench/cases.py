@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 @dataclass(frozen=True)
 class BenchCase:
-    """One call of ``torch.ops.wsolfast.<op>`` and, where ``backward``, of its gradient with respect to argument 0.
+    """One call of ``torch.ops.wsolfast.<op>`` and, where ``backward``, of the gradients of its tensors.
 
     ``tolerance`` is the largest error relative to max(1, |expected|) that the gate accepts in float32.
     """
@@ -72,6 +72,28 @@ def attention_case(layer: str, images: int, channels: tuple[int, int], side: int
     )
 
 
+def fusion_case(images: int, side: int, reduce: str):
+    """The last three stages of a ResNet50, reduced to 128 channels."""
+
+    def make_inputs(device, dtype):
+        branches = [smooth((images, 128, side >> i, side >> i), i).relu().to(device, dtype) for i in range(3)]
+        return *branches, None, True, reduce, "multiply"
+
+    sides = "+".join(str(side >> i) for i in range(3))
+    return BenchCase("multiplicative_fusion", f"spol {sides}x128, N={images}, {reduce}", make_inputs, backward=True)
+
+
+def head_case(images: int, classes: int, side: int):
+    def make_inputs(device, dtype):
+        weight = smooth((1, 1, classes, 128), 1)[0, 0] / 128**0.5
+        features = smooth((images, 128, side, side), 0)
+        return features.to(device, dtype), weight.to(device, dtype), weight[:, 0].to(device, dtype), True
+
+    return BenchCase(
+        "class_head_pool", f"spol.head {side}x{side}x128 to {classes}, N={images}", make_inputs, backward=True
+    )
+
+
 CASES = [
     *(
         correlation_case("vgg16.conv4+conv5", images, (512, 512), 14, variant, 0.9)
@@ -103,4 +125,8 @@ CASES = [
     ),
     attention_case("sub-sampled keys", 1, (16, 128), 56, 28, "embedded_gaussian"),
     attention_case("nl_ccam.conv2", 1, (16, 128), 56, 56, "dot_product"),
+    *(fusion_case(images, 28, reduce) for images in (1, 8) for reduce in ("map", "mean")),
+    fusion_case(8, 56, "map"),
+    head_case(8, 200, 28),
+    head_case(8, 1000, 28),
 ]

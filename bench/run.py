@@ -33,16 +33,24 @@ def contenders(case: BenchCase) -> tuple[Callable, Callable]:
     return getattr(torch.ops.wsolfast, case.op).default, reference
 
 
+def as_tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
 def first_output(outputs):
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    return as_tuple(outputs)[0]
 
 
 def forward_and_backward(function: Callable, inputs: tuple) -> Callable:
-    argument = inputs[0].detach().clone().requires_grad_()
+    def is_differentiable(value):
+        return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+    arguments = [x.detach().clone().requires_grad_() if is_differentiable(x) else x for x in inputs]
+    wanted = [x for x in arguments if is_differentiable(x)]
 
     def call():
-        output = first_output(function(argument, *inputs[1:]))
-        return torch.autograd.grad(output, argument, torch.ones_like(output))[0]
+        output = first_output(function(*arguments))
+        return torch.autograd.grad(output, wanted, torch.ones_like(output))
 
     return call
 
@@ -72,7 +80,8 @@ def measure(case: BenchCase, clock: Callable[[], float], seconds: float) -> list
     inputs = case.make_inputs("cpu", torch.float32)
     rows = []
     for mode, (ours, reference) in modes(case, inputs).items():
-        assert_close(ours(), reference(), case.tolerance)
+        for actual, expected in zip(as_tuple(ours()), as_tuple(reference()), strict=True):
+            assert_close(actual, expected, case.tolerance)
         theirs, mine = percentiles(reference, clock, seconds), percentiles(ours, clock, seconds)
         rows.append(
             {

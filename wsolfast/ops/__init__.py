@@ -3,7 +3,9 @@
 from wsolfast.ops._registry import backends, extension_status
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
+from wsolfast.ops.class_head_pool import class_head_pool
 from wsolfast.ops.min_max_normalize import min_max_normalize
+from wsolfast.ops.multiplicative_fusion import multiplicative_fusion
 from wsolfast.ops.non_local_attention import non_local_attention
 from wsolfast.ops.normalize_score_map import normalize_score_map
 from wsolfast.ops.pixel_histogram import pixel_histogram
@@ -17,8 +19,10 @@ __all__ = [
     "ScoreMapBoxes",
     "backends",
     "box_sweep_hits",
+    "class_head_pool",
     "extension_status",
     "min_max_normalize",
+    "multiplicative_fusion",
     "non_local_attention",
     "normalize_score_map",
     "pixel_histogram",

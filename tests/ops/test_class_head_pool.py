@@ -1,0 +1,120 @@
+import pytest
+import torch
+from torch.nn.functional import conv2d
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wsolfast import ops
+from wsolfast.ops import _blocked_class_head
+from wsolfast.reference import class_head_pool as reference
+from wsolfast.testing import OP_CASES, assert_close, seeded
+
+
+def inputs(n=2, channels=3, size=(3, 4), classes=5, dtype=torch.float64):
+    return (
+        seeded((n, channels, *size), dtype=dtype),
+        seeded((classes, channels), dtype=dtype, seed=1),
+        seeded((classes,), dtype=dtype, seed=2),
+    )
+
+
+def by_loop(features, weight, bias, relu):
+    n, _, h, w = features.shape
+    logits = torch.zeros(n, weight.shape[0], dtype=torch.float64)
+    for b, k, y, x in torch.cartesian_prod(*map(torch.arange, (n, weight.shape[0], h, w))).tolist():
+        value = float(weight[k] @ features[b, :, y, x]) + (0.0 if bias is None else float(bias[k]))
+        logits[b, k] += (max(0.0, value) if relu else value) / (h * w)
+    return logits
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+def test_reference_and_op_agree_with_a_loop(relu, with_bias):
+    features, weight, bias = inputs()
+    bias = bias if with_bias else None
+    expected = by_loop(features, weight, bias, relu)
+    assert_close(reference.class_head_pool(features, weight, bias, relu), expected)
+    assert_close(ops.class_head_pool(features, weight, bias, relu=relu), expected)
+
+
+@pytest.mark.parametrize("block", [1, 7, 12, 25, 60, 10**6])
+@pytest.mark.parametrize(
+    "case", [case for case in OP_CASES["class_head_pool"] if "blocks" not in case.name], ids=lambda case: case.name
+)
+def test_size_of_the_blocks_does_not_matter(block, case, monkeypatch):
+    monkeypatch.setattr(_blocked_class_head, "_CPU_BLOCK", block)
+    given = case.make_inputs("cpu", torch.float64)
+    logits = reference.class_head_pool(*given)
+    assert_close(_blocked_class_head.forward(*given), logits)
+    grad = seeded(logits.shape, dtype=torch.float64, seed=3)
+    expected = reference.class_head_pool_backward(grad, *given)
+    for actual, wanted in zip(_blocked_class_head.backward(grad, *given), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_gradients_are_those_of_convolution_relu_and_mean(relu):
+    features, weight, bias = (x.requires_grad_() for x in inputs())
+    maps = conv2d(features, weight[:, :, None, None], bias)
+    expected = (maps.relu() if relu else maps).mean((2, 3))
+    logits = ops.class_head_pool(features, weight, bias, relu=relu)
+    assert_close(logits, expected)
+    grad = seeded(logits.shape, dtype=torch.float64, seed=3)
+    for actual, wanted in zip(
+        torch.autograd.grad(logits, (features, weight, bias), grad),
+        torch.autograd.grad(expected, (features, weight, bias), grad),
+        strict=True,
+    ):
+        assert_close(actual, wanted)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any library call returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+def test_class_maps_are_never_in_memory(monkeypatch):
+    monkeypatch.setattr(_blocked_class_head, "_CPU_BLOCK", 256)
+    features, weight, bias = inputs(n=4, channels=2, size=(8, 8), classes=50)
+    with LargestTensor() as largest:
+        logits = _blocked_class_head.forward(features, weight, bias, True)
+        _blocked_class_head.backward(torch.ones_like(logits), features, weight, bias, True)
+    assert largest.numel <= features.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    given = [x.to(dtype) for x in inputs(dtype=torch.float32)]
+    logits = ops.class_head_pool(*given)
+    assert logits.dtype == dtype
+    assert torch.equal(logits, ops.class_head_pool(*(x.float() for x in given)).to(dtype))
+
+
+def test_permuted_classes_permute_the_logits():
+    features, weight, bias = inputs()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    logits = ops.class_head_pool(features, weight[order], bias[order])
+    assert_close(logits, ops.class_head_pool(features, weight, bias)[:, order])
+
+
+@pytest.mark.parametrize(
+    ("features", "weight", "bias", "message"),
+    [
+        (torch.zeros(2, 3), torch.zeros(4, 3), None, r"features of shape \[N, C, h, w\].* got torch.float32 \[2, 3\]"),
+        (torch.zeros(2, 3, 0, 2), torch.zeros(4, 3), None, "h, w > 0"),
+        (torch.zeros(2, 3, 2, 2), torch.zeros(0, 3), None, r"with K > 0"),
+        (torch.zeros(2, 3, 2, 2), torch.zeros(4, 5), None, r"weight of shape \[K, 3\]"),
+        (torch.zeros(2, 3, 2, 2), torch.zeros(4, 3), torch.zeros(3), r"bias of shape \[4\], got \[3\]"),
+        (torch.zeros(2, 3, 2, 2), torch.zeros(4, 3).double(), None, "the weight is torch.float64"),
+    ],
+)
+def test_bad_input_is_named(features, weight, bias, message):
+    with pytest.raises(ValueError, match=message):
+        ops.class_head_pool(features, weight, bias)

@@ -1,0 +1,91 @@
+"""Classification head on feature maps: 1x1 convolution, ReLU and global mean without the class maps in memory."""
+
+from torch import Tensor
+
+from wsolfast.ops import _blocked_class_head
+from wsolfast.ops._registry import define_op
+from wsolfast.reference import class_head_pool as reference
+
+
+def _check(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if features.dim() != 4 or not features.is_floating_point() or 0 in features.shape[1:]:
+        raise ValueError(
+            f"class_head_pool: expected floating-point features of shape [N, C, h, w] with C, h, w > 0, "
+            f"got {features.dtype} {list(features.shape)}"
+        )
+    if weight.dim() != 2 or weight.shape[0] == 0 or weight.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"class_head_pool: expected a weight of shape [K, {features.shape[1]}] with K > 0 for features "
+            f"{list(features.shape)}, got {list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"class_head_pool: expected a bias of shape [{weight.shape[0]}], got {list(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != features.dtype:
+            raise ValueError(f"class_head_pool: features are {features.dtype}, the {name} is {tensor.dtype}")
+
+
+def _fake(features, weight, bias, relu):
+    return features.new_empty(features.shape[0], weight.shape[0])
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.relu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad):
+    features, weight, bias = ctx.saved_tensors
+    grad_features, grad_weight, grad_bias = _BACKWARD(grad, features, weight, bias, ctx.relu)
+    return grad_features, grad_weight, None if bias is None else grad_bias, None
+
+
+def _fake_backward(grad, features, weight, bias, relu):
+    return features.new_empty(features.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+_FORWARD = define_op(
+    "class_head_pool(Tensor features, Tensor weight, Tensor? bias, bool relu) -> Tensor",
+    reference=reference.class_head_pool,
+    composite=_blocked_class_head.forward,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+_BACKWARD = define_op(
+    "_class_head_pool_backward(Tensor grad, Tensor features, Tensor weight, Tensor? bias, bool relu) "
+    "-> (Tensor, Tensor, Tensor)",
+    reference=reference.class_head_pool_backward,
+    composite=_blocked_class_head.backward,
+    fake=_fake_backward,
+)
+
+
+def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = True) -> Tensor:
+    r"""Logits of a head that maps every position to classes, rectifies and averages.
+
+    .. math:: z_k = \frac{1}{hw} \sum_p \mathrm{ReLU}(w_k^\top f_p + b_k)
+
+    Source: the head of SPOL (Wei et al., CVPR 2021), whose ReLU before the mean stands in the released code only.
+
+    Args:
+        features (Tensor[N, C, h, w]): floating point, any stride.
+        weight (Tensor[K, C]): of the 1x1 convolution, in the features' dtype.
+        bias (Tensor[K]): none if None.
+        relu: without it the mean commutes with the convolution, and the features are averaged first.
+
+    Returns:
+        Tensor[N, K]: dtype of the features. A NaN position makes the logits of its image NaN.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit.
+
+    Backends: library calls on blocks of class maps on every device; at most a megabyte of float32 maps, or those of one
+    class, is in memory at once on the CPU. Differentiable once; only the inputs are saved and the maps are computed
+    again. float16 and bfloat16 are computed in float32. Deterministic for a fixed number of threads.
+    """
+    _check(features, weight, bias)
+    if features.element_size() < 4:
+        bias = None if bias is None else bias.float()
+        return _FORWARD(features.float(), weight.float(), bias, relu).to(features.dtype)
+    return _FORWARD(features, weight, bias, relu)
