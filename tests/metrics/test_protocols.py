@@ -16,6 +16,7 @@ NAMES = [
     "kg_center_crop",
     "spol",
     "csoa",
+    "csoa_intersection",
     "psol",
     "adl",
     "ts_cam",

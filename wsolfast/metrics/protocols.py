@@ -94,6 +94,16 @@ _CI_CAM = BoxRule(
     selection="box_area",
     box_end="exclusive",
 )
+_CSOA = BoxRule(
+    interpolation="linear",
+    normalization="max",
+    quantize=False,
+    selection="pixel_area",
+    box_end="exclusive",
+    empty_box="image",
+    iou_plus_one=False,
+    hit=">",
+)
 _TS_CAM = BoxRule(interpolation="linear", box_end="exclusive", empty_box=(0, 0, 1, 1))
 
 _ALL = (
@@ -200,16 +210,17 @@ _ALL = (
         "the masks are united, which is one cut of the pixelwise maximum of the two maps, each divided by its "
         "maximum: hand over that. The 8-connected component with most pixels; the whole image where there is none. "
         "theta = 0.3.",
-        rule=BoxRule(
-            interpolation="linear",
-            normalization="max",
-            quantize=False,
-            selection="pixel_area",
-            box_end="exclusive",
-            empty_box="image",
-            iou_plus_one=False,
-            hit=">",
-        ),
+        rule=_CSOA,
+        thresholds=(0.2, 0.3, 0.4),
+        frame="image",
+        input_size=None,
+    ),
+    Protocol(
+        name="csoa_intersection",
+        source="CSoA where both branches must see the object, as its Figure 4 reads: the intersection of the cuts is "
+        "one cut of the pixelwise minimum of the two maps, each divided by its maximum. That minimum need not reach 1 "
+        "anywhere, so the cut is at theta itself. Everything else as csoa.",
+        rule=replace(_CSOA, normalization="none", relative=False),
         thresholds=(0.2, 0.3, 0.4),
         frame="image",
         input_size=None,
