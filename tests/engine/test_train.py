@@ -116,6 +116,30 @@ def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method,
     assert [event["step"] for event in events(run)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeypatch):
+    model = 'stage.model={head = "linear", embedding = "backbone", classes_per_batch = 2}'
+    recipe = tiny('stage.method="csoa"', model, 'stage.schedule={name = "exponential", gamma = 0.5}')
+    whole = RunFolder.create(tmp_path / "whole", recipe)
+    train(whole)
+    assert [round(event["lr"], 6) for event in events(whole)] == [0.01] * 3 + [0.005] * 3
+
+    run = RunFolder.create(tmp_path / "stopped", recipe)
+    seen, step = [], train_module._StageTraining._step
+
+    def interrupted_step(self, batch):
+        seen.append(batch)
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    with pytest.raises(Interrupted):
+        train(run)
+    train(RunFolder(run.path))
+    assert [batch.label.bincount().tolist() for batch in seen] == [[4, 4]] * 6
+    assert_same_weights(weights(whole), weights(run))
+
+
 def test_a_killed_process_resumes_bit_for_bit(tiny, tmp_path):
     recipe = tiny("runtime.save_every_steps=2", "stage.epochs=3")
     whole = RunFolder.create(tmp_path / "whole", recipe)

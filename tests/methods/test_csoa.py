@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import distributed, multiprocessing
 from torch.autograd import gradcheck
 from torch.nn import functional
 
@@ -142,6 +143,30 @@ class TestCoSupervision:
         assert co_supervised_loss(same[:0], torch.tensor([], dtype=torch.long)) == 0
 
 
+class TestRanks:
+    @pytest.mark.slow
+    def test_two_ranks_have_the_gradients_of_one_process(self, tmp_path):
+        vectors, label = seeded(6, 3, 4).requires_grad_(), torch.tensor([0, 1, 0, 1, 1, 2])
+        loss = co_supervised_loss(vectors, label, reduction="mean")
+        (grad,) = torch.autograd.grad(loss, vectors)
+        multiprocessing.spawn(_half_of_the_pairs, (tmp_path, vectors.detach(), label), nprocs=2)
+        for rank in range(2):
+            found_loss, found_grad = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+            torch.testing.assert_close(found_loss, loss.detach())
+            # Halved where the ranks' gradients are averaged.
+            torch.testing.assert_close(found_grad / 2, grad[3 * rank : 3 * rank + 3])
+
+
+def _half_of_the_pairs(rank, folder, vectors, label):
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    mine = slice(3 * rank, 3 * rank + 3)
+    own = vectors[mine].clone().requires_grad_()
+    loss = co_supervised_loss(own, label[mine], reduction="mean")
+    (grad,) = torch.autograd.grad(loss, own)
+    torch.save((loss.detach(), grad), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
 class TestEmbedding:
     def test_pooled_masked_features(self):
         features, soft = seeded(2, 5, 3, 4), seeded(2, 3, 4).sigmoid()
@@ -215,7 +240,9 @@ class TestCombination:
     def test_intersection_needs_both(self):
         combined = combine_branches([self.late, self.early], "intersection")
         assert (combined > 0.15).nonzero()[:, 2:].tolist() == [[1, 1]]
-        assert combined[0, 0, 1, 1] == 0.2
+        for theta, box in ((0.15, [1, 1, 2, 2]), (0.3, [0, 0, 3, 3])):  # nothing above 0.3: the whole image
+            boxes = predicted_boxes(combined[0], torch.tensor([[3, 3]]), get_protocol("csoa_intersection"), theta)
+            assert boxes[0].tolist() == [box]
 
     @pytest.mark.parametrize("theta", [0.0, 0.2, 0.5, 0.9])
     def test_cut_of_the_union_is_the_union_of_cuts(self, theta):

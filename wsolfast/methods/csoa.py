@@ -65,7 +65,8 @@ class CSoA(Method):
         embedding: what images are compared by, see :class:`MaskedEmbedding`.
         embedding_weights: of AlexNet.
         classes_per_batch: batches hold equal shares of at most so many classes; 0 for shuffled batches.
-        combine: where either branch sees the object (``"union"``) or where both do (``"intersection"``).
+        combine: where either branch sees the object (``"union"``) or where both do (``"intersection"``, for
+            the protocol ``csoa_intersection``).
         map_size: combine the branches' maps at their own size (``"cam"``) or resized to the input (``"input"``).
         scores: logits of the ``"late"`` classifier or the ``"mean"`` of both.
     """
