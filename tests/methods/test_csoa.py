@@ -173,7 +173,12 @@ class TestEmbedding:
         mask = confidence_mask(soft)
         vectors = embed_features(features, soft, mask)
         for at, weight in enumerate((soft, 1 - soft, (1 - soft) * mask)):
-            torch.testing.assert_close(vectors[:, at], (features * weight[:, None]).mean((2, 3)))
+            total = (features * weight[:, None]).sum((2, 3))
+            torch.testing.assert_close(vectors[:, at] * (weight.sum((1, 2)) + 1e-6)[:, None], total)
+
+    def test_an_empty_region_has_a_zero_vector(self):
+        vectors = embed_features(torch.ones(1, 2, 3, 3), torch.ones(1, 3, 3), torch.ones(1, 3, 3))
+        torch.testing.assert_close(vectors, torch.tensor([[[1.0, 1.0], [0, 0], [0, 0]]]))
 
     def test_masked_images_are_mean_coloured(self):
         image, mean = torch.rand(2, 3, 8, 8, **F64), torch.tensor([0.1, 0.2, 0.3], **F64)[None, :, None, None]

@@ -12,6 +12,8 @@ from torch.nn.functional import interpolate
 from wsolfast import backbones
 
 _ALEXNET_LAYERS = {"alexnet": "fc7", "alexnet_conv5": "conv5", "alexnet_flat": "conv5_flat"}
+# Added to the area of a region, which may be empty.
+EPS = 1e-6
 EMBEDDINGS = (*_ALEXNET_LAYERS, "backbone", "features")
 
 
@@ -23,8 +25,8 @@ class MaskedEmbedding:
     Args:
         kind: ``"alexnet"`` (fc7, the paper's network), ``"alexnet_conv5"`` or ``"alexnet_flat"``, see
             :class:`wsolfast.backbones.AlexNetEmbedding`; ``"backbone"``, the mean of the last stage that the method's
-            own backbone, as it stands, gives for the masked images; ``"features"``, the mean of the masked features of
-            the unmasked image, which takes no second pass.
+            own backbone, as it stands, gives for the masked images; ``"features"``, the mean of its features of the
+            whole image in each region, which takes no second pass.
         weights: of AlexNet.
 
     Raises:
@@ -57,9 +59,13 @@ class MaskedEmbedding:
 
 
 def embed_features(features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
-    """Means of masked features [N, 3, C]: the feature map takes the image's place, the mean that of the network."""
+    """Mean feature of each region [N, 3, C]: the feature map takes the image's place.
+
+    Each mean is over its own region. Over the whole map it would grow with the region, and since features are not
+    negative, foreground and background would differ most where the foreground is everything.
+    """
     masks = _three_masks(soft, mask).flatten(2)
-    return masks @ features.to(masks.dtype).flatten(2).mT / masks.shape[2]
+    return masks @ features.to(masks.dtype).flatten(2).mT / (masks.sum(2, keepdim=True) + EPS)
 
 
 def embed_images(embed: Callable[[Tensor], Tensor], mean: Tensor, image: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
