@@ -1,5 +1,6 @@
 """CSoA against numbers worked by hand, loops in float64, and what its equations promise."""
 
+import copy
 import math
 
 import pytest
@@ -302,6 +303,18 @@ class TestMethod:
         net = build(co_foreground=foreground).train()
         net.training_step(Batch(batch.image, torch.tensor(label), batch.image_id), clock)["loss"].backward()
         assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+    @pytest.mark.parametrize("embedding", ["features", "backbone", "alexnet_conv5"])
+    def test_bfloat16_training_is_near_float32(self, embedding, batch, clock):
+        net = build(embedding=embedding, embedding_weights="none").train().to(memory_format=torch.channels_last)
+        exact = copy.deepcopy(net).training_step(batch, clock)  # a copy, because statistics of batch norms move
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = net.training_step(batch, clock)
+        losses["loss"].backward()
+        assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+        # Eight bits of mantissa through ten layers; a position may change sides of the confidence mask.
+        for name, value in exact.items():
+            torch.testing.assert_close(losses[name].float(), value, rtol=0.1, atol=0.02)
 
     def test_detached_minmax_has_the_same_values(self):
         late = seeded(2, 4, 5)
