@@ -145,7 +145,7 @@ def _run_path(runs: Path, name: str | None, recipe_name: str) -> Path:
 @app.command(
     name="eval",
     epilog="Examples:\n\n"
-    "  wsolfast eval runs/demo-spa\n\n"
+    "  wsolfast eval runs/demo/spa\n\n"
     "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
     "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR\n\n"
     "  wsolfast eval --scoremaps DIR --metadata metadata --dataset CUB --split test --compare opencv:64",
@@ -375,7 +375,7 @@ def _print_comparison(results: dict[str, dict]) -> None:
 
 @app.command(
     epilog="Examples:\n\n"
-    "  wsolfast localize runs/demo-spa photo.jpg\n\n"
+    "  wsolfast localize runs/demo/spa photo.jpg\n\n"
     "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/",
 )
 def localize(
@@ -447,19 +447,13 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
     if name is not None:
         _say(recipe_path(name).read_text(encoding="utf-8").rstrip())
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, caption="Published accuracies in percent; '-' where nothing is published.")
-    for column in ("recipe", "summary"):
-        table.add_column(column)
-    for column in ("Top-1 Loc", "Top-5 Loc", "GT-known"):
-        table.add_column(column, justify="right")
-    for recipe in map(load_recipe, list_recipes()):
+    names = list_recipes()
+    width = max(map(len, names))
+    _say(f"{'recipe':<{width}}  Top-1 Loc  Top-5 Loc  GT-known  (published accuracies in percent)")
+    for recipe in map(load_recipe, names):
         numbers = recipe.paper.numbers() if recipe.paper else {}
         cells = [f"{numbers[key]:.2f}" if key in numbers else "-" for key in ("top1_loc", "top5_loc", "gt_known_loc")]
-        table.add_row(recipe.name, recipe.summary, *cells)
-    Console().print(table)
+        _say(f"{recipe.name:<{width}}  {cells[0]:>9}  {cells[1]:>9}  {cells[2]:>8}  {recipe.summary}")
 
 
 @app.command()

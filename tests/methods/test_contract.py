@@ -122,7 +122,9 @@ def test_method_learns_two_classes_and_beats_the_centre_box(method):
             train, 16, shuffle=True, collate_fn=data.collate, generator=torch.Generator().manual_seed(epoch)
         )
         for step, batch in enumerate(loader):
-            clock = Clock(epoch * stage.epochs // epochs, stage.epochs, epoch * len(loader) + step, epochs * len(loader))
+            clock = Clock(
+                epoch * stage.epochs // epochs, stage.epochs, epoch * len(loader) + step, epochs * len(loader)
+            )
             loss = net.training_step(batch, clock)["loss"]
             optimizer.zero_grad()
             loss.backward()

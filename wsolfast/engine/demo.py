@@ -9,7 +9,7 @@ from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import train
 from wsolfast.recipe import list_recipes, load_recipe
 
-# What the recipes' epochs add up to on two cores.
+# What the recipes' epochs take at most on two cores.
 _MINUTES = 3.0
 
 
