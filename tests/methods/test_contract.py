@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsolfast import backbones, data
+from wsolfast.engine.build import build_optimizer, rate_at
 from wsolfast.methods import Method, get_stage, list_methods, list_stages
 from wsolfast.metrics import BoxAccuracy
 from wsolfast.metrics.baselines import center_box
@@ -14,7 +15,8 @@ from wsolfast.recipe import load_recipe, recipe_path
 from wsolfast.types import Clock
 
 SIZE = 64
-SET = {"num_classes": 2, "size": SIZE, "num_train": 128, "num_test": 64, "cooccurrence": 0.0}
+# Whole bodies tell the class: this test is about learning at all, not about partial activation.
+SET = {"num_classes": 2, "size": SIZE, "num_train": 128, "num_test": 64, "cooccurrence": 0.0, "body_cue": 1.0}
 
 
 def stage_of(method):
@@ -44,18 +46,25 @@ def test_method_has_a_demo_recipe(method):
 
 
 @every_method
-def test_loss_is_finite_and_gradients_reach_every_parameter(method):
+def test_losses_are_finite_and_gradients_reach_every_parameter_within_three_steps(method):
+    """Some parameters wait for others: a non-local block's for its batch norm, CI-CAM's enhancement for its pool."""
     net = build(method).train()
-    losses = net.training_step(batch_of(), Clock(epoch=99, epochs=100, step=99, steps=100))
-    assert losses["loss"].shape == ()
-    assert all(name == "loss" or name.startswith("loss_") for name in losses)
-    assert all(value.isfinite().all() for value in losses.values())
-    losses["loss"].backward()
-    for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.abs().sum() > 0, name
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    reached = {name: False for name, parameter in net.named_parameters() if parameter.requires_grad}
+    for step in range(3):
+        losses = net.training_step(batch_of(), Clock(epoch=99, epochs=100, step=97 + step, steps=100))
+        assert losses["loss"].shape == ()
+        assert all(name == "loss" or name.startswith("loss_") for name in losses)
+        assert all(value.isfinite().all() for value in losses.values())
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        for name, parameter in net.named_parameters():
+            if name in reached:
+                assert parameter.grad is not None, name
+                assert parameter.grad.isfinite().all(), name
+                reached[name] |= bool(parameter.grad.any())
+    assert not [name for name, seen in reached.items() if not seen]
 
 
 @every_method
@@ -63,9 +72,6 @@ def test_param_groups_hold_every_trainable_parameter_once(method):
     net = build(method)
     grouped = [id(parameter) for group in net.param_groups() for parameter in group.params]
     assert sorted(grouped) == sorted(id(p) for p in net.parameters() if p.requires_grad)
-    assert {group.name for group in net.param_groups()} <= {
-        f"{owner}_{kind}" for owner in ("backbone", "head") for kind in ("weight", "bias")
-    }
 
 
 @every_method
@@ -113,18 +119,18 @@ def test_state_dict_round_trip(method):
 def test_method_learns_two_classes_and_beats_the_centre_box(method):
     net, stage = build(method), stage_of(method)
     train = data.open_dataset("synthetic", None, "train_weaksup", train=True, **SET)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    epochs = 8
+    optimizer = build_optimizer(net, stage.optim, "stage.optim")
+    epochs = 12
     for epoch in range(epochs):
         train.set_epoch(epoch)
         net.train()
         loader = DataLoader(
             train, 16, shuffle=True, collate_fn=data.collate, generator=torch.Generator().manual_seed(epoch)
         )
-        for step, batch in enumerate(loader):
-            clock = Clock(
-                epoch * stage.epochs // epochs, stage.epochs, epoch * len(loader) + step, epochs * len(loader)
-            )
+        for step, batch in enumerate(loader, start=epoch * len(loader)):
+            clock = Clock(epoch * stage.epochs // epochs, stage.epochs, step, epochs * len(loader))
+            for group in optimizer.param_groups:
+                group["lr"] = stage.optim.lr * group["lr_factor"] * rate_at(stage.schedule, step, len(loader), epochs)
             loss = net.training_step(batch, clock)["loss"]
             optimizer.zero_grad()
             loss.backward()
