@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from wsolfast.ops import GAUSSIAN_PRIORS
+
 
 @dataclass(frozen=True)
 class BenchCase:
@@ -94,6 +96,16 @@ def head_case(images: int, classes: int, side: int):
     )
 
 
+def labels_case(images: int, prior: str):
+    """Pseudo labels of training images from the maps that SPOL keeps."""
+
+    def make_inputs(device, dtype):
+        cam = interpolate(smooth((images, 1, 11, 11), 0), size=(32, 32), mode="bilinear")[:, 0].relu()
+        return cam.to(device, dtype), 256, 256, *GAUSSIAN_PRIORS[prior].codes()
+
+    return BenchCase("gaussian_prior_labels", f"32x32 to 256x256, N={images}, {prior}", make_inputs, tolerance=0.0)
+
+
 CASES = [
     *(
         correlation_case("vgg16.conv4+conv5", images, (512, 512), 14, variant, 0.9)
@@ -129,4 +141,6 @@ CASES = [
     fusion_case(8, 56, "map"),
     head_case(8, 200, 28),
     head_case(8, 1000, 28),
+    labels_case(4, "paper"),
+    labels_case(4, "released"),
 ]

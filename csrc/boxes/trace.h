@@ -1,4 +1,4 @@
-// Twice the area of the polygon through the pixel centres of an outer contour.
+// Twice the area of the polygon through the pixel centres of a contour.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +7,12 @@
 
 namespace wsolfast::boxes {
 
-// `first` is the first position in raster order of an 8-connected component of `level > cut`.
+enum class ContourKind { kOuter, kHole };
+
+// `first` is a position of `level > cut`, 8-connected: of an outer contour the first in raster order of the component,
+// of a hole's the one west of the first of the hole.
 template <typename Level>
-int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first) {
+int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first, ContourKind kind = ContourKind::kOuter) {
   // Counter-clockwise from east; rows count downwards.
   static constexpr int kDx[8] = {1, 1, 0, -1, -1, -1, 0, 1};
   static constexpr int kDy[8] = {0, -1, -1, -1, 0, 1, 1, 1};
@@ -19,12 +22,12 @@ int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first) {
   const Level* levels = plane.data();
   const auto set = [&](int position) { return levels[position] > cut; };
 
-  // Clockwise from the background in the west of the first pixel: the last pixel of the contour.
-  constexpr int kWest = 4;
-  int back = kWest;
+  // Clockwise from the background beside the first pixel, west of it or, for a hole, east: the contour's last pixel.
+  const int background = kind == ContourKind::kOuter ? 4 : 0;
+  int back = background;
   do {
     back = (back + 7) % 8;
-    if (back == kWest) return 0;
+    if (back == background) return 0;
   } while (!set(first + step[back]));
   const int last = first + step[back];
 

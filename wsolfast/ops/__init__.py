@@ -4,6 +4,7 @@ from wsolfast.ops._registry import backends, extension_status
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.class_head_pool import class_head_pool
+from wsolfast.ops.gaussian_prior_labels import GAUSSIAN_PRIORS, GaussianPrior, gaussian_prior_labels
 from wsolfast.ops.min_max_normalize import min_max_normalize
 from wsolfast.ops.multiplicative_fusion import multiplicative_fusion
 from wsolfast.ops.non_local_attention import non_local_attention
@@ -15,12 +16,15 @@ from wsolfast.ops.score_map_boxes import ScoreMapBoxes, score_map_boxes
 from wsolfast.ops.self_correlation_map import self_correlation_map
 
 __all__ = [
+    "GAUSSIAN_PRIORS",
     "BoxRule",
+    "GaussianPrior",
     "ScoreMapBoxes",
     "backends",
     "box_sweep_hits",
     "class_head_pool",
     "extension_status",
+    "gaussian_prior_labels",
     "min_max_normalize",
     "multiplicative_fusion",
     "non_local_attention",

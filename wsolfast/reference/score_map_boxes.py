@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wsolfast.reference._box_codes import BOX_ENDS, COMPARISONS, SELECTIONS
+from wsolfast.reference._components import label_components
 
 Box = tuple[int, int, int, int]
 
@@ -97,7 +98,7 @@ def _select(mask: Tensor, selection: str, connectivity: int) -> list[Box]:
         return []
     if selection == "union":
         return [_box(mask)]
-    labels, count = _label(mask, connectivity)
+    labels, count = label_components(mask, connectivity)
     components = [labels == k for k in range(1, count + 1)]
     if selection == "all":
         return _contour_boxes(mask, labels, components)
@@ -109,37 +110,6 @@ def _select(mask: Tensor, selection: str, connectivity: int) -> list[Box]:
     return [_box(max(components, key=lambda component: int(component.sum())))]
 
 
-def _label(mask: Tensor, connectivity: int) -> tuple[Tensor, int]:
-    """Components numbered from 1 in raster order of their first pixels, by union-find over the runs of each row."""
-    height, width = mask.shape
-    steps = torch.nn.functional.pad(mask.to(torch.int8), (1, 1)).diff(dim=1)
-    starts = (steps == 1).nonzero().tolist()
-    ends = (steps == -1).nonzero()[:, 1].tolist()
-    parent = list(range(len(starts)))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    reach = 1 if connectivity == 8 else 0
-    above = 0
-    for k, (y, x0) in enumerate(starts):
-        while starts[above][0] < y - 1 or (starts[above][0] == y - 1 and ends[above] + reach <= x0):
-            above += 1
-        j = above
-        while starts[j][0] == y - 1 and starts[j][1] < ends[k] + reach:
-            low, high = sorted((root(j), root(k)))
-            parent[high] = low
-            j += 1
-    numbers: dict[int, int] = {}
-    labels = torch.zeros(height, width, dtype=torch.int64)
-    for k, (y, x0) in enumerate(starts):
-        labels[y, x0 : ends[k]] = numbers.setdefault(root(k), len(numbers) + 1)
-    return labels, len(numbers)
-
-
 def _box(mask: Tensor) -> Box:
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
@@ -148,7 +118,7 @@ def _box(mask: Tensor) -> Box:
 def _doubled_contour_area(component: Tensor) -> int:
     """Twice the area of the polygon through the pixel centres of the outer contour."""
     x0, y0, x1, y1 = _box(component)
-    outside, _ = _label(~torch.nn.functional.pad(component[y0 : y1 + 1, x0 : x1 + 1], (1, 1, 1, 1)), 4)
+    outside, _ = label_components(~torch.nn.functional.pad(component[y0 : y1 + 1, x0 : x1 + 1], (1, 1, 1, 1)), 4)
     filled = (outside != outside[0, 0]).to(torch.int64)
     windows = filled[:-1, :-1] + filled[:-1, 1:] + filled[1:, :-1] + filled[1:, 1:]
     return int(2 * (windows == 4).sum() + (windows == 3).sum())
@@ -157,7 +127,7 @@ def _doubled_contour_area(component: Tensor) -> int:
 def _contour_boxes(mask: Tensor, labels: Tensor, components: list[Tensor]) -> list[Box]:
     """Depth first: a component, its holes, what lies in them; siblings from the last in raster order to the first."""
     # A frame of background around the image joins all that touches the border into region 1.
-    background, regions = _label(~torch.nn.functional.pad(mask, (1, 1, 1, 1)), 4)
+    background, regions = label_components(~torch.nn.functional.pad(mask, (1, 1, 1, 1)), 4)
     holes = [(background == k)[1:-1, 1:-1] for k in range(2, regions + 1)]
     components_in: dict[int, list[int]] = {}
     for k, component in enumerate(components, 1):

@@ -1,0 +1,316 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "boxes/resize.h"
+#include "boxes/runs.h"
+#include "boxes/trace.h"
+#include "common/simd.h"
+#include "cpu/score_maps.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using wsolfast::boxes::ContourKind;
+using wsolfast::boxes::Grid;
+using wsolfast::boxes::Plane;
+using wsolfast::boxes::Run;
+using wsolfast::boxes::RunLabels;
+
+constexpr const char* kOp = "gaussian_prior_labels";
+constexpr uint8_t kBackground = 0, kObject = 1, kIgnore = 255;
+constexpr double kMaximumEps = 1e-6, kLeastWeight = 1e-12, kPixelVariance = 1.0 / 12;
+
+struct Rule {
+  double weight_low, weight_high;
+  bool per_contour;
+  double min_area, covariance_scale;
+  double object_cam, object_gaussian, background_cam, background_gaussian;
+  bool empty_background;
+};
+
+// Weighted sums over pixels; x and y are relative to the middle of the grid.
+struct Moments {
+  double weight = 0, x = 0, y = 0, xx = 0, xy = 0, yy = 0;
+
+  void operator+=(const Moments& other) {
+    weight += other.weight;
+    x += other.x;
+    y += other.y;
+    xx += other.xx;
+    xy += other.xy;
+    yy += other.yy;
+  }
+};
+
+// exp(-q/2) with q = a dx^2 + 2 b dx dy + c dy^2 around (x, y), in pixels.
+struct Gaussian {
+  double x, y, a, b, c;
+};
+
+// Sums of w, w x and w x^2 over neighbouring pixels whose value lies in the band; x counts from `first`.
+WSOLFAST_SIMD void row_sums(const double* row, int64_t count, double first, double low, double high, double sums[3]) {
+  constexpr int64_t kLanes = 8;
+  double weight[kLanes] = {}, wx[kLanes] = {}, wxx[kLanes] = {};
+  for (int64_t begin = 0; begin < count; begin += kLanes) {
+    const int64_t width = std::min(kLanes, count - begin);
+    double w[kLanes] = {};
+    for (int64_t i = 0; i < width; ++i) w[i] = row[begin + i];
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const double x = first + static_cast<double>(begin + i);
+      const double inside = w[i] >= low && w[i] <= high ? w[i] : 0.0;
+      weight[i] += inside;
+      wx[i] += inside * x;
+      wxx[i] += inside * x * x;
+    }
+  }
+  sums[0] = sums[1] = sums[2] = 0;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    sums[0] += weight[i];
+    sums[1] += wx[i];
+    sums[2] += wxx[i];
+  }
+}
+
+WSOLFAST_SIMD void threshold_row(const double* row, int64_t width, double object, double background, uint8_t* labels) {
+  for (int64_t x = 0; x < width; ++x) {
+    labels[x] = row[x] > object ? kObject : row[x] < background ? kBackground : kIgnore;
+  }
+}
+
+Gaussian fit(const Moments& m, double scale, const Grid& grid) {
+  const double mean_x = m.x / m.weight, mean_y = m.y / m.weight;
+  double xx = m.xx / m.weight - mean_x * mean_x, yy = m.yy / m.weight - mean_y * mean_y;
+  double xy = m.xy / m.weight - mean_x * mean_y;
+  // Eigenvalues below the variance of one pixel are raised to it.
+  const double middle = (xx + yy) / 2, half = std::hypot((xx - yy) / 2, xy);
+  const double large = std::max(kPixelVariance, middle + half), small = std::max(kPixelVariance, middle - half);
+  if (middle - half < kPixelVariance) {
+    const double share = half > 0 ? (large - small) / (2 * half) : 0.0;
+    const double rest = small - share * (middle - half);
+    xx = rest + share * xx;
+    yy = rest + share * yy;
+    xy *= share;
+  }
+  const double determinant = large * small * scale;
+  return {mean_x + (grid.width - 1) / 2.0, mean_y + (grid.height - 1) / 2.0, yy / determinant, -xy / determinant,
+          xx / determinant};
+}
+
+// The largest q at which exp(-q/2) still reaches `value`.
+double reach_of(double value) { return value > 0 ? -2 * std::log(value) : std::numeric_limits<double>::infinity(); }
+
+// Calls function(position in the row-major grid, q) for every pixel with q <= reach.
+template <typename Function>
+void visit_ellipse(const Gaussian& g, double reach, const Grid& grid, const Function& function) {
+  if (!(reach >= 0)) return;
+  const double determinant = g.a * g.c - g.b * g.b;
+  // One pixel of slack: the exact border is decided by q.
+  const double wide = std::sqrt(reach * g.c / determinant) + 1, tall = std::sqrt(reach * g.a / determinant) + 1;
+  const auto clamped = [](double value, int limit) {
+    return static_cast<int>(std::clamp(value, 0.0, static_cast<double>(limit)));
+  };
+  const int x0 = clamped(g.x - wide, grid.width), x1 = clamped(g.x + wide + 1, grid.width);
+  const int y0 = clamped(g.y - tall, grid.height), y1 = clamped(g.y + tall + 1, grid.height);
+  for (int y = y0; y < y1; ++y) {
+    const double dy = y - g.y;
+    for (int x = x0; x < x1; ++x) {
+      const double dx = x - g.x, q = g.a * dx * dx + 2 * g.b * dx * dy + g.c * dy * dy;
+      if (q <= reach) function(static_cast<int64_t>(y) * grid.width + x, q);
+    }
+  }
+}
+
+// Scratch of one thread.
+class Labeller {
+ public:
+  void label(const double* cam, int h, int w, int height, int width, const Rule& rule, uint8_t* labels) {
+    const int64_t pixels = static_cast<int64_t>(height) * width;
+    double top = 0;
+    for (int i = 0; i < h * w; ++i) {
+      WSOLFAST_CHECK(std::isfinite(cam[i]), kOp, "expected finite maps, got ", cam[i]);
+      top = std::max(top, cam[i]);
+    }
+    if (top == 0) {
+      std::fill(labels, labels + pixels, rule.empty_background ? kBackground : kIgnore);
+      return;
+    }
+    coarse_.resize(h * w);
+    for (int i = 0; i < h * w; ++i) coarse_[i] = std::max(0.0, cam[i]) / (top + kMaximumEps);
+    map_.resize(pixels);
+    resizer_.resize(coarse_.data(), h, w, wsolfast::boxes::Interpolation::kLinear, map_.data(), height, width);
+    grid_ = Grid(height, width);
+
+    gaussians_.clear();
+    const bool used = rule.object_gaussian < 1 || rule.background_gaussian < 1;
+    if (used && rule.per_contour) {
+      contour_gaussians(rule);
+    } else if (used) {
+      Moments whole;
+      for (int y = 0; y < height; ++y) whole += of_run(y, {0, width - 1, 0}, rule);
+      keep(whole, rule);
+    }
+    threshold_row(map_.data(), pixels, rule.object_cam, rule.background_cam, labels);
+    for (const Gaussian& g : gaussians_) {
+      visit_ellipse(g, reach_of(rule.background_gaussian), grid_, [&](int64_t pixel, double) {
+        if (labels[pixel] == kBackground) labels[pixel] = kIgnore;
+      });
+    }
+    const double reach = reach_of(rule.object_gaussian);
+    for (const Gaussian& g : gaussians_) {
+      visit_ellipse(g, reach, grid_, [&](int64_t pixel, double q) {
+        if (q < reach) labels[pixel] = kObject;
+      });
+    }
+  }
+
+ private:
+  Moments of_run(int y, const Run& run, const Rule& rule) const {
+    const double* row = map_.data() + static_cast<int64_t>(y) * grid_.width + run.x0;
+    double sums[3];
+    row_sums(row, run.x1 - run.x0 + 1, run.x0 - (grid_.width - 1) / 2.0, rule.weight_low, rule.weight_high, sums);
+    const double dy = y - (grid_.height - 1) / 2.0;
+    return {sums[0], sums[1], sums[0] * dy, sums[2], sums[1] * dy, sums[0] * dy * dy};
+  }
+
+  void keep(const Moments& moments, const Rule& rule) {
+    if (moments.weight > kLeastWeight) gaussians_.push_back(fit(moments, rule.covariance_scale, grid_));
+  }
+
+  // One Gaussian per contour of the band, outer ones and those of holes. A contour's region is what it encloses, the
+  // pixels on it included; a hole's contour runs on the pixels around the hole.
+  void contour_gaussians(const Rule& rule) {
+    plane_.reset(grid_);
+    for (int y = 0; y < grid_.height; ++y) {
+      const double* row = map_.data() + static_cast<int64_t>(y) * grid_.width;
+      uint8_t* level = plane_.row(y);
+      for (int x = 0; x < grid_.width; ++x) {
+        level[x] = row[x] > 0 && row[x] >= rule.weight_low && row[x] <= rule.weight_high;
+      }
+    }
+    runs_.label_foreground(plane_, 0, 8);
+    RunLabels& found = runs_.foreground();
+    enclosed_.assign(found.components.count, {});
+    for (int y = 0; y < grid_.height; ++y) {
+      for (int32_t i = found.row_begin[y]; i < found.row_begin[y + 1]; ++i) {
+        enclosed_[found.components.find(found.runs[i].label)] += of_run(y, found.runs[i], rule);
+      }
+    }
+    RunLabels& holes = runs_.background();
+    const bool has_holes = static_cast<int>(found.roots.size()) != runs_.euler();
+    contours_.clear();
+    for (int32_t id : found.roots) contours_.push_back({found.components.items[id].first(), id, ContourKind::kOuter});
+    if (has_holes) {
+      runs_.label_background();
+      in_hole_.assign(holes.components.count, {});
+      around_hole_.assign(holes.components.count, {});
+      parent_of_hole_.assign(holes.components.count, -1);
+      for (int32_t id : holes.roots) {
+        const int32_t first = holes.components.items[id].first();
+        contours_.push_back({first, id, ContourKind::kHole});
+        parent_of_hole_[id] = found.component_at(grid_, first - 1);
+      }
+      add_hole_borders(rule);
+    }
+    // What is enclosed starts later in raster order, so the last first is from the inside out.
+    std::sort(contours_.begin(), contours_.end(), [](const auto& l, const auto& r) { return l.first > r.first; });
+    for (const auto& contour : contours_) {
+      // A pixel at the left border has the frame before it, which is no hole.
+      const int before = contour.first - 1;
+      if (contour.kind == ContourKind::kOuter) {
+        const Moments& inside = enclosed_[contour.id];
+        if (is_large(contour.first, contour.kind, rule)) keep(inside, rule);
+        if (!has_holes || grid_.column(contour.first) == 0) continue;
+        const int32_t hole = holes.component_at(grid_, before);
+        if (hole != 0) in_hole_[hole] += inside;
+      } else {
+        enclosed_[parent_of_hole_[contour.id]] += in_hole_[contour.id];
+        if (!is_large(before, contour.kind, rule)) continue;
+        Moments inside = in_hole_[contour.id];
+        inside += around_hole_[contour.id];
+        keep(inside, rule);
+      }
+    }
+  }
+
+  bool is_large(int first, ContourKind kind, const Rule& rule) const {
+    return static_cast<double>(wsolfast::boxes::doubled_contour_area(plane_, 0, first, kind)) >= 2 * rule.min_area;
+  }
+
+  // Sums over the pixels that share an edge with each hole and lie around it, not in it.
+  void add_hole_borders(const Rule& rule) {
+    RunLabels& holes = runs_.background();
+    hole_at_.assign(grid_.size(), 0);
+    for (int y = 0; y < grid_.height; ++y) {
+      for (int32_t i = holes.row_begin[y]; i < holes.row_begin[y + 1]; ++i) {
+        const Run& run = holes.runs[i];
+        const int32_t hole = holes.components.find(run.label);
+        std::fill(&hole_at_[grid_.position(y, run.x0)], &hole_at_[grid_.position(y, run.x1)] + 1, hole);
+      }
+    }
+    RunLabels& found = runs_.foreground();
+    const int stride = grid_.stride();
+    for (int y = 0; y < grid_.height; ++y) {
+      for (int32_t i = found.row_begin[y]; i < found.row_begin[y + 1]; ++i) {
+        const int32_t component = found.components.find(found.runs[i].label);
+        for (int x = found.runs[i].x0; x <= found.runs[i].x1; ++x) {
+          const int32_t* here = &hole_at_[grid_.position(y, x)];
+          const int32_t beside[4] = {here[-stride], here[-1], here[1], here[stride]};
+          for (int k = 0; k < 4; ++k) {
+            const bool is_around = beside[k] != 0 && parent_of_hole_[beside[k]] == component;
+            if (!is_around || std::find(beside, beside + k, beside[k]) != beside + k) continue;
+            around_hole_[beside[k]] += of_run(y, {x, x, 0}, rule);
+          }
+        }
+      }
+    }
+  }
+
+  struct Contour {
+    int32_t first, id;
+    ContourKind kind;
+  };
+
+  Grid grid_;
+  wsolfast::boxes::Resizer resizer_;
+  wsolfast::boxes::Runs runs_;
+  Plane<uint8_t> plane_;
+  std::vector<double> coarse_, map_;
+  std::vector<Gaussian> gaussians_;
+  std::vector<Moments> enclosed_, in_hole_, around_hole_;
+  std::vector<Contour> contours_;
+  std::vector<int32_t> hole_at_, parent_of_hole_;
+};
+
+Tensor gaussian_prior_labels_cpu(Tensor cam, int64_t height, int64_t width, double weight_low, double weight_high,
+                                 bool per_contour, double min_area, double covariance_scale, double object_cam,
+                                 double object_gaussian, double background_cam, double background_gaussian,
+                                 bool empty_background) {
+  WSOLFAST_CHECK(cam.dim() == 3 && cam.size(1) > 0 && cam.size(2) > 0 && height > 0 && width > 0, kOp,
+                 "expected maps [N, h, w] and a size that are not empty");
+  const Rule rule{weight_low,      weight_high,    per_contour,         min_area,        covariance_scale, object_cam,
+                  object_gaussian, background_cam, background_gaussian, empty_background};
+  const Tensor maps = torch::stable::contiguous(cam);
+  Tensor labels = torch::stable::new_empty(maps, {maps.size(0), height, width}, ScalarType::Byte);
+  uint8_t* out = labels.mutable_data_ptr<uint8_t>();
+  wsolfast::for_each_score_map(maps, kOp, [&](int64_t n, const auto* map) {
+    static thread_local Labeller labeller;
+    static thread_local std::vector<double> wide;
+    const auto h = static_cast<int>(maps.size(1)), w = static_cast<int>(maps.size(2));
+    wide.assign(map, map + h * w);
+    labeller.label(wide.data(), h, w, static_cast<int>(height), static_cast<int>(width), rule,
+                   out + n * height * width);
+  });
+  return labels;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(wsolfast, CPU, m) { m.impl("gaussian_prior_labels", TORCH_BOX(&gaussian_prior_labels_cpu)); }

@@ -1,0 +1,202 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from oracles.spol_labels import contour_regions as opencv_regions
+from oracles.spol_labels import released_labels
+from torch.nn.functional import interpolate
+
+from wsolfast import ops
+from wsolfast.ops import GAUSSIAN_PRIORS, GaussianPrior
+from wsolfast.reference.gaussian_prior_labels import contour_regions, region_gaussian
+from wsolfast.reference.gaussian_prior_labels import gaussian_prior_labels as reference
+from wsolfast.testing import assert_close, seeded
+
+# The specification's example.
+EXAMPLE = torch.zeros(5, 5, dtype=torch.float64)
+EXAMPLE[1, 1], EXAMPLE[2, 2], EXAMPLE[3, 3], EXAMPLE[1, 3] = 1, 2, 1, 0.5
+PRINTED = 5e-5  # printed with four decimals
+RELEASED = GAUSSIAN_PRIORS["released"]
+
+
+def blobs(n, h, w, seed=0):
+    coarse = seeded((n, 1, -(-h // 3), -(-w // 3)), dtype=torch.float64, seed=seed)
+    return interpolate(coarse, size=(h, w), mode="bilinear")[:, 0].relu()
+
+
+def gaussian_by_loop(weights, covariance_scale):
+    height, width = weights.shape
+    pixels = [(x, y, float(weights[y, x])) for y in range(height) for x in range(width)]
+    total = sum(w for _, _, w in pixels)
+    mean_x, mean_y = sum(w * x for x, _, w in pixels) / total, sum(w * y for _, y, w in pixels) / total
+    sxx = covariance_scale * sum(w * (x - mean_x) ** 2 for x, _, w in pixels) / total
+    syy = covariance_scale * sum(w * (y - mean_y) ** 2 for _, y, w in pixels) / total
+    sxy = covariance_scale * sum(w * (x - mean_x) * (y - mean_y) for x, y, w in pixels) / total
+    rho = sxy / math.sqrt(sxx * syy)
+    out = torch.zeros_like(weights)
+    for x, y, _ in pixels:
+        dx, dy = x - mean_x, y - mean_y
+        theta = dx**2 / sxx - 2 * rho * dx * dy / math.sqrt(sxx * syy) + dy**2 / syy
+        out[y, x] = math.exp(-theta / (2 * (1 - rho**2)))
+    return out
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_reference_gaussian_agrees_with_a_loop(scale):
+    weights = blobs(1, 9, 7)[0]
+    assert_close(region_gaussian(weights, scale), gaussian_by_loop(weights, scale))
+
+
+def test_gaussian_of_the_specification():
+    gaussian = region_gaussian(EXAMPLE, 1.0)
+    printed = {(2, 2): 0.9394, (1, 2): 0.3510, (2, 3): 0.3510, (1, 1): 0.3050, (3, 3): 0.3050}
+    for pixel, value in printed.items():
+        assert gaussian[pixel].item() == pytest.approx(value, abs=PRINTED)
+
+
+@pytest.mark.parametrize(
+    ("gate", "pixels"),
+    [(0.7, {(2, 2)}), (0.34, {(2, 2), (1, 2), (2, 3)})],
+)
+def test_gated_pixels_of_the_specification(gate, pixels):
+    labels = ops.gaussian_prior_labels(EXAMPLE[None], (5, 5), prior=GaussianPrior(source="gaussian", gate=gate))
+    assert {tuple(pixel) for pixel in (labels[0] == 1).nonzero().tolist()} == pixels
+    assert set(labels.unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_released_labels_are_those_of_opencv(seed):
+    """Multi-peak maps: several contours, holes, islands in holes."""
+    cam = blobs(1, 32, 32, seed)
+    assert np.array_equal(
+        ops.gaussian_prior_labels(cam, prior="released")[0].numpy(), released_labels(cam[0].numpy(), (256, 256))
+    )
+
+
+def test_the_prior_matters_on_those_maps():
+    cams = torch.cat([blobs(1, 32, 32, seed) for seed in range(12)])
+    labels = ops.gaussian_prior_labels(cams, prior="released")
+    by_cam = ops.gaussian_prior_labels(cams, prior=replace(RELEASED, source="cam"))
+    assert (labels != by_cam).flatten(1).any(1).any()
+
+
+@pytest.mark.parametrize("min_area", [0.0, 2.0, 20.0])
+@pytest.mark.parametrize("density", [0.3, 0.5, 0.7, 0.9])
+def test_reference_regions_are_those_of_opencv(density, min_area):
+    generator = torch.Generator().manual_seed(int(10 * density))
+    mask = torch.rand(23, 31, generator=generator) < density
+    mine = {tuple(region.flatten().tolist()) for region in contour_regions(mask, min_area)}
+    theirs = {tuple(region.flatten().tolist()) for region in opencv_regions(mask.numpy().astype(np.uint8), min_area)}
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("min_area", [0.0, 2.0, 20.0])
+@pytest.mark.parametrize("density", [0.3, 0.5, 0.7, 0.9])
+def test_speckled_maps_agree_with_the_reference(density, min_area):
+    """Where contours are many, touch diagonally and nest; half of the pixels leave the band upwards."""
+    generator = torch.Generator().manual_seed(int(10 * density))
+    outside = 0.9 * (torch.rand(3, 29, 33, generator=generator) < 0.5)
+    cams = torch.where(
+        torch.rand(3, 29, 33, generator=generator) < density,
+        0.1 + 0.3 * torch.rand(3, 29, 33, generator=generator),
+        outside,
+    ).double()
+    cams[:, 0, 0] = 1.0
+    prior = replace(RELEASED, min_area=min_area, object_threshold=2.0, background_threshold=0.2)
+    labels = torch.ops.wsolfast.gaussian_prior_labels.default(cams, 29, 33, *prior.codes())
+    assert torch.equal(labels, reference(cams, 29, 33, *prior.codes()))
+
+
+@pytest.mark.parametrize("prior", ["paper", "released"])
+def test_flips_and_transposition_commute(prior):
+    cam = blobs(2, 16, 16, seed=5)
+    labels = ops.gaussian_prior_labels(cam, (64, 64), prior=prior)
+    for change in (lambda x: x.flip(1), lambda x: x.flip(2), lambda x: x.mT):
+        assert torch.equal(ops.gaussian_prior_labels(change(cam), (64, 64), prior=prior), change(labels))
+
+
+def test_scale_of_the_map_hardly_matters():
+    cam = blobs(2, 16, 16) + 0.1
+    assert torch.equal(ops.gaussian_prior_labels(cam, (64, 64)), ops.gaussian_prior_labels(64 * cam, (64, 64)))
+
+
+def test_a_clean_blob_has_the_radius_of_the_specification():
+    """Sigma 20: the paper's gate lies at 0.8446 sigma, within what already exceeds half of the peak."""
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    cam = torch.exp(-((x - 128) ** 2 + (y - 128) ** 2) / (2 * 20**2)).double()
+    gated = ops.gaussian_prior_labels(cam[None], prior=GaussianPrior(source="gaussian"))[0] == 1
+    assert math.sqrt(gated.sum().item() / math.pi) == pytest.approx(0.8446 * 20, abs=0.2)
+    by_cam = ops.gaussian_prior_labels(cam[None], prior=GaussianPrior(source="cam"))
+    assert torch.equal(ops.gaussian_prior_labels(cam[None]), by_cam)
+
+
+def test_a_hollow_map_is_filled():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    ring = torch.exp(-(((x - 32) ** 2 + (y - 32) ** 2).sqrt() - 15).square() / 8).double()
+    assert ops.gaussian_prior_labels(ring[None], (64, 64))[0, 32, 32] == 1
+    assert ops.gaussian_prior_labels(ring[None], (64, 64), prior=GaussianPrior(source="cam"))[0, 32, 32] == 0
+
+
+def test_released_background_looks_at_the_map_only():
+    """A pixel below the background threshold under the Gaussian's tail is background with a gate, ignored without."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    ring = torch.exp(-(((x - 32) ** 2 + (y - 32) ** 2).sqrt() - 15).square() / 8).double()
+    gated = ops.gaussian_prior_labels(ring[None], (64, 64))
+    maximum = ops.gaussian_prior_labels(ring[None], (64, 64), prior=GaussianPrior(gate=None))
+    assert ((gated == 0) & (maximum == 255)).any()
+
+
+def test_degenerate_maps():
+    zeros = torch.zeros(1, 4, 4)
+    assert (ops.gaussian_prior_labels(zeros, (8, 8)) == 255).all()
+    assert (ops.gaussian_prior_labels(zeros, (8, 8), prior=GaussianPrior(empty="background")) == 0).all()
+    # Nothing in the band: the map alone decides.
+    assert (ops.gaussian_prior_labels(torch.ones(1, 4, 4), (8, 8), prior="released") == 1).all()
+    # One pixel: the covariance of a pixel, whose Gaussian is 1 there and exp(-6) beside it.
+    impulse = torch.zeros(1, 5, 5)
+    impulse[0, 2, 3] = 1
+    for gate, count in ((0.9, 1), (math.exp(-6) * 0.99, 5), (math.exp(-12) * 0.99, 9)):
+        prior = GaussianPrior(source="gaussian", gate=gate)
+        assert (ops.gaussian_prior_labels(impulse, (5, 5), prior=prior) == 1).sum() == count
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_maps_are_computed_in_float64(dtype):
+    cam = blobs(2, 16, 16).to(dtype)
+    assert torch.equal(ops.gaussian_prior_labels(cam, (64, 64)), ops.gaussian_prior_labels(cam.double(), (64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("cam", "options", "message"),
+    [
+        (torch.zeros(3, 3), {}, r"shape \[N, h, w\] with h, w > 0, got torch.float32 \[3, 3\]"),
+        (torch.zeros(1, 3, 3).long(), {}, "floating-point"),
+        (torch.zeros(1, 0, 3), {}, "h, w > 0"),
+        (torch.zeros(1, 3, 3), {"size": (0, 3)}, r"positive size \(H, W\), got \(0, 3\)"),
+        (torch.tensor([[[0.0]], [[torch.nan]]]), {}, r"maps \[1\] are not"),
+        (torch.tensor([[[torch.inf]]]), {}, r"maps \[0\] are not"),
+        (torch.zeros(1, 3, 3), {"prior": "published"}, r"prior in \('paper', 'released'\), got 'published'"),
+    ],
+)
+def test_bad_input_is_named(cam, options, message):
+    with pytest.raises(ValueError, match=message):
+        ops.gaussian_prior_labels(cam, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"gate": 0.0}, r"gate must be in \(0, 1\] or None"),
+        ({"gate": None, "source": "gaussian"}, "needs a gate"),
+        ({"weight_low": -0.1}, "weight_low must not be negative"),
+        ({"background_threshold": math.nan}, "background_threshold must not be negative"),
+        ({"covariance_scale": 0.0}, "covariance_scale must be positive"),
+        ({"source": "prior"}, "source must be one of"),
+        ({"empty": "object"}, "empty must be one of"),
+    ],
+)
+def test_bad_prior_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianPrior(**fields)
