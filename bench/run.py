@@ -1,6 +1,6 @@
 """Times every op of this build against its PyTorch reference and prints a table.
 
-    python bench/run.py [--op NAME] [--threads N] [--seconds S] [--json FILE]
+    python bench/run.py [--op NAME ...] [--threads N] [--seconds S] [--json FILE]
 
 A row is only timed after its results agree with the reference. One thread is measured in thread CPU time, so that a
 busy machine adds noise but no waiting; more threads in wall time.
@@ -137,21 +137,22 @@ def as_cells(row: dict) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the ops against their references.")
-    parser.add_argument("--op", help="only this op")
+    parser.add_argument("--op", nargs="+", help="only these ops")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each measurement")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
     if ops.extension_status() is not None:
         sys.exit(f"nothing to compare: the ops are served by their references ({ops.extension_status()})")
-    chosen = [case for case in CASES if arguments.op in (None, case.op)]
-    if not chosen:
-        sys.exit(f"no case of op {arguments.op!r}; known: {', '.join(sorted({case.op for case in CASES}))}")
+    known = {case.op for case in CASES}
+    chosen = set(arguments.op or known)
+    if unknown := sorted(chosen - known):
+        sys.exit(f"no case of op {unknown[0]!r}; known: {', '.join(sorted(known))}")
     torch.set_num_threads(arguments.threads)
     clock = time.thread_time if arguments.threads == 1 else time.perf_counter
     print(" | ".join(COLUMNS))
     rows = []
-    for case in chosen:
+    for case in (case for case in CASES if case.op in chosen):
         for row in measure(case, clock, arguments.seconds):
             rows.append(row)
             print(" | ".join(as_cells(row)), flush=True)

@@ -180,6 +180,12 @@ class Labeller {
     return {sums[0], sums[1], sums[0] * dy, sums[2], sums[1] * dy, sums[0] * dy * dy};
   }
 
+  Moments of_pixel(int y, int x) const {
+    const double weight = map_[static_cast<int64_t>(y) * grid_.width + x];
+    const double dx = x - (grid_.width - 1) / 2.0, dy = y - (grid_.height - 1) / 2.0;
+    return {weight, weight * dx, weight * dy, weight * dx * dx, weight * dx * dy, weight * dy * dy};
+  }
+
   void keep(const Moments& moments, const Rule& rule) {
     if (moments.weight > kLeastWeight) gaussians_.push_back(fit(moments, rule.covariance_scale, grid_));
   }
@@ -217,7 +223,7 @@ class Labeller {
         contours_.push_back({first, id, ContourKind::kHole});
         parent_of_hole_[id] = found.component_at(grid_, first - 1);
       }
-      add_hole_borders(rule);
+      add_hole_borders();
     }
     // What is enclosed starts later in raster order, so the last first is from the inside out.
     std::sort(contours_.begin(), contours_.end(), [](const auto& l, const auto& r) { return l.first > r.first; });
@@ -245,7 +251,7 @@ class Labeller {
   }
 
   // Sums over the pixels that share an edge with each hole and lie around it, not in it.
-  void add_hole_borders(const Rule& rule) {
+  void add_hole_borders() {
     RunLabels& holes = runs_.background();
     hole_at_.assign(grid_.size(), 0);
     for (int y = 0; y < grid_.height; ++y) {
@@ -266,7 +272,7 @@ class Labeller {
           for (int k = 0; k < 4; ++k) {
             const bool is_around = beside[k] != 0 && parent_of_hole_[beside[k]] == component;
             if (!is_around || std::find(beside, beside + k, beside[k]) != beside + k) continue;
-            around_hole_[beside[k]] += of_run(y, {x, x, 0}, rule);
+            around_hole_[beside[k]] += of_pixel(y, x);
           }
         }
       }

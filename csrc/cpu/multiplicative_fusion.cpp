@@ -1,5 +1,5 @@
-// A plane (n, c) at a time, all of it in the first-level cache: branches are stretched along rows once, then every
-// output row blends two stretched rows of each branch. The backward pass runs the same steps transposed.
+// A plane (n, c) at a time, all of it in the cache: the rows of a branch are stretched once, then every output row
+// blends two of them. The backward pass runs the same steps transposed.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -26,8 +26,8 @@ template <typename T>
 struct Axis {
   std::vector<int32_t> left, right;
   std::vector<T> left_weight, right_weight;  // [target]
-  // By source: the targets [begin, end) that see it, and how much, one after another from `offset` on.
-  std::vector<int32_t> begin, end, offset;
+  // By source: the targets [begin, end) that see it, and how much, one source after another.
+  std::vector<int32_t> begin, end;
   std::vector<T> seen;
 
   Axis(int64_t source, int64_t target, bool align_corners) {
@@ -44,7 +44,6 @@ struct Axis {
       int64_t first = 0;
       while (first < target && !sees(first)) ++first;
       int64_t last = first;
-      offset.push_back(static_cast<int32_t>(seen.size()));
       for (; last < target && sees(last); ++last) {
         seen.push_back((left[last] == s ? left_weight[last] : T(0)) + (right[last] == s ? right_weight[last] : T(0)));
       }
@@ -63,37 +62,61 @@ struct Branch {
   Axis<T> rows, columns;
 };
 
+// The horizontal pass: rows of the branch to rows of the output's width.
 template <typename T>
-WSOLFAST_SIMD void stretch_row(const T* source, const Axis<T>& axis, int64_t width, T* out) {
+WSOLFAST_SIMD void stretch_rows(const T* source, int64_t rows, int64_t source_width, const Axis<T>& axis, int64_t width,
+                                T* out) {
   const int32_t *left = axis.left.data(), *right = axis.right.data();
   const T *left_weight = axis.left_weight.data(), *right_weight = axis.right_weight.data();
-  for (int64_t x = 0; x < width; ++x) out[x] = left_weight[x] * source[left[x]] + right_weight[x] * source[right[x]];
-}
-
-template <typename T>
-WSOLFAST_SIMD void blend_rows(const T* above, T above_weight, const T* below, T below_weight, int64_t width, T* out) {
-  for (int64_t x = 0; x < width; ++x) out[x] = above_weight * above[x] + below_weight * below[x];
-}
-
-template <typename T>
-WSOLFAST_SIMD void multiply_by(const T* factor, int64_t width, T* out) {
-  for (int64_t x = 0; x < width; ++x) out[x] *= factor[x];
-}
-
-template <typename T>
-WSOLFAST_SIMD void add_scaled(const T* row, T scale, int64_t width, T* out) {
-  for (int64_t x = 0; x < width; ++x) out[x] += scale * row[x];
-}
-
-// The transpose of stretch_row, gathered: each source sums its targets from left to right.
-template <typename T>
-void shrink_row(const T* row, const Axis<T>& axis, int64_t source, T* out) {
-  for (int64_t s = 0; s < source; ++s) {
-    const T* weight = axis.seen.data() + axis.offset[s];
-    T sum = 0;
-    for (int32_t x = axis.begin[s]; x < axis.end[s]; ++x) sum += *weight++ * row[x];
-    out[s] = sum;
+  for (int64_t y = 0; y < rows; ++y, source += source_width, out += width) {
+    for (int64_t x = 0; x < width; ++x) out[x] = left_weight[x] * source[left[x]] + right_weight[x] * source[right[x]];
   }
+}
+
+// The vertical pass: each output row from two stretched ones.
+template <typename T>
+WSOLFAST_SIMD void blend_rows(const T* stretched, const Axis<T>& axis, int64_t height, int64_t width, T* out) {
+  for (int64_t y = 0; y < height; ++y, out += width) {
+    const T *above = stretched + axis.left[y] * width, *below = stretched + axis.right[y] * width;
+    const T above_weight = axis.left_weight[y], below_weight = axis.right_weight[y];
+    for (int64_t x = 0; x < width; ++x) out[x] = above_weight * above[x] + below_weight * below[x];
+  }
+}
+
+// The transpose of blend_rows.
+template <typename T>
+WSOLFAST_SIMD void collect_rows(const T* gradient, const Axis<T>& axis, int64_t source_height, int64_t width, T* out) {
+  std::fill(out, out + source_height * width, T(0));
+  const int64_t height = static_cast<int64_t>(axis.left.size());
+  for (int64_t y = 0; y < height; ++y, gradient += width) {
+    T *above = out + axis.left[y] * width, *below = out + axis.right[y] * width;
+    const T above_weight = axis.left_weight[y], below_weight = axis.right_weight[y];
+    for (int64_t x = 0; x < width; ++x) above[x] += above_weight * gradient[x];
+    for (int64_t x = 0; x < width; ++x) below[x] += below_weight * gradient[x];
+  }
+}
+
+// The transpose of stretch_rows, gathered: each source sums its targets from left to right.
+template <typename T>
+void shrink_rows(const T* gradient, int64_t rows, int64_t source_width, const Axis<T>& axis, int64_t width, T* out) {
+  for (int64_t y = 0; y < rows; ++y, gradient += width, out += source_width) {
+    const T* weight = axis.seen.data();
+    for (int64_t s = 0; s < source_width; ++s) {
+      T sum = 0;
+      for (int32_t x = axis.begin[s]; x < axis.end[s]; ++x) sum += *weight++ * gradient[x];
+      out[s] = sum;
+    }
+  }
+}
+
+template <typename T>
+WSOLFAST_SIMD void multiply_by(const T* factor, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] *= factor[i];
+}
+
+template <typename T>
+WSOLFAST_SIMD void add(const T* summand, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] += summand[i];
 }
 
 // Scratch of one thread.
@@ -105,108 +128,70 @@ class Fusion {
         multiplies_(multiplies),
         height_(branches[0].height),
         width_(branches[0].width),
-        rows_(branches.size() * width_),
-        row_gradient_(width_) {
+        size_(height_ * width_),
+        plane_(size_),
+        columns_(width_) {
     for (const Branch<T>& branch : branches_) {
-      stretched_.emplace_back(branch.resized ? branch.height * width_ : 0);
-      stretched_gradient_.emplace_back(branch.resized ? branch.height * width_ : 0);
+      resized_.emplace_back(branch.resized ? size_ : 0);
+      if (branch.resized) stretched_.resize(std::max(stretched_.size(), static_cast<size_t>(branch.height * width_)));
     }
   }
 
-  void fuse_to_map(int64_t plane, T* map) {
-    stretch(plane);
-    for (int64_t y = 0; y < height_; ++y) fuse_row(plane, y, map + (plane * height_ + y) * width_);
-  }
+  void fuse_to_map(int64_t plane, T* map) { fuse(plane, map + plane * size_); }
 
   void fuse_to_mean(int64_t plane, T* mean) {
-    stretch(plane);
+    fuse(plane, plane_.data());
+    std::fill(columns_.begin(), columns_.end(), T(0));
+    for (int64_t y = 0; y < height_; ++y) add(plane_.data() + y * width_, width_, columns_.data());
     double total = 0;
-    for (int64_t y = 0; y < height_; ++y) {
-      T* row = row_gradient_.data();
-      fuse_row(plane, y, row);
-      T sum = 0;
-      for (int64_t x = 0; x < width_; ++x) sum += row[x];
-      total += sum;
-    }
-    mean[plane] = static_cast<T>(total / static_cast<double>(height_ * width_));
+    for (T column : columns_) total += column;
+    mean[plane] = static_cast<T>(total / static_cast<double>(size_));
   }
 
   // `grad` is the map [h, w] of each plane, or, reduced, one number.
   void differentiate(int64_t plane, const T* grad, bool reduced) {
-    if (multiplies_) stretch(plane);
-    for (std::vector<T>& gradient : stretched_gradient_) std::fill(gradient.begin(), gradient.end(), T(0));
-    const T share = reduced ? grad[plane] / static_cast<T>(height_ * width_) : T(0);
-    for (int64_t y = 0; y < height_; ++y) {
-      if (multiplies_) {
-        for (size_t b = 0; b < branches_.size(); ++b) factors_[b] = resized_row(b, plane, y);
-      }
-      for (size_t b = 0; b < branches_.size(); ++b) {
-        const Branch<T>& branch = branches_[b];
-        T* out = branch.resized ? row_gradient_.data() : branch.gradient + (plane * height_ + y) * width_;
-        if (reduced) {
-          std::fill(out, out + width_, share);
-        } else {
-          std::copy_n(grad + (plane * height_ + y) * width_, width_, out);
-        }
-        for (size_t other = 0; multiplies_ && other < branches_.size(); ++other) {
-          if (other != b) multiply_by(factors_[other], width_, out);
-        }
-        if (!branch.resized) continue;
-        T* gradient = stretched_gradient_[b].data();
-        add_scaled(out, branch.rows.left_weight[y], width_, gradient + branch.rows.left[y] * width_);
-        add_scaled(out, branch.rows.right_weight[y], width_, gradient + branch.rows.right[y] * width_);
-      }
-    }
+    const T* factors[kMostBranches] = {};
+    for (size_t b = 0; multiplies_ && b < branches_.size(); ++b) factors[b] = resize(b, plane);
     for (size_t b = 0; b < branches_.size(); ++b) {
       const Branch<T>& branch = branches_[b];
-      if (!branch.resized) continue;
-      for (int64_t y = 0; y < branch.height; ++y) {
-        shrink_row(stretched_gradient_[b].data() + y * width_, branch.columns, branch.width,
-                   branch.gradient + (plane * branch.height + y) * branch.width);
+      T* out = branch.resized ? plane_.data() : branch.gradient + plane * size_;
+      if (reduced) {
+        std::fill(out, out + size_, grad[plane] / static_cast<T>(size_));
+      } else {
+        std::copy_n(grad + plane * size_, size_, out);
       }
+      for (size_t other = 0; multiplies_ && other < branches_.size(); ++other) {
+        if (other != b) multiply_by(factors[other], size_, out);
+      }
+      if (!branch.resized) continue;
+      collect_rows(out, branch.rows, branch.height, width_, stretched_.data());
+      shrink_rows(stretched_.data(), branch.height, branch.width, branch.columns, width_,
+                  branch.gradient + plane * branch.height * branch.width);
     }
   }
 
  private:
-  void stretch(int64_t plane) {
-    for (size_t b = 0; b < branches_.size(); ++b) {
-      const Branch<T>& branch = branches_[b];
-      if (!branch.resized) continue;
-      for (int64_t y = 0; y < branch.height; ++y) {
-        stretch_row(branch.data + (plane * branch.height + y) * branch.width, branch.columns, width_,
-                    stretched_[b].data() + y * width_);
-      }
-    }
-  }
-
-  const T* resized_row(size_t b, int64_t plane, int64_t y) {
+  const T* resize(size_t b, int64_t plane) {
     const Branch<T>& branch = branches_[b];
-    if (!branch.resized) return branch.data + (plane * height_ + y) * width_;
-    const T* stretched = stretched_[b].data();
-    T* row = rows_.data() + b * width_;
-    blend_rows(stretched + branch.rows.left[y] * width_, branch.rows.left_weight[y],
-               stretched + branch.rows.right[y] * width_, branch.rows.right_weight[y], width_, row);
-    return row;
+    const T* source = branch.data + plane * branch.height * branch.width;
+    if (!branch.resized) return source;
+    stretch_rows(source, branch.height, branch.width, branch.columns, width_, stretched_.data());
+    blend_rows(stretched_.data(), branch.rows, height_, width_, resized_[b].data());
+    return resized_[b].data();
   }
 
-  void fuse_row(int64_t plane, int64_t y, T* out) {
-    std::copy_n(branches_[0].data + (plane * height_ + y) * width_, width_, out);
-    for (size_t b = 1; b < branches_.size(); ++b) {
-      if (multiplies_) {
-        multiply_by(resized_row(b, plane, y), width_, out);
-      } else {
-        add_scaled(resized_row(b, plane, y), T(1), width_, out);
-      }
-    }
+  void fuse(int64_t plane, T* out) {
+    std::copy_n(branches_[0].data + plane * size_, size_, out);
+    for (size_t b = 1; b < branches_.size(); ++b) (multiplies_ ? multiply_by<T> : add<T>)(resize(b, plane), size_, out);
   }
 
   const std::vector<Branch<T>>& branches_;
   const bool multiplies_;
-  const int64_t height_, width_;
-  std::vector<std::vector<T>> stretched_, stretched_gradient_;  // [branch][h_i, w]
-  std::vector<T> rows_;                                         // [branch, w]
-  std::vector<T> row_gradient_;                                 // [w]
-  const T* factors_[kMostBranches] = {};
+  const int64_t height_, width_, size_;
+  std::vector<std::vector<T>> resized_;  // [branch][h, w]
+  std::vector<T> stretched_;             // [h_i, w]
+  std::vector<T> plane_;                 // [h, w]
+  std::vector<T> columns_;               // [w]
 };
 
 std::vector<Tensor> checked_branches(const Tensor& first, const Tensor& second, const std::optional<Tensor>& third,
