@@ -82,7 +82,8 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
 
     Backends: library calls on blocks of class maps on every device; at most a megabyte of float32 maps, or those of one
     class, is in memory at once on the CPU. Differentiable once; only the inputs are saved and the maps are computed
-    again. float16 and bfloat16 are computed in float32. Deterministic for a fixed number of threads.
+    again, one matrix product more than with the maps kept: a training step saves memory, not time. float16 and bfloat16
+    are computed in float32. Deterministic for a fixed number of threads.
     """
     _check(features, weight, bias)
     if features.element_size() < 4:
