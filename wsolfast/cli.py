@@ -414,7 +414,7 @@ def localize(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out /tmp/demo")
+@app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,

@@ -19,6 +19,6 @@ def path(request, engine):
     try:
         engine.use_simd(simd)
     except ValueError as error:
-        pytest.skip(str(error))
+        pytest.skip(reason=str(error))
     yield algorithm
     engine.use_simd(before)

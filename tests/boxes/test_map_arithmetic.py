@@ -16,7 +16,7 @@ def test_cubic_is_bit_equal_to_opencv(engine, source, target, simd):
     try:
         engine.use_simd(simd)
     except ValueError as error:
-        pytest.skip(str(error))
+        pytest.skip(reason=str(error))
     values = np.random.default_rng(sum(source)).standard_normal(source)
     wanted = cv2.resize(values, target[::-1], interpolation=cv2.INTER_CUBIC).reshape(target)
     resized = engine.resize(values, target)

@@ -1,0 +1,30 @@
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_wheel_holds_kernels_recipes_and_the_report(tmp_path):
+    source = tmp_path / "source"
+    for name in ("csrc", "kernels", "wsolfast"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt"):
+        shutil.copy(ROOT / name, source / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path],
+        cwd=source,
+        env=os.environ | {"WSOLFAST_EXT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in ("kernels/__init__.py", "recipes/spa_cub_vgg16.toml", "recipes/demo/spa.toml", "engine/report.html"):
+        assert f"wsolfast/{path}" in names
+    assert not any(name.startswith("kernels/") for name in names)
