@@ -160,6 +160,26 @@ def test_the_demo_trains_measures_and_reports_twice(wsolfast, tmp_path, monkeypa
         assert (tmp_path / "runs" / "demo" / "report" / "report.png").is_file()
 
 
+def test_unreadable_images_stop_a_run_or_are_left_out_with_a_count(wsolfast, tmp_path):
+    rows = ["image,class_id,class_name,width,height,x0,y0,x1,y1,split"]
+    for i in range(8):
+        Image.new("RGB", (48, 48), (30 * i, 90, 200)).save(tmp_path / f"{i}.png")
+        rows += [f"{i}.png,{i % 2},{'ab'[i % 2]},48,48,8,8,40,40,{'train' if i < 5 else 'test'}"]
+    (tmp_path / "annotations.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "1.png").write_bytes(b"not an image")
+    (tmp_path / "6.png").write_bytes(b"neither")
+    words = ["demo/cam", "data.name=folder", "data.root=.", "data.options={}", "stage.epochs=1", "stage.batch_size=2"]
+    code, _, err = wsolfast("train", *words, "--name", "stopped")
+    assert code == 3
+    assert "1.png" in err
+    code, out, err = wsolfast("train", *words, "--skip-bad")
+    assert code == 0, err
+    assert "1 unreadable images are left out" in out + err
+    code, out, err = wsolfast("eval", "runs/demo-cam", "--skip-bad")
+    assert code == 0, err
+    assert "2 images of test" in out + err
+
+
 def test_data_check_looks_at_a_tree(wsolfast, tmp_path):
     code, out, _ = wsolfast("data", "check", "folder", tmp_path)
     assert code == 3

@@ -33,6 +33,9 @@ Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run's folder; the recipe's name if not given.")]
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Start a run that exists over, replacing its results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave unreadable images out and say which, instead of stopping.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
 
@@ -94,6 +97,7 @@ def train(
     channels_last: Annotated[bool | None, typer.Option(help="Keep images as [N, H, W, C] in memory.")] = None,
     workers: Workers = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
+    skip_bad: SkipBad = False,
     save_every: Annotated[
         str | None, typer.Option(help="Checkpoint also every so many steps (500) or minutes (10m).")
     ] = None,
@@ -107,6 +111,8 @@ def train(
     )
     if seed is not None:
         overrides.append(f"seed={seed}")
+    if skip_bad:
+        overrides.append("data.skip_bad=true")
     if (recipe_name is None) == (resume is None):
         raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
 
@@ -164,6 +170,7 @@ def evaluate(
     device: Device = None,
     amp: Amp = None,
     workers: Workers = None,
+    skip_bad: SkipBad = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     scoremaps: Annotated[
@@ -222,6 +229,7 @@ def evaluate(
         raise RecipeError("give a run, a recipe, or --scoremaps DIR")
     target, *overrides = what
     overrides += _runtime_overrides(device=device, amp=amp, workers=workers)
+    overrides += ["data.skip_bad=true"] if skip_bad else []
     overrides += [f"evaluate.{key}={value}" for key, value in (("split", split), ("protocol", protocol)) if value]
 
     from wsolfast.engine.evaluate import evaluate as evaluate_run

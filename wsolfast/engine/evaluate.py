@@ -153,6 +153,10 @@ class _Split:
     def look(self, network: _Network, progress: Progress) -> None:
         """Score maps of every image: those of the last time if nothing changed, else the network's."""
         spec, runtime = self.recipe.evaluate, self.recipe.runtime
+        if self.dataset.skipped:
+            progress.say(f"{self.dataset.split}: {len(self.dataset.skipped)} unreadable images are left out")
+        for message in self.dataset.skipped:
+            progress.say(f"skipped: {message}")
         if len(self.dataset.class_names) > (self.recipe.stage[-1].num_classes or network.num_classes):
             raise RecipeError(
                 f"stage.num_classes: the model has fewer classes than split {self.dataset.split!r}, "

@@ -124,6 +124,10 @@ class _StageTraining:
             f"{stage.epochs} epochs of {self.steps_per_epoch} steps on {self.device}"
             + (f", resumed at step {self.at.step}" if self.at.step else "")
         )
+        if self.method.backbone.load_report is not None:
+            self._tell(str(self.method.backbone.load_report))
+        if self.dataset.skipped:
+            self._tell(f"{len(self.dataset.skipped)} unreadable images are left out")
         for message in self.dataset.skipped:
             self._tell(f"skipped: {message}")
         self.method.train()
