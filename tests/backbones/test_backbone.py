@@ -21,15 +21,15 @@ def small():
 def test_normalize_is_scaling_then_imagenet_statistics(small):
     expected = (IMAGE.double() / 255 - MEAN.double()) / STD.double()
     # float32 statistics: one rounding each of mean, deviation, difference and quotient at values up to 2.7.
-    torch.testing.assert_close(small.normalize(IMAGE).double(), expected, atol=2e-6, rtol=0)
-    torch.testing.assert_close(small.normalize(IMAGE / 255).double(), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(small.normalize(IMAGE).double(), expected, atol=2e-6, rtol=0)  # float32 rounding
+    torch.testing.assert_close(small.normalize(IMAGE / 255).double(), expected, atol=2e-6, rtol=0)  # float32 rounding
 
 
 def test_tensorflow_layouts_read_twice_the_image_minus_one():
     with torch.device("meta"):
         backbone = backbones.build("mobilenet_v2", layout="tf_stride32")
     backbone.input_mean, backbone.input_std = torch.full((1, 3, 1, 1), 0.5), torch.full((1, 3, 1, 1), 0.5)
-    torch.testing.assert_close(backbone.normalize(IMAGE), IMAGE / 255 * 2 - 1, atol=1e-6, rtol=0)
+    torch.testing.assert_close(backbone.normalize(IMAGE), IMAGE / 255 * 2 - 1, atol=1e-6, rtol=0)  # float32 rounding
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -39,7 +39,7 @@ def test_a_cast_backbone_reads_uint8_and_float(small, dtype):
         assert {x.dtype for x in small(image).values()} == {dtype}
     # bfloat16 keeps 8 bits of the normalised value, not of the pixel.
     expected = (IMAGE.double() / 255 - MEAN) / STD
-    tolerance = 2e-6 if dtype == torch.float64 else 2**-7
+    tolerance = 2e-6 if dtype == torch.float64 else 2**-7  # float32 statistics; bfloat16's 8 bits
     torch.testing.assert_close(small.normalize(IMAGE).double(), expected, atol=tolerance, rtol=tolerance)
 
 

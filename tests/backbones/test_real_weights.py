@@ -59,5 +59,5 @@ def test_classifiers_name_real_images(real_data, labelled_images, file, known):
     maps = torch.einsum("kc,nchw->nkhw", head.weight, features) + head.bias[:, None, None]
     predicted = (maps.relu() if head.relu_maps else maps).mean((2, 3)).argmax(1)
     # ``known`` was measured on 1,300 such images; three deviations of a draw of 60. By chance: 0.1 %.
-    tolerance = 3 * (known * (1 - known) / len(labels)) ** 0.5
+    tolerance = 3 * (known * (1 - known) / len(labels)) ** 0.5  # three standard errors
     assert (predicted == labels).float().mean() >= known - tolerance
