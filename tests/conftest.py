@@ -10,6 +10,9 @@ import torch
 from torch.utils._device import _device_constructors
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not torch.cuda.is_available():
+    # Read when a kernel is defined: Triton's kernels then run on CPU tensors, one program after the other.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Cached before torch.empty is wrapped below, or "with torch.device(...)" would never recognise it.
 _device_constructors()

@@ -1,0 +1,87 @@
+"""Every Triton kernel compiles for sm_80 and sm_90 without a GPU, without spills, within shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+HERE = Path(__file__).parent
+
+PROBE = """
+import json, sys
+from dataclasses import asdict
+sys.path.insert(0, sys.argv[1])
+import sample_kernels
+from wsolfast.testing.kernel_builds import compile_build
+found = {}
+for name in ("PRODUCT", "TOO_LARGE", "SUM"):
+    for arch in (80, 90):
+        found[f"{name}/{arch}"] = [asdict(row) for row in compile_build(getattr(sample_kernels, name), arch)]
+for name in ("NOT_LAUNCHED", "NOTHING"):
+    try:
+        compile_build(getattr(sample_kernels, name), 90)
+    except RuntimeError as error:
+        found[name] = str(error)
+print(json.dumps(found))
+"""
+
+
+def compile_in_a_process(*arguments: str) -> str:
+    """Interpreted kernels cannot be compiled, and this process may have interpreted ones."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=HERE
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def resources(tmp_path_factory):
+    table = tmp_path_factory.mktemp("builds") / "resources.json"
+    print(compile_in_a_process("-m", "wsolfast.testing.kernel_builds", "--json", str(table)))  # noqa: T201
+    return json.loads(table.read_text())
+
+
+def test_no_kernel_spills(resources):
+    assert not [row for row in resources if row["spilled_bytes"]]
+
+
+def test_every_kernel_fits_into_shared_memory(resources):
+    from wsolfast.testing.kernel_builds import SHARED_MEMORY_LIMIT
+
+    assert not [row for row in resources if row["shared_bytes"] > SHARED_MEMORY_LIMIT[row["arch"]]]
+
+
+def test_dots_use_tensor_cores(resources):
+    meant = [row for row in resources if row["tensor_cores_meant"]]
+    assert not [row for row in meant if row["tensor_core_instructions"] == 0]
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return json.loads(compile_in_a_process("-c", PROBE, str(HERE)))
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_the_gate_sees_tensor_cores_and_their_absence(samples, arch):
+    (product,), (total,) = samples[f"PRODUCT/{arch}"], samples[f"SUM/{arch}"]
+    assert product["tensor_core_instructions"] > 0
+    assert product["spilled_bytes"] == 0
+    assert product["shared_bytes"] > 0
+    assert total["tensor_core_instructions"] == 0
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_the_gate_sees_spills(samples, arch):
+    assert samples[f"TOO_LARGE/{arch}"][0]["spilled_bytes"] > 0
+
+
+def test_a_build_that_launches_something_else_is_an_error(samples):
+    assert "did not launch ['other']" in samples["NOT_LAUNCHED"]
+    assert "started no kernel" in samples["NOTHING"]

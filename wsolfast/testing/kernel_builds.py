@@ -1,0 +1,169 @@
+"""Compiles Triton kernels for GPUs that are not there, and reads what they cost from the machine code.
+
+    python -m wsolfast.testing.kernel_builds [--json FILE] [--arch 80 --arch 90] [NAME ...]
+
+A launcher is called on meta tensors while a stand-in driver answers for the device: what is compiled is what this
+launch would run, with the launcher's own tiles, warps and alignments. Needs a process without ``TRITON_INTERPRET``,
+which turns kernels into Python when they are defined.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ARCHITECTURES = (80, 90)
+# Opt-in shared memory of one CTA, bytes: A100 163 KB, H100 and H200 227 KB (CUDA programming guide, table 27).
+SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+_TENSOR_CORE = re.compile(r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|DMMA)\b")
+
+
+@dataclass(frozen=True)
+class KernelBuild:
+    """One call of a launcher at a shape that matters.
+
+    ``launch`` makes meta tensors and calls the launcher; ``tensor_cores`` names the kernels in which a dot must become
+    tensor-core instructions.
+    """
+
+    name: str
+    launch: Callable[[], object]
+    tensor_cores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KernelResources:
+    """What one kernel of a build needs, per thread (registers, spilled bytes) and per CTA (shared memory)."""
+
+    build: str
+    kernel: str
+    arch: int
+    warps: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    tensor_core_instructions: int
+    tensor_cores_meant: bool
+
+
+def compile_build(build: KernelBuild, arch: int) -> list[KernelResources]:
+    """Resources of every kernel that the build launches, compiled for ``sm_<arch>``, in launch order.
+
+    Raises:
+        RuntimeError: in a process with ``TRITON_INTERPRET``, or when the launch starts no kernel.
+    """
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        raise RuntimeError("kernel_builds: kernels are interpreted in this process; unset TRITON_INTERPRET")
+    compiled = _record_launches(build.launch, arch)
+    if not compiled:
+        raise RuntimeError(f"kernel_builds: {build.name!r} started no kernel")
+    missing = set(build.tensor_cores) - {kernel.name for kernel in compiled}
+    if missing:
+        raise RuntimeError(f"kernel_builds: {build.name!r} did not launch {sorted(missing)}")
+    return [_resources(build, kernel, arch) for kernel in compiled]
+
+
+def all_builds() -> list[KernelBuild]:
+    """The builds of every file in :mod:`wsolfast.testing.builds`."""
+    from wsolfast.testing import builds
+
+    modules = (importlib.import_module(f"{builds.__name__}.{m.name}") for m in pkgutil.iter_modules(builds.__path__))
+    return [build for module in modules for build in module.BUILDS]
+
+
+def _record_launches(launch: Callable[[], object], arch: int) -> list:
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    class AbsentDevice:
+        def get_current_target(self):
+            return GPUTarget("cuda", arch, 32)
+
+        def get_current_device(self):
+            # Compiled kernels are cached by device.
+            return arch
+
+        def get_current_stream(self, device):
+            return 0
+
+    compiled = {}
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        compiled.setdefault(kernel.hash, kernel)
+        return kernel
+
+    # Read from the private field: asking for the active driver on a machine without a device is an error.
+    previous = driver._active
+    JITFunction.run = compile_only
+    driver.set_active(AbsentDevice())
+    try:
+        launch()
+    finally:
+        JITFunction.run = run
+        driver.set_active(previous)
+    return list(compiled.values())
+
+
+def _resources(build: KernelBuild, compiled, arch: int) -> KernelResources:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = _cuobjdump("--dump-resource-usage", cubin)
+        instructions = _cuobjdump("--dump-sass", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"kernel_builds: cuobjdump reported no resource usage for {compiled.name!r}: {usage!r}")
+    registers, stack, _, local = map(int, found.groups())
+    return KernelResources(
+        build=build.name,
+        kernel=compiled.name,
+        arch=arch,
+        warps=compiled.metadata.num_warps,
+        registers=registers,
+        spilled_bytes=stack + local,
+        shared_bytes=compiled.metadata.shared,
+        tensor_core_instructions=len(_TENSOR_CORE.findall(instructions)),
+        tensor_cores_meant=compiled.name in build.tensor_cores,
+    )
+
+
+def _cuobjdump(option: str, cubin: Path) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    return subprocess.run([tool, option, cubin], capture_output=True, text=True, check=True).stdout
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print one line per kernel, and write all as JSON where ``--json`` says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("names", nargs="*", help="builds whose name contains one of these; all without")
+    parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    chosen = [b for b in all_builds() if not options.names or any(name in b.name for name in options.names)]
+    if options.names and not chosen:
+        parser.error(f"no build matches {options.names}")
+    rows = [row for b in chosen for arch in options.arch or ARCHITECTURES for row in compile_build(b, arch)]
+    for row in rows:
+        sys.stdout.write(
+            f"{row.build:48} {row.kernel:44} sm_{row.arch} {row.warps:2} warps {row.registers:3} registers "
+            f"{row.spilled_bytes:4} B spilled {row.shared_bytes:6} B shared {row.tensor_core_instructions:4} mma\n"
+        )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
