@@ -4,6 +4,7 @@ import socket
 
 import pytest
 import torch
+from combined_maps import assert_combined
 from torch import distributed, multiprocessing
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
@@ -71,18 +72,9 @@ def test_maps_are_those_of_the_enhanced_features(batch, branch, gamma):
     up, down, up_maps, down_maps = one_hot_path(method, method.backbone(batch.image)["conv5"])
     logits, class_maps = (down, down_maps) if branch == "down" else (up, up_maps)
     found = method.localize(batch.image, batch.label, topk=3)
-    order = logits.argsort(dim=1, descending=True)
     assert_close(found.logits, logits)
     assert_close(method.classify(batch.image), logits)
-    assert torch.equal(found.classes, torch.cat((batch.label[:, None], order[:, :3]), dim=1))
-    for n in range(6):
-        if gamma == "none":
-            expected = class_maps[n, found.classes[n]]
-        else:
-            weights = method.combination.of_ranks(5)
-            expected = sum(share * class_maps[n, k] for share, k in zip(weights, order[n], strict=True)).expand(4, 4, 4)
-        low, high = expected.amin((1, 2), keepdim=True), expected.amax((1, 2), keepdim=True)
-        assert_close(found.localization_map[n], (expected - low) / (high - low))
+    assert_combined(found, method.combination, class_maps, batch.label)
 
 
 def test_up_loss_can_be_dropped(batch, clock):
@@ -232,25 +224,6 @@ def test_two_processes_are_one_with_the_whole_batch(batch, tmp_path):
     pool.update(torch.tensor([0, 1, 2, 0, 0, 2]), batch.label, seeded((6, 4, 4)))
     assert torch.equal(first_pool, second_pool)
     assert torch.equal(first_pool, pool.maps)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("mobilenet_v2", {"nl_positions": ["conv3", "conv4"], "pool_size": 2}),
-        ("vgg16", {"activation": "lrelu02", "pool_size": 2, "hidden_channels": 6}),
-    ],
-)
-def test_any_backbone_trains(name, options, batch, clock):
-    batch = Batch(batch.image[:, :, :32, :32], batch.label, batch.image_id)
-    method = CICAM(backbones.build(name), 5, **options)
-    method.training_step(batch, clock)["loss"].backward()
-    silent = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert not silent
-    found = method.eval().localize(batch.image, batch.label, topk=2)
-    assert found.localization_map.shape[:2] == (6, 3)
-    assert found.localization_map.amin() >= 0
-    assert found.localization_map.amax() <= 1
 
 
 def test_bfloat16_training_leaves_the_pool_in_float32(batch, clock):

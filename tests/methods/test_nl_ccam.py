@@ -1,11 +1,11 @@
 import pytest
 import torch
+from combined_maps import assert_combined
 from torch.nn import functional
 
 from wsolfast import backbones
 from wsolfast.methods import get_stage
 from wsolfast.testing import assert_close, seeded
-from wsolfast.types import Batch
 
 NLCCAM = get_stage("nl_ccam")
 
@@ -30,16 +30,7 @@ def test_map_is_the_combination_of_all_class_maps(batch, gamma):
     features = method.backbone(batch.image)["conv5"]
     class_maps = torch.einsum("kc,nchw->nkhw", method.classifier.weight, features)
     found = method.localize(batch.image, batch.label, topk=2)
-    order = found.logits.argsort(dim=1, descending=True)
-    assert torch.equal(found.classes, torch.cat((batch.label[:, None], order[:, :2]), dim=1))
-    for n in range(6):
-        if gamma == "none":
-            expected = class_maps[n, found.classes[n]]
-        else:
-            weights = method.combination.of_ranks(5)
-            expected = sum(share * class_maps[n, k] for share, k in zip(weights, order[n], strict=True)).expand(3, 4, 4)
-        low, high = expected.amin((1, 2), keepdim=True), expected.amax((1, 2), keepdim=True)
-        assert_close(found.localization_map[n], (expected - low) / (high - low))
+    assert_combined(found, method.combination, class_maps, batch.label)
 
 
 @torch.no_grad()
@@ -60,30 +51,6 @@ def test_constant_features_give_a_map_of_zeros(batch):
     method = model(nl_positions=[]).eval()
     method.classifier.weight.zero_()
     assert not method.localize(batch.image).localization_map.any()
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("small", {"activation": "lrelu02", "hidden_channels": 7}),
-        ("mobilenet_v2", {"nl_positions": ["conv3", "conv4"]}),
-        ("resnet50", {"nl_positions": ["conv4"], "nl_kind": "dot_product"}),
-    ],
-)
-def test_any_backbone_trains(name, options, batch, clock):
-    batch = Batch(batch.image[:, :, :32, :32], batch.label, batch.image_id)
-    method = NLCCAM(backbones.build(name), 5, **options)
-    for module in method.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-    method.training_step(batch, clock)["loss"].backward()
-    silent = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert not silent
-    blocks = [module for name, module in method.backbone.named_children() if name.startswith("non_local_")]
-    assert blocks
-    for block in blocks:
-        assert block.value.weight.grad.any()
-        assert block.query.weight.grad.any()
 
 
 def test_state_dict_goes_around(batch):

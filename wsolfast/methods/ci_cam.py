@@ -4,18 +4,15 @@ Built on NL-CCAM. Objects and their usual surroundings are entangled; a pool of 
 features, and a second classification of the re-weighted features gives the map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsolfast import ops
-from wsolfast.methods._base import Method
-from wsolfast.methods._combination import Combination, wanted_classes
+from wsolfast.methods._combinational import CombinationalMethod, project
 from wsolfast.methods._context_pool import ContextPool
-from wsolfast.methods._non_local import insert_non_local_blocks, replace_activation, widen
-from wsolfast.types import Batch, Clock, Localization, ParamGroup
+from wsolfast.types import Batch, Clock, ParamGroup
 
 _CHOICES = {
     "enhance": ("class_conv", "shared_conv", "none"),
@@ -24,7 +21,7 @@ _CHOICES = {
 }
 
 
-class CICAM(Method):
+class CICAM(CombinationalMethod):
     r"""Two branches with one classifier; between them features are enhanced by the context of the predicted class.
 
     With X the features, π the class that the up branch predicts and Q_π its context, the down branch sees
@@ -33,12 +30,8 @@ class CICAM(Method):
     pool.
 
     Args:
-        backbone: its last stage feeds the classifier.
-        num_classes: K.
-        nl_positions: stages that a non-local block follows; every stage if None, as published for VGG16.
-        nl_kind: ``"embedded_gaussian"`` (published) or ``"dot_product"``.
-        activation: ``"lrelu02"`` replaces the backbone's ReLUs by LeakyReLU(0.2), as released; ``"relu"`` keeps them.
-        hidden_channels: width of two 3×3 convolutions before the classifier; 0 for none.
+        backbone, num_classes, nl_positions, nl_kind, activation, hidden_channels, gamma, gamma_m, gamma_r, gamma_s:
+            as :class:`~wsolfast.methods._combinational.CombinationalMethod`.
         shared_classifier: both branches use the same weights (published).
         up_loss_weight: weight of the up branch's cross-entropy: 1 in the paper's Eq. 9, 0 in KG-CI-CAM.
         enhance: ``"class_conv"``, V has a column per class (released); ``"shared_conv"``, one column for all (the
@@ -50,16 +43,10 @@ class CICAM(Method):
         pool_rows: ``"all"`` classes are standardised at every step (released) or the ``"touched"`` ones.
         pool_eps: added to the variance of a context map.
         map_branch: branch whose logits and maps count: ``"down"`` (released) or ``"up"``.
-        gamma: weights of the ranks, see :class:`~wsolfast.methods._combination.Combination`.
-        gamma_m: ranks that count as likely in ``"nl_quadratic"``.
-        gamma_r: ranks that count as unlikely in ``"sum"`` and ``"mean"``.
-        gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
 
     Raises:
         ValueError: if an option is unknown.
     """
-
-    combines_classes = True
 
     def __init__(
         self,
@@ -85,19 +72,23 @@ class CICAM(Method):
         gamma_r: int = 20,
         gamma_s: float = 2.0,
     ):
-        super().__init__()
         for name, value in (("enhance", enhance), ("pool_timing", pool_timing), ("map_branch", map_branch)):
             if value not in _CHOICES[name]:
                 raise ValueError(f"ci_cam: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r}")
-        self.combination = Combination(gamma, gamma_m, gamma_r, gamma_s)
+        super().__init__(
+            backbone,
+            num_classes,
+            nl_positions=nl_positions,
+            nl_kind=nl_kind,
+            activation=activation,
+            hidden_channels=hidden_channels,
+            gamma=gamma,
+            gamma_m=gamma_m,
+            gamma_r=gamma_r,
+            gamma_s=gamma_s,
+        )
         self.up_loss_weight, self.pool_timing, self.map_branch = up_loss_weight, pool_timing, map_branch
-        self.backbone = backbone
-        replace_activation(backbone, activation)
-        insert_non_local_blocks(backbone, nl_positions, nl_kind)
-        channels = backbone.stages[-1].channels
-        self.hidden = widen(channels, hidden_channels, activation)
-        channels = hidden_channels or channels
-        self.classifier = nn.Linear(channels, num_classes)
+        channels = self.classifier.in_features
         self.down_classifier = None if shared_classifier else nn.Linear(channels, num_classes)
         self.enhance = None
         if enhance != "none":
@@ -123,29 +114,6 @@ class CICAM(Method):
         up = self.classifier(features.mean((2, 3)))
         return up if self.map_branch == "up" else self._down(features, up)
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, ranking: Tensor | None = None
-    ) -> Localization:
-        """As :meth:`Method.localize`; one map serves all classes unless ``gamma`` is ``"none"``.
-
-        Args:
-            image (Tensor[N, 3, H, W]): uint8, RGB.
-            label (Tensor[N]): classes whose map comes first.
-            topk: how many predicted classes get a map.
-            ranking (Tensor[N, K]): scores that rank the classes, of another view of the images, as the released
-                evaluation takes them from the central crop; those of ``image`` itself if None.
-        """
-        features = self._features(image)
-        up = self.classifier(features.mean((2, 3)))
-        enhanced = self.map_branch == "down"
-        logits = self._down(features, up) if enhanced else up
-        ranking = logits if ranking is None else ranking
-        classes = wanted_classes(ranking, label, topk)
-        weight = (self._down_classifier if enhanced else self.classifier).weight
-        vectors = self.combination.class_vectors(weight, ranking, classes)  # [N, 1 or M, C]
-        maps = self._maps(vectors, features, up if enhanced else None)
-        return Localization(logits, classes, ops.min_max_normalize(maps).expand(-1, classes.shape[1], -1, -1))
-
     def param_groups(self) -> list[ParamGroup]:
         """As :meth:`Method.param_groups`; the enhancing convolution learns at the backbone's rate, as released."""
         if self.enhance is None:
@@ -161,14 +129,17 @@ class CICAM(Method):
     def _down_classifier(self) -> nn.Linear:
         return self.classifier if self.down_classifier is None else self.down_classifier
 
-    def _features(self, image: Tensor) -> Tensor:
-        return self.hidden(self.backbone(image)[self.backbone.stages[-1].name])
+    def _branch(self, features: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        if self.map_branch == "up":
+            return super()._branch(features)
+        up = self.classifier(features.mean((2, 3)))
+        return self._down(features, up), self._down_classifier.weight, lambda vectors: self._maps(vectors, features, up)
 
     def _grow_pool(self, features: Tensor, up: Tensor, label: Tensor) -> None:
         if self.enhance is not None and self.training:
             predicted = up.argmax(1)
             with torch.no_grad():
-                cam = self._maps(self.classifier.weight[predicted][:, None], features, None)[:, 0]
+                cam = project(self.classifier.weight[predicted][:, None], features)[:, 0]
             self.pool.update(predicted, label, cam)
 
     def _context(self, features: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,16 +158,13 @@ class CICAM(Method):
             mean = mean * (1 + self.enhance.bias) + column * in_context
         return self._down_classifier(mean)
 
-    def _maps(self, vectors: Tensor, features: Tensor, up: Tensor | None) -> Tensor:
-        """Maps [N, M, h, w] of ``vectors`` [N, M, C] on X, or on X^e where the up branch's logits are given."""
-        flat = features.flatten(2)
-        if up is None or self.enhance is None:
-            maps = vectors @ flat
-        else:
-            column, context = self._context(features, up)
-            maps = (vectors * (1 + self.enhance.bias)) @ flat
-            maps = maps + context[:, None] * ((vectors * column[:, None]) @ flat)
-        return maps.unflatten(2, features.shape[2:])
+    def _maps(self, vectors: Tensor, features: Tensor, up: Tensor) -> Tensor:
+        """Maps [N, M, h, w] of ``vectors`` [N, M, C] on X^e, where ``up`` are the up branch's logits."""
+        if self.enhance is None:
+            return project(vectors, features)
+        column, context = self._context(features, up)
+        in_context = project(vectors * column[:, None], features) * context[:, None].unflatten(2, features.shape[2:])
+        return project(vectors * (1 + self.enhance.bias), features) + in_context
 
 
 STAGES = {"localizer": CICAM}

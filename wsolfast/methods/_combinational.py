@@ -1,0 +1,87 @@
+"""What NL-CCAM and CI-CAM share: the network, and maps that combine those of all classes by their rank."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from wsolfast import ops
+from wsolfast.methods._base import Method
+from wsolfast.methods._combination import Combination, wanted_classes
+from wsolfast.methods._non_local import insert_non_local_blocks, replace_activation, widen
+from wsolfast.types import Localization
+
+
+class CombinationalMethod(Method):
+    """A backbone with non-local blocks, a linear classifier on pooled features, combinational maps.
+
+    Args:
+        backbone: its last stage feeds the classifier.
+        num_classes: K.
+        nl_positions: stages that a non-local block follows; every stage if None, as published for VGG16.
+        nl_kind: ``"embedded_gaussian"`` (published) or ``"dot_product"``.
+        activation: ``"lrelu02"`` replaces the backbone's ReLUs by LeakyReLU(0.2), as released; ``"relu"`` keeps them.
+        hidden_channels: width of two 3×3 convolutions before the classifier; 0 for none.
+        gamma: weights of the ranks, see :class:`~wsolfast.methods._combination.Combination`.
+        gamma_m: ranks that count as likely in ``"nl_quadratic"``.
+        gamma_r: ranks that count as unlikely in ``"sum"`` and ``"mean"``.
+        gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
+
+    Raises:
+        ValueError: if an option is unknown.
+    """
+
+    combines_classes = True
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        nl_positions: Sequence[str] | None = None,
+        nl_kind: str = "embedded_gaussian",
+        activation: str = "relu",
+        hidden_channels: int = 0,
+        gamma: str = "nl_quadratic",
+        gamma_m: int = 100,
+        gamma_r: int = 20,
+        gamma_s: float = 2.0,
+    ):
+        super().__init__()
+        self.combination = Combination(gamma, gamma_m, gamma_r, gamma_s)
+        self.backbone = backbone
+        replace_activation(backbone, activation)
+        insert_non_local_blocks(backbone, nl_positions, nl_kind)
+        channels = backbone.stages[-1].channels
+        self.hidden = widen(channels, hidden_channels, activation)
+        self.classifier = nn.Linear(hidden_channels or channels, num_classes)
+
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, ranking: Tensor | None = None
+    ) -> Localization:
+        """As :meth:`Method.localize`; one map serves all classes unless ``gamma`` is ``"none"``.
+
+        Args:
+            image (Tensor[N, 3, H, W]): uint8, RGB.
+            label (Tensor[N]): classes whose map comes first.
+            topk: how many predicted classes get a map.
+            ranking (Tensor[N, K]): scores that rank the classes, of another view of the images, as the released
+                evaluation takes them from the central crop; those of ``image`` itself if None.
+        """
+        logits, weight, maps_of = self._branch(self._features(image))
+        ranking = logits if ranking is None else ranking
+        classes = wanted_classes(ranking, label, topk)
+        maps = ops.min_max_normalize(maps_of(self.combination.class_vectors(weight, ranking, classes)))
+        return Localization(logits, classes, maps.expand(-1, classes.shape[1], -1, -1))
+
+    def _branch(self, features: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """What localises: logits [N, K], the weight [K, C] of its classifier, and maps of vectors [N, M, C]."""
+        logits = self.classifier(features.mean((2, 3)))
+        return logits, self.classifier.weight, lambda vectors: project(vectors, features)
+
+    def _features(self, image: Tensor) -> Tensor:
+        return self.hidden(self.backbone(image)[self.backbone.stages[-1].name])
+
+
+def project(vectors: Tensor, features: Tensor) -> Tensor:
+    """Maps [N, M, h, w] of ``vectors`` [N, M, C] on ``features`` [N, C, h, w]."""
+    return (vectors @ features.flatten(2)).unflatten(2, features.shape[2:])
