@@ -103,6 +103,8 @@ def test_an_error_of_the_system_is_one_line_and_an_unforeseen_one_keeps_its_trac
 
 def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):
     assert wsolfast("train", *TINY, "--quiet")[0] == 0
+    assert wsolfast("eval", "runs/demo-cam", "--post", "scg", "evaluate.scg.layers=['conv5']", "-q")[0] == 0
+    assert (tmp_path / "runs/demo-cam/eval/test-scg/results.json").is_file()
     code, out, err = wsolfast("eval", "runs/demo-cam", "--protocol", "spa")
     assert code == 0, err
     for title in ("Top-1 Cls", "GT-known Loc", "MaxBoxAccV2", "centre box", "threshold of train_fullsup", "PxAP"):

@@ -69,6 +69,7 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("stage.epochs=-1", "must not be negative"),
         ("stage.batch_size=0", "must not be negative or zero"),
         ("stage.optim.name=lamb", "expected one of sgd, adam, got 'lamb'"),
+        ("evaluate.post=crf", "evaluate.post: expected one of none, scg, got 'crf'"),
         ("runtime.amp=fp16", "expected one of none, bf16"),
         ("data.name=[1]", "data.name: expected a string, got"),
         ("stage.schedule.milestones=[1, 2.5]", "stage.schedule.milestones: expected an integer, got 2.5"),

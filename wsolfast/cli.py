@@ -37,6 +37,7 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable images out and say which, instead of stopping.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Post = Annotated[str | None, typer.Option(help="How maps are refined: none, or scg; the recipe's if not given.")]
 Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
 
 
@@ -153,6 +154,7 @@ def _run_path(runs: Path, name: str | None, recipe_name: str) -> Path:
     epilog="Examples:\n\n"
     "  wsolfast eval runs/demo/spa\n\n"
     "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
+    "  wsolfast eval runs/try2 --post scg evaluate.scg.delta_h=0.2\n\n"
     "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR\n\n"
     "  wsolfast eval --scoremaps DIR --metadata metadata --dataset CUB --split test --compare opencv:64",
 )
@@ -160,6 +162,7 @@ def evaluate(
     what: Annotated[list[str] | None, typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", show_default=False)] = None,
     split: Annotated[str | None, typer.Option(help="test or train_fullsup.")] = None,
     protocol: Protocol = None,
+    post: Post = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many images, evenly spread.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="For a recipe: a network's weights, or a trained run's model.safetensors.")
@@ -196,7 +199,7 @@ def evaluate(
     interrupted goes on when it is started again.
     """
     if scoremaps is not None:
-        if what or weights or limit or name or metadata is None or dataset is None:
+        if what or weights or limit or name or post or metadata is None or dataset is None:
             raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
         from wsolfast.engine.evaluate_maps import evaluate_maps
 
@@ -230,7 +233,8 @@ def evaluate(
     target, *overrides = what
     overrides += _runtime_overrides(device=device, amp=amp, workers=workers)
     overrides += ["data.skip_bad=true"] if skip_bad else []
-    overrides += [f"evaluate.{key}={value}" for key, value in (("split", split), ("protocol", protocol)) if value]
+    given = {"split": split, "protocol": protocol, "post": post}
+    overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
 
     from wsolfast.engine.evaluate import evaluate as evaluate_run
     from wsolfast.engine.pretrained import adopt
@@ -394,6 +398,7 @@ def localize(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Where the map is cut; what eval chose if not given.")
     ] = None,
+    post: Post = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -409,6 +414,7 @@ def localize(
         class_name=class_,
         threshold=threshold,
         device=device,
+        post=post,
         progress=_progress(quiet),
     )
     if not quiet:

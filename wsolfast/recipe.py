@@ -131,6 +131,8 @@ class EvaluateSpec:
     resize: int | tuple[int, ...] | None = (
         None  # what the localised image is warped to; data.crop or data.resize if absent
     )
+    post: str = "none"  # "scg" refines the maps of any method by self-correlation, as SPA does its own
+    scg: dict[str, object] = field(default_factory=dict)  # options of methods.SelfCorrelation, for post = "scg"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ CHOICES = {
     "stage.schedule.name": ("constant", "step", "poly", "exponential"),
     "runtime.amp": ("none", "bf16"),
     "evaluate.split": ("test", "train_fullsup"),
+    "evaluate.post": ("none", "scg"),
 }
 
 
@@ -261,6 +264,7 @@ def _check(recipe: Recipe) -> None:
             )
     _check_choice("runtime.amp", recipe.runtime.amp)
     _check_choice("evaluate.split", recipe.evaluate.split)
+    _check_choice("evaluate.post", recipe.evaluate.post)
 
 
 def _check_choice(key: str, value: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from wsolfast import backbones, data, methods
 from wsolfast.engine.errors import BackendError
 from wsolfast.metrics import Protocol, get_protocol
-from wsolfast.recipe import DataSpec, OptimSpec, Recipe, RecipeError, ScheduleSpec, StageSpec
+from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, ScheduleSpec, StageSpec
 
 
 def choose_device(name: str) -> torch.device:
@@ -131,6 +131,21 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
         return cls(backbone, stage.num_classes or num_classes, **stage.model)
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"stage.{stage.name}: {error.args[0] if error.args else error}") from error
+
+
+def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
+    """``method`` with its maps refined as ``evaluate.post`` asks; itself if that is ``"none"``.
+
+    Raises:
+        RecipeError: if an option of ``evaluate.scg`` is unknown or does not fit the backbone.
+    """
+    if spec.post == "none":
+        return method
+    _check_options("evaluate.scg", methods.SelfCorrelation.__init__, spec.scg, given=("self", "stages"))
+    try:
+        return methods.Refined(method, **spec.scg)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"evaluate.scg: {error}") from error
 
 
 def _check_options(where: str, function, options: dict, given: tuple[str, ...]) -> None:

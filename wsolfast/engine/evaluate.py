@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
-from wsolfast.engine.build import build_method, choose_device, count_workers, eval_protocol, eval_view, open_eval_data
+from wsolfast.engine.build import (
+    build_method,
+    choose_device,
+    count_workers,
+    eval_protocol,
+    eval_view,
+    open_eval_data,
+    refine,
+)
 from wsolfast.engine.checkpoint import load_weights, seed_everything
 from wsolfast.engine.errors import MissingError
 from wsolfast.engine.progress import Progress
@@ -40,6 +48,7 @@ def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None 
 
     Args:
         recipe: the run's own with changes, for instance another protocol; the run's own if None.
+            Results with another ``post`` go to ``eval/<split>-<post>/``.
         limit: take so many images only, evenly spread; the results go to ``eval/<split>-limit-<N>/``.
 
     Returns:
@@ -68,6 +77,7 @@ def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None 
             "split": split,
             "recipe": recipe.name,
             "method": recipe.stage[-1].method,
+            "post": recipe.evaluate.post,
             "protocol": protocol.name,
             "limit": limit,
             "ten_crop": recipe.evaluate.ten_crop,
@@ -89,6 +99,8 @@ def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None 
 def load_method(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
     """The last stage's method with the weights that the run ended with, or as it starts if nothing is trained.
 
+    Its maps are refined where ``recipe.evaluate.post`` asks for it.
+
     Raises:
         MissingError: if training is not finished.
     """
@@ -100,7 +112,13 @@ def load_method(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
     method = build_method(recipe, stage, num_classes, pretrained=not weights.is_file())
     if weights.is_file():
         load_weights(weights, method)
-    return method
+    return refine(method, recipe.evaluate)
+
+
+def eval_name(run: RunFolder, recipe: Recipe, split: str) -> str:
+    """What the evaluation of ``split`` is called: the split, and ``post`` where it is not the run's own."""
+    post = recipe.evaluate.post
+    return split if post == run.recipe.evaluate.post else f"{split}-{post}"
 
 
 class _Network:
@@ -124,7 +142,8 @@ class _Network:
         backbone = Path(stage.backbone.weights)
         given = weights if weights.is_file() else backbone if backbone.is_file() else stage.backbone.weights
         parts = [stage.method, stage.model, dataclasses.asdict(stage.backbone) | {"weights": ""}, self.recipe.seed]
-        return [given, *parts, self.recipe.runtime.amp]
+        post = [self.recipe.evaluate.post, self.recipe.evaluate.scg]
+        return [given, *parts, self.recipe.runtime.amp, *post]
 
 
 @dataclass
@@ -140,7 +159,8 @@ class _Split:
         dataset = open_eval_data(recipe, split)
         count = len(dataset) if limit is None else max(1, min(limit, len(dataset)))
         indices = [i * len(dataset) // count for i in range(count)]
-        return cls(recipe, dataset, indices, run.eval_path(split if limit is None else f"{split}-limit-{limit}"))
+        name = eval_name(run, recipe, split)
+        return cls(recipe, dataset, indices, run.eval_path(name if limit is None else f"{name}-limit-{limit}"))
 
     @classmethod
     def open_if_there(cls, run: RunFolder, recipe: Recipe, split: str, limit: int | None) -> "_Split | None":

@@ -12,11 +12,12 @@ from wsolfast import data
 from wsolfast.data.decode import decode
 from wsolfast.engine.build import choose_device, eval_protocol, eval_view
 from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.evaluate import load_method
+from wsolfast.engine.evaluate import eval_name, load_method
 from wsolfast.engine.pictures import draw_boxes, overlay
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder, write_bytes, write_json
 from wsolfast.metrics.functional import predicted_boxes
+from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
 # Share of the maximum where nothing was measured that would say better: the CAM paper's.
 _DEFAULT_THRESHOLD = 0.2
@@ -30,6 +31,7 @@ def localize(
     class_name: str | None = None,
     threshold: float | None = None,
     device: str | None = None,
+    post: str | None = None,
     progress: Progress | None = None,
 ) -> dict:
     """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
@@ -37,6 +39,7 @@ def localize(
     Args:
         class_name: name or number of the class to localise; None takes each image's most likely class.
         threshold: where the score map is cut; None takes the one that the run's evaluation chose.
+        post: how maps are refined, ``"none"`` or ``"scg"``; None does what the run's recipe says.
 
     Returns:
         What ``boxes.json`` holds: ``images`` (boxes half-open xyxy, pixels of the upright image) and ``failed``.
@@ -46,12 +49,14 @@ def localize(
         MissingError: if the run is not finished, or nothing tells its classes.
     """
     progress, recipe = progress or Progress(quiet=True), run.recipe
+    if post is not None:
+        recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
     names = run.class_names()
     if not names and recipe.stage[-1].num_classes is None:
         raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
     label = None if class_name is None else _find_class(class_name, names)
     protocol, view = eval_protocol(recipe), eval_view(recipe)
-    threshold = threshold if threshold is not None else _measured_threshold(run)
+    threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
     target = choose_device(device or recipe.runtime.device)
     method = load_method(run, recipe, len(names)).eval().to(target)
     found, failed, taken = [], [], set()
@@ -102,8 +107,8 @@ def _find_class(wanted: str, names: Sequence[str]) -> int:
     raise UsageError(f"--class {wanted!r}: the run knows no such class; {hint}")
 
 
-def _measured_threshold(run: RunFolder) -> float:
-    file = run.eval_path("test") / "results.json"
+def _measured_threshold(run: RunFolder, recipe: Recipe) -> float:
+    file = run.eval_path(eval_name(run, recipe, "test")) / "results.json"
     if file.is_file():
         results = json.loads(file.read_text(encoding="utf-8"))
         if results["protocol"] == run.recipe.evaluate.protocol:

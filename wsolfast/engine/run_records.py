@@ -84,9 +84,10 @@ def _read_run(path: Path) -> RunRecord:
     folder = path / "eval" / ("test" if "test" in evaluated else next(iter(evaluated), "test"))
     results = _json(folder / "results.json")
     method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
+    post = results.get("post", "none")
     return RunRecord(
         path=path,
-        label=str(method).replace("_", "-").upper(),
+        label=str(method if post == "none" else f"{method} + {post}").replace("_", "-").upper(),
         recipe=recipe,
         recipe_text=text,
         env=_json(path / "env.json"),

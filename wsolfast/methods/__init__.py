@@ -5,8 +5,9 @@ import importlib
 import pkgutil
 
 from wsolfast.methods._base import Method
+from wsolfast.methods._scg import Refined, SelfCorrelation
 
-__all__ = ["Method", "get_stage", "list_methods", "list_stages"]
+__all__ = ["Method", "Refined", "SelfCorrelation", "get_stage", "list_methods", "list_stages"]
 
 
 def list_methods() -> list[str]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.methods._base import Method
 from wsolfast.methods._cam_head import CamHead
+from wsolfast.methods._scg import SelfCorrelation
 from wsolfast.types import Batch, Clock, Localization
 
 # Added to the range in the released code's min-max of the coarse CAM.
@@ -32,20 +33,9 @@ class SPA(Method):
         ram_stat: ``"var"`` (released) or ``"std"`` (the paper's word) of the class probabilities.
         ram_norm: ``"minmax"`` (released) or ``"none"`` (the paper) before the cut.
         scg: refine the CAM by self-correlation (Eqs 6-14); otherwise the map is the CAM.
-        layers: names of the stages whose correlations are summed; they need the resolution of the last stage. Default:
-            the last two.
-        hsc_variant: ``"head"`` (released code), ``"v0"`` (its first upload) or ``"paper"`` (Eqs 6-11 to the letter).
-        hsc_mode: ``"max"`` of both orders, ``"first"`` or ``"second"`` alone.
-        relu_first: cut negative cosines before the second order too (``"paper"`` only; the others always do).
-        fo_th: first-order similarities below are zeroed (``"head"``, ``"v0"``).
-        so_th: second-order threshold, relative to 1/(h·w) in ``"head"``, absolute in ``"v0"``.
-        so_weight: weight of the second order in the maximum.
-        delta_h: CAM values at or above mark the object.
-        delta_l: CAM values at or below mark the background.
-        scg_post: ``"released"`` (columns, min-max) or ``"paper"`` (Eqs 12-14: rows, means).
+        layers, hsc_variant, hsc_mode, relu_first, fo_th, so_th, so_weight, delta_h, delta_l, scg_post,
+            resize_roundtrip: as :class:`~wsolfast.methods._scg.SelfCorrelation`.
         cam_relu: cut negative activations before min-max.
-        resize_roundtrip: resize the coarse CAM to the input's size and back, as the released code does with the
-            image's own size; it moves values by up to 0.05, which matters against ``delta_l``.
     """
 
     def __init__(
@@ -81,21 +71,23 @@ class SPA(Method):
         self.head = CamHead(backbone, num_classes, head, hidden_channels)
         self.ram, self.ram_alpha, self.ram_start = ram, ram_alpha, ram_start
         self.ram_options = {"tau": ram_tau, "sigma": ram_sigma, "statistic": ram_stat, "normalization": ram_norm}
-        self.scg = scg
-        self.layers = self._check_layers(layers)
-        self.scg_options = {
-            "variant": hsc_variant,
-            "mode": hsc_mode,
-            "relu_first": relu_first,
-            "fo_th": fo_th,
-            "so_th": so_th,
-            "so_weight": so_weight,
-            "delta_h": delta_h,
-            "delta_l": delta_l,
-            "post": scg_post,
-        }
+        self.refine = None
+        if scg:
+            self.refine = SelfCorrelation(
+                backbone.stages,
+                layers=layers,
+                hsc_variant=hsc_variant,
+                hsc_mode=hsc_mode,
+                relu_first=relu_first,
+                fo_th=fo_th,
+                so_th=so_th,
+                so_weight=so_weight,
+                delta_h=delta_h,
+                delta_l=delta_l,
+                scg_post=scg_post,
+                resize_roundtrip=resize_roundtrip,
+            )
         self.cam_relu = cam_relu
-        self.resize_roundtrip = resize_roundtrip
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         class_maps = self.head.class_maps(self.backbone(batch.image)[self.backbone.stages[-1].name])
@@ -113,26 +105,9 @@ class SPA(Method):
         features = self.backbone(image)
         logits, classes, cam = self.head.localize(features[self.backbone.stages[-1].name], label, topk)
         cam = ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
-        if not self.scg:
-            return Localization(logits, classes, cam)
-        if self.resize_roundtrip:
-            cam = ops.resize_roundtrip(cam, image.shape[-2:])
-        stages = [features[name] for name in self.layers]
-        return Localization(logits, classes, ops.self_correlation_map(stages, cam, **self.scg_options))
-
-    def _check_layers(self, layers: tuple[str, ...] | None) -> tuple[str, ...]:
-        stages = {stage.name: stage for stage in self.backbone.stages}
-        last = self.backbone.stages[-1]
-        names = tuple(stages)[-2:] if layers is None else tuple(layers)
-        for name in names:
-            if name not in stages:
-                raise ValueError(f"spa: layers: this backbone has the stages {', '.join(stages)}, not {name!r}")
-            if stages[name].stride != last.stride:
-                raise ValueError(
-                    f"spa: layers: {name!r} has stride {stages[name].stride}, the map has stride {last.stride}; "
-                    f"choose among {', '.join(s.name for s in stages.values() if s.stride == last.stride)}"
-                )
-        return names
+        if self.refine is not None:
+            cam = self.refine(features, cam, image.shape[-2:])
+        return Localization(logits, classes, cam)
 
 
 STAGES = {"localizer": SPA}

@@ -1,0 +1,131 @@
+"""SPA's self-correlation guidance (SCG): of SPA itself, and behind any other method."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast import ops
+from wsolfast.backbones import StageInfo
+from wsolfast.methods._base import Method
+from wsolfast.types import Batch, Clock, Localization, ParamGroup
+
+
+class SelfCorrelation:
+    """Refines maps in [0, 1] by first- and second-order self-correlations of feature stages (SPA, Eqs 6-14).
+
+    Args:
+        stages: of the backbone; the last one has the resolution of the maps.
+        layers: names of the stages whose correlations are summed; they need the resolution of the last stage. Default:
+            those of the last two that have it.
+        hsc_variant: ``"head"`` (released code), ``"v0"`` (its first upload) or ``"paper"`` (Eqs 6-11 to the letter).
+        hsc_mode: ``"max"`` of both orders, ``"first"`` or ``"second"`` alone.
+        relu_first: cut negative cosines before the second order too (``"paper"`` only; the others always do).
+        fo_th: first-order similarities below are zeroed (``"head"``, ``"v0"``).
+        so_th: second-order threshold, relative to 1/(h·w) in ``"head"``, absolute in ``"v0"``.
+        so_weight: weight of the second order in the maximum.
+        delta_h: map values at or above mark the object.
+        delta_l: map values at or below mark the background.
+        scg_post: ``"released"`` (columns, min-max) or ``"paper"`` (Eqs 12-14: rows, means).
+        resize_roundtrip: resize the maps to the input's size and back first, as the released code does with the
+            image's own size; it moves values by up to 0.05, which matters against ``delta_l``.
+
+    Raises:
+        ValueError: if a layer does not exist or has another resolution.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageInfo],
+        *,
+        layers: Sequence[str] | None = None,
+        hsc_variant: str = "head",
+        hsc_mode: str = "max",
+        relu_first: bool = False,
+        fo_th: float = 0.1,
+        so_th: float = 0.5,
+        so_weight: float = 2.0,
+        delta_h: float = 0.1,
+        delta_l: float = 0.05,
+        scg_post: str = "released",
+        resize_roundtrip: bool = True,
+    ):
+        self.layers = _check_layers(stages, layers)
+        self.options = {
+            "variant": hsc_variant,
+            "mode": hsc_mode,
+            "relu_first": relu_first,
+            "fo_th": fo_th,
+            "so_th": so_th,
+            "so_weight": so_weight,
+            "delta_h": delta_h,
+            "delta_l": delta_l,
+            "post": scg_post,
+        }
+        self.resize_roundtrip = resize_roundtrip
+
+    def __call__(self, features: Mapping[str, Tensor], maps: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized where they differ from the features' h × w."""
+        correlated = [features[name] for name in self.layers]
+        size = correlated[-1].shape[-2:]
+        if maps.shape[-2:] != size:
+            maps = functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+        elif self.resize_roundtrip:
+            maps = ops.resize_roundtrip(maps, image_size)
+        return ops.self_correlation_map(correlated, maps, **self.options)
+
+
+class Refined(Method):
+    """A trained method whose localization maps go through :class:`SelfCorrelation`; nothing else of it changes.
+
+    Args:
+        method: has run its backbone once when its :meth:`localize` returns, over the whole image.
+        **options: of :class:`SelfCorrelation`.
+    """
+
+    def __init__(self, method: Method, **options: object):
+        super().__init__()
+        self.refine = SelfCorrelation(method.backbone.stages, **options)
+        self.method = method
+        self.combines_classes = method.combines_classes
+        self._features: dict[str, Tensor] = {}
+        method.backbone.register_forward_hook(self._keep)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.method.backbone
+
+    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        return self.method.training_step(batch, clock)
+
+    def classify(self, image: Tensor) -> Tensor:
+        return self.method.classify(image)
+
+    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1, **ranking: Tensor) -> Localization:
+        found = self.method.localize(image, label, topk, **ranking)
+        maps = self.refine(self._features, found.localization_map, image.shape[-2:])
+        self._features = {}
+        return replace(found, localization_map=maps)
+
+    def param_groups(self) -> list[ParamGroup]:
+        return self.method.param_groups()
+
+    def _keep(self, backbone: nn.Module, inputs: tuple[Tensor], features: dict[str, Tensor]) -> None:
+        self._features = features
+
+
+def _check_layers(stages: Sequence[StageInfo], layers: Sequence[str] | None) -> tuple[str, ...]:
+    same = [stage.name for stage in stages if stage.stride == stages[-1].stride]
+    if layers is None:
+        return tuple(stage.name for stage in stages[-2:] if stage.name in same)
+    strides = {stage.name: stage.stride for stage in stages}
+    for name in layers:
+        if name not in strides:
+            raise ValueError(f"scg: layers: this backbone has the stages {', '.join(strides)}, not {name!r}")
+        if name not in same:
+            raise ValueError(
+                f"scg: layers: {name!r} has stride {strides[name]}, the map has stride {stages[-1].stride}; "
+                f"choose among {', '.join(same)}"
+            )
+    return tuple(layers)
