@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: demo test lint format clean help
@@ -23,12 +24,12 @@ test: lint
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+	@git ls-files $(NATIVE) | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(BIN)/clang-format -i
+	git ls-files $(NATIVE) | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info wsolfast/*.so $(VENV)

@@ -32,7 +32,7 @@ NATIVE = {
     "boxes": {"boxes"},
     "common": {"common", "torch"},
     "cpu": {"common", "boxes", "cpu", "torch"},
-    "cuda": {"common", "boxes", "torch"},
+    "cuda": {"common", "boxes", "cuda", "torch"},
 }
 FORBIDDEN_HEADERS = ("torch/extension.h", "torch/all.h", "ATen/", "c10/cuda/")
 

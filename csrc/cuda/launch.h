@@ -1,0 +1,37 @@
+// How the ops start kernels: on PyTorch's current stream, with as much dynamic shared memory as they ask for.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "common/check.h"
+#include "common/stream.h"
+
+namespace wsolfast::cuda {
+
+class Launcher {
+ public:
+  Launcher(const char* op, int32_t device) : op_(op), stream_(current_stream(device)) {}
+
+  template <typename... Parameters, typename... Arguments>
+  void operator()(void (*kernel)(Parameters...), int64_t grid, int block, size_t shared_bytes,
+                  Arguments... arguments) const {
+    constexpr size_t kWithoutAsking = 48 * 1024;
+    WSOLFAST_CHECK(grid <= std::numeric_limits<int32_t>::max(), op_, "too many maps: ", grid);
+    if (shared_bytes > kWithoutAsking) {
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    }
+    kernel<<<static_cast<unsigned>(grid), block, shared_bytes, stream_>>>(arguments...);
+    check_launch(op_);
+  }
+
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  const char* op_;
+  cudaStream_t stream_;
+};
+
+}  // namespace wsolfast::cuda

@@ -1,0 +1,89 @@
+"""Builds csrc/cuda for the host with the emulator beside this file and calls it on CPU tensors."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent / "emulator"
+ROOT = Path(__file__).parents[2]
+ORDERS = ("ascending", "descending", "shuffled")
+# Contraction off as nvcc's --fmad=false has it.
+FLAGS = "-std=c++20 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -U_FORTIFY_SOURCE -Wall -Wextra -Werror"
+
+
+def build(folder: Path) -> Path:
+    """Compile the emulator and every kernel's entry into one library; ninja keeps what is up to date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cxx = os.environ.get("CXX", "g++")
+    lines = [
+        "ninja_required_version = 1.5",
+        "rule compile",
+        f"  command = {cxx} -MMD -MF $out.d {FLAGS} -include {HERE}/cuda_emulator.h -I{HERE} -I{ROOT}/csrc "
+        "-c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {cxx} -shared $in -o $out",
+    ]
+    objects = []
+    for source in sorted(HERE.glob("*.cpp")):
+        objects.append(f"{source.stem}.o")
+        lines.append(f"build {source.stem}.o: compile {source}")
+    library = folder / "cuda_emulated.so"
+    lines.append(f"build {library.name}: link {' '.join(objects)}")
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "ninja", "-C", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"compiling the emulated kernels failed:\n{done.stdout}{done.stderr}")
+    return library
+
+
+def compiler_is_missing() -> str | None:
+    cxx = os.environ.get("CXX", "g++").split()[0]
+    return None if shutil.which(cxx) else f"no C++ compiler {cxx}"
+
+
+class Emulated:
+    """The functions of the library; a failing kernel raises RuntimeError."""
+
+    def __init__(self, library: Path):
+        self._library = ctypes.CDLL(str(library))
+
+    def call(self, function: str, *arguments) -> None:
+        """Tensors go as pointers, floats as double, everything else as int64."""
+        call = getattr(self._library, function)
+        call.restype = ctypes.c_char_p
+        error = call(*map(_as_c, arguments))
+        if error is not None:
+            raise RuntimeError(error.decode())
+
+    def set_order(self, order: str, seed: int = 0) -> None:
+        """The order of the threads in the launches that follow."""
+        self._library.set_order(ORDERS.index(order), ctypes.c_uint64(seed))
+
+    def min_max_normalize(self, maps: torch.Tensor, eps: float) -> torch.Tensor:
+        maps = maps.contiguous()
+        out = torch.full_like(maps, float("nan"))
+        size = maps.shape[-1] * maps.shape[-2]
+        self.call(f"min_max_normalize_{_suffix(maps)}", maps, maps.numel() // size, size, eps, out)
+        return out
+
+
+def _suffix(maps: torch.Tensor) -> str:
+    return {torch.float32: "f32", torch.float64: "f64", torch.uint8: "u8"}[maps.dtype]
+
+
+def _as_c(argument):
+    if isinstance(argument, torch.Tensor):
+        assert argument.is_contiguous()
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    return ctypes.c_int64(argument)
