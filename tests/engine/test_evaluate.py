@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsolfast import data
+from wsolfast._compat import import_torchvision
 from wsolfast.engine import evaluate as evaluate_module
 from wsolfast.engine.build import build_method, eval_protocol, open_eval_data
 from wsolfast.engine.checkpoint import save_weights, seed_everything
@@ -14,6 +15,7 @@ from wsolfast.engine.evaluate import best_iou, evaluate, load_method
 from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.score_maps import compute_score_maps
+from wsolfast.engine.train import train
 from wsolfast.metrics import BoxAccuracy, center_box
 from wsolfast.recipe import RecipeError
 from wsolfast.types import Localization
@@ -282,3 +284,28 @@ def test_best_iou_against_several_boxes():
     box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     truths = torch.tensor([[10.0, 10.0, 12.0, 12.0], [2.0, 0.0, 6.0, 4.0]])
     assert best_iou(box, truths) == pytest.approx(8 / 24)
+
+
+def test_a_classifier_of_the_weights_is_trained_on_and_found_again(tiny, tmp_path, coarse_sweep):
+    torchvision = import_torchvision()
+    given = torchvision.models.squeezenet1_1(num_classes=2).state_dict()
+    given["classifier.1.bias"] += 1
+    torch.save(given, tmp_path / "net.pt")
+    recipe = tiny(
+        'stage.backbone={name = "squeezenet1_1"}',
+        f"stage.backbone.weights={tmp_path / 'net.pt'}",
+        "stage.model.head=pretrained",
+        "stage.epochs=1",
+        "stage.optim.lr=1e-4",
+        "data.options.num_train=8",
+    )
+    run = RunFolder.create(tmp_path / "run", recipe)
+    train(run)
+    (tmp_path / "net.pt").unlink()  # the run has its own weights now
+    results = evaluate(run)
+    assert results["num_images"] == 10
+    method = load_method(run, run.recipe, 2)
+    assert method.head.relu_maps
+    bias = method.head.classifier.bias
+    torch.testing.assert_close(bias, given["classifier.1.bias"], atol=0.1, rtol=0)  # four small steps away
+    assert not torch.equal(bias, given["classifier.1.bias"])

@@ -149,6 +149,11 @@ class Backbone(nn.Module):
         at = taps.index(stage)
         self._steps = (*self._steps[:at], (self._steps[at][0], None), (name, stage), *self._steps[at + 1 :])
 
+    def expect_classifier(self, num_classes: int) -> None:
+        """Stand zeros in for the classifier that weights would bring: a checkpoint of what was made of it follows."""
+        weight = torch.zeros(num_classes, self.stages[-1].channels)
+        self.classifier = ClassifierHead(weight, torch.zeros(num_classes), self.relu_maps)
+
     def replace_relu(self, activation: Callable[[], nn.Module]) -> None:
         """Put ``activation()`` in the place of every ReLU module.
 

@@ -128,6 +128,8 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
         backbone = backbones.build(
             spec.name, layout=spec.layout, weights=weights, input_size=side, freeze_bn=spec.freeze_bn
         )
+        if weights != spec.weights:
+            backbone.expect_classifier(stage.num_classes or num_classes)
         return cls(backbone, stage.num_classes or num_classes, **stage.model)
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"stage.{stage.name}: {error.args[0] if error.args else error}") from error

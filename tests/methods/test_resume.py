@@ -1,0 +1,81 @@
+"""Every stage of every method, interrupted between two steps, ends with the bits of an uninterrupted run."""
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from wsolfast.engine import train as train_module
+from wsolfast.engine.errors import Interrupted
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.train import train
+from wsolfast.methods import list_methods
+from wsolfast.recipe import load_recipe
+
+EPOCHS, STEPS = 2, 2
+STOP_AT = 3  # in the middle of the second epoch
+STAGES = [(method, stage.name) for method in list_methods() for stage in load_recipe(f"demo/{method}").stage]
+
+
+def tiny(method):
+    """The method's demo recipe, every stage for four steps."""
+    recipe = load_recipe(f"demo/{method}", ["runtime.workers=0", "runtime.device=cpu"])
+    batch = max(stage.batch_size for stage in recipe.stage)
+    images = {"size": 64, "num_train": STEPS * batch, "num_val": 2, "num_test": 2}
+    data = replace(recipe.data, options=recipe.data.options | images)
+    stages = tuple(replace(stage, epochs=EPOCHS, batch_size=batch) for stage in recipe.stage)
+    return replace(recipe, data=data, stage=stages)
+
+
+def tensors_of(value, path=""):
+    """Every tensor and plain value of a nested checkpoint, by its path."""
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in tensors_of(item, f"{path}/{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for index, item in enumerate(value) for k, v in tensors_of(item, f"{path}/{index}").items()}
+    return {path: value}
+
+
+def checkpoint(run, stage):
+    return tensors_of(torch.load(run.weights_path(stage).with_name("last.ckpt"), weights_only=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Uninterrupted runs by method."""
+    runs = {}
+
+    def of(method):
+        if method not in runs:
+            runs[method] = RunFolder.create(tmp_path_factory.mktemp(method) / "whole", tiny(method))
+            train(runs[method])
+        return runs[method]
+
+    return of
+
+
+@pytest.mark.parametrize(("method", "stage"), STAGES)
+def test_a_stopped_stage_continues_bit_for_bit(method, stage, whole, tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "stopped", tiny(method))
+    step, seen = train_module._StageTraining._step, []
+
+    def interrupted_step(self, batch):
+        seen.append(self.stage.name)
+        if seen.count(stage) == STOP_AT and seen[-1] == stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    with pytest.raises(Interrupted, match=f"stopped at step {STOP_AT}"):
+        train(run)
+    monkeypatch.setattr(train_module._StageTraining, "_step", step)
+    torch.rand(7)
+    train(RunFolder(run.path))
+    for name in (stage.name for stage in run.recipe.stage):
+        expected, found = checkpoint(whole(method), name), checkpoint(run, name)
+        assert found.keys() == expected.keys()
+        for path, value in expected.items():
+            same = torch.equal(found[path], value) if isinstance(value, torch.Tensor) else found[path] == value
+            assert same, f"{name}: {path}"
