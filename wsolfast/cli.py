@@ -428,6 +428,64 @@ def localize(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast convert cub_epoch_100.pth.tar data.root=/data/CUB_200_2011\n\n"
+    "  wsolfast convert net_train_vgg16_cub.pth --pool mask_train_vgg16_cub.pth --dry-run\n\n"
+    "  wsolfast convert model-32 --source spol",
+)
+def convert(
+    what: Annotated[list[str], typer.Argument(metavar="FILE [KEY=VALUE]...", help="A published checkpoint.")],
+    source: Annotated[
+        str | None, typer.Option(help="Code base it is from; told from its tensors if not given.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="What the weights are for; told from them if not given.")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="CI-CAM: file of the context pool, or none; looked for beside FILE.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print where every tensor goes and write nothing.")
+    ] = False,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    exist_ok: ExistOk = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint of the authors' code into a finished run that eval and localize take; none of its code runs."""
+    from wsolfast import convert as converter
+
+    file, *overrides = what
+    found = converter.read_checkpoint(Path(file), source=source, recipe=recipe, pool=pool, overrides=overrides)
+    if dry_run:
+        _print_mapping(found)
+    else:
+        run = converter.write_run(found, _run_path(runs, name, f"{found.recipe.name}-published"), exist_ok=exist_ok)
+    if quiet:
+        return
+    _say(f"{found.network} of {found.origin}: {len(found.tensors)} tensors for recipe {found.recipe.name}")
+    _say(_dropped(found.dropped))
+    if not dry_run:
+        _say(
+            f"run: {run.path}\nmeasure it: wsolfast eval {run.path}" + (" data.root=DIR" * (not found.recipe.data.root))
+        )
+
+
+def _print_mapping(found) -> None:
+    width = max(map(len, found.tensors))
+    for key, tensor in found.tensors.items():
+        _say(f"{key:<{width}}  <-  {found.names[key]}  {list(tensor.shape)}")
+    for key, reason in found.dropped.items():
+        _say(f"{'dropped':<{width}}  <-  {key}  ({reason})")
+
+
+def _dropped(dropped: dict[str, str]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in dropped.items():
+        by_reason.setdefault(reason, []).append(key)
+    parts = [f"{', '.join(keys[:3])}{' ...' * (len(keys) > 3)} ({reason})" for reason, keys in by_reason.items()]
+    return f"dropped {len(dropped)} tensors" + (f": {'; '.join(parts)}" if parts else "")
+
+
 @app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),

@@ -122,7 +122,7 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
     assert len(passes) == 4
     seed_everything(99)
     method = build_method(trained.recipe, trained.recipe.stage[0], 2)
-    save_weights(trained.weights_path("localizer"), method, {"method": "cam"})
+    save_weights(trained.weights_path("localizer"), method.state_dict(), {"method": "cam"})
     evaluate(trained, recipe_with(trained, resize=40))
     assert len(passes) == 6
 

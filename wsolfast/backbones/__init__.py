@@ -10,7 +10,7 @@ import pkgutil
 
 from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
-from wsolfast.backbones._weights import LoadReport, WeightsError, load_weights
+from wsolfast.backbones._weights import LoadReport, WeightsError, load_weights, read_state
 
 __all__ = [
     "AlexNetEmbedding",
@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "list_backbones",
     "list_layouts",
+    "read_state",
 ]
 
 _TIMM = "timm:"

@@ -20,8 +20,24 @@ _PICKLED = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 _ENUM = re.compile(r"(?:tv:)?(\w+_Weights\.\w+)")
 # Where published checkpoints nest their state dict.
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
+# What training programs put beside the tensors: read as something empty, so that no code of theirs is needed or run.
+_BESIDE = ("argparse.Namespace", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 # How long to wait for a server before the machine counts as offline.
 _PROBE_SECONDS = 5.0
+
+
+class _Ignored:
+    """Stands in for a value that is not wanted."""
+
+    def __new__(cls, *_args, **_kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *_args, **_kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
 
 AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
 
@@ -91,7 +107,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             found = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(_Ignored, name) for name in _BESIDE]):
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise WeightsError(
@@ -101,14 +118,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
-    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
-        nest = next((key for key in _NESTS if isinstance(found.get(key), Mapping)), None)
-        if nest is None:
-            raise WeightsError(f"{path} holds no tensors under {_some(tuple(map(str, found)))}; save a state_dict")
+    while isinstance(found, Mapping) and (nest := _nest(found)) is not None:
         found = found[nest]
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}, expected a state_dict of named tensors")
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors under {_some(tuple(map(str, found)))}; save a state_dict")
+    return tensors
+
+
+def _nest(found: Mapping) -> str | None:
+    return next((key for key in _NESTS if isinstance(found.get(key), Mapping)), None)
 
 
 def load_state(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> None:

@@ -3,11 +3,12 @@
 import os
 import pickle
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wsolfast.engine.errors import MissingError
 from wsolfast.engine.run_folder import write_bytes
@@ -71,12 +72,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def save_weights(file: Path, method: nn.Module, about: dict[str, str]) -> None:
-    """Write the state dict as safetensors, with ``about`` as its header's metadata."""
+def save_weights(file: Path, state: Mapping[str, Tensor], about: dict[str, str]) -> None:
+    """Write a state dict as safetensors, with ``about`` as its header's metadata."""
     import safetensors.torch
 
     # Tensors that share memory are refused by the format; a clone each costs no more than the file.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in method.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     content = safetensors.torch.save(tensors, about)
     write_bytes(file, lambda stream: stream.write(content))
 

@@ -18,7 +18,7 @@ import torch
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
-_OWNED = ("metrics.jsonl", "train.log", "checkpoints", "eval", "report", "stages", "localized")
+_OWNED = ("metrics.jsonl", "train.log", "checkpoints", "eval", "report", "stages", "localized", "card.json")
 
 
 class RunFolder:

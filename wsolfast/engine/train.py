@@ -136,7 +136,7 @@ class _StageTraining:
                 self._epoch(advance)
         about = {"method": stage.method, "recipe": self.run.recipe.name, "stage": stage.name}
         artefacts.save(self.run, stage, self.method, self.device)
-        save_weights(self.run.weights_path(stage.name), self.method, about)
+        save_weights(self.run.weights_path(stage.name), self.method.state_dict(), about)
 
     def _epoch(self, advance) -> None:
         at, seen, started = self.at, 0, time.monotonic()

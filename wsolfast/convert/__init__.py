@@ -1,0 +1,238 @@
+"""Published checkpoints as runs. The folder is the registry: ``convert/<name>.py`` is the code base ``<name>``."""
+
+import difflib
+import hashlib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wsolfast.backbones import WeightsError, read_state
+from wsolfast.convert._layout import Layout
+from wsolfast.convert._read_pool import read_pool
+from wsolfast.engine.build import build_method
+from wsolfast.engine.checkpoint import save_weights
+from wsolfast.engine.errors import UsageError
+from wsolfast.engine.run_folder import RunFolder, now, write_json
+from wsolfast.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+
+__all__ = ["Conversion", "list_sources", "read_checkpoint", "write_run"]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A published checkpoint in our terms."""
+
+    file: Path
+    source: str
+    origin: str
+    network: str
+    recipe: Recipe
+    tensors: dict[str, Tensor]
+    names: dict[str, str]  # our tensor -> where it is from
+    dropped: dict[str, str]  # the checkpoint's tensor -> why nothing reads it
+
+
+def list_sources() -> list[str]:
+    """Names of the code bases whose checkpoints are read, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def read_checkpoint(
+    file: Path,
+    *,
+    source: str | None = None,
+    recipe: str | None = None,
+    pool: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Conversion:
+    """Read a published checkpoint; no code of it is run.
+
+    Args:
+        file: ``.pth``, ``.pth.tar`` or ``.safetensors``; a state dict, bare or beside an optimizer.
+        source: one of :func:`list_sources`; told from the names of the tensors if None.
+        recipe: name or file of the recipe that the weights are for; the layout's own if None.
+        pool: file of the context pool, for code bases that keep one beside the checkpoint; ``"none"`` starts from an
+            empty one; None looks beside the checkpoint, where the released code writes it.
+        overrides: ``key=value`` for the recipe.
+
+    Raises:
+        WeightsError: if the file is absent, damaged, asks for code, is of no known layout, or misses or adds tensors.
+        UsageError: if there is no such source.
+    """
+    found = _without_prefix(read_state(file))
+    name, layout = _recognize(file, found, source)
+    num_classes = _count_classes(file, layout, found)
+    kept = _read_kept(file, layout, pool)
+    own = recipe or layout.recipes.get(num_classes) or next(iter(layout.recipes.values()))
+    words = [*layout.overrides, *_shape_overrides(found, layout, kept), *overrides]
+    resolved = load_recipe(own, [f"stage.num_classes={num_classes}", *words])
+    with torch.device("meta"):
+        wanted = build_method(resolved, resolved.stage[-1], num_classes, pretrained=False).state_dict()
+    names = {key: layout.name_of(key) for key in wanted if key not in kept}
+    _check(f"{file} ({name}: {layout.network})", resolved.name, wanted, names, found, kept)
+    used = set(names.values())
+    left = [key for key in found if key not in used]
+    unknown = [key for key in left if layout.cause_of_death(key) is None]
+    if unknown:
+        raise WeightsError(
+            f"{file} ({name}: {layout.network}): recipe {resolved.name} has no place for {len(unknown)} tensors: "
+            f"{_some(unknown)}"
+        )
+    tensors = {
+        key: found[names[key]].to(like.dtype) if key not in kept and names[key] in found else kept.get(key, _zero(like))
+        for key, like in wanted.items()
+    }
+    origins = {key: names.get(key) if names.get(key) in found else "" for key in wanted}
+    return Conversion(
+        file=file,
+        source=name,
+        origin=_source(name).ORIGIN,
+        network=layout.network,
+        recipe=resolved,
+        tensors=tensors,
+        names={key: origin or ("the context pool" if key in kept else "0") for key, origin in origins.items()},
+        dropped={key: layout.cause_of_death(key) for key in left},
+    )
+
+
+def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> RunFolder:
+    """A finished run of the conversion's recipe in ``path``, with a ``card.json`` that says where it is from."""
+    recipe = parse_recipe(dump_recipe(conversion.recipe), conversion.recipe.name)
+    run = RunFolder.create(path, recipe, exist_ok=exist_ok)
+    stage = recipe.stage[-1]
+    about = {"method": stage.method, "recipe": recipe.name, "stage": stage.name, "source": conversion.source}
+    save_weights(run.weights_path(stage.name), conversion.tensors, about)
+    with conversion.file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    card = {
+        "source": conversion.source,
+        "origin": conversion.origin,
+        "network": conversion.network,
+        "file": {"name": conversion.file.name, "sha256": digest},
+        "converted": now(),
+        "recipe": recipe.name,
+        "classes": stage.num_classes,
+        "parameters": sum(tensor.numel() for tensor in conversion.tensors.values()),
+        "published": {name: value for name, value in asdict(recipe.paper).items() if value} if recipe.paper else None,
+        "tensors": conversion.names,
+        "dropped": conversion.dropped,
+    }
+    write_json(run.path / "card.json", card)
+    return run
+
+
+def _source(name: str):
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _without_prefix(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What DataParallel put in front of every name is no part of it."""
+    while found and all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return found
+
+
+def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> tuple[str, Layout]:
+    """The source and layout that explain most names, if every module of the layout is there."""
+    known = list_sources()
+    wanted = wanted and wanted.replace("-", "_")
+    if wanted is not None and wanted not in known:
+        near = difflib.get_close_matches(wanted, known, n=1)
+        raise UsageError(
+            f"--source {wanted!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
+        )
+    candidates = [(name, layout) for name in ([wanted] if wanted else known) for layout in _source(name).LAYOUTS]
+    rated = [(len(layout.absent(found)), len(layout.unknown(found)), name, layout) for name, layout in candidates]
+    absent, unknown, name, layout = min(rated, key=lambda rate: (rate[0] + rate[1], rate[0]))
+    if absent or unknown:
+        total = len(layout.modules)
+        problem = (
+            f"it lacks {_some(layout.absent(found))}" if absent else f"it has {_some(layout.unknown(found))} besides"
+        )
+        raise WeightsError(
+            f"{file} is of no known layout{f' of {wanted}' if wanted else ''}; nearest is {name}: {layout.network} "
+            f"(recipe {next(iter(layout.recipes.values()))}), of whose {total} modules {problem}"
+        )
+    return name, layout
+
+
+def _count_classes(file: Path, layout: Layout, found: Mapping[str, Tensor]) -> int:
+    classifier = next(path for path in layout.modules if path.endswith("classifier"))
+    name = layout.name_of(f"{classifier}.weight")
+    if name not in found or not found[name].dim():
+        raise WeightsError(f"{file} ({layout.network}) lacks {name}, whose rows would tell the number of classes")
+    return len(found[name])
+
+
+def _read_kept(file: Path, layout: Layout, pool: str | None) -> dict[str, Tensor]:
+    """What the code base keeps in another file."""
+    if layout.pool is None:
+        if pool is not None:
+            raise UsageError(f"--pool: {layout.network} has no context pool; leave it out")
+        return {}
+    if pool == "none":
+        return {}
+    if pool is None and "net_train_" not in file.name:
+        raise WeightsError(
+            f"{file} comes without its context pool, which the released code keeps in mask_train_*.pth; "
+            "give --pool FILE, or --pool none to start from an empty one"
+        )
+    beside = file.with_name(file.name.replace("net_train_", "mask_train_"))
+    return {layout.pool: read_pool(Path(pool) if pool else beside)}
+
+
+def _shape_overrides(found: Mapping[str, Tensor], layout: Layout, kept: Mapping[str, Tensor]) -> list[str]:
+    """What the tensors say about the network that its layout leaves open."""
+    words = []
+    if layout.pool in kept:
+        words.append(f"stage.model.pool_size={kept[layout.pool].shape[-1]}")
+    up, down = ([f"{branch}_classifier.0.{leaf}" for leaf in ("weight", "bias")] for branch in ("up", "down"))
+    if all(name in found for name in (*up, *down)):
+        same = all(torch.equal(found[one], found[other]) for one, other in zip(up, down, strict=True))
+        words.append(f"stage.model.shared_classifier={'true' if same else 'false'}")
+    return words
+
+
+def _check(
+    what: str,
+    recipe: str,
+    wanted: Mapping[str, Tensor],
+    names: Mapping[str, str | None],
+    found: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+) -> None:
+    missing = [key for key, name in names.items() if name not in found and not _may_be_zero(key)]
+    if missing:
+        raise WeightsError(
+            f"{what} lacks {len(missing)} tensors of recipe {recipe}: "
+            f"{_some([names[key] or f'any for our {key}' for key in missing])}"
+        )
+    given = {key: found[name] for key, name in names.items() if name in found} | dict(kept)
+    misfits = [
+        f"{names.get(key) or key} {list(tensor.shape)} instead of {list(wanted[key].shape)}"
+        for key, tensor in given.items()
+        if tensor.shape != wanted[key].shape
+    ]
+    if misfits:
+        raise WeightsError(f"{what} does not fit recipe {recipe} in shape: {_some(misfits)}")
+
+
+def _may_be_zero(key: str) -> bool:
+    """Counters of batch norms, which old checkpoints lack, and the context pool, which starts empty."""
+    return key.endswith("num_batches_tracked") or key == "pool.maps"
+
+
+def _zero(like: Tensor) -> Tensor:
+    return torch.zeros(like.shape, dtype=like.dtype, device="cpu")
+
+
+def _some(values: list[str]) -> str:
+    rest = len(values) - _SHOWN
+    return ", ".join(values[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,54 @@
+"""How published networks name their tensors, and what those names are in ours."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One network of one code base.
+
+    Where a name is in ``modules`` and in ``dead``, the checkpoint may lack it.
+
+    Attributes:
+        network: what it is, for people.
+        recipes: our recipe by the number of classes; the first one for any other number.
+        modules: path of a module of our method -> its path in the checkpoint; of several that fit the longest counts.
+        dead: start of a name in the checkpoint -> why nothing reads what begins so.
+        marks: starts of names that the checkpoint has besides those of ``modules``.
+        pool: our tensor that the code base keeps in a file of its own, beside the checkpoint.
+        overrides: where the network differs from the recipes.
+    """
+
+    network: str
+    recipes: Mapping[int, str]
+    modules: Mapping[str, str]
+    dead: Mapping[str, str] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+    pool: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def name_of(self, key: str) -> str | None:
+        """What the checkpoint calls our tensor ``key``; None if it has no such tensor."""
+        path = _longest(key, self.modules)
+        return None if path is None else self.modules[path] + key[len(path) :]
+
+    def cause_of_death(self, name: str) -> str | None:
+        """Why nothing reads the checkpoint's tensor ``name``."""
+        start = _longest(name, self.dead)
+        return None if start is None else self.dead[start]
+
+    def absent(self, names: Iterable[str]) -> list[str]:
+        """Modules of this layout that a checkpoint with tensors ``names`` does not have."""
+        starts = {name[:at] for name in names for at in range(len(name)) if name[at] == "."}
+        needed = (*self.marks, *(path for path in self.modules.values() if self.cause_of_death(f"{path}.") is None))
+        return [path for path in needed if path not in starts]
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Tensors among ``names`` that this layout does not have."""
+        theirs = tuple(self.modules.values())
+        return [name for name in names if _longest(name, theirs) is None and _longest(name, self.dead) is None]
+
+
+def _longest(name: str, paths: Iterable[str]) -> str | None:
+    return max((path for path in paths if name.startswith(f"{path}.")), key=len, default=None)
