@@ -112,6 +112,8 @@ class StageSpec:
     backbone: BackboneSpec
     batch_size: int = 32
     num_classes: int | None = None  # as many as the data set has, if absent
+    resize: int | tuple[int, ...] | None = None  # of this stage's images; data.resize if absent
+    crop: int | None = None  # data.crop if absent
     uses: dict[str, str] = field(default_factory=dict)  # batch field -> the earlier stage that exports it
     model: dict[str, object] = field(default_factory=dict)  # the method's own options
     optim: OptimSpec = field(default_factory=OptimSpec)
@@ -123,6 +125,8 @@ class EvaluateSpec:
     """``[evaluate]``."""
 
     protocol: str = "wsolevaluation"
+    localizer: str | None = None  # stage whose maps are measured; the last that is not the classifier if absent
+    classifier: str | None = None  # stage or run folder that ranks the classes; the localiser if absent and able
     split: str = "test"
     ten_crop: bool = False  # classes are ranked by ten crops of the image at data.resize
     center_crop: bool = False  # classes are ranked by the central crop of the image, resized as in training

@@ -13,7 +13,7 @@ class Batch:
     image: Tensor  # uint8 [N, 3, H, W], RGB; backbones scale and normalise it
     label: Tensor  # int64 [N]
     image_id: tuple[str, ...]
-    pseudo_mask: Tensor | None = None  # float [N, h, w] in [0, 1], from an earlier stage
+    pseudo_mask: Tensor | None = None  # [N, H, W]: what Method.mask_maker made of an earlier stage's maps
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on ``device``."""
@@ -45,8 +45,8 @@ class Clock:
 class Localization:
     """What a method says of a batch of images."""
 
-    logits: Tensor  # [N, K]
-    classes: Tensor  # int64 [N, M]: the label if one was given, then the top-k predictions
+    logits: Tensor | None  # [N, K]; None of a method that does not classify
+    classes: Tensor  # int64 [N, M]: the label if one was given, then the top-k predictions; -1 if neither is known
     localization_map: Tensor  # [N, M, h, w] in [0, 1]
 
 

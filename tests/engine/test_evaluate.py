@@ -11,7 +11,7 @@ from wsolfast.engine import evaluate as evaluate_module
 from wsolfast.engine.build import build_method, eval_protocol, open_eval_data
 from wsolfast.engine.checkpoint import save_weights, seed_everything
 from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.evaluate import best_iou, evaluate, load_method
+from wsolfast.engine.evaluate import best_iou, evaluate, load_localizer
 from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.score_maps import compute_score_maps
@@ -41,7 +41,7 @@ def counted_passes(monkeypatch):
 def test_numbers_are_those_of_the_metrics_on_the_methods_own_maps(trained):
     results = evaluate(trained)
     dataset = open_eval_data(trained.recipe, "test")
-    method = load_method(trained, trained.recipe, 2).eval()
+    method = load_localizer(trained, trained.recipe, 2).eval()
     accuracy = BoxAccuracy("wsolevaluation")
     right = 0
     for i in range(len(dataset)):
@@ -252,7 +252,7 @@ def test_a_recipe_without_training_takes_a_networks_weights(tiny, tmp_path, coar
     torch.save(backbone.state_dict(), tmp_path / "net.pt")
     run = adopt(tmp_path / "run", recipe, tmp_path / "net.pt")
     assert run.recipe.stage[0].backbone.weights == str(tmp_path / "net.pt")
-    loaded = load_method(run, run.recipe, 2).backbone.state_dict()
+    loaded = load_localizer(run, run.recipe, 2).backbone.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in backbone.state_dict().items())
     assert evaluate(run)["num_images"] == 10
 
@@ -304,7 +304,7 @@ def test_a_classifier_of_the_weights_is_trained_on_and_found_again(tiny, tmp_pat
     (tmp_path / "net.pt").unlink()  # the run has its own weights now
     results = evaluate(run)
     assert results["num_images"] == 10
-    method = load_method(run, run.recipe, 2)
+    method = load_localizer(run, run.recipe, 2)
     assert method.head.relu_maps
     bias = method.head.classifier.bias
     torch.testing.assert_close(bias, given["classifier.1.bias"], atol=0.1, rtol=0)  # four small steps away

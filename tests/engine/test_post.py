@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from wsolfast.engine.build import open_eval_data
-from wsolfast.engine.evaluate import evaluate, load_method
+from wsolfast.engine.evaluate import evaluate, load_localizer
 from wsolfast.engine.localize import localize
 from wsolfast.engine.report import write_report
 from wsolfast.recipe import RecipeError, dump_recipe, parse_recipe
@@ -29,7 +29,7 @@ def test_refined_maps_stand_beside_the_runs_own(trained):
     files = [trained.eval_path(name) / "maps.npz" for name in ("test", "test-scg")]
     maps = [np.load(file)["maps"] for file in files]
     assert not np.array_equal(*maps)
-    method = load_method(trained, changed(trained, *SCG), 2).eval()
+    method = load_localizer(trained, changed(trained, *SCG), 2).eval()
     sample = open_eval_data(trained.recipe, "test")[3]
     with torch.inference_mode():
         expected = method.localize(sample.image[None], torch.tensor([sample.label]), topk=0).localization_map[0, 0]

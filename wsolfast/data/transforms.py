@@ -23,6 +23,18 @@ class Placement:
     offset: tuple[int, int]  # (x, y), view pixels cut off at the left and the top
     flip: bool = False
 
+    @property
+    def resized_size(self) -> tuple[int, int]:
+        """(width, height) of the whole image after the resize, before the crop."""
+        width, height = (round(size * scale) for size, scale in zip(self.image_size, self.scale, strict=True))
+        return width, height
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """The view of a map [..., height, width] over the whole resized image: cropped and mirrored with the image."""
+        (left, top), (width, height) = self.offset, self.view_size
+        view = whole[..., top : top + height, left : left + width]
+        return view.flip(-1) if self.flip else view
+
     def boxes_to_view(self, boxes: Tensor) -> Tensor:
         """Boxes [..., 4] xyxy of the image in pixels of the view, not clipped."""
         x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)

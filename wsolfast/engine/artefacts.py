@@ -1,43 +1,72 @@
-"""What one stage leaves for a later one: tensors per training image, seen through the later stage's random views."""
+"""What one stage leaves for a later one: tensors per training image, seen through the later stage's random views.
 
-from collections.abc import Sequence
+They lie beside the stage's weights in files of some thousand images, each written whole and with the digest of its
+content, so that an interrupted export goes on where it stopped.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from wsolfast import data
-from wsolfast.engine.build import count_workers, open_eval_data
-from wsolfast.engine.errors import MissingError
+from wsolfast.engine.build import count_workers, open_export_data
+from wsolfast.engine.errors import Interrupted, MissingError
+from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder, write_bytes
+from wsolfast.engine.score_maps import fingerprint
+from wsolfast.engine.signals import StopRequest
 from wsolfast.methods import Method
 from wsolfast.recipe import RecipeError, StageSpec
 from wsolfast.types import Batch
 
 FIELDS = ("pseudo_mask",)
+# Of one file, about; whole batches, so that an interrupted export sees the same batches again.
+_IMAGES_PER_FILE = 4096
+
+MaskMaker = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
-def save(run: RunFolder, stage: StageSpec, method: Method, device: torch.device) -> None:
-    """Export over the training images, each whole and once, if a later stage uses this one."""
-    import safetensors.torch
+def save(
+    run: RunFolder,
+    stage: StageSpec,
+    method: Method,
+    device: torch.device,
+    *,
+    identity: str,
+    stop: StopRequest,
+    progress: Progress,
+) -> None:
+    """Export over the training images, each whole and once, if a later stage uses this one.
 
+    Args:
+        identity: what the method's weights follow from; files of another identity are written again.
+
+    Raises:
+        Interrupted: a signal asked for a stop.
+    """
     if not any(stage.name in later.uses.values() for later in run.recipe.stage):
         return
-    dataset = open_eval_data(run.recipe, "train_weaksup")
-    workers = count_workers(run.recipe.runtime.workers)
-    parts: dict[str, list[Tensor]] = {}
+    dataset = open_export_data(run.recipe)
+    identity = fingerprint(identity, list(dataset.image_ids))
+    size = run.recipe.evaluate.batch_size
+    per_file = max(1, _IMAGES_PER_FILE // size) * size
     was_training = method.training
     method.eval()
-    with torch.inference_mode():
-        for batch in DataLoader(dataset, run.recipe.evaluate.batch_size, num_workers=workers, collate_fn=data.collate):
-            for name, tensor in method.export(batch.to(device)).items():
-                parts.setdefault(name, []).append(tensor.cpu())
+    with torch.inference_mode(), progress.task(f"{stage.name}: export", len(dataset)) as advance:
+        for number, start in enumerate(range(0, len(dataset), per_file)):
+            part = Subset(dataset, range(start, min(start + per_file, len(dataset))))
+            file = _folder(run, stage.name) / f"{number:05d}.safetensors"
+            if _read(file, identity) is None:
+                _write(file, _export(method, part, size, count_workers(run.recipe.runtime.workers), device), identity)
+            advance(len(part))
+            if stop.requested:
+                raise Interrupted(f"stopped in the export of {stage.name}; wsolfast train --resume {run.path}")
     method.train(was_training)
-    content = safetensors.torch.save({name: torch.cat(tensors) for name, tensors in parts.items()})
-    write_bytes(_file(run, stage.name), lambda stream: stream.write(content))
 
 
 def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
@@ -45,54 +74,88 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
 
     Raises:
         RecipeError: if the earlier stage exports no such thing, or batches have no such field.
-        MissingError: if the earlier stage's file is gone.
+        MissingError: if one of the earlier stage's files is gone or damaged.
     """
-    import safetensors.torch
-
     found = {}
     for field, source in stage.uses.items():
         where = f"stage.{stage.name}.uses.{field}"
         if field not in FIELDS:
             raise RecipeError(f"{where}: batches have no such field; there is: {', '.join(FIELDS)}")
-        file = _file(run, source)
-        if not file.is_file():
-            raise MissingError(f"{file}: missing; stage {source!r} writes it when it ends")
-        exported = safetensors.torch.load_file(file)
-        if field not in exported:
-            raise RecipeError(f"{where}: stage {source!r} exports {', '.join(exported) or 'nothing'}")
-        found[field] = exported[field]
+        parts = []
+        files = sorted(_folder(run, source).glob("*.safetensors"))
+        again = f"delete {run.weights_path(source)} and resume: stage {source!r} then writes it again"
+        if not files:
+            raise MissingError(f"{_folder(run, source)}: holds no exported maps; {again}")
+        for file in files:
+            exported = _read(file)
+            if exported is None:
+                raise MissingError(f"{file}: damaged; {again}")
+            if field not in exported:
+                raise RecipeError(f"{where}: stage {source!r} exports {', '.join(exported) or 'nothing'}")
+            parts.append(exported[field])
+        found[field] = torch.cat(parts)
     return found
 
 
 class Collate:
-    """:func:`wsolfast.data.collate` plus what earlier stages left, cropped and mirrored as each image was."""
+    """:func:`wsolfast.data.collate` plus what earlier stages left, cropped and mirrored as each image was.
 
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.tensors = tensors
+    Args:
+        exported: by batch field, one row per image of the data set.
+        make_mask: the method's :meth:`wsolfast.methods.Method.mask_maker`.
+    """
+
+    def __init__(self, exported: dict[str, Tensor], make_mask: MaskMaker):
+        self.exported, self.make_mask = exported, make_mask
 
     def __call__(self, samples: Sequence[data.Sample]) -> Batch:
         batch = data.collate(samples)
-        views = {
-            field: torch.stack([view_of(tensor[sample.index], sample.placement) for sample in samples])
-            for field, tensor in self.tensors.items()
-        }
+        views = {field: torch.stack(list(self._views(rows, samples))) for field, rows in self.exported.items()}
         return replace(batch, **views)
 
-
-def view_of(mask: Tensor, placement: data.Placement) -> Tensor:
-    """A map [h, w] over a whole image as the map [h, w] over a view of it, bilinear."""
-    x, y = (
-        ((torch.arange(cells) + 0.5) / cells * size + offset) / (scale * whole)
-        for cells, size, offset, scale, whole in zip(
-            mask.shape[::-1], placement.view_size, placement.offset, placement.scale, placement.image_size, strict=True
-        )
-    )
-    if placement.flip:
-        x = x.flip(0)
-    grid_y, grid_x = torch.meshgrid(y * 2 - 1, x * 2 - 1, indexing="ij")
-    grid = torch.stack([grid_x, grid_y], dim=-1).to(mask)
-    return functional.grid_sample(mask[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+    def _views(self, rows: Tensor, samples: Sequence[data.Sample]) -> Iterator[Tensor]:
+        for sample in samples:
+            width, height = sample.placement.resized_size
+            yield sample.placement.cut(self.make_mask(rows[sample.index], (height, width)))
 
 
-def _file(run: RunFolder, stage: str) -> Path:
-    return run.stage_path(stage) / "artefacts.safetensors"
+def _export(method: Method, part: Subset, batch_size: int, workers: int, device: torch.device) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {}
+    for batch in DataLoader(part, batch_size, num_workers=workers, collate_fn=data.collate):
+        for name, tensor in method.export(batch.to(device)).items():
+            parts.setdefault(name, []).append(tensor.cpu())
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def _write(file: Path, tensors: dict[str, Tensor], identity: str) -> None:
+    import safetensors.torch
+
+    content = safetensors.torch.save(tensors, {"identity": identity, "sha256": _digest(tensors)})
+    write_bytes(file, lambda stream: stream.write(content))
+
+
+def _read(file: Path, identity: str | None = None) -> dict[str, Tensor] | None:
+    """What :func:`_write` wrote; None if it is absent, damaged, or of another identity."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            about = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return None
+    intact = about.get("sha256") == _digest(tensors)
+    return tensors if intact and identity in (None, about.get("identity")) else None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _folder(run: RunFolder, stage: str) -> Path:
+    return run.stage_path(stage) / "artefacts"

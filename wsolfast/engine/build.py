@@ -10,6 +10,7 @@ from torch import nn
 
 from wsolfast import backbones, data, methods
 from wsolfast.engine.errors import BackendError
+from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.metrics import Protocol, get_protocol
 from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, ScheduleSpec, StageSpec
 
@@ -41,24 +42,38 @@ def count_workers(wanted: int) -> int:
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
-def open_training_data(recipe: Recipe):
-    """``train_weaksup`` as training sees it: resized, randomly cropped and mirrored; no boxes."""
-    spec = recipe.data
-    return _open(recipe, "train_weaksup", resize=spec.resize, crop=spec.crop, train=True, keep_aspect=spec.keep_aspect)
+def open_training_data(recipe: Recipe, stage: StageSpec):
+    """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
+    role = Role(recipe, stage)
+    keep_aspect = recipe.data.keep_aspect
+    return _open(recipe, "train_weaksup", resize=role.resize, crop=role.crop, train=True, keep_aspect=keep_aspect)
+
+
+def open_export_data(recipe: Recipe):
+    """``train_weaksup`` as a stage sees it that leaves maps for a later one: whole images, warped, in one order."""
+    return _open(recipe, "train_weaksup", resize=recipe.data.resize, crop=None, train=False)
 
 
 def open_eval_data(recipe: Recipe, split: str):
     """``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
-    spec, wide = recipe.data, None
-    for name in ("ten_crop", "center_crop"):
-        if getattr(recipe.evaluate, name) and (not isinstance(spec.resize, int) or spec.crop is None):
-            raise RecipeError(f"evaluate.{name}: needs data.resize as one side and data.crop")
-    if recipe.evaluate.ten_crop:
-        wide = data.View(spec.resize)
-    elif recipe.evaluate.center_crop:
-        wide = data.View(spec.resize, spec.crop, keep_aspect=spec.keep_aspect)
     view = eval_view(recipe)
-    return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=wide)
+    return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=classifier_view(recipe))
+
+
+def classifier_view(recipe: Recipe) -> data.View | None:
+    """What ranks the classes sees of an image, ten crops of it with ``ten_crop``; None if it is the localiser's view.
+
+    Raises:
+        RecipeError: if the recipe asks for crops and does not say of what size.
+    """
+    classifier = classifier_of(recipe)
+    ranking = classifier or localizer_of(recipe)
+    for name in ("ten_crop", "center_crop"):
+        if getattr(recipe.evaluate, name) and (not isinstance(ranking.resize, int) or ranking.crop is None):
+            raise RecipeError(f"evaluate.{name}: needs data.resize as one side and data.crop")
+    if recipe.evaluate.center_crop and not recipe.evaluate.ten_crop:
+        return data.View(ranking.resize, ranking.crop, keep_aspect=ranking.recipe.data.keep_aspect)
+    return data.View(ranking.resize) if recipe.evaluate.ten_crop or classifier is not None else None
 
 
 def eval_protocol(recipe: Recipe) -> Protocol:

@@ -28,11 +28,12 @@ def demo(output: Path, *, seed: int = 0, minutes: float = _MINUTES, progress: Pr
     for name in list_recipes():
         if not name.startswith("demo/"):
             continue
-        epochs = load_recipe(name).stage[-1].epochs
-        scaled = max(1, round(epochs * minutes / _MINUTES))
-        recipe = load_recipe(name, [f"seed={seed}", f"stage.epochs={scaled}"])
+        stages = load_recipe(name).stage
+        scaled = {stage.name: max(1, round(stage.epochs * minutes / _MINUTES)) for stage in stages}
+        recipe = load_recipe(name, [f"seed={seed}", *(f"stage.{stage}.epochs={n}" for stage, n in scaled.items())])
         run = RunFolder.create(output / name.removeprefix("demo/"), recipe, exist_ok=True)
         train(run, progress)
-        results[recipe.stage[-1].method] = evaluate(run, progress=progress)
+        found = evaluate(run, progress=progress)
+        results[found["method"]] = found
         runs.append(run.path)
     return results, write_report(runs, output / "report" / "index.html")

@@ -1,9 +1,11 @@
 """Evaluation: the network runs once over the images, then every metric is computed from the maps it left."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from wsolfast.engine.build import (
 from wsolfast.engine.checkpoint import load_weights, seed_everything
 from wsolfast.engine.errors import MissingError
 from wsolfast.engine.progress import Progress
+from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.engine.run_folder import RunFolder, describe_environment, now, write_json
 from wsolfast.engine.score_maps import ScoreMaps, compute_score_maps, fingerprint
 from wsolfast.methods import Method
@@ -76,7 +79,9 @@ def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None 
         results |= {
             "split": split,
             "recipe": recipe.name,
-            "method": recipe.stage[-1].method,
+            "method": network.localizer.stage.method.partition(".")[0],
+            "localizer": network.localizer.stage.name,
+            "classifier": network.classifier_name,
             "post": recipe.evaluate.post,
             "protocol": protocol.name,
             "limit": limit,
@@ -96,15 +101,20 @@ def evaluate(run: RunFolder, recipe: Recipe | None = None, *, limit: int | None 
     return results
 
 
-def load_method(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
-    """The last stage's method with the weights that the run ended with, or as it starts if nothing is trained.
+def load_method(run: RunFolder, role: Role, num_classes: int) -> Method:
+    """A stage's method with the weights that it ended with, or as it starts if nothing is trained.
 
-    Its maps are refined where ``recipe.evaluate.post`` asks for it.
+    Args:
+        run: the run at hand; a role of another run has its own.
 
     Raises:
         MissingError: if training is not finished.
+        RecipeError: if another run's classifier knows other classes.
     """
-    stage = recipe.stage[-1]
+    recipe, stage, run = role.recipe, role.stage, role.run or run
+    known = stage.num_classes or len(run.class_names())
+    if role.run is not None and known != num_classes:
+        raise RecipeError(f"evaluate.classifier: {run.path} knows {known} classes, the data set has {num_classes}")
     weights = run.weights_path(stage.name)
     if not weights.is_file() and stage.epochs > 0:
         raise MissingError(f"{weights}: missing, the run is not finished; wsolfast train --resume {run.path}")
@@ -112,38 +122,56 @@ def load_method(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
     method = build_method(recipe, stage, num_classes, pretrained=not weights.is_file())
     if weights.is_file():
         load_weights(weights, method)
-    return refine(method, recipe.evaluate)
+    return method
+
+
+def load_localizer(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
+    """:func:`load_method` of the stage that localises, its maps refined where ``recipe.evaluate.post`` asks for it."""
+    return refine(load_method(run, localizer_of(recipe), num_classes), recipe.evaluate)
 
 
 def eval_name(run: RunFolder, recipe: Recipe, split: str) -> str:
-    """What the evaluation of ``split`` is called: the split, and ``post`` where it is not the run's own."""
-    post = recipe.evaluate.post
-    return split if post == run.recipe.evaluate.post else f"{split}-{post}"
+    """What the evaluation of ``split`` is called: the split, and the localiser and ``post`` if not the run's own."""
+    here, own = ((localizer_of(one).stage.name, one.evaluate.post) for one in (recipe, run.recipe))
+    return "-".join([split, *(value for value, usual in zip(here, own, strict=True) if value != usual)])
 
 
 class _Network:
-    """The method, built when maps are first needed: reused maps cost no weights."""
+    """The localiser and the classifier, built when maps are first needed: reused maps cost no weights."""
 
     def __init__(self, run: RunFolder, recipe: Recipe, num_classes: int):
         self.run, self.recipe, self.num_classes = run, recipe, num_classes
         self.device = choose_device(recipe.runtime.device)
-        self._method: Method | None = None
+        self.localizer, self.classifier = localizer_of(recipe), classifier_of(recipe)
+
+    @cached_property
+    def methods(self) -> tuple[Method, Method | None]:
+        """Who gives the maps and who ranks the classes, None if it is the same."""
+        localizer = load_localizer(self.run, self.recipe, self.num_classes)
+        if self.classifier is None:
+            return localizer, None
+        return localizer, load_method(self.run, self.classifier, self.num_classes)
 
     @property
-    def method(self) -> Method:
-        if self._method is None:
-            self._method = load_method(self.run, self.recipe, self.num_classes)
-        return self._method
+    def classifier_name(self) -> str:
+        """The stage that ranks the classes, or the run it is taken from."""
+        role = self.classifier or self.localizer
+        return role.stage.name if role.run is None else str(role.run.path)
 
     def identity(self) -> list[object]:
-        """What its outputs depend on."""
-        stage = self.recipe.stage[-1]
-        weights = self.run.weights_path(stage.name)
+        """What the outputs depend on."""
+        parts = [self._identity_of(self.localizer)]
+        parts += [] if self.classifier is None else [self._identity_of(self.classifier)]
+        spec = self.recipe.evaluate
+        return [*itertools.chain(*parts), self.recipe.runtime.amp, spec.post, spec.scg]
+
+    def _identity_of(self, role: Role) -> list[object]:
+        stage = role.stage
+        weights = (role.run or self.run).weights_path(stage.name)
         backbone = Path(stage.backbone.weights)
         given = weights if weights.is_file() else backbone if backbone.is_file() else stage.backbone.weights
-        parts = [stage.method, stage.model, dataclasses.asdict(stage.backbone) | {"weights": ""}, self.recipe.seed]
-        post = [self.recipe.evaluate.post, self.recipe.evaluate.scg]
-        return [given, *parts, self.recipe.runtime.amp, *post]
+        options = dataclasses.asdict(stage.backbone) | {"weights": ""}
+        return [given, stage.method, stage.model, options, role.resize, role.crop, role.recipe.seed]
 
 
 @dataclass
@@ -177,7 +205,8 @@ class _Split:
             progress.say(f"{self.dataset.split}: {len(self.dataset.skipped)} unreadable images are left out")
         for message in self.dataset.skipped:
             progress.say(f"skipped: {message}")
-        if len(self.dataset.class_names) > (self.recipe.stage[-1].num_classes or network.num_classes):
+        classifying = (network.classifier or network.localizer).stage
+        if len(self.dataset.class_names) > (classifying.num_classes or network.num_classes):
             raise RecipeError(
                 f"stage.num_classes: the model has fewer classes than split {self.dataset.split!r}, "
                 f"which has {len(self.dataset.class_names)}"
@@ -197,13 +226,15 @@ class _Split:
         if self.found is not None:
             progress.say(f"{self.dataset.split}: score maps are up to date ({file})")
             return
+        method, classifier = network.methods
         self.found = compute_score_maps(
-            network.method,
+            method,
             self.dataset,
+            classifier=classifier,
             indices=self.indices,
             batch_size=spec.batch_size,
             device=network.device,
-            crop=self.recipe.data.crop if spec.ten_crop else None,
+            crop=(network.classifier or network.localizer).crop if spec.ten_crop else None,
             topk=max(5, spec.topk),
             workers=count_workers(runtime.workers),
             amp=runtime.amp,

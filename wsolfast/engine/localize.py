@@ -10,11 +10,12 @@ from PIL import Image
 
 from wsolfast import data
 from wsolfast.data.decode import decode
-from wsolfast.engine.build import choose_device, eval_protocol, eval_view
+from wsolfast.engine.build import choose_device, classifier_view, eval_protocol, eval_view
 from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.evaluate import eval_name, load_method
+from wsolfast.engine.evaluate import eval_name, load_localizer, load_method
 from wsolfast.engine.pictures import draw_boxes, overlay
 from wsolfast.engine.progress import Progress
+from wsolfast.engine.roles import classifier_of, localizer_of
 from wsolfast.engine.run_folder import RunFolder, write_bytes, write_json
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
@@ -52,13 +53,16 @@ def localize(
     if post is not None:
         recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
     names = run.class_names()
-    if not names and recipe.stage[-1].num_classes is None:
+    localizer, classifier = localizer_of(recipe), classifier_of(recipe)
+    if not names and (classifier or localizer).stage.num_classes is None:
         raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
     label = None if class_name is None else _find_class(class_name, names)
     protocol, view = eval_protocol(recipe), eval_view(recipe)
+    second_view = classifier_view(recipe)
     threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
     target = choose_device(device or recipe.runtime.device)
-    method = load_method(run, recipe, len(names)).eval().to(target)
+    method = load_localizer(run, recipe, len(names)).eval().to(target)
+    ranks = None if classifier is None else load_method(run, classifier, len(names)).eval().to(target)
     found, failed, taken = [], [], set()
     output.mkdir(parents=True, exist_ok=True)
     with progress.task("images", len(files)) as advance, torch.inference_mode():
@@ -72,7 +76,11 @@ def localize(
                 continue
             image = view(pixels, [], str(file))[0][None].to(target)
             given = None if label is None else torch.tensor([label], device=target)
-            answer = method.localize(image, label=given, topk=1 if label is None else 0)
+            logits = None if ranks is None else ranks.classify(second_view(pixels, [], str(file))[0][None].to(target))
+            if given is None and logits is not None:
+                given = logits.argmax(1)
+            answer = method.localize(image, label=given, topk=1 if given is None else 0)
+            logits = answer.logits if logits is None else logits
             shown = int(answer.classes[0, 0])
             score_map = answer.localization_map[:, 0].float().cpu()
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
@@ -86,7 +94,7 @@ def localize(
                     "size": extent[0].tolist(),
                     "class_id": shown,
                     "class_name": names[shown] if shown < len(names) else None,
-                    "score": round(float(answer.logits[0].float().softmax(0)[shown]), 6),
+                    "score": round(float(logits[0].float().softmax(0)[shown]), 6),
                     "boxes": [[round(value, 2) for value in box] for box in boxes.tolist()],
                     "overlay": str(png),
                 }

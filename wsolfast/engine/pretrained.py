@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsolfast.engine.errors import MissingError, UsageError
+from wsolfast.engine.roles import localizer_of
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.recipe import Recipe
 
@@ -20,7 +21,7 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
         UsageError: if the recipe has to be trained first, or ``path`` holds another run.
         MissingError: if there is no such file.
     """
-    stage = recipe.stage[-1]
+    stage = localizer_of(recipe).stage
     if weights is not None and not weights.is_file():
         raise MissingError(f"no weights at {weights}; give the path of an existing file")
     whole = weights is not None and _is_whole_model(weights)
@@ -33,7 +34,8 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
             )
         if weights is not None:
             backbone = replace(stage.backbone, weights=str(weights.resolve()))
-            recipe = replace(recipe, stage=(*recipe.stage[:-1], replace(stage, backbone=backbone)))
+            changed = (replace(stage, backbone=backbone) if other is stage else other for other in recipe.stage)
+            recipe = replace(recipe, stage=tuple(changed))
     if (path / "recipe.toml").is_file() and not exist_ok:
         run = RunFolder(path)
         if replace(run.recipe, runtime=recipe.runtime, evaluate=recipe.evaluate) != recipe:

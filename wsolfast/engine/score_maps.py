@@ -74,6 +74,7 @@ def compute_score_maps(
     method: Method,
     dataset: data.Dataset,
     *,
+    classifier: Method | None = None,
     indices: Sequence[int],
     batch_size: int,
     device: torch.device,
@@ -87,6 +88,7 @@ def compute_score_maps(
     """Classify and localise the images at ``indices``, each decoded once.
 
     Args:
+        classifier: ranks the classes by the second view, which the data set must deliver; the method itself if None.
         crop: side of the ten crops of the second view whose mean probabilities rank the classes; None ranks by the
             second view itself, or by the localisation forward if the data set delivers none.
         topk: how many classes are kept.
@@ -102,6 +104,7 @@ def compute_score_maps(
     )
     layout = torch.channels_last if channels_last else torch.contiguous_format
     method.eval().to(device)
+    ranks = method if classifier is None else classifier.eval().to(device)
     maps, classes, scores, done, started = [], [], [], 0, time.monotonic()
     with (
         torch.inference_mode(),
@@ -114,7 +117,7 @@ def compute_score_maps(
             if wide is not None:
                 wide = wide.to(device)
                 crops = [wide] if crop is None else data.ten_crop(wide, crop).unbind(1)
-                views = (method.classify(view.contiguous(memory_format=layout)).float().softmax(1) for view in crops)
+                views = (ranks.classify(view.contiguous(memory_format=layout)).float().softmax(1) for view in crops)
                 probability = sum(views) / len(crops)
                 ranking = {"ranking": probability} if method.combines_classes else {}
             found = method.localize(image, label=batch.label.to(device), topk=0, **ranking)

@@ -100,7 +100,7 @@ class _StageTraining:
     def __init__(self, run: RunFolder, index: int, stage: StageSpec, device, progress: Progress, stop: StopRequest):
         self.run, self.stage, self.device, self.progress, self.stop = run, stage, device, progress, stop
         self.seed = run.recipe.seed + index
-        self.dataset = open_training_data(run.recipe)
+        self.dataset = open_training_data(run.recipe, stage)
         run.keep_class_names(self.dataset.class_names)
         seed_everything(self.seed)
         self.folder = run.weights_path(stage.name).parent
@@ -111,7 +111,7 @@ class _StageTraining:
         self.optimizer = build_optimizer(self.method, stage.optim, f"stage.{stage.name}.optim")
         self.at = Position()
         self.steps_per_epoch = len(self._batches(0))
-        self.collate = artefacts.Collate(artefacts.load(run, stage))
+        self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
         self.saved_at = time.monotonic()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -135,7 +135,10 @@ class _StageTraining:
             while self.at.epoch < stage.epochs:
                 self._epoch(advance)
         about = {"method": stage.method, "recipe": self.run.recipe.name, "stage": stage.name}
-        artefacts.save(self.run, stage, self.method, self.device)
+        identity = recipe_hash(self.run.recipe)
+        artefacts.save(
+            self.run, stage, self.method, self.device, identity=identity, stop=self.stop, progress=self.progress
+        )
         save_weights(self.run.weights_path(stage.name), self.method.state_dict(), about)
 
     def _epoch(self, advance) -> None:

@@ -1,6 +1,9 @@
 """The contract between a method and the engine."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsolfast.types import Batch, Clock, Localization, ParamGroup
 
@@ -14,6 +17,8 @@ class Method(nn.Module):
     backbone: nn.Module
     # The map depends on the order of all classes: localize takes ``ranking``, scores [N, K] of another view.
     combines_classes: bool = False
+    # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
+    classifies: bool = True
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged)."""
@@ -47,5 +52,18 @@ class Method(nn.Module):
         return None
 
     def export(self, batch: Batch) -> dict[str, Tensor]:
-        """What a later stage reads, per image; empty for one-stage methods."""
+        """What a later stage reads, per image, of whole images; empty for one-stage methods."""
         return {}
+
+    def mask_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        """How a map [h, w] that an earlier stage left of a whole image becomes its mask [H, W] at the size given.
+
+        What is returned runs in loader processes: it must be picklable and hold no parameter. The mask is then cropped
+        and mirrored with the image.
+        """
+        return resize_map
+
+
+def resize_map(exported: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map [h, w] as float32 [H, W], bilinear."""
+    return functional.interpolate(exported[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]

@@ -88,7 +88,7 @@ class Refined(Method):
         super().__init__()
         self.refine = SelfCorrelation(method.backbone.stages, **options)
         self.method = method
-        self.combines_classes = method.combines_classes
+        self.combines_classes, self.classifies = method.combines_classes, method.classifies
         self._features: dict[str, Tensor] = {}
         method.backbone.register_forward_hook(self._keep)
 

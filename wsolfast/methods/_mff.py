@@ -1,0 +1,165 @@
+"""MFF-Net, the trunk of SPOL's two networks: channel attention across stages, then their product."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast import ops
+
+FUSE_OPS = ("multiply", "add", "concat")
+
+
+class Fused(NamedTuple):
+    """What MFF-Net makes of one batch."""
+
+    fused: Tensor  # [N, channels, h, w], at the resolution of the shallowest stage that is used
+    deep: Tensor  # [N, width, h', w'], the reduced deepest stage at its own resolution
+
+
+class MFFNet(nn.Module):
+    """Multi-stage feature fusion on the last stages of a backbone (Wei et al., CVPR 2021, Eqs 1-2, Fig 5).
+
+    Args:
+        backbone: its last stages are fused.
+        width: channels of every reduced stage and of the attention's latent vector.
+        fuse_stages: how many stages, 1 to 4; the shallowest gives the resolution.
+        fuse_op: ``"multiply"``, or ``"add"`` or ``"concat"`` as in the paper's ablation.
+        mca: multiplication-based channel attention.
+
+    Attributes:
+        stages: names of the stages that are fused, shallow to deep.
+        channels: of the fused map.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        width: int = 128,
+        fuse_stages: int = 3,
+        fuse_op: str = "multiply",
+        mca: bool = True,
+    ):
+        super().__init__()
+        if fuse_op not in FUSE_OPS:
+            raise ValueError(f"fuse_op: expected one of {', '.join(FUSE_OPS)}, got {fuse_op!r}")
+        if not 1 <= fuse_stages <= min(4, len(backbone.stages)):
+            raise ValueError(
+                f"fuse_stages: expected 1 to {min(4, len(backbone.stages))}, as many as the backbone has, "
+                f"got {fuse_stages}"
+            )
+        used = backbone.stages[-fuse_stages:]
+        self.stages = tuple(stage.name for stage in used)
+        self.fuse_op = fuse_op
+        self.channels = width * fuse_stages if fuse_op == "concat" else width
+        widths = [stage.channels for stage in used]
+        self.attention = ChannelAttention(widths, width) if mca else None
+        self.reduce = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+            for channels in widths
+        )
+        init_convolutions(self)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Fused:
+        """Fuse the backbone's features.
+
+        Args:
+            features: of every stage, by name.
+        """
+        used = [features[name] for name in self.stages]
+        if self.attention is not None:
+            used = [weight * stage for weight, stage in zip(self.attention(used), used, strict=True)]
+        reduced = [reduce(stage) for reduce, stage in zip(self.reduce, used, strict=True)]
+        return Fused(self._fuse(reduced), reduced[-1])
+
+    def _fuse(self, reduced: list[Tensor]) -> Tensor:
+        if len(reduced) == 1:
+            return reduced[0]
+        if self.fuse_op == "concat":
+            return torch.cat([resize_aligned(stage, reduced[0].shape[2:]) for stage in reduced], dim=1)
+        return ops.multiplicative_fusion(reduced, mode=self.fuse_op)
+
+
+class ChannelAttention(nn.Module):
+    """MCA: each stage's channels are weighed by the product of all stages' descriptors (Fig 5).
+
+    Args:
+        channels: of each stage.
+        width: of the latent vector that the stages share.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int):
+        super().__init__()
+        self.squeeze = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
+        self.norm = nn.ModuleList(DescriptorNorm(width) for _ in channels)
+        self.excite = nn.ModuleList(nn.Conv2d(width, count, 1) for count in channels)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Weights [N, C_k, 1, 1] in (0, 1) of the channels of each stage [N, C_k, h_k, w_k]."""
+        latent = None
+        for stage, squeeze, norm in zip(features, self.squeeze, self.norm, strict=True):
+            descriptor = norm(squeeze(stage.mean((2, 3), keepdim=True))).relu()
+            latent = descriptor if latent is None else latent * descriptor
+        return [excite(latent).sigmoid() for excite in self.excite]
+
+
+class DescriptorNorm(nn.BatchNorm2d):
+    """Batch norm of descriptors [N, C, 1, 1]; a batch of one, which has no variance, is normalised as in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class RectifiedHead(nn.Module):
+    """One 1×1 convolution to class maps, a ReLU where ``relu`` is set, and their mean as logits.
+
+    Args:
+        channels: of the features.
+        num_classes: K.
+        relu: rectify the class maps, so that logits are not negative.
+        dropout: share of the features that training sets to zero.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, relu: bool = True, dropout: float = 0.5):
+        super().__init__()
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.relu, self.dropout = relu, dropout
+        init_convolutions(self)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [N, K] of features [N, C, h, w]; the class maps are not kept."""
+        features = functional.dropout(features, self.dropout, self.training)
+        weight, bias = self.classifier.weight.flatten(1), self.classifier.bias
+        return ops.class_head_pool(features.to(weight.dtype), weight, bias, relu=self.relu)
+
+    def maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Class maps [N, M, h, w] of ``classes`` [N, M] alone, rectified."""
+        weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
+        maps = torch.baddbmm(self.classifier.bias[classes][:, :, None], weight, features.flatten(2))
+        return maps.relu().unflatten(2, features.shape[2:])
+
+
+def resize_aligned(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear with aligned corners, as the fusion resizes."""
+    return functional.interpolate(features, tuple(size), mode="bilinear", align_corners=True)
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Kaiming-normal by fan-in for a ReLU, biases zero, as the released code starts every new convolution."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")
+            nn.init.zeros_(child.bias)
+
+
+def freeze_stem(backbone: nn.Module) -> None:
+    """Keep the first convolution and the first batch norm's affine as they are; its statistics still follow."""
+    for kind in (nn.Conv2d, nn.BatchNorm2d):
+        first = next((module for module in backbone.modules() if isinstance(module, kind)), None)
+        if first is not None:
+            first.requires_grad_(False)
