@@ -36,7 +36,7 @@ Enum choice(const char* what, const std::string& name, std::initializer_list<con
 }
 
 Algorithm algorithm_named(const std::string& name) {
-  return choice<Algorithm>("algorithm", name, {"auto", "sweep", "runs"});
+  return choice<Algorithm>("algorithm", name, {"auto", "sweep", "runs", "ridges"});
 }
 
 Interpolation interpolation_named(const std::string& name) {

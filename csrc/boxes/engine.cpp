@@ -9,13 +9,59 @@
 namespace wsolfast::boxes {
 namespace {
 
-// The sweep costs the same at any number of cuts and leaves the cache as maps grow; the runs cost per cut. Measured on
-// smooth maps of 224x224 (about 70 cuts) and 375x500 (about 130).
-int sweep_from_cuts(const Grid& grid) { return std::min(160, 48 + grid.height * grid.width / 2048); }
+// The runs cost per cut, the sweep per pixel, the ridges per peak of a row.
+constexpr int kRidgesFromCuts = 16, kSweepFromCuts = 80;
+constexpr double kMostPeaksPerPixel = 1.0 / 16;
 
 bool same(const Extent& a, const Extent& b) { return a.x0 == b.x0 && a.y0 == b.y0 && a.x1 == b.x1 && a.y1 == b.y1; }
 
 Extent grown(const Extent& hole) { return {hole.x0 - 1, hole.y0 - 1, hole.x1 + 1, hole.y1 + 1}; }
+
+SizeRange up_to_box(int64_t lower, const Extent& extent) {
+  return {lower, 2 * int64_t{extent.x1 - extent.x0} * (extent.y1 - extent.y0)};
+}
+
+// What is known of contour areas where the 2x2 windows were counted: all without holes, a lower bound with holes.
+template <typename Measure>
+struct WindowGauge {
+  const ComponentSet& components;
+  const Grid& grid;
+  Measure trace;
+
+  SizeRange bounds(int32_t id) const {
+    const Component& item = components.items[id];
+    if (item.euler() == 1) return {item.doubled_area(), item.doubled_area()};
+    return up_to_box(item.doubled_area(), item.extent(grid));
+  }
+  SizeRange estimate(int32_t id) const { return bounds(id); }
+  int64_t measure(int32_t id) const { return trace(first(id)); }
+  int32_t first(int32_t id) const { return components.items[id].first(); }
+};
+
+template <typename Measure>
+struct RidgeGauge {
+  const RidgeSweep& sweep;
+  const Grid& grid;
+  Measure trace;
+
+  SizeRange bounds(int32_t id) const { return up_to_box(0, sweep.components().items[id].extent(grid)); }
+  SizeRange estimate(int32_t id) const {
+    const bool no_holes = static_cast<int>(sweep.live().size()) == sweep.euler();
+    return no_holes ? sweep.area_range(id) : bounds(id);
+  }
+  int64_t measure(int32_t id) const { return trace(first(id)); }
+  int32_t first(int32_t id) const { return sweep.first(id); }
+};
+
+template <typename Measure>
+auto gauge_of(const Sweep& sweep, const Grid& grid, Measure trace) {
+  return WindowGauge<Measure>{sweep.components(), grid, trace};
+}
+
+template <typename Measure>
+auto gauge_of(const RidgeSweep& sweep, const Grid& grid, Measure trace) {
+  return RidgeGauge<Measure>{sweep, grid, trace};
+}
 
 }  // namespace
 
@@ -25,24 +71,48 @@ Engine& thread_engine(Algorithm algorithm) {
   return engine;
 }
 
-bool Engine::use_sweep() const {
+Algorithm Engine::chosen(Selection selection) const {
   const bool fits = grid_.size() <= kMaxOrderedPositions;
   if (!levels_.narrow()) {
-    if (fits) return true;
+    if (fits) return Algorithm::kSweep;
     throw std::invalid_argument("a map of " + std::to_string(grid_.height) + "x" + std::to_string(grid_.width) +
                                 " is too large for more than 255 distinct cuts: pass the thresholds in several calls");
   }
-  if (!fits || algorithm_ == Algorithm::kRuns) return false;
-  if (algorithm_ == Algorithm::kSweep) return true;
-  return levels_.cuts().count() >= sweep_from_cuts(grid_);
+  const bool ridges_serve = selection != Selection::kPixelArea;
+  switch (algorithm_) {
+    case Algorithm::kRuns:
+      return Algorithm::kRuns;
+    case Algorithm::kRidges:
+      if (ridges_serve) return Algorithm::kRidges;
+      [[fallthrough]];
+    case Algorithm::kSweep:
+      return fits ? Algorithm::kSweep : Algorithm::kRuns;
+    case Algorithm::kAuto:
+      break;
+  }
+  const int cuts = levels_.cuts().count();
+  if (cuts < kRidgesFromCuts) return Algorithm::kRuns;
+  if (ridges_serve && Ridges::density(levels_.bytes()) < kMostPeaksPerPixel) return Algorithm::kRidges;
+  return fits && cuts >= kSweepFromCuts ? Algorithm::kSweep : Algorithm::kRuns;
 }
 
-void Engine::build_order() {
+void Engine::start_foreground(Sweep& sweep, int connectivity) {
   if (levels_.narrow()) {
     order_.build(levels_.bytes(), levels_.cuts().highest);
   } else {
     order_.build(levels_.words(), levels_.cuts().highest);
   }
+  sweep.start_foreground(grid_, connectivity);
+}
+
+void Engine::start_foreground(RidgeSweep& sweep, int connectivity) {
+  ridges_.find_foreground(levels_.bytes(), connectivity);
+  sweep.start_foreground(ridges_);
+}
+
+void Engine::start_background(RidgeSweep& sweep) {
+  ridges_.find_background();
+  sweep.start_background(ridges_);
 }
 
 std::span<const uint32_t> Engine::entering(int cut) const {
@@ -68,13 +138,11 @@ Box Engine::empty_box(const Rule& rule) const {
 
 void Engine::boxes_of_cuts(const Rule& rule) {
   cut_boxes_.assign(levels_.cuts().count(), empty_box(rule));
-  if (rule.selection == Selection::kUnion) {
-    union_of_cuts(rule);
-  } else if (use_sweep()) {
-    sweep_winners(rule);
-  } else {
-    runs_winners(rule);
-  }
+  if (rule.selection == Selection::kUnion) return union_of_cuts(rule);
+  const Algorithm algorithm = chosen(rule.selection);
+  if (algorithm == Algorithm::kRidges) return sweep_winners(rule, ridge_foreground_);
+  if (algorithm == Algorithm::kSweep) return sweep_winners(rule, foreground_);
+  runs_winners(rule);
 }
 
 void Engine::union_of_cuts(const Rule& rule) {
@@ -113,15 +181,15 @@ void Engine::union_of_cuts(const Rule& rule) {
   }
 }
 
-void Engine::sweep_winners(const Rule& rule) {
-  build_order();
-  foreground_.start_foreground(grid_, rule.connectivity);
+template <typename Sweeper>
+void Engine::sweep_winners(const Rule& rule, Sweeper& foreground) {
+  start_foreground(foreground, rule.connectivity);
   selector_.reset(rule.selection, grid_);
-  const ComponentSet& components = foreground_.components();
+  const ComponentSet& components = foreground.components();
   for (int cut = levels_.cuts().count() - 1; cut >= 0; --cut) {
-    foreground_.activate(entering(cut), cut);
-    const int32_t winner =
-        selector_.winner(components, foreground_.touched(), [&](int first) { return measure(cut, first); });
+    lower(foreground, cut);
+    const auto gauge = gauge_of(foreground, grid_, [&](int first) { return measure(cut, first); });
+    const int32_t winner = selector_.winner(components, foreground.grown(), gauge);
     if (winner < 0) continue;
     cut_boxes_[cut] = to_box(components.items[winner].extent(grid_), rule.box_end, grid_.height, grid_.width);
   }
@@ -132,8 +200,8 @@ void Engine::runs_winners(const Rule& rule) {
     runs_.label_foreground(levels_.bytes(), levels_.cuts().level[cut], rule.connectivity);
     selector_.reset(rule.selection, grid_);
     const RunLabels& found = runs_.foreground();
-    const int32_t winner =
-        selector_.winner(found.components, found.roots, [&](int first) { return measure(cut, first); });
+    const WindowGauge gauge{found.components, grid_, [&](int first) { return measure(cut, first); }};
+    const int32_t winner = selector_.winner(found.components, found.roots, gauge);
     if (winner < 0) continue;
     cut_boxes_[cut] = to_box(found.components.items[winner].extent(grid_), rule.box_end, grid_.height, grid_.width);
   }
@@ -142,11 +210,10 @@ void Engine::runs_winners(const Rule& rule) {
 void Engine::contours_of_cuts(const Rule& rule) {
   cut_boxes_.clear();
   cut_begin_.assign(1, 0);
-  if (use_sweep()) {
-    sweep_contours(rule);
-  } else {
-    runs_contours(rule);
-  }
+  const Algorithm algorithm = chosen(rule.selection);
+  if (algorithm == Algorithm::kRidges) return sweep_contours(rule, ridge_foreground_, ridge_background_);
+  if (algorithm == Algorithm::kSweep) return sweep_contours(rule, foreground_, background_);
+  runs_contours(rule);
 }
 
 void Engine::emit_contours(int cut, const Rule& rule) {
@@ -160,41 +227,41 @@ void Engine::emit_contours(int cut, const Rule& rule) {
   cut_begin_.push_back(static_cast<int64_t>(cut_boxes_.size()));
 }
 
-void Engine::sweep_contours(const Rule& rule) {
+template <typename Sweeper>
+void Engine::sweep_contours(const Rule& rule, Sweeper& foreground, Sweeper& background) {
   const int cuts = levels_.cuts().count();
-  build_order();
-  foreground_.start_foreground(grid_, 8);
+  start_foreground(foreground, 8);
   components_.clear();
   components_begin_.assign(cuts + 1, 0);
   HoleRange with_holes;
   for (int cut = cuts - 1; cut >= 0; --cut) {
-    foreground_.activate(entering(cut), cut);
+    lower(foreground, cut);
     // Cut c has [components_begin_[c + 1], components_begin_[c]).
     components_begin_[cut + 1] = static_cast<int32_t>(components_.size());
-    for (int32_t id : foreground_.live()) {
-      const Component& item = foreground_.components().items[id];
-      components_.push_back({id, item.first(), item.extent(grid_)});
+    for (int32_t id : foreground.live()) {
+      const Component& item = foreground.components().items[id];
+      components_.push_back({id, foreground.first(id), item.extent(grid_)});
     }
-    if (static_cast<int>(foreground_.live().size()) != foreground_.euler()) with_holes.include(cut);
+    if (static_cast<int>(foreground.live().size()) != foreground.euler()) with_holes.include(cut);
   }
   components_begin_[0] = static_cast<int32_t>(components_.size());
 
   holes_.clear();
   holes_begin_.assign(cuts + 1, 0);
-  if (with_holes.last >= 0) background_.start_background(grid_);
+  if (with_holes.last >= 0) start_background(background);
   for (int cut = 0; cut < cuts; ++cut) {
     if (cut >= with_holes.first && cut <= with_holes.last) {
-      background_.activate(leaving(cut), cut);
-      for (int32_t id : background_.live()) {
-        const Component& item = background_.components().items[id];
-        holes_.push_back({id, item.first(), grown(item.extent(grid_))});
+      raise(background, cut);
+      for (int32_t id : background.live()) {
+        const Component& item = background.components().items[id];
+        holes_.push_back({id, background.first(id), grown(item.extent(grid_))});
       }
     }
     holes_begin_[cut + 1] = static_cast<int32_t>(holes_.size());
   }
 
-  index_of_.resize(foreground_.components().count);
-  if (with_holes.last >= 0) hole_index_of_.resize(background_.components().count);
+  index_of_.resize(foreground.components().count);
+  if (with_holes.last >= 0) hole_index_of_.resize(background.components().count);
   for (int cut = 0; cut < cuts; ++cut) {
     contours_.clear();
     const int32_t begin = components_begin_[cut + 1], end = components_begin_[cut];
@@ -207,10 +274,10 @@ void Engine::sweep_contours(const Rule& rule) {
       for (int32_t i = hole_begin; i < hole_end; ++i) {
         const int32_t before = holes_[i].first - 1;
         hole_index_of_[holes_[i].id] = static_cast<int32_t>(contours_.size());
-        contours_.push_back({before, index_of_[foreground_.component_at(before, cut)], holes_[i].extent});
+        contours_.push_back({before, index_of_[foreground.component_at(before, cut)], holes_[i].extent});
       }
       for (int32_t i = begin; i < end; ++i) {
-        const int32_t hole = background_.component_at(components_[i].first - 1, cut);
+        const int32_t hole = background.component_at(components_[i].first - 1, cut);
         if (hole != 0) contours_[i - begin].parent = hole_index_of_[hole];
       }
     }
@@ -250,9 +317,9 @@ void Engine::runs_contours(const Rule& rule) {
   }
 }
 
-void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
+template <typename Sweeper>
+void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap, Sweeper& foreground, Sweeper& background) {
   const int cuts = levels_.cuts().count();
-  build_order();
   maximum_.reset(cuts);
   const auto overlap_of = [&](const Extent& extent) {
     return overlap.best(to_box(extent, rule.box_end, grid_.height, grid_.width));
@@ -260,17 +327,17 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
   cut_best_.assign(cuts, 0.0);
   const double empty_overlap = overlap.best(empty_box(rule));
 
-  foreground_.start_foreground(grid_, 8);
+  start_foreground(foreground, 8);
   tenures_.clear();
   HoleRange with_holes;
-  const ComponentSet& components = foreground_.components();
+  const ComponentSet& components = foreground.components();
   for (int cut = cuts - 1; cut >= 0; --cut) {
-    foreground_.activate(entering(cut), cut);
+    lower(foreground, cut);
     tenures_.resize(components.count);
-    for (int32_t id : foreground_.absorbed()) {
+    for (int32_t id : foreground.absorbed()) {
       if (tenures_[id].since >= 0) maximum_.add(cut + 1, tenures_[id].since, tenures_[id].value);
     }
-    for (int32_t id : foreground_.touched()) {
+    for (int32_t id : foreground.touched()) {
       if (!components.is_root(id)) continue;
       const Extent extent = components.items[id].extent(grid_);
       Tenure& tenure = tenures_[id];
@@ -280,22 +347,22 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
       }
       tenure = {cut, overlap_of(extent), extent};
     }
-    if (foreground_.live().empty()) cut_best_[cut] = empty_overlap;
-    if (static_cast<int>(foreground_.live().size()) != foreground_.euler()) with_holes.include(cut);
+    if (foreground.live().empty()) cut_best_[cut] = empty_overlap;
+    if (static_cast<int>(foreground.live().size()) != foreground.euler()) with_holes.include(cut);
   }
-  for (int32_t id : foreground_.live()) maximum_.add(0, tenures_[id].since, tenures_[id].value);
+  for (int32_t id : foreground.live()) maximum_.add(0, tenures_[id].since, tenures_[id].value);
 
   if (with_holes.last >= 0) {
-    background_.start_background(grid_);
+    start_background(background);
     tenures_.clear();
-    const ComponentSet& holes = background_.components();
+    const ComponentSet& holes = background.components();
     for (int cut = with_holes.first; cut <= with_holes.last; ++cut) {
-      background_.activate(leaving(cut), cut);
+      raise(background, cut);
       tenures_.resize(holes.count);
-      for (int32_t id : background_.absorbed()) {
+      for (int32_t id : background.absorbed()) {
         if (tenures_[id].since >= 0) maximum_.add(tenures_[id].since, cut - 1, tenures_[id].value);
       }
-      for (int32_t id : background_.touched()) {
+      for (int32_t id : background.touched()) {
         if (!holes.is_root(id)) continue;
         const Extent extent = grown(holes.items[id].extent(grid_));
         Tenure& tenure = tenures_[id];
@@ -306,7 +373,7 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap) {
         tenure = {cut, overlap_of(extent), extent};
       }
     }
-    for (int32_t id : background_.live()) maximum_.add(tenures_[id].since, with_holes.last, tenures_[id].value);
+    for (int32_t id : background.live()) maximum_.add(tenures_[id].since, with_holes.last, tenures_[id].value);
   }
   const std::span<const double> best = maximum_.finish();
   for (int cut = 0; cut < cuts; ++cut) cut_best_[cut] = std::max(cut_best_[cut], best[cut]);
@@ -370,10 +437,15 @@ void Engine::best_overlaps(const Pixel* map, int height, int width, std::span<co
     boxes_of_cuts(rule);
     cut_best_.resize(cut_boxes_.size());
     for (size_t cut = 0; cut < cut_boxes_.size(); ++cut) cut_best_[cut] = overlap.best(cut_boxes_[cut]);
-  } else if (use_sweep()) {
-    sweep_overlaps(rule, overlap);
   } else {
-    runs_overlaps(rule, overlap);
+    const Algorithm algorithm = chosen(rule.selection);
+    if (algorithm == Algorithm::kRidges) {
+      sweep_overlaps(rule, overlap, ridge_foreground_, ridge_background_);
+    } else if (algorithm == Algorithm::kSweep) {
+      sweep_overlaps(rule, overlap, foreground_, background_);
+    } else {
+      runs_overlaps(rule, overlap);
+    }
   }
   for (size_t t = 0; t < thresholds.size(); ++t) best[t] = cut_best_[levels_.cuts().of_threshold[t]];
 }

@@ -9,6 +9,7 @@
 #include "boxes/digitize.h"
 #include "boxes/order.h"
 #include "boxes/overlap.h"
+#include "boxes/ridges.h"
 #include "boxes/rule.h"
 #include "boxes/runs.h"
 #include "boxes/selector.h"
@@ -16,9 +17,10 @@
 
 namespace wsolfast::boxes {
 
-// How components are found; the results are the same. kAuto takes runs for few distinct cuts, and maps of more than
-// about 4000x4000 pixels always go by runs.
-enum class Algorithm { kAuto, kSweep, kRuns };
+// How components are found; the results are the same. kAuto takes runs for few distinct cuts, otherwise ridges for
+// smooth maps and the sweep over all pixels for others. Ridges need at most 255 distinct cuts and know no pixel counts;
+// the sweep is for maps of up to about 4000x4000 pixels. Where one does not serve, another does.
+enum class Algorithm { kAuto, kSweep, kRuns, kRidges };
 
 // Scratch of one thread. Nothing is allocated once the largest map has been seen.
 class Engine {
@@ -49,16 +51,27 @@ class Engine {
   // All of these fill one entry per distinct cut.
   void boxes_of_cuts(const Rule& rule);
   void union_of_cuts(const Rule& rule);
-  void sweep_winners(const Rule& rule);
+  template <typename Sweeper>
+  void sweep_winners(const Rule& rule, Sweeper& foreground);
   void runs_winners(const Rule& rule);
   void contours_of_cuts(const Rule& rule);
-  void sweep_contours(const Rule& rule);
+  template <typename Sweeper>
+  void sweep_contours(const Rule& rule, Sweeper& foreground, Sweeper& background);
   void runs_contours(const Rule& rule);
-  void sweep_overlaps(const Rule& rule, const Overlap& overlap);
+  template <typename Sweeper>
+  void sweep_overlaps(const Rule& rule, const Overlap& overlap, Sweeper& foreground, Sweeper& background);
   void runs_overlaps(const Rule& rule, const Overlap& overlap);
 
-  bool use_sweep() const;
-  void build_order();
+  // One of the three that can serve.
+  Algorithm chosen(Selection selection) const;
+  void start_foreground(Sweep& sweep, int connectivity);
+  void start_foreground(RidgeSweep& sweep, int connectivity);
+  void start_background(Sweep& sweep) { sweep.start_background(grid_); }
+  void start_background(RidgeSweep& sweep);
+  void lower(Sweep& sweep, int cut) { sweep.activate(entering(cut), cut); }
+  void raise(Sweep& sweep, int cut) { sweep.activate(leaving(cut), cut); }
+  void lower(RidgeSweep& sweep, int cut) { sweep.activate(levels_.cuts().level[cut], cut); }
+  void raise(RidgeSweep& sweep, int cut) { sweep.activate(levels_.cuts().level[cut], cut); }
   // The pixels that become foreground at a cut when cuts fall, and background when they rise.
   std::span<const uint32_t> entering(int cut) const;
   std::span<const uint32_t> leaving(int cut) const;
@@ -91,6 +104,8 @@ class Engine {
   Levels levels_;
   PixelOrder order_;
   Sweep foreground_, background_;
+  Ridges ridges_;
+  RidgeSweep ridge_foreground_, ridge_background_;
   Runs runs_;
   Selector selector_;
   ContourOrder contour_order_;

@@ -87,12 +87,7 @@ void make_linear_table(int source, int target, bool align_corners, ResizeTable& 
   }
 }
 
-void Resizer::resize(const double* source, int h, int w, Interpolation interpolation, double* target, int height,
-                     int width) {
-  if (h == height && w == width) {
-    std::copy(source, source + static_cast<size_t>(h) * w, target);
-    return;
-  }
+void Resizer::widen(const double* source, int h, int w, Interpolation interpolation, int height, int width) {
   const auto make_table = [&](int from, int to, ResizeTable& table) {
     if (interpolation == interpolation_ && table.source == from && table.target == to) return;
     if (interpolation == Interpolation::kCubic) {
@@ -106,10 +101,19 @@ void Resizer::resize(const double* source, int h, int w, Interpolation interpola
   interpolation_ = interpolation;
   lines_.resize(static_cast<size_t>(h) * width);
   for (int y = 0; y < h; ++y) resize_line(source + static_cast<size_t>(y) * w, columns_, &lines_[size_t(y) * width]);
+}
+
+void Resizer::resize(const double* source, int h, int w, Interpolation interpolation, double* target, int height,
+                     int width) {
+  if (h == height && w == width) {
+    std::copy(source, source + static_cast<size_t>(h) * w, target);
+    return;
+  }
+  widen(source, h, w, interpolation, height, width);
   const int taps = rows_.taps;
   for (int y = 0; y < height; ++y) {
     const double* rows[4];
-    for (int tap = 0; tap < taps; ++tap) rows[tap] = &lines_[static_cast<size_t>(rows_.index[y * taps + tap]) * width];
+    for (int tap = 0; tap < taps; ++tap) rows[tap] = line(rows_.index[y * taps + tap]);
     double* out = target + static_cast<size_t>(y) * width;
     (taps == 4 ? combine4 : combine2)(rows, &rows_.weight[y * taps], out, width);
   }

@@ -3,54 +3,10 @@
 #include <algorithm>
 #include <bit>
 
-#include "boxes/simd.h"
-
-#if WSOLFAST_X86
-#include <immintrin.h>
-#endif
+#include "boxes/bits.h"
 
 namespace wsolfast::boxes {
 namespace {
-
-// One bit per pixel of `level >= least`, 0 to 255, width rounded up to words; the planes allow to read whole vectors.
-void threshold_row_scalar(const uint8_t* row, int words, int least, uint64_t* bits) {
-  for (int word = 0; word < words; ++word, row += 64) {
-    uint64_t mask = 0;
-    for (int x = 0; x < 64; ++x) mask |= static_cast<uint64_t>(row[x] >= least) << x;
-    bits[word] = mask;
-  }
-}
-
-#if WSOLFAST_X86
-WSOLFAST_TARGET_AVX2 void threshold_row_avx2(const uint8_t* row, int words, int least, uint64_t* bits) {
-  // There is no unsigned byte comparison, but level >= least is max(level, least) == level.
-  const __m256i limit = _mm256_set1_epi8(static_cast<char>(least));
-  for (int word = 0; word < words; ++word, row += 64) {
-    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
-    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 32));
-    const uint32_t low_mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(low, limit), low));
-    const uint32_t high_mask = _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(high, limit), high));
-    bits[word] = low_mask | static_cast<uint64_t>(high_mask) << 32;
-  }
-}
-
-WSOLFAST_TARGET_AVX512 void threshold_row_avx512(const uint8_t* row, int words, int least, uint64_t* bits) {
-  const __m512i limit = _mm512_set1_epi8(static_cast<char>(least));
-  for (int word = 0; word < words; ++word, row += 64) {
-    bits[word] = _mm512_cmpge_epu8_mask(_mm512_loadu_si512(row), limit);
-  }
-}
-#endif
-
-using ThresholdRow = void (*)(const uint8_t*, int, int, uint64_t*);
-
-ThresholdRow threshold_row() {
-#if WSOLFAST_X86
-  if (active_simd() == Simd::kAvx512) return threshold_row_avx512;
-  if (active_simd() == Simd::kAvx2) return threshold_row_avx2;
-#endif
-  return threshold_row_scalar;
-}
 
 // The 2x2 windows that two touching runs of neighbouring rows share: 2 for each full one, 1 where three are set.
 int32_t shared_windows(const Run& a, const Run& b) {
@@ -90,7 +46,7 @@ int32_t RunLabels::component_at(const Grid& grid, int position) {
 void Runs::label_foreground(const Plane<uint8_t>& plane, int cut, int connectivity) {
   grid_ = plane.grid;
   euler_ = 0;
-  const int height = grid_.height, width = grid_.width, words = (width + 63) / 64;
+  const int height = grid_.height, width = grid_.width, words = words_of(width);
   const int reach = connectivity == 8 ? 1 : 0;
   const size_t capacity = static_cast<size_t>(height) * ((width + 1) / 2) + 1;
   foreground_.components.reset(capacity);
@@ -99,7 +55,6 @@ void Runs::label_foreground(const Plane<uint8_t>& plane, int cut, int connectivi
   bits_.resize(words);
   ComponentSet& components = foreground_.components;
   Run* runs = foreground_.runs.data();
-  const ThresholdRow threshold = threshold_row();
   const uint64_t tail = ~uint64_t{0} >> (words * 64 - width);
 
   int32_t count = 0, above = 0, above_end = 0;
@@ -107,7 +62,7 @@ void Runs::label_foreground(const Plane<uint8_t>& plane, int cut, int connectivi
     const int32_t row_begin = count;
     foreground_.row_begin[y] = row_begin;
     if (cut < 255) {
-      threshold(plane.row(y), words, cut + 1, bits_.data());
+      reached_bits(plane.row(y), words, cut + 1, bits_.data());
       bits_[words - 1] &= tail;
     } else {
       std::fill(bits_.begin(), bits_.end(), 0);

@@ -9,6 +9,10 @@
 
 namespace wsolfast::boxes {
 
+struct SizeRange {
+  int64_t lower, upper;
+};
+
 // While the cut falls components only grow, and what a component absorbs never shrinks it, so the best lower bound only
 // rises: a component whose upper bound is below it is out until it grows again.
 class Selector {
@@ -22,32 +26,42 @@ class Selector {
   }
 
   // The winner among the roots of `set`, or -1 without any. `touched` lists the components that changed since the last
-  // call; `measure(first)` is twice the contour area of the component that starts at that position.
-  template <typename Measure>
-  int32_t winner(const ComponentSet& set, std::span<const int32_t> touched, Measure&& measure) {
+  // call. Of a component, gauge.first(id) is its first pixel; twice its contour area lies in gauge.bounds(id), more
+  // closely in gauge.estimate(id), and is gauge.measure(id).
+  template <typename Gauge>
+  int32_t winner(const ComponentSet& set, std::span<const int32_t> touched, const Gauge& gauge) {
     for (int32_t id : touched) {
       if (!set.is_root(id)) continue;
       while (known_ <= id) forget(known_++);
-      bound(set.items[id], state_[id]);
-      if (state_[id].lower > best_) best_ = state_[id].lower;
-      if (!state_[id].listed) {
-        state_[id].listed = true;
+      State& state = state_[id];
+      narrow(state, selection_ == Selection::kContourArea ? gauge.bounds(id) : size_of(set.items[id]));
+      if (!state.listed) {
+        state.listed = true;
         candidates_.push_back(id);
       }
     }
     keep_possible(set);
     if (candidates_.size() > 1 && selection_ == Selection::kContourArea) {
+      // The largest first: it puts the others out of the question more often than not.
+      const auto less = [&](int32_t a, int32_t b) { return state_[a].upper < state_[b].upper; };
+      std::swap(candidates_.front(), *std::max_element(candidates_.begin(), candidates_.end(), less));
       for (int32_t id : candidates_) {
-        State& state = state_[id];
-        if (state.lower == state.upper || state.upper < best_) continue;
-        state.lower = state.upper = measure(set.items[id].first());
-        if (state.lower > best_) best_ = state.lower;
+        if (is_open(state_[id])) narrow(state_[id], gauge.estimate(id));
       }
       keep_possible(set);
     }
+    if (candidates_.size() > 1 && selection_ == Selection::kContourArea) {
+      for (int32_t id : candidates_) {
+        if (!is_open(state_[id])) continue;
+        const int64_t area = gauge.measure(id);
+        narrow(state_[id], {area, area});
+      }
+      keep_possible(set);
+    }
+    if (candidates_.size() == 1) return candidates_.front();
     int32_t chosen = -1;
     for (int32_t id : candidates_) {
-      if (chosen < 0 || precedes(set.items[id].first(), set.items[chosen].first())) chosen = id;
+      if (chosen < 0 || precedes(gauge.first(id), gauge.first(chosen))) chosen = id;
     }
     return chosen;
   }
@@ -63,21 +77,21 @@ class Selector {
     state_[id] = State{0, 0, false};
   }
 
-  void bound(const Component& item, State& state) const {
+  SizeRange size_of(const Component& item) const {
     const Extent extent = item.extent(grid_);
-    const int64_t width = extent.x1 - extent.x0, height = extent.y1 - extent.y0;
-    if (selection_ == Selection::kBoxArea) {
-      state.lower = state.upper = (width + 1) * (height + 1);
-    } else if (selection_ == Selection::kPixelArea) {
-      state.lower = state.upper = item.pixels();
-    } else if (item.euler() == 1) {
-      state.lower = state.upper = item.doubled_area();
-    } else {
-      // An area measured before the component grew still bounds it from below.
-      state.lower = std::max<int64_t>(state.lower, item.doubled_area());
-      state.upper = 2 * width * height;
-    }
+    const int64_t box = int64_t{extent.x1 - extent.x0 + 1} * (extent.y1 - extent.y0 + 1);
+    const int64_t size = selection_ == Selection::kBoxArea ? box : item.pixels();
+    return {size, size};
   }
+
+  // A size known before the component grew still bounds it from below.
+  void narrow(State& state, const SizeRange& range) {
+    state.lower = std::max(state.lower, range.lower);
+    state.upper = range.upper;
+    best_ = std::max(best_, state.lower);
+  }
+
+  bool is_open(const State& state) const { return state.lower != state.upper && state.upper >= best_; }
 
   void keep_possible(const ComponentSet& set) {
     std::erase_if(candidates_, [&](int32_t id) {

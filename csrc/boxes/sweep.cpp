@@ -5,8 +5,6 @@
 namespace wsolfast::boxes {
 namespace {
 
-constexpr int32_t kNever = INT32_MIN;
-
 // What a pixel adds to its component's sums, by the mask of its earlier neighbours.
 struct GrowthTable {
   Bounds of_mask[256];
@@ -20,79 +18,30 @@ const GrowthTable kGrowth;
 
 }  // namespace
 
-void Sweep::start(const Grid& grid, size_t capacity) {
+void Sweep::start(const Grid& grid, bool background, size_t capacity) {
   grid_ = grid;
-  euler_ = 0;
   neighbor_offsets(grid.stride(), offset_);
   for (int mask = 0; mask < 256; ++mask) {
     const Activation& step = (*table_)[mask];
     join_offset_[mask] = step.arcs == 1 ? offset_[step.representative[0]] : 0;
   }
-  components_.reset(capacity);
-  if (stamp_.size() < capacity) {
-    stamp_.resize(capacity);
-    heir_.resize(capacity);
-    absorbed_at_.resize(capacity);
-    place_.resize(capacity);
-  }
+  plant(background, capacity);
   if (label_.size() < static_cast<size_t>(grid.size())) label_.resize(grid.size());
-  touched_.clear();
-  absorbed_.clear();
-  live_.clear();
 }
 
 void Sweep::start_foreground(const Grid& grid, int connectivity) {
-  background_ = false;
   table_ = connectivity == 8 ? &kActivation8 : &kActivation4;
   // Two pixels that start components are never neighbours.
   const size_t size = static_cast<size_t>(grid.height) * grid.width;
   const size_t capacity =
       connectivity == 8 ? static_cast<size_t>((grid.height + 1) / 2) * ((grid.width + 1) / 2) : (size + 1) / 2;
-  start(grid, capacity + 1);
+  start(grid, false, capacity + 1);
 }
 
 void Sweep::start_background(const Grid& grid) {
-  background_ = true;
   table_ = &kActivation4;
-  start(grid, (static_cast<size_t>(grid.height) * grid.width + 1) / 2 + 2);
+  start(grid, true, (static_cast<size_t>(grid.height) * grid.width + 1) / 2 + 2);
   std::fill_n(label_.begin(), grid.size(), 0);
-  create();
-  live_.clear();
-}
-
-int32_t Sweep::create() {
-  const int32_t id = components_.count++;
-  components_.items[id] = Component{Bounds{} + INT32_MIN, Bounds{}};
-  components_.parent[id] = id;
-  stamp_[id] = kNever;
-  absorbed_at_[id] = kNever;
-  place_[id] = static_cast<int32_t>(live_.size());
-  live_.push_back(id);
-  return id;
-}
-
-int32_t Sweep::unite(int32_t a, int32_t b) {
-  if (a == b) return a;
-  // Component 0 of the background stays a root; otherwise the deeper tree does.
-  const bool a_wins =
-      (background_ && (a == 0 || b == 0)) ? a == 0 : components_.items[a].rank() >= components_.items[b].rank();
-  const int32_t winner = a_wins ? a : b, loser = a_wins ? b : a;
-  components_.absorb(winner, loser);
-  heir_[loser] = winner;
-  absorbed_at_[loser] = cut_;
-  absorbed_.push_back(loser);
-  live_[place_[loser]] = live_.back();
-  place_[live_.back()] = place_[loser];
-  live_.pop_back();
-  return winner;
-}
-
-int32_t Sweep::component_at(int position, int cut) const {
-  int32_t id = label_[position];
-  while (absorbed_at_[id] != kNever && (background_ ? absorbed_at_[id] <= cut : absorbed_at_[id] >= cut)) {
-    id = heir_[id];
-  }
-  return id;
 }
 
 struct SweepKernel {
@@ -150,7 +99,7 @@ struct SweepKernel {
       const int32_t position = static_cast<int32_t>(packed & 0xFFFFFF);
       const Activation& step = table[packed >> 24];
       int32_t root = -1;
-      if (step.arcs == 0) root = sweep.create();
+      if (step.arcs == 0) sweep.create(root = components.count++);
       for (int arc = 0; arc < step.arcs; ++arc) {
         const int32_t other = components.find(label[position + sweep.offset_[step.representative[arc]]]);
         root = arc == 0 ? other : sweep.unite(root, other);
@@ -211,9 +160,7 @@ WSOLFAST_DISPATCH(grow_background, (Sweep & sweep, const uint32_t* begin, const 
 }  // namespace
 
 void Sweep::activate(std::span<const uint32_t> pixels, int cut) {
-  cut_ = cut;
-  touched_.clear();
-  absorbed_.clear();
+  start_cut(cut);
   (background_ ? grow_background : grow_foreground)(*this, pixels.data(), pixels.data() + pixels.size());
 }
 

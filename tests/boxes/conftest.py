@@ -2,7 +2,7 @@
 
 import pytest
 
-PATHS = [(algorithm, simd) for algorithm in ("sweep", "runs") for simd in ("scalar", "avx2", "avx512")]
+PATHS = [(algorithm, simd) for algorithm in ("sweep", "runs", "ridges") for simd in ("scalar", "avx2", "avx512")]
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def random_masks(seed, count, height, width):
 def test_all_4x4_masks(engine, quarter):
     numbers = np.arange(quarter * 16384, (quarter + 1) * 16384)
     masks = ((numbers[:, None] >> np.arange(16)) & 1).astype(np.uint8).reshape(-1, 4, 4) * 255
-    assert_equal_to_opencv(engine, masks, ("sweep", "runs"))
+    assert_equal_to_opencv(engine, masks, ("sweep", "runs", "ridges"))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -41,14 +41,14 @@ def test_all_4x4_masks(engine, quarter):
     ids=str,
 )
 def test_random_masks(engine, count, height, width, seed):
-    assert_equal_to_opencv(engine, random_masks(seed, count, height, width), ("sweep", "runs"))
+    assert_equal_to_opencv(engine, random_masks(seed, count, height, width), ("sweep", "runs", "ridges"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_many_random_masks(engine, seed):
     for count, height, width in ((40000, 5, 6), (40000, 7, 7), (20000, 9, 9), (10000, 13, 17), (200, 40, 130)):
-        assert_equal_to_opencv(engine, random_masks(seed, count, height, width), ("sweep", "runs"))
+        assert_equal_to_opencv(engine, random_masks(seed, count, height, width), ("sweep", "runs", "ridges"))
 
 
 @pytest.mark.parametrize("name", SHAPES)

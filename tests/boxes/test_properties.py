@@ -79,13 +79,16 @@ def test_the_chosen_box_overlaps_no_better_than_all_boxes(engine, values, corner
 
 @quick
 @given(values=MAPS, shift=st.integers(1, 5))
-def test_sweep_and_runs_agree_at_any_thresholds(engine, values, shift):
+def test_algorithms_agree_at_any_thresholds(engine, values, shift):
     thresholds = np.linspace(-0.1, 1.1, 7 * shift)
     for selection in ("contour_area", "box_area", "pixel_area", "union"):
         for connectivity in (8,) if selection == "contour_area" else (8, 4):
             rule = engine.Rule(selection=selection, connectivity=connectivity, comparison=">=")
-            sweep, runs = (engine.choose_boxes(values[None], thresholds, rule, name) for name in ("sweep", "runs"))
-            np.testing.assert_array_equal(sweep, runs)
+            sweep, *others = (
+                engine.choose_boxes(values[None], thresholds, rule, name) for name in ("sweep", "runs", "ridges")
+            )
+            for other in others:
+                np.testing.assert_array_equal(sweep, other)
 
 
 @pytest.mark.parametrize(

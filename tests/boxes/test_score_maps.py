@@ -56,7 +56,7 @@ def test_random_maps_at_all_cuts(engine, kind, seed):
     thresholds = (np.arange(255) + 0.5) / 255
     for n in range(20):
         height, width = rng.integers(1, 17, 2) if kind == "white" else rng.integers(1, 29, 2)
-        algorithm = ("sweep", "runs", "auto")[n % 3]
+        algorithm = ("sweep", "runs", "ridges", "auto")[n % 4]
         values = score_map(rng, int(height), int(width), kind)
         corners = np.sort(rng.integers(0, [width, height], (2, 2, 2)), axis=1).reshape(2, 4).astype(float)
         assert_equal_to_opencv(engine, values, thresholds, algorithm, corners if n < 6 else None)
@@ -69,7 +69,7 @@ def test_maps_of_224(engine, kind):
     if kind == "white":
         assert_equal_to_opencv(engine, score_map(rng, 224, 224, kind), np.array([0.2, 0.5, 0.9]), "auto", truths)
         return
-    for algorithm in ("sweep", "runs"):
+    for algorithm in ("sweep", "runs", "ridges"):
         values = score_map(rng, 224, 224, kind)
         thresholds = ALL_CUTS if kind != "noisy" else ALL_CUTS[::40]
         assert_equal_to_opencv(engine, values, thresholds, algorithm, truths)
@@ -80,7 +80,7 @@ def test_maps_of_224(engine, kind):
 def test_many_maps_of_224(engine, kind):
     rng = np.random.default_rng([99, KINDS.index(kind)])
     for n in range(2 if kind in ("white", "noisy") else 20):
-        assert_equal_to_opencv(engine, score_map(rng, 224, 224, kind), ALL_CUTS, ("sweep", "runs")[n % 2])
+        assert_equal_to_opencv(engine, score_map(rng, 224, 224, kind), ALL_CUTS, ("sweep", "runs", "ridges")[n % 3])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +105,7 @@ def test_paths_agree(engine, path, kind):
 @pytest.mark.parametrize(("height", "width"), [(1, 2048), (2048, 1), (700, 2048), (2048, 3)])
 def test_large_maps(engine, height, width):
     values = score_map(np.random.default_rng(0), height, width, "smooth")
-    for algorithm in ("sweep", "runs"):
+    for algorithm in ("sweep", "runs", "ridges"):
         assert_equal_to_opencv(engine, values, np.array([0.0, 0.3, 0.7, 0.99]), algorithm)
 
 
@@ -116,7 +116,7 @@ def test_the_largest_map(engine):
 
 def test_constant_and_empty_maps(engine):
     for values in (np.zeros((5, 7)), np.ones((5, 7)), np.full((5, 7), 0.5 / 255), np.full((1, 1), 0.3)):
-        for algorithm in ("sweep", "runs"):
+        for algorithm in ("sweep", "runs", "ridges"):
             assert_equal_to_opencv(engine, values, ALL_CUTS[::100], algorithm, np.array([[0, 0, 3, 3.0]]))
 
 
