@@ -10,19 +10,24 @@
 
 #include "boxes/resize.h"
 #include "boxes/runs.h"
+#include "boxes/simd.h"
 #include "boxes/trace.h"
-#include "common/simd.h"
 #include "cpu/score_maps.h"
 
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using wsolfast::boxes::active_simd;
+using wsolfast::boxes::BlendedRow;
+using wsolfast::boxes::Component;
 using wsolfast::boxes::ContourKind;
 using wsolfast::boxes::Grid;
 using wsolfast::boxes::Plane;
+using wsolfast::boxes::ResizeTable;
 using wsolfast::boxes::Run;
 using wsolfast::boxes::RunLabels;
+using wsolfast::boxes::Simd;
 
 constexpr const char* kOp = "gaussian_prior_labels";
 constexpr uint8_t kBackground = 0, kObject = 1, kIgnore = 255;
@@ -55,33 +60,82 @@ struct Gaussian {
   double x, y, a, b, c;
 };
 
-// Sums of w, w x and w x^2 over neighbouring pixels whose value lies in the band; x counts from `first`.
-WSOLFAST_SIMD void row_sums(const double* row, int64_t count, double first, double low, double high, double sums[3]) {
-  constexpr int64_t kLanes = 8;
+// Sums of w, w x and w x^2 over the pixels [begin, end) of a row whose value lies in the band; x counts from `origin`.
+WSOLFAST_INLINE void row_sums_body(const BlendedRow& row, int begin, int end, double origin, double low, double high,
+                                   double sums[3]) {
+  constexpr int kLanes = 8;
+  const double *a = row.a, *b = row.b;
+  const double a_weight = row.a_weight, b_weight = row.b_weight;
   double weight[kLanes] = {}, wx[kLanes] = {}, wxx[kLanes] = {};
-  for (int64_t begin = 0; begin < count; begin += kLanes) {
-    const int64_t width = std::min(kLanes, count - begin);
-    double w[kLanes] = {};
-    for (int64_t i = 0; i < width; ++i) w[i] = row[begin + i];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      const double x = first + static_cast<double>(begin + i);
-      const double inside = w[i] >= low && w[i] <= high ? w[i] : 0.0;
+  int first = begin;
+  for (; first + kLanes <= end; first += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      const double value = a[first + i] * a_weight + b[first + i] * b_weight, x = origin + (first + i);
+      const double inside = value >= low && value <= high ? value : 0.0;
       weight[i] += inside;
       wx[i] += inside * x;
       wxx[i] += inside * x * x;
     }
   }
+  for (int i = 0; first + i < end; ++i) {
+    const double value = row.at(first + i), x = origin + (first + i);
+    const double inside = value >= low && value <= high ? value : 0.0;
+    weight[i] += inside;
+    wx[i] += inside * x;
+    wxx[i] += inside * x * x;
+  }
   sums[0] = sums[1] = sums[2] = 0;
-  for (int64_t i = 0; i < kLanes; ++i) {
+  for (int i = 0; i < kLanes; ++i) {
     sums[0] += weight[i];
     sums[1] += wx[i];
     sums[2] += wxx[i];
   }
 }
+WSOLFAST_DISPATCH(row_sums,
+                  (const BlendedRow& row, int begin, int end, double origin, double low, double high, double sums[3]),
+                  (row, begin, end, origin, low, high, sums))
 
-WSOLFAST_SIMD void threshold_row(const double* row, int64_t width, double object, double background, uint8_t* labels) {
-  for (int64_t x = 0; x < width; ++x) {
-    labels[x] = row[x] > object ? kObject : row[x] < background ? kBackground : kIgnore;
+// The comparisons of float64 become masks of 64 bits, which narrow to bytes without a branch.
+WSOLFAST_INLINE void label_row_body(const BlendedRow& row, int width, double object, double background,
+                                    uint8_t* __restrict labels) {
+  static_assert(kBackground == 0 && kObject == 1 && kIgnore == 255);
+  const double* __restrict a = row.a, * __restrict b = row.b;
+  const double a_weight = row.a_weight, b_weight = row.b_weight;
+  for (int x = 0; x < width; ++x) {
+    const double value = a[x] * a_weight + b[x] * b_weight;
+    const int64_t above = value > object ? -1 : 0, below = value < background ? -1 : 0;
+    labels[x] = static_cast<uint8_t>((above & kObject) | (~above & ~below));
+  }
+}
+WSOLFAST_DISPATCH(label_row, (const BlendedRow& row, int width, double object, double background, uint8_t* labels),
+                  (row, width, object, background, labels))
+
+WSOLFAST_INLINE void mark_band_body(const BlendedRow& row, int width, double low, double high,
+                                    uint8_t* __restrict level) {
+  const double* __restrict a = row.a, * __restrict b = row.b;
+  const double a_weight = row.a_weight, b_weight = row.b_weight;
+  for (int x = 0; x < width; ++x) {
+    const double value = a[x] * a_weight + b[x] * b_weight;
+    const int64_t positive = value > 0 ? 1 : 0, reached = value >= low ? 1 : 0, within = value <= high ? 1 : 0;
+    level[x] = static_cast<uint8_t>(positive & reached & within);
+  }
+}
+WSOLFAST_DISPATCH(mark_band, (const BlendedRow& row, int width, double low, double high, uint8_t* level),
+                  (row, width, low, high, level))
+
+// Sums of 1, p and p^2 over the pixels of an axis, p counted from its middle, each weighted as it enters source pixel
+// i: sums[3 * i] and the next two.
+void axis_moments(const ResizeTable& table, std::vector<double>& sums) {
+  sums.assign(3 * static_cast<size_t>(table.source), 0.0);
+  for (int i = 0; i < table.target; ++i) {
+    const double p = i - (table.target - 1) / 2.0;
+    for (int tap = 0; tap < table.taps; ++tap) {
+      const double weight = table.weight[i * table.taps + tap];
+      double* at = &sums[3 * static_cast<size_t>(table.index[i * table.taps + tap])];
+      at[0] += weight;
+      at[1] += weight * p;
+      at[2] += weight * p * p;
+    }
   }
 }
 
@@ -107,24 +161,28 @@ Gaussian fit(const Moments& m, double scale, const Grid& grid) {
 // The largest q at which exp(-q/2) still reaches `value`.
 double reach_of(double value) { return value > 0 ? -2 * std::log(value) : std::numeric_limits<double>::infinity(); }
 
-// Calls function(position in the row-major grid, q) for every pixel with q <= reach.
+// Calls function(y, x0, x1) for the pixels of each row, x1 included, that lie in the ellipse q <= reach, or q < reach.
 template <typename Function>
-void visit_ellipse(const Gaussian& g, double reach, const Grid& grid, const Function& function) {
+void visit_ellipse(const Gaussian& g, double reach, bool border, const Grid& grid, const Function& function) {
   if (!(reach >= 0)) return;
   const double determinant = g.a * g.c - g.b * g.b;
-  // One pixel of slack: the exact border is decided by q.
-  const double wide = std::sqrt(reach * g.c / determinant) + 1, tall = std::sqrt(reach * g.a / determinant) + 1;
+  // The roots say where to look, with a pixel of slack; q decides.
+  const double tall = std::sqrt(reach * g.a / determinant) + 1;
   const auto clamped = [](double value, int limit) {
     return static_cast<int>(std::clamp(value, 0.0, static_cast<double>(limit)));
   };
-  const int x0 = clamped(g.x - wide, grid.width), x1 = clamped(g.x + wide + 1, grid.width);
   const int y0 = clamped(g.y - tall, grid.height), y1 = clamped(g.y + tall + 1, grid.height);
   for (int y = y0; y < y1; ++y) {
-    const double dy = y - g.y;
-    for (int x = x0; x < x1; ++x) {
+    const double dy = y - g.y, middle = g.x - g.b * dy / g.a;
+    const double half = std::sqrt(std::max(0.0, g.a * reach - determinant * dy * dy)) / g.a + 1;
+    int x0 = clamped(middle - half, grid.width), x1 = clamped(middle + half + 1, grid.width) - 1;
+    const auto is_inside = [&](int x) {
       const double dx = x - g.x, q = g.a * dx * dx + 2 * g.b * dx * dy + g.c * dy * dy;
-      if (q <= reach) function(static_cast<int64_t>(y) * grid.width + x, q);
-    }
+      return border ? q <= reach : q < reach;
+    };
+    while (x0 <= x1 && !is_inside(x0)) ++x0;
+    while (x0 <= x1 && !is_inside(x1)) --x1;
+    if (x0 <= x1) function(y, x0, x1);
   }
 }
 
@@ -132,20 +190,18 @@ void visit_ellipse(const Gaussian& g, double reach, const Grid& grid, const Func
 class Labeller {
  public:
   void label(const double* cam, int h, int w, int height, int width, const Rule& rule, uint8_t* labels) {
-    const int64_t pixels = static_cast<int64_t>(height) * width;
     double top = 0;
     for (int i = 0; i < h * w; ++i) {
       WSOLFAST_CHECK(std::isfinite(cam[i]), kOp, "expected finite maps, got ", cam[i]);
       top = std::max(top, cam[i]);
     }
     if (top == 0) {
-      std::fill(labels, labels + pixels, rule.empty_background ? kBackground : kIgnore);
+      std::fill_n(labels, static_cast<int64_t>(height) * width, rule.empty_background ? kBackground : kIgnore);
       return;
     }
     coarse_.resize(h * w);
     for (int i = 0; i < h * w; ++i) coarse_[i] = std::max(0.0, cam[i]) / (top + kMaximumEps);
-    map_.resize(pixels);
-    resizer_.resize(coarse_.data(), h, w, wsolfast::boxes::Interpolation::kLinear, map_.data(), height, width);
+    resizer_.widen(coarse_.data(), h, w, wsolfast::boxes::Interpolation::kLinear, height, width);
     grid_ = Grid(height, width);
 
     gaussians_.clear();
@@ -153,35 +209,59 @@ class Labeller {
     if (used && rule.per_contour) {
       contour_gaussians(rule);
     } else if (used) {
-      Moments whole;
-      for (int y = 0; y < height; ++y) whole += of_run(y, {0, width - 1, 0}, rule);
-      keep(whole, rule);
+      keep(of_map(rule), rule);
     }
-    threshold_row(map_.data(), pixels, rule.object_cam, rule.background_cam, labels);
+    const auto row_of = [&](int y) { return labels + static_cast<int64_t>(y) * width; };
+    for (int y = 0; y < height; ++y) {
+      label_row(resizer_.blended_row(y), width, rule.object_cam, rule.background_cam, row_of(y));
+    }
     for (const Gaussian& g : gaussians_) {
-      visit_ellipse(g, reach_of(rule.background_gaussian), grid_, [&](int64_t pixel, double) {
-        if (labels[pixel] == kBackground) labels[pixel] = kIgnore;
+      visit_ellipse(g, reach_of(rule.background_gaussian), true, grid_, [&](int y, int x0, int x1) {
+        std::replace(row_of(y) + x0, row_of(y) + x1 + 1, kBackground, kIgnore);
       });
     }
-    const double reach = reach_of(rule.object_gaussian);
     for (const Gaussian& g : gaussians_) {
-      visit_ellipse(g, reach, grid_, [&](int64_t pixel, double q) {
-        if (q < reach) labels[pixel] = kObject;
-      });
+      visit_ellipse(g, reach_of(rule.object_gaussian), false, grid_,
+                    [&](int y, int x0, int x1) { std::fill(row_of(y) + x0, row_of(y) + x1 + 1, kObject); });
     }
   }
 
  private:
   Moments of_run(int y, const Run& run, const Rule& rule) const {
-    const double* row = map_.data() + static_cast<int64_t>(y) * grid_.width + run.x0;
     double sums[3];
-    row_sums(row, run.x1 - run.x0 + 1, run.x0 - (grid_.width - 1) / 2.0, rule.weight_low, rule.weight_high, sums);
+    row_sums(resizer_.blended_row(y), run.x0, run.x1 + 1, -(grid_.width - 1) / 2.0, rule.weight_low, rule.weight_high,
+             sums);
     const double dy = y - (grid_.height - 1) / 2.0;
     return {sums[0], sums[1], sums[0] * dy, sums[2], sums[1] * dy, sums[0] * dy * dy};
   }
 
+  // Where the band leaves nothing out the moments are linear in the map before the resize.
+  Moments of_map(const Rule& rule) {
+    Moments whole;
+    if (rule.weight_low > 0 || rule.weight_high <= 1) {
+      for (int y = 0; y < grid_.height; ++y) whole += of_run(y, {0, grid_.width - 1, 0}, rule);
+      return whole;
+    }
+    axis_moments(resizer_.columns(), along_x_);
+    axis_moments(resizer_.rows(), along_y_);
+    const int h = resizer_.rows().source, w = resizer_.columns().source;
+    for (int y = 0; y < h; ++y) {
+      double sum = 0, x_sum = 0, xx_sum = 0;
+      for (int x = 0; x < w; ++x) {
+        const double value = coarse_[y * w + x], *weights = &along_x_[3 * x];
+        sum += value * weights[0];
+        x_sum += value * weights[1];
+        xx_sum += value * weights[2];
+      }
+      const double* weights = &along_y_[3 * y];
+      whole += {weights[0] * sum,    weights[0] * x_sum, weights[1] * sum,
+                weights[0] * xx_sum, weights[1] * x_sum, weights[2] * sum};
+    }
+    return whole;
+  }
+
   Moments of_pixel(int y, int x) const {
-    const double weight = map_[static_cast<int64_t>(y) * grid_.width + x];
+    const double weight = resizer_.blended_row(y).at(x);
     const double dx = x - (grid_.width - 1) / 2.0, dy = y - (grid_.height - 1) / 2.0;
     return {weight, weight * dx, weight * dy, weight * dx * dx, weight * dx * dy, weight * dy * dy};
   }
@@ -195,11 +275,7 @@ class Labeller {
   void contour_gaussians(const Rule& rule) {
     plane_.reset(grid_);
     for (int y = 0; y < grid_.height; ++y) {
-      const double* row = map_.data() + static_cast<int64_t>(y) * grid_.width;
-      uint8_t* level = plane_.row(y);
-      for (int x = 0; x < grid_.width; ++x) {
-        level[x] = row[x] > 0 && row[x] >= rule.weight_low && row[x] <= rule.weight_high;
-      }
+      mark_band(resizer_.blended_row(y), grid_.width, rule.weight_low, rule.weight_high, plane_.row(y));
     }
     runs_.label_foreground(plane_, 0, 8);
     RunLabels& found = runs_.foreground();
@@ -232,7 +308,7 @@ class Labeller {
       const int before = contour.first - 1;
       if (contour.kind == ContourKind::kOuter) {
         const Moments& inside = enclosed_[contour.id];
-        if (is_large(contour.first, contour.kind, rule)) keep(inside, rule);
+        if (is_large(found.components.items[contour.id], rule)) keep(inside, rule);
         if (!has_holes || grid_.column(contour.first) == 0) continue;
         const int32_t hole = holes.component_at(grid_, before);
         if (hole != 0) in_hole_[hole] += inside;
@@ -248,6 +324,12 @@ class Labeller {
 
   bool is_large(int first, ContourKind kind, const Rule& rule) const {
     return static_cast<double>(wsolfast::boxes::doubled_contour_area(plane_, 0, first, kind)) >= 2 * rule.min_area;
+  }
+
+  // Without its holes a component's area is known already.
+  bool is_large(const Component& component, const Rule& rule) const {
+    if (component.doubled_area() >= 2 * rule.min_area) return true;
+    return component.euler() < 1 && is_large(component.first(), ContourKind::kOuter, rule);
   }
 
   // Sums over the pixels that share an edge with each hole and lie around it, not in it.
@@ -269,6 +351,7 @@ class Labeller {
         for (int x = found.runs[i].x0; x <= found.runs[i].x1; ++x) {
           const int32_t* here = &hole_at_[grid_.position(y, x)];
           const int32_t beside[4] = {here[-stride], here[-1], here[1], here[stride]};
+          if ((beside[0] | beside[1] | beside[2] | beside[3]) == 0) continue;
           for (int k = 0; k < 4; ++k) {
             const bool is_around = beside[k] != 0 && parent_of_hole_[beside[k]] == component;
             if (!is_around || std::find(beside, beside + k, beside[k]) != beside + k) continue;
@@ -288,7 +371,7 @@ class Labeller {
   wsolfast::boxes::Resizer resizer_;
   wsolfast::boxes::Runs runs_;
   Plane<uint8_t> plane_;
-  std::vector<double> coarse_, map_;
+  std::vector<double> coarse_, along_x_, along_y_;
   std::vector<Gaussian> gaussians_;
   std::vector<Moments> enclosed_, in_hole_, around_hole_;
   std::vector<Contour> contours_;
