@@ -12,6 +12,7 @@ from PIL import Image
 from wsolfast import cli, recipe
 from wsolfast.engine import demo
 from wsolfast.methods import list_methods
+from wsolfast.methods.cam import CAM
 from wsolfast.recipe import list_recipes
 
 TINY = [
@@ -47,7 +48,7 @@ def test_help_names_every_command_and_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "train", "eval", "localize", "report", "recipes", "doctor", "data"):
+    for command in ("demo", "train", "eval", "localize", "report", "recipes", "reproduce", "convert", "doctor", "data"):
         assert command in done.stdout
 
 
@@ -59,6 +60,9 @@ def test_recipes_lists_all_and_shows_one(wsolfast):
     code, out, _ = wsolfast("recipes", "spa_cub_vgg16")
     assert code == 0
     assert "ram_start = 20            # released" in out
+    code, out, _ = wsolfast("recipes", "spa_*")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [n for n in list_recipes() if n.startswith("spa_")]
 
 
 def test_doctor_answers_in_words_and_in_json(wsolfast):
@@ -149,6 +153,37 @@ def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):
     )
 
 
+def test_reproduce_lists_runs_and_fails_with_a_table(wsolfast, tmp_path):
+    short = ["stage.epochs=1", "stage.batch_size=8", "data.options={num_train=16, num_val=8, num_test=8, size=48}"]
+    words = ["reproduce", "--recipes", "demo/cam", "--recipes", "demo/nl_ccam", *short]
+    code, out, err = wsolfast(*words, "--list", "--seeds", "0,1")
+    assert code == 0, err
+    assert [line.split()[:2] for line in out.splitlines()] == [["to", "do"]] * 4
+    assert not (tmp_path / "runs").exists()
+    code, out, err = wsolfast(*words, "--quiet")
+    assert (code, out) == (0, ""), err
+    code, out, err = wsolfast(*words, "--output", "other", "stage.backbone.weights=absent.pth")
+    assert code == 1
+    assert "2 of 2 runs failed" in err.splitlines()[-1]
+    assert "no weights at absent.pth" in err.splitlines()[-1]
+    assert (tmp_path / "other" / "reproduce.md").read_text() in out
+    code, out, err = wsolfast(*words, "--list")
+    assert [line.split()[0] for line in out.splitlines()] == ["finished", "finished"]
+
+
+def test_reproduce_exits_with_130_when_it_is_stopped(wsolfast, monkeypatch):
+    step = CAM.training_step
+
+    def stopped(self, batch, clock):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, clock)
+
+    monkeypatch.setattr(CAM, "training_step", stopped)
+    code, _, err = wsolfast("reproduce", "--recipes", "demo/cam", *TINY[1:], "--quiet")
+    assert code == 130
+    assert "give the same command again" in err
+
+
 def test_the_demo_trains_measures_and_reports_twice(wsolfast, tmp_path, monkeypatch):
     original = recipe.load_recipe
     small = ["data.options={num_train=16, num_val=8, num_test=8, size=48}", "stage.batch_size=8"]
@@ -206,6 +241,11 @@ def test_data_check_looks_at_a_tree(wsolfast, tmp_path):
         (["train", "cub50/cam", "data.root=nowhere"], 3, "nowhere: no such folder"),
         (["train", "cub50/cam"], 3, "needs its folder"),
         (["recipes", "cub50"], 2, "no recipe named 'cub50'"),
+        (["recipes", "cub51*"], 2, "no recipe matches 'cub51*'"),
+        (["reproduce", "--recipes", "cub51*"], 2, "matches no recipe"),
+        (["reproduce", "--seeds", "0,x"], 2, "--seeds: expected numbers with commas between"),
+        (["reproduce", "--recipes", "spa_cub_vgg16", "--quiet"], 2, "nothing to run: give --data DIR"),
+        (["reproduce", "--recipes", "demo/*", "stage.epocs=1"], 2, "did you mean 'epochs'?"),
         (["train", "demo/cam", "--device", "cuda:99"], 4, "device 'cuda:99'"),
         (["train", "demo/cam", "stage.backbone.weights=none.pth"], 3, "no weights at none.pth"),
     ],

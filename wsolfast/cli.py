@@ -513,13 +513,76 @@ def report(
     _say(f"report: {page}")
 
 
-@app.command(epilog="Examples:\n\n  wsolfast recipes\n\n  wsolfast recipes spa_cub_vgg16")
-def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast reproduce --data /data/CUB_200_2011 --recipes 'spa_cub_*' --seeds 0,1,2\n\n"
+    "  wsolfast reproduce --data cub=/data/CUB_200_2011 --data ilsvrc=/data/ILSVRC --list\n\n"
+    "  wsolfast reproduce --recipes 'demo/*' --seeds 0,1",
+)
+def reproduce(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]DIR", help="A data set's folder; NAME is cub, ilsvrc, ...")
+    ] = None,
+    recipes: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Names or files; every published row if not given.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="With commas between.")] = "0",
+    output: Annotated[Path, typer.Option(help="Folder of the runs and of reproduce.md.")] = Path("runs/reproduce"),
+    list_only: Annotated[bool, typer.Option("--list", help="Show what would run, and run nothing.")] = False,
+    device: Device = None,
+    amp: Amp = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate recipes over seeds, and write a table of the papers' numbers beside the measured ones.
+
+    Finished runs are kept, interrupted ones continue, a failed one is a row with its reason.
+    """
+    from wsolfast.engine import reproduce as reproducing
+
+    overrides = [*(what or []), *_runtime_overrides(device=device, amp=amp, workers=workers)]
+    folders = dict(word.partition("=")[::2] if "=" in word else ("", word) for word in data or [])
+    jobs, left_out = reproducing.plan(
+        output, patterns=recipes or (), seeds=_seeds(seeds), data=folders, overrides=overrides
+    )
+    if list_only:
+        for job in jobs:
+            _say(f"{job.state():<8}  {job.path}")
+    if left_out and not quiet:
+        _say(f"left out, --data NAME=DIR is not given: {', '.join(left_out)}")
+    if list_only:
+        return
+    if not jobs:
+        raise RecipeError("nothing to run: give --data DIR, or --data NAME=DIR for each data set")
+    summary = reproducing.reproduce(jobs, output, _progress(quiet))
+    if not quiet:
+        _say(reproducing.to_markdown(summary))
+        _say(f"table: {output / 'reproduce.md'}")
+    reproducing.check(summary)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        raise RecipeError(f"--seeds: expected numbers with commas between, such as 0,1,2, got {text!r}") from None
+
+
+@app.command(epilog="Examples:\n\n  wsolfast recipes\n\n  wsolfast recipes 'spa_*'\n\n  wsolfast recipes spa_cub_vgg16")
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|GLOB]", help="Show this one, or list these.")] = None,
+) -> None:
     """List the recipes with the numbers of their papers, or show one with the source of every value."""
-    if name is not None:
+    from fnmatch import filter as matching
+
+    names = list_recipes()
+    if name is not None and not (set("*?[") & set(name)):
         _say(recipe_path(name).read_text(encoding="utf-8").rstrip())
         return
-    names = list_recipes()
+    names = matching(names, name or "*")
+    if not names:
+        raise RecipeError(f"no recipe matches {name!r}")
     width = max(map(len, names))
     _say(f"{'recipe':<{width}}  Top-1 Loc  Top-5 Loc  GT-known  (published accuracies in percent)")
     for recipe in map(load_recipe, names):

@@ -12,16 +12,24 @@ from wsolfast.engine.errors import Interrupted
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import train
 from wsolfast.methods import list_methods
-from wsolfast.recipe import load_recipe
+from wsolfast.recipe import list_recipes, load_recipe
 
 EPOCHS, STEPS = 2, 2
 STOP_AT = 3  # in the middle of the second epoch
-STAGES = [(method, stage.name) for method in list_methods() for stage in load_recipe(f"demo/{method}").stage]
+
+
+def demo_of(method):
+    """The method's demo recipe."""
+    (name,) = (name for name in list_recipes() if name.startswith("demo") and name.rpartition("/")[2] == method)
+    return load_recipe(name, ["runtime.workers=0", "runtime.device=cpu"])
+
+
+STAGES = [(method, stage.name) for method in list_methods() for stage in demo_of(method).stage]
 
 
 def tiny(method):
     """The method's demo recipe, every stage for four steps."""
-    recipe = load_recipe(f"demo/{method}", ["runtime.workers=0", "runtime.device=cpu"])
+    recipe = demo_of(method)
     batch = max(stage.batch_size for stage in recipe.stage)
     images = {"size": 64, "num_train": STEPS * batch, "num_val": 2, "num_test": 2}
     data = replace(recipe.data, options=recipe.data.options | images)

@@ -1,12 +1,11 @@
 """The demo: every ``demo/*`` recipe trained, measured and shown, on images that are rendered on the spot."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.report import write_report
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.run_recipes import Job, run_recipes
 from wsolfast.recipe import list_recipes, load_recipe
 
 # What the recipes' epochs take at most on two cores.
@@ -23,17 +22,16 @@ def demo(output: Path, *, seed: int = 0, minutes: float = _MINUTES, progress: Pr
     Returns:
         The results by method and the report's file.
     """
-    progress = progress or Progress(quiet=True)
-    results, runs = {}, []
+    jobs = []
     for name in list_recipes():
-        if not name.startswith("demo/"):
-            continue
-        stages = load_recipe(name).stage
-        scaled = {stage.name: max(1, round(stage.epochs * minutes / _MINUTES)) for stage in stages}
-        recipe = load_recipe(name, [f"seed={seed}", *(f"stage.{stage}.epochs={n}" for stage, n in scaled.items())])
-        run = RunFolder.create(output / name.removeprefix("demo/"), recipe, exist_ok=True)
-        train(run, progress)
-        found = evaluate(run, progress=progress)
-        results[found["method"]] = found
-        runs.append(run.path)
-    return results, write_report(runs, output / "report" / "index.html")
+        if name.startswith("demo/"):
+            recipe = load_recipe(name, [f"seed={seed}"])
+            scaled = (replace(stage, epochs=_scaled(stage.epochs, minutes)) for stage in recipe.stage)
+            jobs.append(Job(output / name.removeprefix("demo/"), replace(recipe, stage=tuple(scaled))))
+    outcomes = list(run_recipes(jobs, progress or Progress(quiet=True), again=True))
+    page = write_report([job.path for job in jobs], output / "report" / "index.html")
+    return {outcome.results["method"]: outcome.results for outcome in outcomes}, page
+
+
+def _scaled(epochs: int, minutes: float) -> int:
+    return max(1, round(epochs * minutes / _MINUTES)) if epochs else 0

@@ -1,0 +1,198 @@
+"""Published rows again: recipes over seeds, and a table of the papers' numbers beside the measured ones."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+
+from wsolfast.engine.errors import Interrupted, MissingError, RunError
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import describe_environment, now, write_json, write_text
+from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
+from wsolfast.engine.run_records import read_runs
+from wsolfast.engine.train import recipe_hash
+from wsolfast.recipe import Recipe, RecipeError, list_recipes, load_recipe
+
+COLUMNS = {
+    "top1_cls": "Top-1 Cls",
+    "top1_loc": "Top-1 Loc",
+    "top5_loc": "Top-5 Loc",
+    "gt_known_loc": "GT-known",
+    "gt_known_transferred": "GT-known, transferred",
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "part": "Part errors",
+    "more": "More errors",
+    "train_images_per_second": "training images/s",
+    "eval_images_per_second": "evaluation images/s",
+}
+_CENTRES = {"center_box": "centre box", "center_gaussian": "centre Gaussian"}
+_LEGEND = (
+    "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the threshold "
+    "that is best on the test split, as published ones are; *transferred* is the one chosen on train_fullsup. "
+    "Images a second are those of the last stage and of the network's pass over the test images."
+)
+
+
+def plan(
+    output: Path,
+    *,
+    patterns: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    data: Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
+) -> tuple[list[Job], list[str]]:
+    """The runs to make, one per recipe and seed, each in a folder that names recipe, seed and settings.
+
+    Args:
+        patterns: GLOBs over recipe names, or recipe files; every recipe with a published number if none is given.
+        data: folder by name of the data set; the one under ``""`` serves the data sets that are not named.
+        overrides: ``key=value`` for every recipe.
+
+    Returns:
+        The jobs, and the names of recipes that are left out because their data's folder is not given.
+
+    Raises:
+        RecipeError: if a pattern matches nothing, or an override cannot be meant.
+        MissingError: if a folder of data is not there.
+    """
+    data, overrides = data or {}, list(overrides)
+    for name, root in data.items():
+        if not Path(root).is_dir():
+            raise MissingError(f"--data {f'{name}=' * bool(name)}{root}: no such folder")
+    jobs, left_out = [], []
+    for name in _matching(patterns):
+        recipe = load_recipe(name, overrides)
+        root = data.get(recipe.data.name, data.get(""))
+        if root is None and recipe.data.root is None and recipe.data.name != "synthetic":
+            left_out.append(recipe.name)
+            continue
+        place = [f"data.root={root}"] if root is not None and recipe.data.name != "synthetic" else []
+        for seed in seeds:
+            recipe = load_recipe(name, [*overrides, *place, f"seed={seed}"])
+            folder = f"{recipe.name.replace('/', '-')}-seed{seed}-{recipe_hash(recipe)[:8]}"
+            jobs.append(Job(output / "runs" / folder, recipe))
+    return jobs, left_out
+
+
+def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = None) -> dict:
+    """Run the jobs that are not finished; ``reproduce.json`` and ``reproduce.md`` are written after each of them.
+
+    Returns:
+        What ``reproduce.json`` holds.
+
+    Raises:
+        Interrupted: a signal asked for a stop; the same jobs continue where they stood.
+    """
+    outcomes: list[Outcome] = []
+    summary = summarize(outcomes)
+    try:
+        for outcome in run_recipes(jobs, progress or Progress(quiet=True), keep_going=True):
+            outcomes.append(outcome)
+            summary = summarize(outcomes)
+            _write(output, summary)
+    except Interrupted as error:
+        raise Interrupted(f"{error}; or give the same command again to finish the list") from None
+    return summary
+
+
+def check(summary: Mapping) -> None:
+    """Raise the :class:`RunError` that tells how many runs failed, if any did."""
+    failed = [run for row in summary["recipes"].values() for run in row["runs"] if "failure" in run]
+    if failed:
+        total = sum(len(row["runs"]) for row in summary["recipes"].values())
+        raise RunError(f"{len(failed)} of {total} runs failed, first {failed[0]['run']}: {failed[0]['failure']}")
+
+
+def summarize(outcomes: Sequence[Outcome]) -> dict:
+    """Numbers by recipe: the paper's, each run's, and their mean, lowest and highest."""
+    rows: dict[str, dict] = {}
+    centres: dict[str, dict] = {}
+    for outcome in outcomes:
+        recipe = outcome.job.recipe
+        row = rows.setdefault(recipe.name, {"paper": _published(recipe), "runs": []})
+        run = {"seed": recipe.seed, "run": str(outcome.job.path)}
+        if outcome.failure is not None:
+            row["runs"].append(run | {"failure": outcome.failure})
+            continue
+        row["runs"].append(run | {"numbers": _numbers(outcome)})
+        where = f"{recipe.data.name} {outcome.results['split']}, {outcome.results['protocol']}"
+        for key, title in _CENTRES.items():
+            found = outcome.results["baselines"].get(key)
+            if found:
+                wanted = ("gt_known_loc", "max_box_acc_v2")
+                centres.setdefault(f"{title} ({where})", {name: found[name] for name in wanted})
+    for row in rows.values():
+        given = [run["numbers"] for run in row["runs"] if "numbers" in run]
+        for name, reduce in (("mean", fmean), ("lowest", min), ("highest", max)):
+            shared = [key for key in COLUMNS if given and all(key in numbers for numbers in given)]
+            row[name] = {key: round(reduce([numbers[key] for numbers in given]), 4) for key in shared}
+    return {"recipes": rows, "centres": centres, "written": now(), "environment": describe_environment()}
+
+
+def to_markdown(summary: Mapping) -> str:
+    """The summary as a Markdown table."""
+    lines = [f"| recipe | numbers | {' | '.join(COLUMNS.values())} |", "|---|---" + "|---:" * len(COLUMNS) + "|"]
+    for name, row in summary["recipes"].items():
+        if row["paper"]:
+            lines.append(_line(name, "paper", [_cell(row["paper"], key) for key in COLUMNS]))
+        seeds = [run["seed"] for run in row["runs"] if "numbers" in run]
+        if seeds:
+            said = f"measured, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            lines.append(_line(name, said, [_spread(row, key) for key in COLUMNS]))
+        for run in row["runs"]:
+            if "failure" in run:
+                reason = run["failure"].replace("|", "\\|")
+                lines.append(_line(name, f"failed, seed {run['seed']}: {reason}", ["–"] * len(COLUMNS)))
+    for name, numbers in summary["centres"].items():
+        lines.append(_line(name, "measured", [_cell(numbers, key) for key in COLUMNS]))
+    return "\n".join([*lines, "", _LEGEND]) + "\n"
+
+
+def _matching(patterns: Sequence[str]) -> list[str]:
+    known = list_recipes()
+    if not patterns:
+        return [name for name in known if load_recipe(name).paper is not None]
+    found: list[str] = []
+    for pattern in patterns:
+        names = [pattern] if pattern.endswith(".toml") else fnmatch.filter(known, pattern)
+        if not names:
+            raise RecipeError(f"--recipes {pattern!r}: matches no recipe; wsolfast recipes lists them")
+        found += [name for name in names if name not in found]
+    return found
+
+
+def _published(recipe: Recipe) -> dict[str, float]:
+    return recipe.paper.numbers() if recipe.paper else {}
+
+
+def _numbers(outcome: Outcome) -> dict[str, float]:
+    results = outcome.results
+    numbers = {key: results["metrics"][key] for key in COLUMNS if key in results["metrics"]}
+    if "transferred" in results:
+        numbers["gt_known_transferred"] = results["transferred"]["gt_known_loc"]
+    numbers |= {kind: results["error_split"][kind] for kind in ("part", "more")}
+    (record,) = read_runs([outcome.job.path])
+    last = outcome.job.recipe.stage[-1].name
+    speeds = [row["images_per_second"] for row in record.history if row.get("stage") == last]
+    if speeds:
+        numbers["train_images_per_second"] = median(speeds)
+    return numbers | {"eval_images_per_second": results["images_per_second"]}
+
+
+def _write(output: Path, summary: Mapping) -> None:
+    write_json(output / "reproduce.json", summary)
+    write_text(output / "reproduce.md", to_markdown(summary))
+
+
+def _line(name: str, what: str, cells: Iterable[str]) -> str:
+    return f"| {name} | {what} | {' | '.join(cells)} |"
+
+
+def _cell(numbers: Mapping[str, float], key: str) -> str:
+    return f"{numbers[key]:.2f}" if key in numbers else "–"
+
+
+def _spread(row: Mapping, key: str) -> str:
+    text = _cell(row["mean"], key)
+    several = sum("numbers" in run for run in row["runs"]) > 1
+    return f"{text} ({_cell(row['lowest'], key)} to {_cell(row['highest'], key)})" if several and text != "–" else text

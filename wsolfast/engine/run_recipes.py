@@ -1,0 +1,99 @@
+"""Recipes in a row: each trained and measured in a run folder of its own, from where it stands."""
+
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsolfast.engine.errors import Interrupted
+from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.train import change_runtime, train
+from wsolfast.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe, and the folder of its run."""
+
+    path: Path
+    recipe: Recipe
+
+    def state(self) -> str:
+        """``"finished"``, ``"started"`` or ``"to do"``."""
+        if not (self.path / "recipe.toml").is_file():
+            return "to do"
+        return "started" if _results(RunFolder(self.path)) is None else "finished"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: results of its evaluation, or why there are none."""
+
+    job: Job
+    results: dict | None
+    failure: str | None = None
+
+
+def run_recipes(
+    jobs: Sequence[Job], progress: Progress, *, again: bool = False, keep_going: bool = False
+) -> Iterator[Outcome]:
+    """Train and evaluate every job: finished ones give the results that they have, started ones continue.
+
+    Args:
+        again: start every run over instead.
+        keep_going: a job that fails is an outcome with its reason, and the next one is started.
+
+    Raises:
+        Interrupted: a signal asked for a stop.
+    """
+    for number, job in enumerate(jobs, start=1):
+        if len(jobs) > 1:
+            progress.say(f"[{number}/{len(jobs)}] {job.path.name}")
+        try:
+            yield Outcome(job, _run(job, progress, again=again))
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped while measuring {job.path}") from None
+        except Exception as error:
+            if not keep_going:
+                raise
+            failure = _describe(error)
+            progress.say(f"failed: {failure}")
+            if (job.path / "recipe.toml").is_file():
+                RunFolder(job.path).log("failed: " + "".join(traceback.format_exception(error)))
+            yield Outcome(job, None, failure)
+
+
+def _run(job: Job, progress: Progress, *, again: bool) -> dict:
+    run = _open(job, again=again)
+    results = None if again else _results(run)
+    if results is None:
+        train(run, progress)
+        results = evaluate(run, progress=progress)
+    return results
+
+
+def _open(job: Job, *, again: bool) -> RunFolder:
+    if again or not (job.path / "recipe.toml").is_file():
+        return RunFolder.create(job.path, job.recipe, exist_ok=again)
+    run = RunFolder(job.path)
+    change_runtime(run, job.recipe)
+    return run
+
+
+def _results(run: RunFolder) -> dict | None:
+    """Results of the run's last evaluation if nothing was trained since."""
+    file = run.eval_path(run.recipe.evaluate.split) / "results.json"
+    weights = run.weights_path(run.recipe.stage[-1].name)
+    if not file.is_file() or (weights.is_file() and weights.stat().st_mtime_ns > file.stat().st_mtime_ns):
+        return None
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if hasattr(error, "exit_code") else f"{type(error).__name__}: {text}"
