@@ -86,7 +86,7 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
     outcomes: list[Outcome] = []
     summary = summarize(outcomes)
     try:
-        for outcome in run_recipes(jobs, progress or Progress(quiet=True), keep_going=True):
+        for outcome in run_recipes(jobs, progress or Progress(quiet=True), keep_going=True, gaussian=True):
             outcomes.append(outcome)
             summary = summarize(outcomes)
             _write(output, summary)

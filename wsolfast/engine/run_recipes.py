@@ -38,13 +38,14 @@ class Outcome:
 
 
 def run_recipes(
-    jobs: Sequence[Job], progress: Progress, *, again: bool = False, keep_going: bool = False
+    jobs: Sequence[Job], progress: Progress, *, again: bool = False, keep_going: bool = False, gaussian: bool = False
 ) -> Iterator[Outcome]:
     """Train and evaluate every job: finished ones give the results that they have, started ones continue.
 
     Args:
         again: start every run over instead.
         keep_going: a job that fails is an outcome with its reason, and the next one is started.
+        gaussian: measure the central Gaussian, too.
 
     Raises:
         Interrupted: a signal asked for a stop.
@@ -53,7 +54,7 @@ def run_recipes(
         if len(jobs) > 1:
             progress.say(f"[{number}/{len(jobs)}] {job.path.name}")
         try:
-            yield Outcome(job, _run(job, progress, again=again))
+            yield Outcome(job, _run(job, progress, again=again, gaussian=gaussian))
         except Interrupted:
             raise
         except KeyboardInterrupt:
@@ -68,12 +69,12 @@ def run_recipes(
             yield Outcome(job, None, failure)
 
 
-def _run(job: Job, progress: Progress, *, again: bool) -> dict:
+def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:
     run = _open(job, again=again)
     results = None if again else _results(run)
     if results is None:
         train(run, progress)
-        results = evaluate(run, progress=progress)
+        results = evaluate(run, gaussian=gaussian, progress=progress)
     return results
 
 
