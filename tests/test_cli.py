@@ -186,8 +186,13 @@ def test_reproduce_exits_with_130_when_it_is_stopped(wsolfast, monkeypatch):
 
 def test_the_demo_trains_measures_and_reports_twice(wsolfast, tmp_path, monkeypatch):
     original = recipe.load_recipe
-    small = ["data.options={num_train=16, num_val=8, num_test=8, size=48}", "stage.batch_size=8"]
-    monkeypatch.setattr(demo, "load_recipe", lambda name, overrides=(): original(name, [*overrides, *small]))
+
+    def small(name, overrides):
+        batches = [f"stage.{stage.name}.batch_size=8" for stage in original(name).stage]
+        images = "data.options={num_train=16, num_val=8, num_test=8, size=48}"
+        return original(name, [*overrides, images, *batches])
+
+    monkeypatch.setattr(demo, "load_recipe", small)
     for _ in range(2):
         code, out, err = wsolfast("demo", "--minutes", 0.1)
         assert code == 0, err

@@ -7,6 +7,7 @@ from statistics import fmean, median
 
 from wsolfast.engine.errors import Interrupted, MissingError, RunError
 from wsolfast.engine.progress import Progress
+from wsolfast.engine.roles import localizer_of
 from wsolfast.engine.run_folder import describe_environment, now, write_json, write_text
 from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
 from wsolfast.engine.run_records import read_runs
@@ -29,7 +30,7 @@ _CENTRES = {"center_box": "centre box", "center_gaussian": "centre Gaussian"}
 _LEGEND = (
     "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the threshold "
     "that is best on the test split, as published ones are; *transferred* is the one chosen on train_fullsup. "
-    "Images a second are those of the last stage and of the network's pass over the test images."
+    "Images a second are those of the stage that localises and of the network's pass over the test images."
 )
 
 
@@ -172,8 +173,8 @@ def _numbers(outcome: Outcome) -> dict[str, float]:
         numbers["gt_known_transferred"] = results["transferred"]["gt_known_loc"]
     numbers |= {kind: results["error_split"][kind] for kind in ("part", "more")}
     (record,) = read_runs([outcome.job.path])
-    last = outcome.job.recipe.stage[-1].name
-    speeds = [row["images_per_second"] for row in record.history if row.get("stage") == last]
+    localizer = localizer_of(outcome.job.recipe).stage.name
+    speeds = [row["images_per_second"] for row in record.history if row.get("stage") == localizer]
     if speeds:
         numbers["train_images_per_second"] = median(speeds)
     return numbers | {"eval_images_per_second": results["images_per_second"]}

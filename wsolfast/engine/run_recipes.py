@@ -89,8 +89,9 @@ def _open(job: Job, *, again: bool) -> RunFolder:
 def _results(run: RunFolder) -> dict | None:
     """Results of the run's last evaluation if nothing was trained since."""
     file = run.eval_path(run.recipe.evaluate.split) / "results.json"
-    weights = run.weights_path(run.recipe.stage[-1].name)
-    if not file.is_file() or (weights.is_file() and weights.stat().st_mtime_ns > file.stat().st_mtime_ns):
+    weights = [run.weights_path(stage.name) for stage in run.recipe.stage]
+    trained = [weight.stat().st_mtime_ns for weight in weights if weight.is_file()]
+    if not file.is_file() or max(trained, default=0) > file.stat().st_mtime_ns:
         return None
     return json.loads(file.read_text(encoding="utf-8"))
 
