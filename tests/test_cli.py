@@ -11,7 +11,6 @@ from PIL import Image
 
 from wsolfast import cli, recipe
 from wsolfast.engine import demo
-from wsolfast.methods import list_methods
 from wsolfast.methods.cam import CAM
 from wsolfast.recipe import list_recipes
 
@@ -193,11 +192,11 @@ def test_the_demo_trains_measures_and_reports_twice(wsolfast, tmp_path, monkeypa
         return original(name, [*overrides, images, *batches])
 
     monkeypatch.setattr(demo, "load_recipe", small)
-    for _ in range(2):
-        code, out, err = wsolfast("demo", "--minutes", 0.1)
+    for words in ((), ("--baselines",)):
+        code, out, err = wsolfast("demo", "--minutes", 0.1, *words)
         assert code == 0, err
         rows = [line.split()[0] for line in out.splitlines()[1:-1]]
-        assert rows == [*sorted(list_methods()), "centre"]
+        assert rows == [name.rpartition("/")[2] for name in demo.demo_recipes(baselines=bool(words))] + ["centre"]
         assert (tmp_path / "runs" / "demo" / "report" / "index.html").is_file()
         assert (tmp_path / "runs" / "demo" / "report" / "report.png").is_file()
 

@@ -491,12 +491,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
     minutes: Annotated[float, typer.Option(min=0.01, help="About how long to train, on two cores.")] = 3.0,
+    baselines: Annotated[bool, typer.Option("--baselines", help="HaS, CutMix, ADL, ACoL and SPG, too.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network."""
     from wsolfast.engine.demo import demo as run_demo
 
-    results, page = run_demo(out, seed=seed, minutes=minutes, progress=_progress(quiet))
+    results, page = run_demo(out, seed=seed, minutes=minutes, baselines=baselines, progress=_progress(quiet))
     _print_comparison(results)
     _say(f"report: {page}")
 

@@ -1,9 +1,10 @@
 """The nouns that every room shares."""
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,21 @@ class Clock:
     epochs: int
     step: int  # 0-based, over the whole stage
     steps: int
+    seed: int = 0
 
     @property
     def progress(self) -> float:
         """Share of the stage that is done, in [0, 1)."""
         return self.step / max(1, self.steps)
+
+    def generator(self) -> torch.Generator:
+        """Random numbers of this step alone, on the CPU: a resumed run and every device draw the same ones.
+
+        Each process of a distributed run draws its own.
+        """
+        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+        digest = hashlib.sha256(f"{self.seed}/{self.step}/{rank}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,38 @@ def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method,
     assert [event["step"] for event in events(run)] == [1, 2, 3, 4, 5, 6]
 
 
+REGULARIZERS = {
+    "cam": 'head = "conv2", hidden_channels = 8, dropout = 0.5',
+    "has": "patch_sizes = [8, 0]",
+    "cutmix": "beta = 0.5",
+    "adl": 'positions = ["conv4", "conv5"]',
+    "acol": 'head = "conv3", hidden_channels = 8, dropout = 0.5',
+    "spg": 'head = "linear", guide_channels = 8',
+}
+
+
+@pytest.mark.parametrize("method", REGULARIZERS)
+def test_random_methods_continue_bit_for_bit(tiny, tmp_path, monkeypatch, method):
+    recipe = tiny(f"stage.method={method}", f"stage.model={{{REGULARIZERS[method]}}}")
+    whole = RunFolder.create(tmp_path / "whole", recipe)
+    train(whole)
+    run, count, step = RunFolder.create(tmp_path / "stopped", recipe), 0, train_module._StageTraining._step
+
+    def interrupted_step(self, batch):
+        nonlocal count
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    with pytest.raises(Interrupted):
+        train(run)
+    torch.rand(7)
+    train(RunFolder(run.path))
+    assert_same_weights(weights(whole), weights(run))
+
+
 def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeypatch):
     model = 'stage.model={head = "linear", embedding = "backbone", classes_per_batch = 2}'
     recipe = tiny('stage.method="csoa"', model, 'stage.schedule={name = "exponential", gamma = 0.5}')

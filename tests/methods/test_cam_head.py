@@ -15,7 +15,7 @@ def backbone(channels=6, classifier=None):
     return net
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv3"])
+@pytest.mark.parametrize("kind", ["linear", "conv2", "conv3"])
 def test_logits_are_the_means_of_the_class_maps(kind):
     head = CamHead(backbone(), 5, kind, hidden_channels=8)
     head.classifier.bias.data = seeded((5,))
@@ -54,7 +54,7 @@ def test_pretrained_head_takes_the_classifier_of_the_weights():
 @pytest.mark.parametrize(
     ("kind", "classifier", "message"),
     [
-        ("conv4", None, "expected 'conv3', 'linear' or 'pretrained', got 'conv4'"),
+        ("conv4", None, "expected one of conv3, conv2, linear, pretrained, got 'conv4'"),
         ("pretrained", None, "these weights bring no classifier"),
         ("pretrained", SimpleNamespace(weight=torch.zeros(9, 6), bias=torch.zeros(9)), "has 9 classes, not 4"),
     ],

@@ -1,4 +1,7 @@
-"""The demo: every ``demo/*`` recipe trained, measured and shown, on images that are rendered on the spot."""
+"""The demo: ``demo/*`` recipes trained, measured and shown, on images that are rendered on the spot.
+
+``demo_baselines/*`` are regularised CAMs, which join in when they are asked for.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +15,35 @@ from wsolfast.recipe import list_recipes, load_recipe
 _MINUTES = 3.0
 
 
-def demo(output: Path, *, seed: int = 0, minutes: float = _MINUTES, progress: Progress | None = None):
+def demo_recipes(*, baselines: bool) -> list[str]:
+    """Names of the demo's recipes, with or without the regularised CAMs."""
+    folders = ("demo", "demo_baselines") if baselines else ("demo",)
+    return [name for name in list_recipes() if name.partition("/")[0] in folders]
+
+
+def demo(
+    output: Path,
+    *,
+    seed: int = 0,
+    minutes: float = _MINUTES,
+    baselines: bool = False,
+    progress: Progress | None = None,
+):
     """Run the demo; a demo that is there is done again.
 
     Args:
         output: folder of the runs and of ``report/index.html``.
         minutes: scales the recipes' epochs, which take about three minutes on two cores.
+        baselines: train the regularised CAMs too, in about as much time again.
 
     Returns:
         The results by method and the report's file.
     """
     jobs = []
-    for name in list_recipes():
-        if name.startswith("demo/"):
-            recipe = load_recipe(name, [f"seed={seed}"])
-            scaled = (replace(stage, epochs=_scaled(stage.epochs, minutes)) for stage in recipe.stage)
-            jobs.append(Job(output / name.removeprefix("demo/"), replace(recipe, stage=tuple(scaled))))
+    for name in demo_recipes(baselines=baselines):
+        recipe = load_recipe(name, [f"seed={seed}"])
+        scaled = (replace(stage, epochs=_scaled(stage.epochs, minutes)) for stage in recipe.stage)
+        jobs.append(Job(output / name.rpartition("/")[2], replace(recipe, stage=tuple(scaled))))
     outcomes = list(run_recipes(jobs, progress or Progress(quiet=True), again=True))
     page = write_report([job.path for job in jobs], output / "report" / "index.html")
     return {outcome.results["method"]: outcome.results for outcome in outcomes}, page

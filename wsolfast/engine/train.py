@@ -180,7 +180,7 @@ class _StageTraining:
         if runtime.channels_last:
             batch = replace(batch, image=batch.image.to(memory_format=torch.channels_last))
         total = self.stage.epochs * self.steps_per_epoch
-        clock = Clock(epoch=at.epoch, epochs=self.stage.epochs, step=at.step, steps=total)
+        clock = Clock(epoch=at.epoch, epochs=self.stage.epochs, step=at.step, steps=total, seed=self.seed)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(at.step) * group["lr_factor"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=runtime.amp == "bf16"):

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# How many 3×3 convolutions stand before the classifier.
+_HIDDEN = {"conv3": 2, "conv2": 1, "linear": 0, "pretrained": 0}
+
 
 class CamHead(nn.Module):
     """Features to class maps and, by global average pooling, to logits.
@@ -11,10 +14,12 @@ class CamHead(nn.Module):
     Args:
         backbone: one of its stages feeds the head; with ``kind="pretrained"`` its classifier becomes the head.
         num_classes: number of class maps.
-        kind: ``"conv3"`` (3×3, 3×3, 1×1 convolutions, as ACoL and SPA use), ``"linear"`` (one 1×1 convolution, the
-            original CAM) or ``"pretrained"`` (the ImageNet classifier that came with the backbone's weights).
-        hidden_channels: width of the two 3×3 convolutions.
+        kind: ``"conv3"`` (3×3, 3×3, 1×1 convolutions, as ACoL and SPA use), ``"conv2"`` (3×3, 1×1, VGG-GAP),
+            ``"linear"`` (one 1×1 convolution, the original CAM) or ``"pretrained"`` (the ImageNet classifier that came
+            with the backbone's weights).
+        hidden_channels: width of the 3×3 convolutions.
         stage: name of the stage that feeds the head; the last one if None.
+        dropout: share of values dropped before every convolution.
     """
 
     def __init__(
@@ -24,22 +29,19 @@ class CamHead(nn.Module):
         kind: str = "linear",
         hidden_channels: int = 1024,
         stage: str | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         channels = {info.name: info.channels for info in backbone.stages}[stage or backbone.stages[-1].name]
         self.relu_maps = False
-        if kind == "conv3":
-            self.hidden = nn.Sequential(
-                nn.Conv2d(channels, hidden_channels, 3, padding=1),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
-                nn.ReLU(inplace=True),
-            )
+        layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+        if kind not in _HIDDEN:
+            raise ValueError(f"head: expected one of {', '.join(_HIDDEN)}, got {kind!r}")
+        for _ in range(_HIDDEN[kind]):
+            layers += [nn.Conv2d(channels, hidden_channels, 3, padding=1), nn.ReLU(inplace=True)]
+            layers += [nn.Dropout(dropout)] if dropout else []
             channels = hidden_channels
-        elif kind in ("linear", "pretrained"):
-            self.hidden = nn.Identity()
-        else:
-            raise ValueError(f"head: expected 'conv3', 'linear' or 'pretrained', got {kind!r}")
+        self.hidden = nn.Sequential(*layers)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

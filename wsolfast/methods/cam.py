@@ -1,51 +1,20 @@
 """CAM, the baseline: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from wsolfast import ops
-from wsolfast.methods._base import Method
-from wsolfast.methods._cam_head import CamHead
-from wsolfast.types import Batch, Clock, Localization
+from wsolfast.methods._class_activation import ClassActivation
+from wsolfast.types import Batch, Clock
 
 
-class CAM(Method):
-    """Class activation mapping: cross-entropy on pooled class maps; the map of a class is its localization map.
+class CAM(ClassActivation):
+    """Class activation mapping: cross-entropy on pooled class maps.
 
-    Args:
-        backbone: its last stage feeds the head.
-        num_classes: K.
-        head: ``"linear"``, ``"conv3"`` or ``"pretrained"``, see :class:`CamHead`.
-        hidden_channels: width of the ``"conv3"`` head.
-        cam_relu: cut negative activations before min-max, as the SPA baseline does.
+    The options are those of :class:`~wsolfast.methods._class_activation.ClassActivation`.
     """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        num_classes: int,
-        *,
-        head: str = "linear",
-        hidden_channels: int = 1024,
-        cam_relu: bool = False,
-    ):
-        super().__init__()
-        self.backbone = backbone
-        self.head = CamHead(backbone, num_classes, head, hidden_channels)
-        self.cam_relu = cam_relu
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(self.classify(batch.image), batch.label)}
-
-    def classify(self, image: Tensor) -> Tensor:
-        return self.head.logits(self._features(image))
-
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
-        logits, classes, cam = self.head.localize(self._features(image), label, topk)
-        return Localization(logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam))
-
-    def _features(self, image: Tensor) -> Tensor:
-        return self.backbone(image)[self.backbone.stages[-1].name]
 
 
 STAGES = {"localizer": CAM}

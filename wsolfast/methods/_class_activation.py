@@ -1,0 +1,46 @@
+"""What CAM and the regularisers on top of it share: one head, one map per class, nothing else in evaluation."""
+
+from torch import Tensor, nn
+
+from wsolfast import ops
+from wsolfast.methods._base import Method
+from wsolfast.methods._cam_head import CamHead
+from wsolfast.types import Localization
+
+
+class ClassActivation(Method):
+    """Logits are pooled class maps; the map of a class is its localization map.
+
+    Args:
+        backbone: its last stage feeds the head.
+        num_classes: K.
+        head: ``"linear"``, ``"conv2"``, ``"conv3"`` or ``"pretrained"``, see :class:`CamHead`.
+        hidden_channels: width of the ``"conv2"`` and ``"conv3"`` heads.
+        dropout: share of values dropped before every convolution of the head.
+        cam_relu: cut negative activations before min-max, as the SPA baseline does.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        head: str = "linear",
+        hidden_channels: int = 1024,
+        dropout: float = 0.0,
+        cam_relu: bool = False,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = CamHead(backbone, num_classes, head, hidden_channels, dropout=dropout)
+        self.cam_relu = cam_relu
+
+    def classify(self, image: Tensor) -> Tensor:
+        return self.head.logits(self._features(image))
+
+    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+        logits, classes, cam = self.head.localize(self._features(image), label, topk)
+        return Localization(logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam))
+
+    def _features(self, image: Tensor) -> Tensor:
+        return self.backbone(image)[self.backbone.stages[-1].name]

@@ -1,0 +1,86 @@
+"""ACoL: Zhang et al., "Adversarial Complementary Learning for Weakly Supervised Object Localization", CVPR 2018.
+
+Two classifiers on one backbone: what the first one uses is erased from the features of the second one, which has to
+find the object by something else.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast import ops
+from wsolfast.methods._base import Method
+from wsolfast.methods._cam_head import CamHead
+from wsolfast.types import Batch, Clock, Localization
+
+
+class ACoL(Method):
+    """Classifier A sees the features, classifier B those without A's peaks; the map is the maximum of both maps.
+
+    The map of a class erases by A's map of that same class, as training does for the label. Logits are A's.
+
+    Args:
+        backbone: its last stage feeds both heads.
+        num_classes: K.
+        head: ``"conv3"`` (the paper's) or any other, see :class:`CamHead`.
+        hidden_channels: width of the 3×3 convolutions of a head.
+        dropout: share of values dropped before every convolution of a head.
+        erase_threshold: δ; A's map in [0, 1] of at least δ is erased.
+
+    Raises:
+        ValueError: if the threshold lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        head: str = "conv3",
+        hidden_channels: int = 1024,
+        dropout: float = 0.0,
+        erase_threshold: float = 0.9,
+    ):
+        super().__init__()
+        if not 0 <= erase_threshold <= 1:
+            raise ValueError(f"acol: erase_threshold: expected a value in [0, 1], got {erase_threshold}")
+        self.backbone = backbone
+        self.head = CamHead(backbone, num_classes, head, hidden_channels, dropout=dropout)
+        self.second_head = CamHead(backbone, num_classes, head, hidden_channels, dropout=dropout)
+        self.erase_threshold = erase_threshold
+
+    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        features = self._features(batch.image)
+        hidden = self.head.hidden(features)
+        loss = functional.cross_entropy(self.head.pooled_logits(hidden), batch.label)
+        with torch.no_grad():
+            cam = self.head.maps_of(hidden, batch.label[:, None])
+        erased = erase(features, ops.min_max_normalize(cam), self.erase_threshold)
+        loss_second = functional.cross_entropy(self.second_head.logits(erased), batch.label)
+        return {"loss": loss + loss_second, "loss_cls": loss, "loss_cls_second": loss_second}
+
+    def classify(self, image: Tensor) -> Tensor:
+        return self.head.logits(self._features(image))
+
+    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+        features = self._features(image)
+        logits, classes, cam = self.head.localize(features, label, topk)
+        first = ops.min_max_normalize(cam)
+        # Every class has its own erased features: one image more in the batch of the second head.
+        hidden = self.second_head.hidden(
+            torch.cat([erase(features, one[:, None], self.erase_threshold) for one in first.unbind(1)])
+        )
+        second = self.second_head.maps_of(hidden, classes.T.reshape(-1, 1))
+        second = ops.min_max_normalize(second.unflatten(0, classes.T.shape)[:, :, 0].transpose(0, 1).contiguous())
+        return Localization(logits, classes, torch.maximum(first, second))
+
+    def _features(self, image: Tensor) -> Tensor:
+        return self.backbone(image)[self.backbone.stages[-1].name]
+
+
+def erase(features: Tensor, score_map: Tensor, threshold: float) -> Tensor:
+    """``features`` [N, C, h, w], zero where ``score_map`` [N, 1, h, w] is at least ``threshold``."""
+    return features * (score_map < threshold)
+
+
+STAGES = {"localizer": ACoL}

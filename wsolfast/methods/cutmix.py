@@ -1,0 +1,89 @@
+"""CutMix: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers ...", ICCV 2019.
+
+A rectangle of each image is replaced by that of another one, and labels are mixed by area.
+"""
+
+import math
+import random
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsolfast.methods._class_activation import ClassActivation
+from wsolfast.types import Batch, Clock
+
+
+class CutMix(ClassActivation):
+    r"""CAM trained on mixed images; nothing is mixed in evaluation.
+
+    .. math:: \mathcal{L} = \lambda\, CE(\hat y, y) + (1 - \lambda)\, CE(\hat y, y_{\pi})
+
+    With :math:`\lambda_0 \sim Beta(\alpha, \alpha)` the rectangle has the sides :math:`\sqrt{1 - \lambda_0}` of the
+    image and a centre that is drawn uniformly; what lies outside is cut off and :math:`\lambda` is the share of the
+    image that is left. One rectangle and one permutation :math:`\pi` per batch, as released.
+
+    Args:
+        backbone, num_classes, head, hidden_channels, dropout, cam_relu: as
+            :class:`~wsolfast.methods._class_activation.ClassActivation`.
+        beta: α; 1 (published) draws λ uniformly.
+        probability: that a batch is mixed.
+
+    Raises:
+        ValueError: if ``beta`` is not positive or ``probability`` is none.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        head: str = "linear",
+        hidden_channels: int = 1024,
+        dropout: float = 0.0,
+        cam_relu: bool = False,
+        beta: float = 1.0,
+        probability: float = 1.0,
+    ):
+        super().__init__(
+            backbone, num_classes, head=head, hidden_channels=hidden_channels, dropout=dropout, cam_relu=cam_relu
+        )
+        if beta <= 0:
+            raise ValueError(f"cutmix: beta: expected a positive number, got {beta}")
+        if not 0 <= probability <= 1:
+            raise ValueError(f"cutmix: probability: expected a probability, got {probability}")
+        self.beta, self.probability = beta, probability
+
+    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        draw = random.Random(clock.generator().initial_seed())
+        if draw.random() >= self.probability:
+            return {"loss": functional.cross_entropy(self.classify(batch.image), batch.label)}
+        share = draw.betavariate(self.beta, self.beta)
+        height, width = batch.image.shape[-2:]
+        box = rectangle(height, width, share, (draw.randrange(height), draw.randrange(width)))
+        other = torch.randperm(len(batch.label), generator=clock.generator()).to(batch.label.device)
+        mixed, share = paste(batch.image, batch.image[other], box)
+        logits = self.classify(mixed)
+        own = functional.cross_entropy(logits, batch.label)
+        pasted = functional.cross_entropy(logits, batch.label[other])
+        return {"loss": share * own + (1 - share) * pasted}
+
+
+def rectangle(height: int, width: int, share: float, center: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Rows y0, y1 and columns x0, x1 (half-open) that are replaced where ``share`` of the image shall stay."""
+    edges = []
+    for size, middle in zip((height, width), center, strict=True):
+        half = int(size * math.sqrt(1 - share)) // 2
+        edges += [max(0, middle - half), min(size, middle + half)]
+    return tuple(edges)
+
+
+def paste(image: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:
+    """``image`` [N, 3, H, W] with the pixels of ``other`` inside ``box``, and the share of pixels that are its own."""
+    y0, y1, x0, x1 = box
+    mixed = image.clone()
+    mixed[:, :, y0:y1, x0:x1] = other[:, :, y0:y1, x0:x1]
+    return mixed, 1 - (y1 - y0) * (x1 - x0) / (image.shape[-2] * image.shape[-1])
+
+
+STAGES = {"localizer": CutMix}
