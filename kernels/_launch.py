@@ -5,7 +5,24 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def on_device_of(tensor: Tensor):
     """Context in which kernels go to the tensor's device and its current stream; nothing to do off CUDA."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def check_dtype(op: str, tensor: Tensor) -> None:
+    """Raise a TypeError that names the dtypes the kernels of ``op`` take, if the tensor's is none of them."""
+    if tensor.dtype not in _DTYPES:
+        names = ", ".join(str(dtype)[6:] for dtype in _DTYPES)
+        raise TypeError(f"{op}: the CUDA kernels take {names}, got {str(tensor.dtype)[6:]}")
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """``input_precision`` of a kernel's dots: strict in float32 unless :func:`torch.set_float32_matmul_precision` says
+    that TF32 will do; three TF32 products have float32's precision, and Triton's own default has not."""
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

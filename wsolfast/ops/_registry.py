@@ -57,6 +57,11 @@ def define_op(
     return getattr(getattr(torch.ops, _NAMESPACE), name).default
 
 
+def widens(tensor: torch.Tensor) -> bool:
+    """Whether an op gets half precision as float32: everywhere but on CUDA, whose kernels widen it in registers."""
+    return tensor.element_size() < 4 and not tensor.is_cuda
+
+
 def backends() -> dict[str, dict[str, str]]:
     """Who serves each op on each device, e.g. ``{"min_max_normalize": {"cpu": "csrc", "cuda": "triton"}}``.
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from wsolfast.ops import _blocked_class_head
-from wsolfast.ops._registry import define_op
+from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import class_head_pool as reference
 
 
@@ -51,6 +51,7 @@ _FORWARD = define_op(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
+    triton="wsolfast.kernels.class_head_pool:class_head_pool",
 )
 _BACKWARD = define_op(
     "_class_head_pool_backward(Tensor grad, Tensor features, Tensor weight, Tensor? bias, bool relu) "
@@ -58,6 +59,7 @@ _BACKWARD = define_op(
     reference=reference.class_head_pool_backward,
     composite=_blocked_class_head.backward,
     fake=_fake_backward,
+    triton="wsolfast.kernels.class_head_pool:class_head_pool_backward",
 )
 
 
@@ -80,13 +82,14 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
     Raises:
         ValueError: if shapes or dtypes do not fit.
 
-    Backends: library calls on blocks of class maps on every device; at most a megabyte of float32 maps, or those of one
-    class, is in memory at once on the CPU. Differentiable once; only the inputs are saved and the maps are computed
-    again, one matrix product more than with the maps kept: a training step saves memory, not time. float16 and bfloat16
-    are computed in float32. Deterministic for a fixed number of threads.
+    Backends: CUDA (Triton: no class map in memory), elsewhere library calls on blocks of class maps; at most a megabyte
+    of float32 maps, or those of one class, is in memory at once on the CPU. Differentiable once; only the inputs are
+    saved and the maps are computed again, one matrix product more than with the maps kept: on the CPU a training step
+    saves memory, not time. float16 and bfloat16 are summed in float32 and rounded at the end; float32 is strict unless
+    :func:`torch.set_float32_matmul_precision` allows TF32. Deterministic for a fixed number of threads.
     """
     _check(features, weight, bias)
-    if features.element_size() < 4:
+    if widens(features):
         bias = None if bias is None else bias.float()
         return _FORWARD(features.float(), weight.float(), bias, relu).to(features.dtype)
     return _FORWARD(features, weight, bias, relu)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from wsolfast.ops._registry import define_op
+from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import multiplicative_fusion as reference
 
 _REDUCTIONS = ("map", "mean")
@@ -64,11 +64,13 @@ _FORWARD = define_op(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
+    triton="wsolfast.kernels.multiplicative_fusion:multiplicative_fusion",
 )
 _BACKWARD = define_op(
     f"_multiplicative_fusion_backward(Tensor grad, {_BRANCHES}) -> Tensor[]",
     reference=reference.multiplicative_fusion_backward,
     fake=_fake_backward,
+    triton="wsolfast.kernels.multiplicative_fusion:multiplicative_fusion_backward",
 )
 
 
@@ -95,11 +97,11 @@ def multiplicative_fusion(
     Raises:
         ValueError: if the number of branches, shapes or dtypes do not fit or an option is unknown.
 
-    Backends: CPU (C++), elsewhere the reference. Differentiable once; only the branches are saved. float16 and bfloat16
-    are computed in float32 and rounded once. Deterministic.
+    Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once; only the branches are saved.
+    float16 and bfloat16 are computed in float32 and rounded once, autocast changes nothing. Deterministic.
     """
     _check(features, reduce, mode)
     dtype = features[0].dtype
-    branches = [branch.float() if branch.element_size() < 4 else branch for branch in features]
+    branches = [branch.float() if widens(branch) else branch for branch in features]
     missing = [None] * (_MOST_BRANCHES - len(branches))
     return _FORWARD(*branches, *missing, align_corners, reduce, mode).to(dtype)

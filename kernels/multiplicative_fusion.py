@@ -1,0 +1,370 @@
+"""``multiplicative_fusion``: a program walks down the rows of some channels of one image.
+
+Of every coarser branch it holds the two stretched rows between which the walk stands, so each branch is read once.
+Backward walks the same way and gathers: what the target rows give to the two source rows stands in registers until the
+walk has passed them, then a product with the matrix of the columns' resize shrinks it. No atomics, one fixed order.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from wsolfast.kernels._launch import check_dtype, on_device_of
+
+# Values that a program holds of one row of one branch.
+_TILE = 512
+# Channels that make a whole line of memory where they are contiguous.
+_LINE = 32
+# Enough to fill a large GPU with several programs per multiprocessor.
+_ENOUGH_PROGRAMS = 1024
+
+
+class Branch(NamedTuple):
+    """Maps and their strides. Height and width are None where the branch has the first's size: it is taken as it is."""
+
+    maps: tl.tensor
+    height: tl.tensor
+    width: tl.tensor
+    stride_n: tl.tensor
+    stride_c: tl.tensor
+    stride_h: tl.tensor
+    stride_w: tl.tensor
+
+
+class Walk(NamedTuple):
+    """What a program passes: some channels [BLOCK_C, 1] from the first of an image, all columns [1, BLOCK_W]."""
+
+    image: tl.tensor
+    first_channel: tl.tensor
+    channels: tl.tensor
+    columns: tl.tensor
+    has_channel: tl.tensor
+    mask: tl.tensor
+    height: tl.tensor
+    width: tl.tensor
+
+
+@triton.jit
+def _place(i, source, target, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+    """The source position before target ``i`` and the weight of the next: exact integers and one division."""
+    if ALIGNED:
+        numerator = i * (source - 1)
+        denominator = tl.maximum(target - 1, 1)
+    else:
+        numerator = tl.maximum((2 * i + 1) * source - target, 0)
+        denominator = 2 * target
+    before = numerator // denominator
+    return before, (numerator - before * denominator).to(DTYPE) / denominator
+
+
+@triton.jit
+def _pointers(branch, walk, y, x):
+    """Pointers [BLOCK_C, *] to columns ``x`` of row ``y``; INDEX holds offsets within a tile, 64 bits all others."""
+    plane = walk.image.to(tl.int64) * branch.stride_n + walk.first_channel.to(tl.int64) * branch.stride_c
+    row = branch.maps + (plane + tl.cast(y, tl.int64) * branch.stride_h)
+    return row + (walk.channels * branch.stride_c + x * branch.stride_w)
+
+
+@triton.jit
+def _row(branch, walk, y, DTYPE: tl.constexpr):
+    return tl.load(_pointers(branch, walk, y, walk.columns), mask=walk.mask, other=0).to(DTYPE)
+
+
+@triton.jit
+def _stretched(branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+    """Source row ``y``, or the last, at the target's columns."""
+    y = tl.minimum(y, branch.height - 1)
+    left, weight = _place(walk.columns, branch.width, walk.width, ALIGNED, DTYPE)
+    right = tl.minimum(left + 1, branch.width - 1)
+    before = tl.load(_pointers(branch, walk, y, left), mask=walk.mask, other=0).to(DTYPE)
+    after = tl.load(_pointers(branch, walk, y, right), mask=walk.mask, other=0).to(DTYPE)
+    return (1 - weight) * before + weight * after
+
+
+@triton.jit
+def _start(branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+    """Where a walk that starts at target row ``y`` stands: (source row, that row stretched, the next stretched)."""
+    if branch.height is None:
+        row = y
+        above = _row(branch, walk, y, DTYPE)
+        below = above
+    else:
+        row, _ = _place(y, branch.height, walk.height, ALIGNED, DTYPE)
+        above = _stretched(branch, walk, row, ALIGNED, DTYPE)
+        below = _stretched(branch, walk, row + 1, ALIGNED, DTYPE)
+    return row, above, below
+
+
+@triton.jit
+def _advance(state, branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+    """The state at target row ``y``. Branches are not larger than the first, so a step passes one row at most."""
+    row, above, below = state
+    if branch.height is None:
+        above = _row(branch, walk, y, DTYPE)
+    else:
+        wanted, _ = _place(y, branch.height, walk.height, ALIGNED, DTYPE)
+        if wanted != row:
+            above = below
+            below = _stretched(branch, walk, wanted + 1, ALIGNED, DTYPE)
+            row = wanted
+    return row, above, below
+
+
+@triton.jit
+def _resized(state, branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+    """Target row ``y`` of the resized branch."""
+    if branch.height is None:
+        values = state[1]
+    else:
+        _, weight = _place(y, branch.height, walk.height, ALIGNED, DTYPE)
+        values = (1 - weight) * state[1] + weight * state[2]
+    return values
+
+
+@triton.jit
+def _combined(x, y, MULTIPLIES: tl.constexpr):
+    return x * y if MULTIPLIES else x + y
+
+
+@triton.jit
+def _walk(height, width, channels, chunks, INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr):
+    """The walk of this program, and which part of the rows it takes."""
+    program = tl.program_id(0)
+    groups = tl.cdiv(channels, BLOCK_C)
+    first = program // chunks % groups * BLOCK_C
+    c = tl.arange(0, BLOCK_C)[:, None].to(INDEX)
+    x = tl.arange(0, BLOCK_W)[None, :].to(INDEX)
+    has_channel = first + c < channels
+    mask = has_channel & (x < width)
+    return Walk(program // chunks // groups, first, c, x, has_channel, mask, height, width), program % chunks
+
+
+@triton.jit
+def _forward_kernel(
+    out, first, second, third, fourth, height, width, channels, chunks,
+    MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr,
+    INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    walk, chunk = _walk(height, width, channels, chunks, INDEX, BLOCK_C, BLOCK_W)
+    rows = tl.cdiv(height, chunks)
+    begin = chunk * rows
+    at_second = _start(second, walk, begin, ALIGNED, DTYPE)
+    if third is not None:
+        at_third = _start(third, walk, begin, ALIGNED, DTYPE)
+    if fourth is not None:
+        at_fourth = _start(fourth, walk, begin, ALIGNED, DTYPE)
+    if MEAN:
+        total = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
+    for y in range(begin, tl.minimum(begin + rows, height)):
+        values = _row(first, walk, y, DTYPE)
+        at_second = _advance(at_second, second, walk, y, ALIGNED, DTYPE)
+        values = _combined(values, _resized(at_second, second, walk, y, ALIGNED, DTYPE), MULTIPLIES)
+        if third is not None:
+            at_third = _advance(at_third, third, walk, y, ALIGNED, DTYPE)
+            values = _combined(values, _resized(at_third, third, walk, y, ALIGNED, DTYPE), MULTIPLIES)
+        if fourth is not None:
+            at_fourth = _advance(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
+            values = _combined(values, _resized(at_fourth, fourth, walk, y, ALIGNED, DTYPE), MULTIPLIES)
+        if MEAN:
+            total += values
+        else:
+            tl.store(_pointers(out, walk, y, walk.columns), values, mask=walk.mask)
+    if MEAN:
+        mean = tl.sum(total, 1, keep_dims=True) / (height * width)
+        tl.store(_pointers(out, walk, 0, 0), mean, mask=walk.has_channel)
+
+
+@triton.jit
+def _shrink(gradient, walk, y, values, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Store a row of target columns as row ``y`` of the gradient: the transpose of stretching it."""
+    left, weight = _place(tl.trans(walk.columns), gradient.width, walk.width, ALIGNED, DTYPE)
+    right = tl.minimum(left + 1, gradient.width - 1)
+    for begin in range(0, gradient.width, BLOCK_S):
+        s = begin + tl.arange(0, BLOCK_S)[None, :].to(walk.columns.dtype)
+        matrix = tl.where(left == s, 1 - weight, 0.0) + tl.where(right == s, weight, 0.0)
+        shrunk = tl.dot(values, matrix.to(DTYPE), input_precision="ieee")
+        tl.store(_pointers(gradient, walk, y, s), shrunk, mask=walk.has_channel & (s < gradient.width))
+
+
+@triton.jit
+def _collect(
+    sums, branch, gradient, walk, y, values, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, BLOCK_S: tl.constexpr
+):
+    """Give what reaches target row ``y`` of a branch to its two source rows; store the row that the walk has passed."""
+    row, above, below = sums
+    if branch.height is None:
+        tl.store(_pointers(gradient, walk, y, walk.columns), values, mask=walk.mask)
+    else:
+        wanted, weight = _place(y, branch.height, walk.height, ALIGNED, DTYPE)
+        if wanted != row:
+            _shrink(gradient, walk, row, above, ALIGNED, DTYPE, BLOCK_S)
+            above = below
+            below = tl.zeros_like(below)
+            row = wanted
+        above += (1 - weight) * values
+        below += weight * values
+    return row, above, below
+
+
+@triton.jit
+def _finish(sums, gradient, walk, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The last target row has the last source row above it; what lies below was clamped to it."""
+    if gradient.height is not None:
+        _shrink(gradient, walk, sums[0], sums[1] + sums[2], ALIGNED, DTYPE, BLOCK_S)
+
+
+@triton.jit
+def _times(values, a, b, c, MULTIPLIES: tl.constexpr):
+    """The gradient with respect to one factor: ``values`` times the others, of which ``c`` or ``b`` may be missing."""
+    if MULTIPLIES:
+        values *= a
+        if b is not None:
+            values *= b
+        if c is not None:
+            values *= c
+    return values
+
+
+@triton.jit
+def _backward_kernel(
+    grad, first, second, third, fourth, grad_first, grad_second, grad_third, grad_fourth, height, width, channels,
+    MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr,
+    INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    walk, y = _walk(height, width, channels, 1, INDEX, BLOCK_C, BLOCK_W)
+    zeros = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
+    at_second = _start(second, walk, y, ALIGNED, DTYPE)
+    to_second = (y, zeros, zeros)
+    if third is not None:
+        at_third = _start(third, walk, y, ALIGNED, DTYPE)
+        to_third = (y, zeros, zeros)
+    if fourth is not None:
+        at_fourth = _start(fourth, walk, y, ALIGNED, DTYPE)
+        to_fourth = (y, zeros, zeros)
+    if MEAN:
+        shared = tl.load(_pointers(grad, walk, 0, 0), mask=walk.has_channel, other=0).to(DTYPE)
+        incoming = tl.where(walk.mask, shared / (height * width), 0.0)
+    for y in range(height):
+        if not MEAN:
+            incoming = _row(grad, walk, y, DTYPE)
+        taken = _row(first, walk, y, DTYPE)
+        at_second = _advance(at_second, second, walk, y, ALIGNED, DTYPE)
+        resized_second = _resized(at_second, second, walk, y, ALIGNED, DTYPE)
+        if third is not None:
+            at_third = _advance(at_third, third, walk, y, ALIGNED, DTYPE)
+            resized_third = _resized(at_third, third, walk, y, ALIGNED, DTYPE)
+        else:
+            resized_third = None
+        if fourth is not None:
+            at_fourth = _advance(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
+            resized_fourth = _resized(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
+        else:
+            resized_fourth = None
+        values = _times(incoming, resized_second, resized_third, resized_fourth, MULTIPLIES)
+        tl.store(_pointers(grad_first, walk, y, walk.columns), values, mask=walk.mask)
+        values = _times(incoming, taken, resized_third, resized_fourth, MULTIPLIES)
+        to_second = _collect(to_second, second, grad_second, walk, y, values, ALIGNED, DTYPE, BLOCK_S)
+        if third is not None:
+            values = _times(incoming, taken, resized_second, resized_fourth, MULTIPLIES)
+            to_third = _collect(to_third, third, grad_third, walk, y, values, ALIGNED, DTYPE, BLOCK_S)
+        if fourth is not None:
+            values = _times(incoming, taken, resized_second, resized_third, MULTIPLIES)
+            to_fourth = _collect(to_fourth, fourth, grad_fourth, walk, y, values, ALIGNED, DTYPE, BLOCK_S)
+    _finish(to_second, grad_second, walk, ALIGNED, DTYPE, BLOCK_S)
+    if third is not None:
+        _finish(to_third, grad_third, walk, ALIGNED, DTYPE, BLOCK_S)
+    if fourth is not None:
+        _finish(to_fourth, grad_fourth, walk, ALIGNED, DTYPE, BLOCK_S)
+
+
+def multiplicative_fusion(
+    first: Tensor,
+    second: Tensor,
+    third: Tensor | None,
+    fourth: Tensor | None,
+    align_corners: bool,
+    reduce: str,
+    mode: str,
+) -> Tensor:
+    """Same contract as the reference; float32 arithmetic for half precision, one rounding at the end."""
+    check_dtype("multiplicative_fusion", first)
+    images, channels, height, width = first.shape
+    out = torch.empty(first.shape[:2] if reduce == "mean" else first.shape, dtype=first.dtype, device=first.device)
+    if out.numel() == 0:
+        return out
+    tile = _tile(first)
+    programs = images * triton.cdiv(channels, tile["BLOCK_C"])
+    chunks = 1 if reduce == "mean" else min(height, triton.cdiv(_ENOUGH_PROGRAMS, programs))
+    maps = (out[:, :, None, None] if reduce == "mean" else out, first, second, third, fourth)
+    options = _options(maps, tile, align_corners, reduce, mode)
+    with on_device_of(first):
+        _forward_kernel[(programs * chunks,)](
+            *(_described(branch, first) for branch in maps), height, width, channels, chunks, **tile, **options
+        )
+    return out
+
+
+def multiplicative_fusion_backward(
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    third: Tensor | None,
+    fourth: Tensor | None,
+    align_corners: bool,
+    reduce: str,
+    mode: str,
+) -> list[Tensor]:
+    """Same contract as the reference; each gradient has the dtype of its branch."""
+    check_dtype("multiplicative_fusion", grad)
+    images, channels, height, width = first.shape
+    branches = (first, second, third, fourth)
+    gradients = [
+        None if branch is None else torch.empty(branch.shape, dtype=branch.dtype, device=branch.device)
+        for branch in branches
+    ]
+    if first.numel() == 0:
+        return [gradient for gradient in gradients if gradient is not None]
+    if reduce == "mean":
+        grad = grad[:, :, None, None]
+    tile = _tile(first)
+    maps = (grad, *branches, *gradients)
+    options = _options(maps, tile, align_corners, reduce, mode)
+    with on_device_of(first):
+        _backward_kernel[(images * triton.cdiv(channels, tile["BLOCK_C"]),)](
+            *(_described(tensor, first) for tensor in maps), height, width, channels, **tile, **options, BLOCK_S=16
+        )
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _described(maps: Tensor | None, first: Tensor) -> Branch | None:
+    if maps is None:
+        return None
+    size = (None, None) if maps.shape == first.shape else maps.shape[2:]
+    return Branch(maps, *size, *maps.stride())
+
+
+def _tile(first: Tensor) -> dict[str, int]:
+    """All columns, and fewer channels where there are too few images to keep the device busy."""
+    images, channels, _, width = first.shape
+    block_w = max(16, triton.next_power_of_2(width))
+    contiguous = channels > 1 and first.stride(1) == 1
+    most = max(1, _TILE // block_w) * (2 if contiguous else 1)
+    wanted = max(images * channels // _ENOUGH_PROGRAMS, _LINE if contiguous else 1)
+    block_c = min(triton.next_power_of_2(wanted), most, triton.next_power_of_2(channels))
+    return {"BLOCK_C": block_c, "BLOCK_W": block_w, "num_warps": max(1, min(8, block_c * block_w // 64))}
+
+
+def _options(
+    maps: tuple[Tensor | None, ...], tile: dict[str, int], align_corners: bool, reduce: str, mode: str
+) -> dict:
+    given = [tensor for tensor in maps if tensor is not None]
+    farthest = max(t.stride(1) * tile["BLOCK_C"] + t.stride(3) * tile["BLOCK_W"] for t in given)
+    return {
+        "MULTIPLIES": mode == "multiply",
+        "MEAN": reduce == "mean",
+        "ALIGNED": align_corners,
+        "DTYPE": tl.float64 if given[0].dtype == torch.float64 else tl.float32,
+        "INDEX": tl.int32 if farthest < 2**31 else tl.int64,
+    }

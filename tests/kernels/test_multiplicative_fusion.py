@@ -1,0 +1,105 @@
+"""The Triton kernels of ``multiplicative_fusion`` agree with the reference; interpreted where there is no GPU."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from wsolfast.kernels import multiplicative_fusion as kernels
+
+from wsolfast.reference import multiplicative_fusion as reference
+from wsolfast.testing import OP_CASES, assert_close, seeded
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CASES = OP_CASES["multiplicative_fusion"]
+BACKWARD = (
+    *("spol", "spol_mean", "odd_half_pixel", "wide_row", "two_of_one_size", "same_height_only", "four_half_pixel_mean"),
+    *("add_mean", "one_by_one", "empty_batch", "no_channels", "channels_last", "not_contiguous"),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """The interpreter runs them one after the other."""
+    monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", 1)
+
+
+def on_device(inputs):
+    return [x.to(DEVICE) if isinstance(x, torch.Tensor) else x for x in inputs]
+
+
+def widened(inputs):
+    return [x.float() if isinstance(x, torch.Tensor) else x for x in inputs]
+
+
+def check_forward(inputs, tolerance=None):
+    actual = kernels.multiplicative_fusion(*on_device(inputs)).cpu()
+    assert_close(actual, reference.multiplicative_fusion(*inputs), tolerance)
+
+
+def check_backward(inputs):
+    grad = seeded(reference.multiplicative_fusion(*inputs).shape, dtype=inputs[0].dtype, seed=7)
+    expected = reference.multiplicative_fusion_backward(grad, *inputs)
+    found = kernels.multiplicative_fusion_backward(*on_device((grad, *inputs)))
+    for actual, wanted in zip(found, expected, strict=True):
+        assert_close(actual.cpu(), wanted)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name != "real_sizes"], ids=lambda case: case.name)
+def test_forward(case):
+    check_forward(case.make_inputs("cpu", torch.float32))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in BACKWARD], ids=lambda case: case.name)
+def test_backward(case):
+    check_backward(case.make_inputs("cpu", torch.float32))
+
+
+def branches(*sizes, n=1, channels=3, dtype=torch.float32):
+    maps = [seeded((n, channels, *size), dtype=dtype, seed=i) for i, size in enumerate(sizes)]
+    return maps + [None] * (4 - len(maps))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_ratio_that_is_no_integer(align_corners):
+    check_forward((*branches((29, 3), (14, 2), channels=2), align_corners, "map", "multiply"))
+    check_backward((*branches((9, 29), (4, 14), channels=2), align_corners, "mean", "multiply"))
+
+
+def test_rows_split_among_programs(monkeypatch):
+    monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", 4)
+    check_forward((*branches((7, 4), (3, 2), (2, 1), channels=1), False, "map", "multiply"))
+
+
+def test_float64_keeps_its_precision():
+    inputs = (*branches((5, 4), (3, 2), dtype=torch.float64), True, "map", "multiply")
+    check_forward(inputs)
+    check_backward(inputs)
+
+
+def test_half_precision_is_rounded_once():
+    """The product of the first two overflows float16; times the others it fits again."""
+    inputs = [*branches((4, 3), (2, 2), (2, 1), (4, 3)), True, "map", "multiply"]
+    inputs[:4] = [(x * scale).half() for x, scale in zip(inputs[:4], (300, 300, 1, 1e-3), strict=True)]
+    expected = reference.multiplicative_fusion(*widened(inputs))
+    actual = kernels.multiplicative_fusion(*on_device(inputs)).cpu()
+    # Half a unit in the last place, and the float32 rounding before it.
+    torch.testing.assert_close(actual.float(), expected, rtol=torch.finfo(torch.float16).eps / 2 + 1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_have_the_dtype_of_the_branches(dtype):
+    inputs = [x.to(dtype) for x in branches((4, 3), (2, 2), (2, 1))[:3]] + [None, True, "mean", "multiply"]
+    grad = seeded((1, 3), seed=7).to(dtype)
+    expected = reference.multiplicative_fusion_backward(grad.float(), *widened(inputs))
+    found = kernels.multiplicative_fusion_backward(*on_device((grad, *inputs)))
+    for actual, wanted in zip(found, expected, strict=True):
+        assert actual.dtype == dtype
+        # The interpreter cuts bfloat16 off instead of rounding it.
+        assert_close(actual.cpu(), wanted, torch.finfo(dtype).eps)
+
+
+def test_other_dtypes_are_named():
+    inputs = [x if x is None else x.to(torch.float8_e5m2) for x in branches((2, 2), (1, 1))]
+    with pytest.raises(TypeError, match="float16, bfloat16, float32, float64, got float8_e5m2"):
+        kernels.multiplicative_fusion(*inputs, True, "map", "multiply")
