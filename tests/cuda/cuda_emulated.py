@@ -75,6 +75,18 @@ class Emulated:
         self.call(f"min_max_normalize_{_suffix(maps)}", maps, maps.numel() // size, size, eps, out)
         return out
 
+    def normalize_score_map(self, maps: torch.Tensor, height: int, width: int, *codes) -> torch.Tensor:
+        maps = maps.contiguous()
+        out = torch.full((len(maps), height, width), float("nan"), dtype=torch.float64)
+        self.call(f"normalize_score_map_{_suffix(maps)}", maps, *maps.shape, height, width, *codes, out)
+        return out
+
+    def pixel_histogram(self, maps: torch.Tensor, masks: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        maps, masks, bins = maps.contiguous(), masks.contiguous(), len(edges) - 1
+        counts = torch.zeros(2, bins, dtype=torch.int64)
+        self.call(f"pixel_histogram_{_suffix(maps)}", maps, masks, maps.numel(), edges, bins, counts)
+        return counts
+
 
 def _suffix(maps: torch.Tensor) -> str:
     return {torch.float32: "f32", torch.float64: "f64", torch.uint8: "u8"}[maps.dtype]

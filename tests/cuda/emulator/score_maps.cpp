@@ -1,0 +1,44 @@
+#include "cuda/normalize_score_map.cuh"
+#include "cuda/pixel_histogram.cuh"
+#include "entry.h"
+
+namespace {
+
+using namespace wsolfast::cuda;
+
+template <typename Pixel>
+const char* normalize(const Pixel* maps, int64_t count, int64_t h, int64_t w, int64_t height, int64_t width,
+                      int64_t interpolation, int64_t normalization, double eps, int64_t normalize_first, double* out) {
+  return cuda_emulator::reported([&] {
+    const ResizeShape shape{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height),
+                            static_cast<int>(width)};
+    const auto scaling = static_cast<Normalization>(normalization);
+    std::vector<double> sources(static_cast<size_t>(count * h * w), std::nan(""));
+    const bool apart = normalizes_apart(shape, scaling, normalize_first != 0);
+    normalize_score_map(cuda_emulator::Launcher{}, maps, count, shape, static_cast<Interpolation>(interpolation),
+                        scaling, eps, apart ? sources.data() : nullptr, out);
+  });
+}
+
+template <typename Pixel>
+const char* histogram(const Pixel* scores, const uint8_t* masks, int64_t pixels, const double* edges, int64_t bins,
+                      int64_t* counts) {
+  return cuda_emulator::reported(
+      [&] { pixel_histogram(cuda_emulator::Launcher{}, scores, masks, pixels, edges, bins, counts); });
+}
+
+}  // namespace
+
+#define WSOLFAST_FOR_PIXELS(Pixel, suffix)                                                                          \
+  WSOLFAST_ENTRY const char* normalize_score_map_##suffix(                                                          \
+      const Pixel* maps, int64_t count, int64_t h, int64_t w, int64_t height, int64_t width, int64_t interpolation, \
+      int64_t normalization, double eps, int64_t normalize_first, double* out) {                                    \
+    return normalize(maps, count, h, w, height, width, interpolation, normalization, eps, normalize_first, out);    \
+  }                                                                                                                 \
+  WSOLFAST_ENTRY const char* pixel_histogram_##suffix(const Pixel* scores, const uint8_t* masks, int64_t pixels,    \
+                                                      const double* edges, int64_t bins, int64_t* counts) {         \
+    return histogram(scores, masks, pixels, edges, bins, counts);                                                   \
+  }
+WSOLFAST_FOR_PIXELS(uint8_t, u8)
+WSOLFAST_FOR_PIXELS(float, f32)
+WSOLFAST_FOR_PIXELS(double, f64)
