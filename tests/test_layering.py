@@ -31,7 +31,7 @@ ALLOWED = {
 }
 NATIVE = {
     "boxes": {"boxes"},
-    "common": {"common", "torch"},
+    "common": {"common", "boxes", "torch"},
     "cpu": {"common", "boxes", "cpu", "torch"},
     "cuda": {"common", "boxes", "cuda", "torch"},
 }

@@ -23,6 +23,11 @@ def as_tuple(outputs):
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
+def wsolfast_has_cuda():
+    """Whether nvcc took part in the build: one CUDA kernel is there, so all must be."""
+    return any(served["cuda"] == "csrc" for served in ops.backends().values())
+
+
 def test_every_public_op_has_cases():
     public = {name for name in ops.backends() if not name.startswith("_")}
     assert public == set(OP_CASES)
@@ -87,6 +92,24 @@ def test_backends_lists_every_op():
 @pytest.mark.skipif(ops.extension_status() is not None, reason=f"compiled kernels: {ops.extension_status()}")
 def test_compiled_kernels_serve_the_trivial_op():
     assert ops.backends()["min_max_normalize"]["cpu"] == "csrc"
+
+
+# Kernels of csrc/cuda: their keys are in the binary whether or not torch knows CUDA.
+ON_CUDA = [
+    "_score_map_boxes_all",
+    "box_sweep_hits",
+    "min_max_normalize",
+    "normalize_score_map",
+    "pixel_histogram",
+    "score_map_boxes",
+]
+
+
+@pytest.mark.skipif(ops.extension_status() is not None, reason=f"compiled kernels: {ops.extension_status()}")
+@pytest.mark.skipif(not wsolfast_has_cuda(), reason="the kernels were built without nvcc")
+@pytest.mark.parametrize("op", ON_CUDA)
+def test_cuda_kernels_register_on_any_torch(op):
+    assert ops.backends()[op]["cuda"] == "csrc"
 
 
 def test_fullgraph_compile_sees_the_op():

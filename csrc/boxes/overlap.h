@@ -15,11 +15,11 @@ namespace wsolfast::boxes {
 class Overlap {
  public:
   // `truths` holds x0, y0, x1, y1 of each box. Integers up to 2^26 give what int64 arithmetic would, then one division.
-  Overlap(std::span<const double> truths, const Rule& rule)
+  constexpr Overlap(std::span<const double> truths, const Rule& rule)
       : truths_(rule.gt_first_only ? truths.first(std::min<size_t>(4, truths.size())) : truths),
         extra_(rule.iou_plus_one ? 1.0 : 0.0) {}
 
-  double best(const Box& box) const {
+  constexpr double best(const Box& box) const {
     double best = 0.0;
     const double x0 = box[0], y0 = box[1], x1 = box[2], y1 = box[3];
     const double area = (x1 - x0 + extra_) * (y1 - y0 + extra_);

@@ -34,7 +34,7 @@ struct Extent {
   int32_t x0, y0, x1, y1;
 };
 
-inline Box to_box(const Extent& extent, BoxEnd end, int height, int width) {
+constexpr Box to_box(const Extent& extent, BoxEnd end, int height, int width) {
   Box box = {extent.x0, extent.y0, extent.x1, extent.y1};
   if (end == BoxEnd::kInclusive) return box;
   ++box[2];

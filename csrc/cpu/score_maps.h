@@ -1,4 +1,4 @@
-// What the kernels over score maps share: pixels as the box engine takes them, threads by map, the rule's arguments.
+// What the kernels over score maps share: pixels as the box engine takes them, threads by map, the rule.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -9,8 +9,8 @@
 #include <span>
 #include <vector>
 
-#include "boxes/rule.h"
 #include "common/check.h"
+#include "common/make_rule.h"
 
 namespace wsolfast {
 
@@ -60,23 +60,6 @@ void for_each_score_map(const Tensor& maps, const char* op, const Function& func
       function(n, static_cast<const double*>(wide.data()));
     });
   }
-}
-
-// The arguments that BoxRule.box_codes() gives.
-inline boxes::Rule make_rule(bool quantize, bool relative, int64_t comparison, bool mean_cut, int64_t connectivity,
-                             int64_t selection, int64_t box_end, const std::vector<int64_t>& empty_box) {
-  boxes::Rule rule;
-  rule.quantize = quantize;
-  rule.relative = relative;
-  rule.comparison = static_cast<boxes::Comparison>(comparison);
-  rule.mean_cut = mean_cut;
-  rule.connectivity = static_cast<int>(connectivity);
-  rule.selection = static_cast<boxes::Selection>(selection);
-  rule.box_end = static_cast<boxes::BoxEnd>(box_end);
-  rule.empty_box.reset();
-  if (!empty_box.empty())
-    rule.empty_box = boxes::Box{empty_box.at(0), empty_box.at(1), empty_box.at(2), empty_box.at(3)};
-  return rule;
 }
 
 }  // namespace wsolfast

@@ -22,10 +22,11 @@ struct Warp {
   }
 
   // The sum over lower ranks; `total` is the sum over all.
-  __device__ static int sum_before(int value, int* total) {
-    int sum = value;
+  template <typename T>
+  __device__ static T sum_before(T value, T* total) {
+    T sum = value;
     for (int delta = 1; delta < kSize; delta *= 2) {
-      const int other = __shfl_up_sync(kAllLanes, sum, delta);
+      const T other = __shfl_up_sync(kAllLanes, sum, delta);
       if (rank() >= delta) sum += other;
     }
     *total = __shfl_sync(kAllLanes, sum, kSize - 1);
@@ -54,13 +55,14 @@ struct Cta {
     return result;
   }
 
-  __device__ static int sum_before(int value, int* total) {
-    __shared__ int totals[kThreads / Warp::kSize];
-    int of_warp;
-    int sum = Warp::sum_before(value, &of_warp);
+  template <typename T>
+  __device__ static T sum_before(T value, T* total) {
+    __shared__ T totals[kThreads / Warp::kSize];
+    T of_warp;
+    T sum = Warp::sum_before(value, &of_warp);
     if (Warp::rank() == 0) totals[rank() / Warp::kSize] = of_warp;
     __syncthreads();
-    int all = 0;
+    T all = 0;
     for (int warp = 0; warp < kThreads / Warp::kSize; ++warp) {
       if (warp == rank() / Warp::kSize) sum += all;
       all += totals[warp];

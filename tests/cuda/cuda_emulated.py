@@ -13,7 +13,13 @@ HERE = Path(__file__).parent / "emulator"
 ROOT = Path(__file__).parents[2]
 ORDERS = ("ascending", "descending", "shuffled")
 # Contraction off as nvcc's --fmad=false has it.
-FLAGS = "-std=c++20 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -U_FORTIFY_SOURCE -Wall -Wextra -Werror"
+FLAGS = (
+    "-std=c++20 -O2 -fPIC -fvisibility=hidden -ffp-contract=off -U_FORTIFY_SOURCE "
+    "-Wall -Wextra -Werror -Wno-unknown-pragmas"
+)
+
+# Processors, shared memory that a CTA can have and memory for what does not fit, in bytes.
+H200 = (132, 227 * 1024, 1 << 27)
 
 
 def build(folder: Path) -> Path:
@@ -86,6 +92,40 @@ class Emulated:
         counts = torch.zeros(2, bins, dtype=torch.int64)
         self.call(f"pixel_histogram_{_suffix(maps)}", maps, masks, maps.numel(), edges, bins, counts)
         return counts
+
+    def score_map_boxes(self, maps: torch.Tensor, thresholds: torch.Tensor, *codes, limits=H200) -> torch.Tensor:
+        boxes = torch.full((len(maps), len(thresholds), 4), -7, dtype=torch.int64)
+        self.call("score_map_boxes", *_box_arguments(maps, thresholds, codes, limits), boxes)
+        return boxes
+
+    def score_map_boxes_all(self, maps: torch.Tensor, thresholds: torch.Tensor, *codes, limits=H200):
+        offsets = torch.full((len(maps) * len(thresholds) + 1,), -7, dtype=torch.int64)
+        self.call("score_map_boxes_all", *_box_arguments(maps, thresholds, codes, limits), offsets)
+        boxes = torch.empty((int(offsets[-1]), 4), dtype=torch.int64)
+        self.call("listed_boxes", boxes)
+        return boxes, offsets
+
+    def box_sweep_hits(self, maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, *codes, limits=H200):
+        hits = torch.full((len(maps), len(thresholds), len(iou_thresholds)), 7, dtype=torch.uint8).view(torch.bool)
+        truths = (gt_boxes.contiguous(), gt_offsets.contiguous(), len(gt_boxes), iou_thresholds, len(iou_thresholds))
+        self.call("box_sweep_hits", *_box_arguments(maps, thresholds, codes, limits), *truths, hits)
+        return hits
+
+    def plan(self, height: int, width: int, images: int, cuts: int, limits: tuple) -> dict[str, int]:
+        """How the box kernels would spread quantised maps over a device."""
+        names = ("warps", "chunks", "planes_in_shared", "run_capacity", "item_capacity", "shared_bytes", "slots")
+        out = torch.zeros(len(names), dtype=torch.int64)
+        self.call("plan_boxes", height, width, images, cuts, torch.tensor(limits, dtype=torch.int64), out)
+        return dict(zip(names, out.tolist(), strict=True))
+
+
+def _box_arguments(maps: torch.Tensor, thresholds: torch.Tensor, codes: tuple, limits: tuple) -> tuple:
+    *switches, empty_box = codes[:8]
+    hit = codes[8:] or (True, 0, 0)
+    rule = torch.tensor([*switches, *(empty_box or [-1] * 4), *hit], dtype=torch.int64)
+    dtype = (torch.uint8, torch.float32, torch.float64).index(maps.dtype)
+    maps = maps.contiguous()
+    return dtype, maps, *maps.shape, thresholds, len(thresholds), rule, torch.tensor(limits, dtype=torch.int64)
 
 
 def _suffix(maps: torch.Tensor) -> str:

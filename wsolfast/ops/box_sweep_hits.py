@@ -5,7 +5,7 @@ from torch import Tensor
 
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
-from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_maps_and_thresholds
+from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_maps_and_thresholds, values_can_be_read
 from wsolfast.reference import box_sweep_hits as reference
 
 
@@ -43,7 +43,7 @@ def box_sweep_hits(
     Raises:
         ValueError: as :func:`score_map_boxes`, and if the boxes, offsets or levels do not fit together.
 
-    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+    Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
     """
     maps, thresholds = checked_maps_and_thresholds("box_sweep_hits", maps, thresholds, rule)
     if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.dtype != torch.float64:
@@ -60,7 +60,7 @@ def box_sweep_hits(
             f"box_sweep_hits: expected iou_thresholds float64 [I], got {iou_thresholds.dtype} "
             f"{list(iou_thresholds.shape)}"
         )
-    if not torch.compiler.is_compiling():
+    if values_can_be_read(maps):
         _check_values(gt_boxes, gt_offsets, iou_thresholds)
     return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, *rule.box_codes(), *rule.hit_codes())
 

@@ -40,7 +40,7 @@ def normalize_score_map(maps: Tensor, size: tuple[int, int] | None, rule: BoxRul
         ValueError: if ``maps`` is not 3-d, is empty in h or w, is complex or bool; if ``size`` is not positive or
             asks for a resize that ``interpolation="none"`` forbids.
 
-    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic.
+    Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic.
     """
     check_maps("normalize_score_map", maps)
     height, width = maps.shape[-2:] if size is None else size

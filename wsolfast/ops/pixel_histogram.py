@@ -5,7 +5,7 @@ from torch import Tensor
 
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.normalize_score_map import check_maps
-from wsolfast.ops.score_map_boxes import check_values
+from wsolfast.ops.score_map_boxes import check_values, values_can_be_read
 from wsolfast.reference import pixel_histogram as reference
 
 
@@ -37,7 +37,7 @@ def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
     Raises:
         ValueError: if shapes or dtypes do not fit, a score is not finite, or the edges decrease.
 
-    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+    Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
     """
     check_maps("pixel_histogram", maps)
     if masks.dtype != torch.uint8 or masks.shape != maps.shape:
@@ -48,7 +48,7 @@ def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
         raise ValueError(f"pixel_histogram: expected edges float64 [B + 1], got {edges.dtype} {list(edges.shape)}")
     if maps.dtype not in (torch.uint8, torch.float32, torch.float64):
         maps = maps.double()
-    if not torch.compiler.is_compiling():
+    if values_can_be_read(maps):
         check_values("pixel_histogram", maps, None)
         if not ((edges.diff() >= 0).all() and edges.isfinite().all()):
             raise ValueError("pixel_histogram: edges must be finite and not decreasing")

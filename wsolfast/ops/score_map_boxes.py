@@ -66,9 +66,12 @@ def score_map_boxes(maps: Tensor, thresholds: Tensor, rule: BoxRule) -> ScoreMap
 
     Raises:
         ValueError: if shapes or dtypes are wrong, a threshold is not finite, or a map holds a NaN, an infinity or,
-            for a quantising rule, a value outside [0, 1]. Inside ``torch.compile`` values are not looked at.
+            for a quantising rule, a value outside [0, 1]; on CUDA, if there are more than 65535 thresholds. Inside
+            ``torch.compile`` and CUDA graph capture values are not looked at: on CUDA a map that cannot be quantised
+            then has boxes of -1 and hits nothing.
 
-    Backends: CPU (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+    Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact. On CUDA
+    ``selection="all"`` waits for the device once, to learn how many boxes there are.
     """
     maps, thresholds = checked_maps_and_thresholds("score_map_boxes", maps, thresholds, rule)
     if rule.selection == "all":
@@ -88,11 +91,18 @@ def checked_maps_and_thresholds(op: str, maps: Tensor, thresholds: Tensor, rule:
         maps = maps.float()
     elif maps.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{op}: expected floating-point or uint8 maps, got {maps.dtype}; call .double() first")
-    if not torch.compiler.is_compiling():
+    if values_can_be_read(maps):
         check_values(op, maps, (0.0, 1.0) if rule.quantize else None)
         if not thresholds.isfinite().all():
             raise ValueError(f"{op}: thresholds hold a NaN or an infinity")
     return maps.detach(), thresholds.detach()
+
+
+def values_can_be_read(tensor: Tensor) -> bool:
+    """Not inside ``torch.compile``, nor while a CUDA graph is captured."""
+    if torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def check_values(op: str, maps: Tensor, limits: tuple[float, float] | None) -> None:

@@ -5,8 +5,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
-#include <numeric>
-#include <random>
+#include <bit>
 #include <stdexcept>
 #include <vector>
 
@@ -46,7 +45,7 @@ struct Machine {
   int cta_arrived = 0, cta_votes = 0, cta_result = 0;
   std::vector<unsigned char> shared;
   Order order = Order::kAscending;
-  std::mt19937_64 random;
+  uint64_t random = 1;
 };
 
 Machine machine;
@@ -127,28 +126,39 @@ std::string who_waits() {
          place(machine.cta_kind, machine.cta_where) + ", " + std::to_string(left) + " have left the kernel";
 }
 
-// Indices 0 to count - 1 in the chosen order.
-void arrange(std::vector<int>& indices, int count) {
-  indices.resize(count);
-  std::iota(indices.begin(), indices.end(), 0);
-  if (machine.order == Order::kDescending) std::reverse(indices.begin(), indices.end());
-  if (machine.order == Order::kShuffled) std::shuffle(indices.begin(), indices.end(), machine.random);
+uint64_t draw() {
+  // xorshift64*
+  machine.random ^= machine.random >> 12;
+  machine.random ^= machine.random << 25;
+  machine.random ^= machine.random >> 27;
+  return machine.random * 0x2545F4914F6CDD1Dull >> 32;
+}
+
+// The numbers 0 to count - 1 in the chosen order: a shuffled one starts anywhere and takes any odd steps.
+template <typename Visit>
+void visit_in_order(int count, const Visit& visit) {
+  const bool shuffled = machine.order == Order::kShuffled;
+  const unsigned period = std::bit_ceil(static_cast<unsigned>(count));
+  const unsigned start = shuffled ? static_cast<unsigned>(draw()) : 0;
+  const unsigned step = shuffled ? static_cast<unsigned>(draw()) | 1 : 1;
+  for (unsigned i = 0; i < period; ++i) {
+    const int number = static_cast<int>((start + i * step) % period);
+    if (number < count) visit(machine.order == Order::kDescending ? count - 1 - number : number);
+  }
 }
 
 // Runs a warp until all of its lanes wait for other warps or are done. Returns whether any ran.
 bool run_warp(int warp) {
-  static std::vector<int> lanes;
   bool ran = false;
   for (bool again = true; again;) {
     again = false;
-    arrange(lanes, kWarp);
-    for (int lane : lanes) {
+    visit_in_order(kWarp, [&](int lane) {
       const int thread = warp * kWarp + lane;
-      if (machine.fibers[thread].state != State::kReady) continue;
+      if (machine.fibers[thread].state != State::kReady || !machine.error.empty()) return;
       again = ran = true;
       run_fiber(thread);
-      if (!machine.error.empty()) return false;
-    }
+    });
+    if (!machine.error.empty()) return false;
   }
   return ran;
 }
@@ -158,15 +168,11 @@ void run_cta() {
   for (int i = 0; i < machine.threads; ++i) machine.fibers[i].state = State::kReady;
   for (Meeting& meeting : machine.warps) meeting.arrived = 0;
   machine.cta_arrived = machine.cta_votes = 0;
-  std::vector<int> warps;
   for (bool ran = true; ran;) {
     ran = false;
-    arrange(warps, machine.threads / kWarp);
-    for (int warp : warps) {
-      ran |= run_warp(warp);
-      if (!machine.error.empty()) return;
-    }
+    visit_in_order(machine.threads / kWarp, [&](int warp) { ran |= machine.error.empty() && run_warp(warp); });
   }
+  if (!machine.error.empty()) return;
   const bool done = std::all_of(machine.fibers.begin(), machine.fibers.begin() + machine.threads,
                                 [](const Fiber& fiber) { return fiber.state == State::kDone; });
   if (!done) machine.error = "CTA " + std::to_string(blockIdx.x) + ": " + who_waits();
@@ -176,13 +182,13 @@ void run_cta() {
 
 void set_order(Order order, uint64_t seed) {
   machine.order = order;
-  machine.random.seed(seed);
+  machine.random = seed * 2 + 1;
 }
 
 unsigned char* shared_memory() { return machine.shared.data(); }
 
 void pause() {
-  if (machine.order == Order::kShuffled && machine.random() % 4 == 0) back_to_scheduler();
+  if (machine.order == Order::kShuffled && draw() % 4 == 0) back_to_scheduler();
 }
 
 const uint64_t* meet_warp(Collective kind, unsigned mask, uint64_t operand, const Where& where) {

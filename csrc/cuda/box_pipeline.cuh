@@ -1,0 +1,239 @@
+// The kernels of the box ops one after the other, with the memory they need in between. Nothing waits for the device.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "boxes/plane.h"
+#include "cuda/box_cuts.cuh"
+
+namespace wsolfast::cuda {
+
+struct DeviceLimits {
+  int processors;
+  int64_t shared_bytes;                       // that a CTA can ask for
+  int64_t overflow_bytes = int64_t{1} << 27;  // for cuts that do not fit shared memory
+};
+
+inline CutPlan plan_cuts(const DeviceLimits& limits, const PlaneShape& shape, int64_t images, int cuts) {
+  constexpr int64_t kWordBytes = 4, kFewWarps = 4;
+  const int64_t height = shape.height;
+  CutPlan plan{};
+  plan.most_runs = height * ((shape.width + 1) / 2);
+  // Room for three runs a row, and for one component in six runs.
+  int64_t runs = std::min(plan.most_runs, 3 * height + 64), items = std::min(runs, std::max<int64_t>(64, runs / 6));
+  const int64_t budget = limits.shared_bytes / kWordBytes, image = shape.words_of_image();
+  const int64_t wanted = std::min(cuts, kMostWarps);
+  plan.planes_in_shared = image + std::min(kFewWarps, wanted) * RunStore::words(shape.height, runs, items) <= budget;
+  const int64_t available = budget - (plan.planes_in_shared ? image : 0);
+  if (RunStore::words(shape.height, runs, items) > available) {
+    runs = std::max<int64_t>(0, 6 * (available - height - 2) / (18 + kFields));
+    items = runs / 6;
+  }
+  const int64_t words = RunStore::words(shape.height, runs, items);
+  plan.warps = static_cast<int>(std::clamp<int64_t>(available / words, 1, wanted));
+  plan.run_capacity = static_cast<int>(runs);
+  plan.item_capacity = static_cast<int>(items);
+  plan.shared_bytes = static_cast<size_t>((plan.warps * words + (plan.planes_in_shared ? image : 0)) * kWordBytes);
+  const int64_t ctas = 2 * static_cast<int64_t>(limits.processors);
+  plan.chunks =
+      static_cast<int>(std::clamp<int64_t>((ctas + images - 1) / images, 1, (cuts + plan.warps - 1) / plan.warps));
+  plan.words_of_slot = RunStore::words(shape.height, plan.most_runs, plan.most_runs);
+  plan.slots =
+      std::clamp<int64_t>(limits.overflow_bytes / kWordBytes / plan.words_of_slot, 1, std::min(ctas, images * cuts));
+  return plan;
+}
+
+constexpr int kExpandThreads = 256;
+
+// A map that cannot be quantised has boxes of -1.
+constexpr int64_t kNoBox = -1;
+
+inline __global__ void __launch_bounds__(kExpandThreads)
+    expand_boxes_kernel(CutProblem problem, int64_t images, Box* boxes) {
+  const int64_t count = images * problem.cuts.thresholds, step = static_cast<int64_t>(gridDim.x) * kExpandThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kExpandThreads + threadIdx.x; i < count; i += step) {
+    const int cut = problem.cuts.of_threshold[i];
+    const int64_t n = i / problem.cuts.thresholds;
+    boxes[i] = cut < 0 ? Box{kNoBox, kNoBox, kNoBox, kNoBox} : problem.boxes[n * problem.cuts.cuts + cut];
+  }
+}
+
+inline __global__ void __launch_bounds__(kExpandThreads)
+    expand_hits_kernel(CutProblem problem, int64_t images, const double* levels, int64_t level_count, bool* hits) {
+  const int64_t count = images * problem.cuts.thresholds * level_count;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kExpandThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kExpandThreads + threadIdx.x; i < count; i += step) {
+    const int64_t at = i / level_count, n = at / problem.cuts.thresholds;
+    const int cut = problem.cuts.of_threshold[at];
+    bool hit = false;
+    if (cut >= 0 && !truths_of(problem, n).empty()) {
+      const double best = problem.best[n * problem.cuts.cuts + cut], level = levels[i % level_count];
+      hit = problem.rule.hit_strict ? best > level : best >= level;
+    }
+    hits[i] = hit;
+  }
+}
+
+constexpr int kOffsetThreads = 512;
+
+// Running sums by one CTA: of the contours of each cut into begin [N * cuts + 1], of those of each threshold into
+// offsets [N * thresholds + 1].
+inline __global__ void __launch_bounds__(kOffsetThreads)
+    contour_offsets_kernel(CutProblem problem, int64_t images, int64_t* begin, int64_t* offsets) {
+  using Group = Cta<kOffsetThreads>;
+  const auto add_up = [](int64_t count, int64_t* sums, const auto& value) {
+    int64_t total = 0;
+    for (int64_t first = 0; first < count; first += kOffsetThreads) {
+      const int64_t i = first + Group::rank();
+      int64_t in_chunk;
+      const int64_t before = Group::sum_before(i < count ? value(i) : int64_t{0}, &in_chunk);
+      if (i < count) sums[i] = total + before;
+      total += in_chunk;
+    }
+    if (Group::rank() == 0) sums[count] = total;
+  };
+  const int64_t cuts = problem.cuts.cuts, thresholds = problem.cuts.thresholds;
+  add_up(images * cuts, begin,
+         [&](int64_t i) { return i % cuts < problem.cuts.distinct[i / cuts] ? problem.contours[i] : int64_t{0}; });
+  add_up(images * thresholds, offsets, [&](int64_t i) {
+    const int cut = problem.cuts.of_threshold[i];
+    return cut < 0 ? int64_t{1} : problem.contours[i / thresholds * cuts + cut];
+  });
+  if (Group::rank() == 0) *problem.cuts.overflows = 0;
+}
+
+// A warp copies the boxes of a threshold from those of its cut.
+inline __global__ void __launch_bounds__(kExpandThreads)
+    expand_contours_kernel(CutProblem problem, int64_t images, const int64_t* offsets, Box* boxes) {
+  const int64_t count = images * problem.cuts.thresholds;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kExpandThreads / Warp::kSize);
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kExpandThreads + threadIdx.x) / Warp::kSize; i < count;
+       i += step) {
+    const int cut = problem.cuts.of_threshold[i];
+    const int64_t n = i / problem.cuts.thresholds;
+    for (int64_t to = offsets[i] + Warp::rank(); to < offsets[i + 1]; to += Warp::kSize) {
+      boxes[to] = cut < 0 ? Box{kNoBox, kNoBox, kNoBox, kNoBox}
+                          : problem.listed[problem.begin[n * problem.cuts.cuts + cut] + to - offsets[i]];
+    }
+  }
+}
+
+// `launch` starts kernels, `allocate(bytes)` gives device memory that lives as long as the pipeline's caller.
+template <typename Launch, typename Allocate>
+class BoxPipeline {
+ public:
+  // Nothing of it may be empty. Throws std::invalid_argument when the map or the thresholds are too many.
+  BoxPipeline(const Launch& launch, const Allocate& allocate, const DeviceLimits& limits, int64_t images,
+              int64_t height, int64_t width, int64_t thresholds, const boxes::Rule& rule, bool bytes)
+      : launch_(launch),
+        allocate_(allocate),
+        images_(images),
+        problem_(problem_of(height, width, thresholds, rule, bytes)) {
+    Cuts& cuts = problem_.cuts;
+    cuts.planes = allocate_array<uint32_t>(images * problem_.shape.words_of_image());
+    cuts.level = allocate_array<int32_t>(images * cuts.cuts);
+    cuts.distinct = allocate_array<int32_t>(images);
+    cuts.of_threshold = allocate_array<int32_t>(images * thresholds);
+    if (!problem_.rule.quantize) cuts.edges = allocate_array<double>(images * 2 * thresholds);
+    cuts.overflows = allocate_array<int32_t>(1);
+    problem_.overflow_items = allocate_array<int64_t>(images * cuts.cuts);
+    plan_ = plan_cuts(limits, problem_.shape, images, cuts.cuts);
+    overflow_ = allocate_array<int32_t>(plan_.slots * plan_.words_of_slot);
+  }
+
+  template <typename Pixel>
+  void digitize(const Pixel* maps, const double* thresholds) {
+    launch_(box_levels_kernel<Pixel>, images_, kLevelThreads, 0, maps, problem_.shape, thresholds, problem_.rule,
+            problem_.cuts);
+  }
+
+  // [N, T]
+  void choose_boxes(Box* boxes) {
+    problem_.boxes = allocate_array<Box>(images_ * problem_.cuts.cuts);
+    solve<Task::kChoose>();
+    launch_(expand_boxes_kernel, ctas_for(images_ * problem_.cuts.thresholds), kExpandThreads, 0, problem_, images_,
+            boxes);
+  }
+
+  // [N, T, I]; truths [G, 4] and their begins [N + 1].
+  void find_hits(const double* truths, const int64_t* truth_begin, int64_t truth_count, const double* levels,
+                 int64_t level_count, bool* hits) {
+    problem_.best = allocate_array<double>(images_ * problem_.cuts.cuts);
+    problem_.truths = truths;
+    problem_.truth_begin = truth_begin;
+    problem_.truth_count = truth_count;
+    solve<Task::kOverlap>();
+    launch_(expand_hits_kernel, ctas_for(images_ * problem_.cuts.thresholds * level_count), kExpandThreads, 0, problem_,
+            images_, levels, level_count, hits);
+  }
+
+  // Fills offsets [N * T + 1] and returns where the number of contours to list stands, followed by nothing.
+  const int64_t* count_contours(int64_t* offsets) {
+    problem_.contours = allocate_array<int64_t>(images_ * problem_.cuts.cuts);
+    auto* begin = allocate_array<int64_t>(images_ * problem_.cuts.cuts + 1);
+    problem_.begin = begin;
+    solve<Task::kCount>();
+    launch_(contour_offsets_kernel, 1, kOffsetThreads, 0, problem_, images_, begin, offsets);
+    return begin + images_ * problem_.cuts.cuts;
+  }
+
+  // After count_contours; `contours` is the number it points to. Boxes are [offsets[N * T]].
+  void list_contours(int64_t contours, const int64_t* offsets, Box* boxes) {
+    problem_.listed = allocate_array<Box>(contours);
+    solve<Task::kList>();
+    launch_(expand_contours_kernel, ctas_for(images_ * problem_.cuts.thresholds * Warp::kSize), kExpandThreads, 0,
+            problem_, images_, offsets, boxes);
+  }
+
+ private:
+  static CutProblem problem_of(int64_t height, int64_t width, int64_t thresholds, boxes::Rule rule, bool bytes) {
+    rule.quantize |= bytes;
+    if (height > boxes::kMaxSide || width > boxes::kMaxSide) {
+      throw std::invalid_argument("map of " + std::to_string(height) + "x" + std::to_string(width) +
+                                  ": expected at most " + std::to_string(boxes::kMaxSide) + " pixels a side");
+    }
+    if (thresholds > kMostThresholds) {
+      throw std::invalid_argument("at most " + std::to_string(kMostThresholds) +
+                                  " thresholds on CUDA: pass them in several calls");
+    }
+    const auto h = static_cast<int>(height), w = static_cast<int>(width), count = static_cast<int>(thresholds);
+    CutProblem problem{PlaneShape(h, w, rule.quantize ? 8 : std::bit_width(static_cast<unsigned>(count)))};
+    problem.rule = rule;
+    problem.empty_box = rule.empty_box ? *rule.empty_box : boxes::to_box({0, 0, w - 1, h - 1}, rule.box_end, h, w);
+    problem.cuts.thresholds = count;
+    problem.cuts.cuts = rule.quantize ? std::min(count, kByteCuts) : count;
+    return problem;
+  }
+
+  template <typename T>
+  T* allocate_array(int64_t count) {
+    return static_cast<T*>(allocate_(count * static_cast<int64_t>(sizeof(T))));
+  }
+
+  static int64_t ctas_for(int64_t threads) {
+    constexpr int64_t kMostCtas = 4096;
+    return std::clamp<int64_t>((threads + kExpandThreads - 1) / kExpandThreads, 1, kMostCtas);
+  }
+
+  template <Task kTask>
+  void solve() {
+    launch_(box_cuts_kernel<kTask>, images_ * plan_.chunks, plan_.warps * Warp::kSize, plan_.shared_bytes, problem_,
+            plan_);
+    // A group that fits the largest foreground leaves nothing over.
+    if (plan_.run_capacity >= plan_.most_runs && plan_.item_capacity >= plan_.most_runs) return;
+    launch_(box_overflow_kernel<kTask>, plan_.slots, kOverflowThreads, 0, problem_, plan_, overflow_);
+  }
+
+  const Launch& launch_;
+  const Allocate& allocate_;
+  int64_t images_;
+  CutProblem problem_;
+  CutPlan plan_{};
+  int32_t* overflow_ = nullptr;
+};
+
+}  // namespace wsolfast::cuda

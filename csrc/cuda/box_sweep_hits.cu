@@ -1,0 +1,40 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cuda/box_ops.h"
+
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr const char* kOp = "box_sweep_hits";
+
+// [N, H, W], [T], [G, 4], [N + 1], [I] -> [N, T, I]
+Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds,
+                           bool quantize, bool relative, int64_t comparison, bool mean_cut, int64_t connectivity,
+                           int64_t selection, int64_t box_end, std::vector<int64_t> empty_box, bool iou_plus_one,
+                           int64_t hit, int64_t gt) {
+  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  auto rule =
+      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+  rule.iou_plus_one = iou_plus_one;
+  rule.hit_strict = hit == 1;
+  rule.gt_first_only = gt == 1;
+  const Tensor truths = torch::stable::contiguous(gt_boxes), begins = torch::stable::contiguous(gt_offsets);
+  const Tensor levels = torch::stable::contiguous(iou_thresholds);
+  for (const Tensor& tensor : {truths, begins, levels, thresholds}) {
+    WSOLFAST_CHECK(tensor.get_device() == maps.get_device(), kOp, "expected all tensors on the device of the maps");
+  }
+  WSOLFAST_CHECK(begins.numel() == maps.size(0) + 1, kOp, "gt_offsets do not fit the maps");
+  Tensor hits = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), levels.numel()},
+                                         torch::headeronly::ScalarType::Bool);
+  if (hits.numel() == 0) return hits;
+  wsolfast::cuda::with_boxes(kOp, maps, thresholds, rule, [&](auto& pipeline, const auto&) {
+    pipeline.find_hits(truths.const_data_ptr<double>(), begins.const_data_ptr<int64_t>(), truths.size(0),
+                       levels.const_data_ptr<double>(), levels.numel(), hits.mutable_data_ptr<bool>());
+  });
+  return hits;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("box_sweep_hits", TORCH_BOX(&box_sweep_hits_cuda)); }

@@ -1,0 +1,63 @@
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "cuda/box_ops.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using wsolfast::boxes::Box;
+
+constexpr const char* kOp = "score_map_boxes";
+
+// [N, H, W], [T] -> [N, T, 4]
+Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, bool quantize, bool relative, int64_t comparison,
+                            bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
+                            std::vector<int64_t> empty_box) {
+  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  const auto rule =
+      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+  Tensor boxes = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), 4}, ScalarType::Long);
+  if (boxes.numel() == 0) return boxes;
+  wsolfast::cuda::with_boxes(kOp, maps, thresholds, rule, [&](auto& pipeline, const auto&) {
+    pipeline.choose_boxes(reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>()));
+  });
+  return boxes;
+}
+
+// [N, H, W], [T] -> [M, 4], [N * T + 1]. M is known on the device only, so this waits for it once.
+std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor thresholds, bool quantize, bool relative,
+                                                    int64_t comparison, bool mean_cut, int64_t connectivity,
+                                                    int64_t selection, int64_t box_end,
+                                                    std::vector<int64_t> empty_box) {
+  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  const auto rule =
+      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+  const int64_t count = maps.size(0) * thresholds.numel();
+  if (count == 0) {
+    return {torch::stable::new_empty(maps, {0, 4}, ScalarType::Long),
+            torch::stable::new_zeros(maps, {1}, ScalarType::Long)};
+  }
+  Tensor offsets = torch::stable::new_empty(maps, {count + 1}, ScalarType::Long), boxes;
+  wsolfast::cuda::with_boxes(kOp, maps, thresholds, rule, [&](auto& pipeline, const auto& launch) {
+    int64_t* offset = offsets.mutable_data_ptr<int64_t>();
+    const int64_t* contours_on_device = pipeline.count_contours(offset);
+    int64_t contours = 0, total = 0;
+    cudaMemcpyAsync(&contours, contours_on_device, sizeof(int64_t), cudaMemcpyDeviceToHost, launch.stream());
+    cudaMemcpyAsync(&total, offset + count, sizeof(int64_t), cudaMemcpyDeviceToHost, launch.stream());
+    const cudaError_t error = cudaStreamSynchronize(launch.stream());
+    WSOLFAST_CHECK(error == cudaSuccess, kOp, cudaGetErrorString(error));
+    boxes = torch::stable::new_empty(maps, {total, 4}, ScalarType::Long);
+    pipeline.list_contours(contours, offset, reinterpret_cast<Box*>(boxes.template mutable_data_ptr<int64_t>()));
+  });
+  return {boxes, offsets};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) {
+  m.impl("score_map_boxes", TORCH_BOX(&score_map_boxes_cuda));
+  m.impl("_score_map_boxes_all", TORCH_BOX(&score_map_boxes_all_cuda));
+}
