@@ -37,6 +37,7 @@ struct Rule {
   double weight_low, weight_high;
   bool per_contour;
   double min_area, covariance_scale;
+  bool grid_max;
   double object_cam, object_gaussian, background_cam, background_gaussian;
   bool empty_background;
 };
@@ -55,9 +56,9 @@ struct Moments {
   }
 };
 
-// exp(-q/2) with q = a dx^2 + 2 b dx dy + c dy^2 around (x, y), in pixels.
+// exp(-q/2) with q = a dx^2 + 2 b dx dy + c dy^2 - least around (x, y), in pixels.
 struct Gaussian {
-  double x, y, a, b, c;
+  double x, y, a, b, c, least;
 };
 
 // Sums of w, w x and w x^2 over the pixels [begin, end) of a row whose value lies in the band; x counts from `origin`.
@@ -154,12 +155,21 @@ Gaussian fit(const Moments& m, double scale, const Grid& grid) {
     xy *= share;
   }
   const double determinant = large * small * scale;
-  return {mean_x + (grid.width - 1) / 2.0, mean_y + (grid.height - 1) / 2.0, yy / determinant, -xy / determinant,
-          xx / determinant};
+  return {mean_x + (grid.width - 1) / 2.0,
+          mean_y + (grid.height - 1) / 2.0,
+          yy / determinant,
+          -xy / determinant,
+          xx / determinant,
+          0};
 }
 
 // The largest q at which exp(-q/2) still reaches `value`.
 double reach_of(double value) { return value > 0 ? -2 * std::log(value) : std::numeric_limits<double>::infinity(); }
+
+double form_at(const Gaussian& g, double x, double y) {
+  const double dx = x - g.x, dy = y - g.y;
+  return g.a * dx * dx + 2 * g.b * dx * dy + g.c * dy * dy;
+}
 
 // Calls function(y, x0, x1) for the pixels of each row, x1 included, that lie in the ellipse q <= reach, or q < reach.
 template <typename Function>
@@ -167,17 +177,17 @@ void visit_ellipse(const Gaussian& g, double reach, bool border, const Grid& gri
   if (!(reach >= 0)) return;
   const double determinant = g.a * g.c - g.b * g.b;
   // The roots say where to look, with a pixel of slack; q decides.
-  const double tall = std::sqrt(reach * g.a / determinant) + 1;
+  const double form = reach + g.least, tall = std::sqrt(form * g.a / determinant) + 1;
   const auto clamped = [](double value, int limit) {
     return static_cast<int>(std::clamp(value, 0.0, static_cast<double>(limit)));
   };
   const int y0 = clamped(g.y - tall, grid.height), y1 = clamped(g.y + tall + 1, grid.height);
   for (int y = y0; y < y1; ++y) {
     const double dy = y - g.y, middle = g.x - g.b * dy / g.a;
-    const double half = std::sqrt(std::max(0.0, g.a * reach - determinant * dy * dy)) / g.a + 1;
+    const double half = std::sqrt(std::max(0.0, g.a * form - determinant * dy * dy)) / g.a + 1;
     int x0 = clamped(middle - half, grid.width), x1 = clamped(middle + half + 1, grid.width) - 1;
     const auto is_inside = [&](int x) {
-      const double dx = x - g.x, q = g.a * dx * dx + 2 * g.b * dx * dy + g.c * dy * dy;
+      const double q = form_at(g, x, y) - g.least;
       return border ? q <= reach : q < reach;
     };
     while (x0 <= x1 && !is_inside(x0)) ++x0;
@@ -267,7 +277,17 @@ class Labeller {
   }
 
   void keep(const Moments& moments, const Rule& rule) {
-    if (moments.weight > kLeastWeight) gaussians_.push_back(fit(moments, rule.covariance_scale, grid_));
+    if (!(moments.weight > kLeastWeight)) return;
+    Gaussian g = fit(moments, rule.covariance_scale, grid_);
+    if (rule.grid_max) {
+      // The mean lies within the grid, so a pixel within half a step of it bounds the search.
+      double least = form_at(g, std::round(g.x), std::round(g.y));
+      visit_ellipse(g, least, true, grid_, [&](int y, int x0, int x1) {
+        for (int x = x0; x <= x1; ++x) least = std::min(least, form_at(g, x, y));
+      });
+      g.least = least;
+    }
+    gaussians_.push_back(g);
   }
 
   // One Gaussian per contour of the band, outer ones and those of holes. A contour's region is what it encloses, the
@@ -379,13 +399,14 @@ class Labeller {
 };
 
 Tensor gaussian_prior_labels_cpu(Tensor cam, int64_t height, int64_t width, double weight_low, double weight_high,
-                                 bool per_contour, double min_area, double covariance_scale, double object_cam,
-                                 double object_gaussian, double background_cam, double background_gaussian,
-                                 bool empty_background) {
+                                 bool per_contour, double min_area, double covariance_scale, bool grid_max,
+                                 double object_cam, double object_gaussian, double background_cam,
+                                 double background_gaussian, bool empty_background) {
   WSOLFAST_CHECK(cam.dim() == 3 && cam.size(1) > 0 && cam.size(2) > 0 && height > 0 && width > 0, kOp,
                  "expected maps [N, h, w] and a size that are not empty");
-  const Rule rule{weight_low,      weight_high,    per_contour,         min_area,        covariance_scale, object_cam,
-                  object_gaussian, background_cam, background_gaussian, empty_background};
+  const Rule rule{weight_low,      weight_high, per_contour,     min_area,       covariance_scale,
+                  grid_max,        object_cam,  object_gaussian, background_cam, background_gaussian,
+                  empty_background};
   const Tensor maps = torch::stable::contiguous(cam);
   Tensor labels = torch::stable::new_empty(maps, {maps.size(0), height, width}, ScalarType::Byte);
   uint8_t* out = labels.mutable_data_ptr<uint8_t>();

@@ -24,6 +24,8 @@ LAYOUTS = {
     ("mobilenet_v2", "tf_stride32"): ((24, 4, 56), (32, 8, 28), (96, 16, 14), (1280, 32, 7)),
     ("mobilenet_v2", "tf_stride16"): ((24, 4, 56), (32, 8, 28), (96, 16, 14), (1280, 16, 14)),
     ("squeezenet1_1", "stride16"): ((128, 4, 55), (256, 8, 27), (384, 16, 13), (512, 16, 13)),
+    ("densenet161", "stride32"): ((384, 4, 56), (768, 8, 28), (2112, 16, 14), (2208, 32, 7)),
+    ("efficientnet_b7", "stride32"): ((48, 4, 56), (80, 8, 28), (224, 16, 14), (2560, 32, 7)),
     ("small", "stride16"): ((32, 4, 56), (64, 8, 28), (96, 16, 14), (128, 16, 14)),
     ("small", "stride8"): ((32, 4, 56), (64, 8, 28), (96, 8, 28), (128, 8, 28)),
 }
@@ -96,7 +98,7 @@ def test_small_is_small_and_has_normalisation_layers():
     ("name", "layout", "message"),
     [
         ("vgg61", None, "no backbone named 'vgg61'; did you mean 'vgg16'?"),
-        ("zzz", None, "no backbone named 'zzz'; there are inception_v3, "),
+        ("zzz", None, "no backbone named 'zzz'; there are densenet161, "),
         ("vgg16", "spa41", "backbone 'vgg16' has no layout 'spa41'; there are spa14, acol28"),
         ("timm:resnet18", "stride16", "backbone 'timm:resnet18' has no layouts, got layout 'stride16'; leave it out"),
     ],

@@ -148,6 +148,46 @@ def test_released_background_looks_at_the_map_only():
     assert ((gated == 0) & (maximum == 255)).any()
 
 
+@pytest.mark.parametrize("prior", ["paper", "released"])
+@pytest.mark.parametrize("source", ["both", "cam", "gaussian"])
+def test_bytes_are_compared_as_written(prior, source):
+    """Map and Gaussian multiplied by 255 and truncated, then compared with 255 times the thresholds."""
+    prior = replace(GAUSSIAN_PRIORS[prior], source=source)
+    cam = torch.cat([blobs(1, 16, 16, seed) for seed in range(4)])
+    found = ops.gaussian_prior_labels(cam, (64, 64), prior=replace(prior, quantize=True))
+    for one, labels in zip(cam, found, strict=True):
+        soft = interpolate((one / (one.max() + 1e-6))[None, None], (64, 64), mode="bilinear")[0, 0]
+        band = torch.where((soft >= prior.weight_low) & (soft <= prior.weight_high), soft, 0.0)
+        regions = contour_regions(band > 0, 20) if prior.per_contour else [torch.ones_like(band, dtype=torch.bool)]
+        gaussian = torch.stack([region_gaussian(band * region, prior.covariance_scale) for region in regions]).amax(0)
+        cam_byte, gaussian_byte = ((255 * x).floor() for x in (soft, gaussian))
+        by_cam, by_gaussian = source != "gaussian", source != "cam"
+        is_object = (cam_byte > 255 * prior.object_threshold) & by_cam
+        is_object |= (gaussian_byte > 255 * prior.gate) & by_gaussian
+        below = cam_byte < 255 * prior.background_threshold if by_cam else torch.ones_like(is_object)
+        assert torch.equal(labels == 1, is_object)
+        assert torch.equal(labels == 0, below & ~is_object)
+
+
+def test_bytes_of_the_specification():
+    """Object from byte 64 and background up to byte 2 on the released thresholds; 128 and 1 on the paper's."""
+    for prior, object_byte, background_byte in ((RELEASED, 64, 2), (GAUSSIAN_PRIORS["paper"], 128, 1)):
+        bytes_ = torch.arange(1, 255, dtype=torch.float64)
+        # A map of one more column, whose maximum makes the division by the maximum exact.
+        cam = torch.cat([(bytes_ + 0.5) / 255, torch.tensor([1 - 1e-6], dtype=torch.float64)])[None, None]
+        labels = ops.gaussian_prior_labels(cam, (1, 255), prior=replace(prior, source="cam", quantize=True))[0, 0]
+        assert (labels[:-1] == 1).nonzero()[0].item() + 1 == object_byte
+        assert (labels[:-1] == 0).sum().item() == background_byte
+
+
+def test_the_largest_value_on_the_grid_becomes_one():
+    cam = torch.zeros(1, 6, 6, dtype=torch.float64)
+    cam[0, 2:4, 2:4] = 1  # the mean lies between four pixels
+    for norm, count in (("peak", 0), ("grid_max", 4)):
+        prior = GaussianPrior(source="gaussian", gate=0.9, norm=norm)
+        assert (ops.gaussian_prior_labels(cam, (6, 6), prior=prior) == 1).sum() == count
+
+
 def test_degenerate_maps():
     zeros = torch.zeros(1, 4, 4)
     assert (ops.gaussian_prior_labels(zeros, (8, 8)) == 255).all()
@@ -194,6 +234,7 @@ def test_bad_input_is_named(cam, options, message):
         ({"background_threshold": math.nan}, "background_threshold must not be negative"),
         ({"covariance_scale": 0.0}, "covariance_scale must be positive"),
         ({"source": "prior"}, "source must be one of"),
+        ({"norm": "density"}, "norm must be one of"),
         ({"empty": "object"}, "empty must be one of"),
     ],
 )

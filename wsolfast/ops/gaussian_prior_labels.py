@@ -10,6 +10,12 @@ from torch import Tensor
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import gaussian_prior_labels as reference
 
+_CHOICES = {
+    "norm": ("peak", "grid_max"),
+    "source": ("both", "cam", "gaussian"),
+    "empty": ("ignore", "background"),
+}
+
 
 @dataclass(frozen=True)
 class GaussianPrior:
@@ -22,12 +28,15 @@ class GaussianPrior:
             each with all that it encloses) instead of one to the whole map.
         min_area: contours whose polygon through the pixel centres is smaller are left out.
         covariance_scale: factor on the fitted covariance.
-        gate: the Gaussian, whose peak is one, makes object what exceeds the gate. None: the map is replaced by the
+        norm: a Gaussian's "peak" is one, or its largest value on the pixels is ("grid_max"), which lie beside the peak.
+        gate: the Gaussian, scaled so, makes object what exceeds the gate. None: the map is replaced by the
             maximum of itself and the Gaussian.
         object_threshold: object above it.
         background_threshold: background below it, unless it is object.
         source: label by "both", by the "cam" alone, or by the "gaussian" alone (object above the gate, background
             elsewhere).
+        quantize: compare map and Gaussian as bytes, ``floor(255 x)``, as the released code reads them from its files;
+            these are besides resized to the size of the image and back, which is not done here.
         empty: label of a map without a positive value.
 
     Raises:
@@ -39,10 +48,12 @@ class GaussianPrior:
     per_contour: bool = False
     min_area: float = 20.0
     covariance_scale: float = 1.0
+    norm: Literal["peak", "grid_max"] = "peak"
     gate: float | None = 0.7
     object_threshold: float = 0.5
     background_threshold: float = 0.004
     source: Literal["both", "cam", "gaussian"] = "both"
+    quantize: bool = False
     empty: Literal["ignore", "background"] = "ignore"
 
     def __post_init__(self):
@@ -53,13 +64,13 @@ class GaussianPrior:
             raise ValueError(f"GaussianPrior: covariance_scale must be positive, got {self.covariance_scale}")
         if self.gate is not None and not 0 < self.gate <= 1:
             raise ValueError(f"GaussianPrior: gate must be in (0, 1] or None, got {self.gate}")
-        for name, choices in (("source", ("both", "cam", "gaussian")), ("empty", ("ignore", "background"))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"GaussianPrior: {name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.source == "gaussian" and self.gate is None:
             raise ValueError('GaussianPrior: source="gaussian" needs a gate')
 
-    def codes(self) -> tuple[float, float, bool, float, float, float, float, float, float, bool]:
+    def codes(self) -> tuple[float, float, bool, float, float, bool, float, float, float, float, bool]:
         """The fields as the schema takes them: the four thresholds say when a pixel is object or background."""
         if self.source == "cam":
             thresholds = (self.object_threshold, math.inf, self.background_threshold, math.inf)
@@ -70,8 +81,20 @@ class GaussianPrior:
         else:
             thresholds = (self.object_threshold, self.gate, self.background_threshold, math.inf)
         band = (float(self.weight_low), float(self.weight_high))
-        fit = (self.per_contour, float(self.min_area), float(self.covariance_scale))
+        fit = (self.per_contour, float(self.min_area), float(self.covariance_scale), self.norm == "grid_max")
+        if self.quantize:
+            thresholds = (*map(_above_byte, thresholds[:2]), *map(_below_byte, thresholds[2:]))
         return *band, *fit, *map(float, thresholds), self.empty == "background"
+
+
+def _above_byte(threshold: float) -> float:
+    """What x exceeds exactly if ``floor(255 x) > 255 threshold``."""
+    return threshold if math.isinf(threshold) else math.nextafter((math.floor(255 * threshold) + 1) / 255, 0.0)
+
+
+def _below_byte(threshold: float) -> float:
+    """What x is below exactly if ``floor(255 x) < 255 threshold``."""
+    return threshold if math.isinf(threshold) else math.ceil(255 * threshold) / 255
 
 
 GAUSSIAN_PRIORS = {
@@ -107,7 +130,7 @@ def _fake(cam, height, width, *rule):
 
 _LABELS = define_op(
     "gaussian_prior_labels(Tensor cam, SymInt height, SymInt width, float weight_low, float weight_high, "
-    "bool per_contour, float min_area, float covariance_scale, float object_cam, float object_gaussian, "
+    "bool per_contour, float min_area, float covariance_scale, bool grid_max, float object_cam, float object_gaussian, "
     "float background_cam, float background_gaussian, bool empty_background) -> Tensor",
     reference=reference.gaussian_prior_labels,
     fake=_fake,
@@ -128,8 +151,8 @@ def gaussian_prior_labels(
     pixel, are raised to it.
 
     Source: SPOL (Wei et al., CVPR 2021), Eqs 3-6. The paper's density has a peak far below its own gate of 0.7; the
-    released code leaves the factor out, and so does this. The released code writes its maps as images of bytes; here
-    nothing is rounded.
+    released code leaves the factor out, and so does this. The released code writes its maps as images of bytes; see
+    :attr:`GaussianPrior.quantize`.
 
     Args:
         cam (Tensor[N, h, w]): floating point, any stride, finite.
@@ -142,7 +165,7 @@ def gaussian_prior_labels(
     Raises:
         ValueError: if shape, dtype or size do not fit, a map is not finite or the preset is unknown.
 
-    Backends: CPU (C++, in float64), elsewhere the reference on the host. Not differentiable. Deterministic.
+    Backends: CPU (C++, in float64), on the host wherever the maps are. Not differentiable. Deterministic.
     """
     _check(cam, size)
     if isinstance(prior, str):
@@ -151,4 +174,4 @@ def gaussian_prior_labels(
         prior = GAUSSIAN_PRIORS[prior]
     if cam.element_size() < 4:
         cam = cam.float()
-    return _LABELS(cam.detach(), *size, *prior.codes())
+    return _LABELS(cam.detach().cpu(), *size, *prior.codes()).to(cam.device)

@@ -21,6 +21,7 @@ def gaussian_prior_labels(
     per_contour: bool,
     min_area: float,
     covariance_scale: float,
+    grid_max: bool,
     object_cam: float,
     object_gaussian: float,
     background_cam: float,
@@ -39,7 +40,8 @@ def gaussian_prior_labels(
         regions = contour_regions(band > 0, min_area) if per_contour else [torch.ones_like(band, dtype=torch.bool)]
         prior = torch.zeros_like(band)
         for region in regions:
-            prior = torch.maximum(prior, region_gaussian(band * region, covariance_scale))
+            gaussian = region_gaussian(band * region, covariance_scale)
+            prior = torch.maximum(prior, gaussian / gaussian.max() if grid_max and gaussian.any() else gaussian)
         out[(resized < background_cam) & (prior < background_gaussian)] = 0
         out[(resized > object_cam) | (prior > object_gaussian)] = 1
     return labels.to(cam.device)
