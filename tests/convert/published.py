@@ -180,6 +180,42 @@ class CiCam(nn.Module):
         return classifier(x.mean((2, 3))), torch.einsum("kc,nchw->nkhw", classifier[0].weight, x)
 
 
+class Spol(nn.Module):
+    """MFF-Net on ResNet50: attention across three stages, then their product; ``classes`` 0 for MFF-Net₂."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.bkbone = import_torchvision().models.resnet50()
+        del self.bkbone.fc
+        for stage, channels in ((5, 2048), (4, 1024), (3, 512)):
+            self.add_module(f"fc{stage}1", nn.Conv2d(channels, 128, 1))
+            self.add_module(f"bn{stage}1", nn.BatchNorm2d(128))
+            self.add_module(f"fc{stage}2", nn.Conv2d(128, channels, 1))
+            self.add_module(f"linear{stage}", nn.Conv2d(channels, 128, 1))
+            self.add_module(f"bn{stage}", nn.BatchNorm2d(128))
+        self.classes, self.linear = classes, nn.Conv2d(128, classes or 1, 1)
+
+    def part(self, name, x):
+        return getattr(self, name)(x)
+
+    def forward(self, x):
+        net = self.bkbone
+        x = net.layer1(net.maxpool(net.bn1(net.conv1(x)).relu()))
+        stages = {3: net.layer2(x)}
+        stages[4] = net.layer3(stages[3])
+        stages[5] = net.layer4(stages[4])
+        latent, product = 1, 1
+        for k, features in stages.items():
+            latent = latent * self.part(f"bn{k}1", self.part(f"fc{k}1", features.mean((2, 3), keepdim=True))).relu()
+        for k, features in stages.items():
+            weighted = self.part(f"fc{k}2", latent).sigmoid() * features
+            reduced = self.part(f"bn{k}", self.part(f"linear{k}", weighted)).relu()
+            size = stages[3].shape[2:]
+            product = product * functional.interpolate(reduced, size=size, mode="bilinear", align_corners=True)
+        out = self.linear(product)
+        return out.relu() if self.classes else out
+
+
 def head(channels, hidden, classes):
     conv = nn.Conv2d
     layers = conv(channels, hidden, 3, padding=1), nn.ReLU(), conv(hidden, hidden, 3, padding=1), nn.ReLU()

@@ -219,7 +219,7 @@ def test_tensors_that_do_not_fit_are_named(wsolfast, spa_state):
     err = refused(wsolfast, 3, saved(), "--name", "spa")
     assert "does not fit recipe spa_cub_vgg16 in shape: cls.0.weight [8, 512, 3, 3] instead of [1024, 512, 3, 3]" in err
     err = refused(wsolfast, 3, saved(**{"cls.4.weight": None}), *SPA)
-    assert "lacks cls.4.weight, whose rows would tell the number of classes" in err
+    assert "lacks cls.4.weight, a row per class" in err
 
 
 def test_unknown_and_wrong_sources_name_the_nearest(wsolfast, spa_state):

@@ -11,6 +11,7 @@ from published import (
     NlCcam,
     Spa,
     SpaInception,
+    Spol,
     Trunk,
     combined,
     images,
@@ -121,3 +122,29 @@ def test_ci_cam_and_its_baselines(name, tmp_path):
     reasons = {key.split(".")[0]: reason for key, reason in found.dropped.items()}
     assert ("regressor" in reasons) == (source == "ci_cam")
     assert ("down_classifier" in reasons) == (hasattr(net, "mask") and "unshared" not in name)
+
+
+@torch.no_grad()
+def test_spol_that_classifies(tmp_path):
+    net = ready(Spol(CLASSES))
+    method, found = converted(net, tmp_path)
+    image = images(64)
+    maps = net.double()(normalized(image))
+    assert (found.source, found.recipe.stage[0].name) == ("spol", "cam")
+    torch.testing.assert_close(method.classify(image), maps.mean((2, 3)), **CLOSE)
+    label = torch.tensor([1, 4])
+    cam = maps[torch.arange(2), label]
+    shares = cam / (cam.amax((1, 2), keepdim=True) + 1e-6)
+    torch.testing.assert_close(method.localize(image, label, topk=0).localization_map[:, 0], shares, **CLOSE)
+
+
+@torch.no_grad()
+def test_spol_that_separates(tmp_path):
+    net = ready(Spol(0))
+    method, found = converted(net, tmp_path)
+    image = images(64)
+    logits = net.double()(normalized(image))
+    expected = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=True).sigmoid()
+    assert (found.source, found.recipe.stage[0].name) == ("spol", "seg")
+    # Maps are computed in float32.
+    torch.testing.assert_close(method.localize(image).localization_map.double(), expected, rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -68,13 +68,18 @@ def read_checkpoint(
     """
     found = _without_prefix(read_state(file))
     name, layout = _recognize(file, found, source)
-    num_classes = _count_classes(file, layout, found)
+    outputs = layout.count_outputs(found)
+    if outputs is None:
+        raise WeightsError(
+            f"{file} ({layout.network}) lacks {layout.name_of(layout.output + '.weight')}, a row per class"
+        )
     kept = _read_kept(file, layout, pool)
-    own = recipe or layout.recipes.get(num_classes) or next(iter(layout.recipes.values()))
-    words = [*layout.overrides, *_shape_overrides(found, layout, kept), *overrides]
-    resolved = load_recipe(own, [f"stage.num_classes={num_classes}", *words])
+    own = recipe or layout.recipes.get(outputs) or next(iter(layout.recipes.values()))
+    words = [] if layout.classless else [f"stage.num_classes={outputs}"]
+    resolved = _one_stage(load_recipe(own), layout, [*words, *_shape_overrides(found, layout, kept), *overrides])
+    (stage,) = resolved.stage
     with torch.device("meta"):
-        wanted = build_method(resolved, resolved.stage[-1], num_classes, pretrained=False).state_dict()
+        wanted = build_method(resolved, stage, stage.num_classes or outputs, pretrained=False).state_dict()
     names = {key: layout.name_of(key) for key in wanted if key not in kept}
     _check(f"{file} ({name}: {layout.network})", resolved.name, wanted, names, found, kept)
     used = set(names.values())
@@ -104,7 +109,7 @@ def read_checkpoint(
 
 def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> RunFolder:
     """A finished run of the conversion's recipe in ``path``, with a ``card.json`` that says where it is from."""
-    recipe = parse_recipe(dump_recipe(conversion.recipe), conversion.recipe.name)
+    recipe = conversion.recipe
     run = RunFolder.create(path, recipe, exist_ok=exist_ok)
     stage = recipe.stage[-1]
     about = {"method": stage.method, "recipe": recipe.name, "stage": stage.name, "source": conversion.source}
@@ -149,8 +154,13 @@ def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> t
             f"--source {wanted!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
         )
     candidates = [(name, layout) for name in ([wanted] if wanted else known) for layout in _source(name).LAYOUTS]
-    rated = [(len(layout.absent(found)), len(layout.unknown(found)), name, layout) for name, layout in candidates]
-    absent, unknown, name, layout = min(rated, key=lambda rate: (rate[0] + rate[1], rate[0]))
+    rated = [
+        # Names alone do not tell a network with one class from one that knows no classes.
+        (len(layout.absent(found)), len(layout.unknown(found)), (layout.count_outputs(found) == 1) != layout.classless)
+        for _, layout in candidates
+    ]
+    best = min(range(len(rated)), key=lambda at: (sum(rated[at]), rated[at]))
+    (absent, unknown, _), (name, layout) = rated[best], candidates[best]
     if absent or unknown:
         total = len(layout.modules)
         problem = (
@@ -163,12 +173,15 @@ def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> t
     return name, layout
 
 
-def _count_classes(file: Path, layout: Layout, found: Mapping[str, Tensor]) -> int:
-    classifier = next(path for path in layout.modules if path.endswith("classifier"))
-    name = layout.name_of(f"{classifier}.weight")
-    if name not in found or not found[name].dim():
-        raise WeightsError(f"{file} ({layout.network}) lacks {name}, whose rows would tell the number of classes")
-    return len(found[name])
+def _one_stage(recipe: Recipe, layout: Layout, overrides: Iterable[str]) -> Recipe:
+    """The recipe with the layout's network for its only stage; published numbers are those of all stages together."""
+    if len(recipe.stage) > 1:
+        kept = [stage for stage in recipe.stage if stage.name == layout.stage]
+        if not kept:
+            raise UsageError(f"--recipe {recipe.name}: it has no stage {layout.stage!r}, which {layout.network} is")
+        evaluated = replace(recipe.evaluate, classifier=None, localizer=None)
+        recipe = replace(recipe, stage=(replace(kept[0], uses={}),), evaluate=evaluated, paper=None)
+    return parse_recipe(dump_recipe(recipe), recipe.name, overrides)
 
 
 def _read_kept(file: Path, layout: Layout, pool: str | None) -> dict[str, Tensor]:

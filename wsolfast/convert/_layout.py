@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -17,7 +19,9 @@ class Layout:
         dead: start of a name in the checkpoint -> why nothing reads what begins so.
         marks: starts of names that the checkpoint has besides those of ``modules``.
         pool: our tensor that the code base keeps in a file of its own, beside the checkpoint.
-        overrides: where the network differs from the recipes.
+        output: our module with one row of weights per class.
+        stage: what the recipes call the network, if they have several.
+        classless: its one output tells objects from background, so that its recipe is the first one.
     """
 
     network: str
@@ -26,12 +30,19 @@ class Layout:
     dead: Mapping[str, str] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     pool: str | None = None
-    overrides: tuple[str, ...] = ()
+    output: str = "classifier"
+    stage: str | None = None
+    classless: bool = False
 
     def name_of(self, key: str) -> str | None:
         """What the checkpoint calls our tensor ``key``; None if it has no such tensor."""
         path = _longest(key, self.modules)
         return None if path is None else self.modules[path] + key[len(path) :]
+
+    def count_outputs(self, found: Mapping[str, Tensor]) -> int | None:
+        """Rows of the output module's weight; None if the checkpoint lacks it."""
+        weight = found.get(self.name_of(f"{self.output}.weight"))
+        return None if weight is None or not weight.dim() else len(weight)
 
     def cause_of_death(self, name: str) -> str | None:
         """Why nothing reads the checkpoint's tensor ``name``."""

@@ -21,15 +21,18 @@ LAYOUTS = (
         {200: "spa_cub_vgg16", 1000: "spa_ilsvrc_vgg16"},
         {f"backbone.features.{index}": _in_blocks(index) for index in VGG16_CONVS} | _HEAD,
         dead={"conv5_add": "constructed, never run"},
+        output="head.classifier",
     ),
     Layout(
         "CAM baseline, VGG16",
         {200: "cam_cub_vgg16", 1000: "cam_ilsvrc_vgg16"},
         {f"backbone.features.{index}": f"features.{index}" for index in VGG16_CONVS} | _HEAD,
+        output="head.classifier",
     ),
     Layout(
         "SPA, InceptionV3 of the first upload",
         {200: "spa_cub_inception", 1000: "spa_ilsvrc_inception"},
         {**inception_v3(), "head.hidden.0": "cls_fc6.0", "head.hidden.2": "cls_fc7.0", "head.classifier": "cls_fc8"},
+        output="head.classifier",
     ),
 )
