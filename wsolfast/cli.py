@@ -465,9 +465,8 @@ def convert(
     _say(f"{found.network} of {found.origin}: {len(found.tensors)} tensors for recipe {found.recipe.name}")
     _say(_dropped(found.dropped))
     if not dry_run:
-        _say(
-            f"run: {run.path}\nmeasure it: wsolfast eval {run.path}" + (" data.root=DIR" * (not found.recipe.data.root))
-        )
+        needs = " data.root=DIR" * (not found.recipe.data.root) + " evaluate.classifier=RUN" * found.classless
+        _say(f"run: {run.path}\nmeasure it: wsolfast eval {run.path}{needs}")
 
 
 def _print_mapping(found) -> None:

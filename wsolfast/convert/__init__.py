@@ -37,6 +37,7 @@ class Conversion:
     tensors: dict[str, Tensor]
     names: dict[str, str]  # our tensor -> where it is from
     dropped: dict[str, str]  # the checkpoint's tensor -> why nothing reads it
+    classless: bool  # it tells objects from background: another run has to rank the classes
 
 
 def list_sources() -> list[str]:
@@ -104,6 +105,7 @@ def read_checkpoint(
         tensors=tensors,
         names={key: origin or ("the context pool" if key in kept else "0") for key, origin in origins.items()},
         dropped={key: layout.cause_of_death(key) for key in left},
+        classless=layout.classless,
     )
 
 
