@@ -85,7 +85,8 @@ def _runtime_overrides(**values: object) -> list[str]:
     "  wsolfast train demo/spa\n\n"
     "  wsolfast train spa_cub_vgg16 data.root=/data/CUB_200_2011 --device cuda --amp bf16\n\n"
     "  wsolfast train cub50/cam data.root=DIR stage.backbone.weights=FILE stage.optim.lr=0.01 --name try2\n\n"
-    "  wsolfast train --resume runs/try2",
+    "  wsolfast train --resume runs/try2\n\n"
+    "  torchrun --nproc-per-node 8 -m wsolfast train spa_ilsvrc_vgg16 data.root=/data/ilsvrc",
 )
 def train(
     what: Annotated[list[str] | None, typer.Argument(metavar="RECIPE [KEY=VALUE]...", show_default=False)] = None,
@@ -99,16 +100,31 @@ def train(
     workers: Workers = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
     skip_bad: SkipBad = False,
+    skip_nonfinite: Annotated[
+        int | None, typer.Option(min=0, help="Leave out so many steps whose loss is not finite before stopping.")
+    ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option(help="The same bits every time, also on a GPU, where it is slower.")
+    ] = None,
     save_every: Annotated[
         str | None, typer.Option(help="Checkpoint also every so many steps (500) or minutes (10m).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe's method on image labels; interrupt it at any time and continue with --resume."""
+    """Train a recipe's method on image labels; interrupt it at any time and continue with --resume.
+
+    Under torchrun or srun, processes share each batch of the recipe.
+    """
     words = what or []
     recipe_name = words.pop(0) if words and "=" not in words[0] else None
     overrides = words + _runtime_overrides(
-        device=device, amp=amp, channels_last=channels_last, workers=workers, **_save_every(save_every)
+        device=device,
+        amp=amp,
+        channels_last=channels_last,
+        workers=workers,
+        skip_nonfinite=skip_nonfinite,
+        deterministic=deterministic,
+        **_save_every(save_every),
     )
     if seed is not None:
         overrides.append(f"seed={seed}")
@@ -117,17 +133,23 @@ def train(
     if (recipe_name is None) == (resume is None):
         raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
 
+    from wsolfast.engine.distributed import is_first, processes
     from wsolfast.engine.run_folder import RunFolder
     from wsolfast.engine.train import change_runtime
     from wsolfast.engine.train import train as train_run
 
-    if resume is not None:
-        run = RunFolder(resume)
-        change_runtime(run, parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides))
+    run = None if resume is None else RunFolder(resume)
+    if run is not None:
+        recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
     else:
         recipe = load_recipe(recipe_name, overrides)
-        run = RunFolder.create(_run_path(runs, name, recipe.name), recipe, exist_ok=exist_ok)
-    train_run(run, _progress(quiet))
+    with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
+        if run is not None:
+            change_runtime(run, recipe)
+        else:
+            run = RunFolder.create(_run_path(runs, name, recipe.name), recipe, exist_ok=exist_ok)
+        train_run(run, _progress(quiet))
+        quiet = quiet or not is_first()
     if not quiet:
         _say(f"trained: {run.path}\nmeasure it: wsolfast eval {run.path}")
 
@@ -195,8 +217,8 @@ def evaluate(
 ) -> None:
     """Measure a run, or a recipe with weights from elsewhere; or score maps on disk, with --scoremaps.
 
-    Score maps are computed once and kept. Those on disk need --metadata and --dataset; a run of them that was
-    interrupted goes on when it is started again.
+    Score maps are computed once and kept. Under torchrun or srun, processes share the images of a run. Those on disk
+    need --metadata and --dataset; a run of them that was interrupted goes on when it is started again.
     """
     if scoremaps is not None:
         if what or weights or limit or name or post or metadata is None or dataset is None:
@@ -236,6 +258,7 @@ def evaluate(
     given = {"split": split, "protocol": protocol, "post": post}
     overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
 
+    from wsolfast.engine.distributed import is_first, processes
     from wsolfast.engine.evaluate import evaluate as evaluate_run
     from wsolfast.engine.pretrained import adopt
     from wsolfast.engine.run_folder import RunFolder
@@ -246,10 +269,15 @@ def evaluate(
         run = RunFolder(target)
         recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
     else:
-        recipe = load_recipe(target, overrides)
-        run = adopt(_run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
-        recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
-    results = evaluate_run(run, recipe, limit=limit, progress=_progress(quiet or as_json))
+        run, recipe = None, load_recipe(target, overrides)
+    with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
+        if run is None:
+            run = adopt(_run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
+            recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
+        results = evaluate_run(run, recipe, limit=limit, progress=_progress(quiet or as_json))
+        first = is_first()
+    if not first:
+        return
     if as_json:
         _say(json.dumps(results, indent=2))
     elif not quiet:

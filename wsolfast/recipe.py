@@ -110,7 +110,9 @@ class StageSpec:
     method: str
     epochs: int
     backbone: BackboneSpec
-    batch_size: int = 32
+    batch_size: int = 32  # images per step, of all processes together
+    accumulate: int = 1  # a batch is worked through in so many parts, each with its own statistics, pairs and pool
+    sync_bn: bool = False  # batch norms see the images of all processes, not of their own alone
     num_classes: int | None = None  # as many as the data set has, if absent
     resize: int | tuple[int, ...] | None = None  # of this stage's images; data.resize if absent
     crop: int | None = None  # data.crop if absent
@@ -146,6 +148,11 @@ class RuntimeSpec:
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
     amp: str = "none"  # "none" or "bf16"
     channels_last: bool = False
+    compile: bool = False  # the backbone, by torch.compile
+    fused_optimizer: bool = False  # one kernel for all parameters
+    deterministic: bool = False  # only algorithms that give the same bits every time; slower on a GPU
+    skip_nonfinite: int = 0  # so many steps whose loss or gradient is not finite are left out before the run stops
+    timeout_minutes: float = 30.0  # how long a process waits for another one
     workers: int = -1  # loader processes; -1: none on up to four cores, otherwise half the cores, at most eight
     save_every_steps: int = 0  # 0: at the end of epochs and by the clock only
     save_every_minutes: float = 10.0
@@ -253,9 +260,14 @@ def _check(recipe: Recipe) -> None:
         for batch_field, source in stage.uses.items():
             if source not in names[:i]:
                 raise RecipeError(f"{where}.uses.{batch_field}: no earlier stage named {source!r}")
-        for key, value in (("epochs", stage.epochs), ("batch_size", stage.batch_size - 1), ("lr", stage.optim.lr)):
-            if value < 0:
-                raise RecipeError(f"{where}.{key}: must not be negative{' or zero' * (key == 'batch_size')}")
+        for key, value, least in (
+            ("epochs", stage.epochs, 0),
+            ("batch_size", stage.batch_size, 1),
+            ("accumulate", stage.accumulate, 1),
+            ("lr", stage.optim.lr, 0),
+        ):
+            if value < least:
+                raise RecipeError(f"{where}.{key}: must not be negative{' or zero' * least}")
         _check_choice("stage.optim.name", stage.optim.name)
         _check_choice("stage.schedule.name", stage.schedule.name)
         schedule = stage.schedule

@@ -98,12 +98,12 @@ def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method,
     run = RunFolder.create(tmp_path / "stopped", tiny())
     step, count = train_module._StageTraining._step, 0
 
-    def interrupted_step(self, batch):
+    def interrupted_step(self, indices, parts):
         nonlocal count
         count += 1
         if count == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        return step(self, indices, parts)
 
     monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; continue with: .*--resume"):
@@ -133,12 +133,12 @@ def test_random_methods_continue_bit_for_bit(tiny, tmp_path, monkeypatch, method
     train(whole)
     run, count, step = RunFolder.create(tmp_path / "stopped", recipe), 0, train_module._StageTraining._step
 
-    def interrupted_step(self, batch):
+    def interrupted_step(self, indices, parts):
         nonlocal count
         count += 1
         if count == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        return step(self, indices, parts)
 
     monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
     with pytest.raises(Interrupted):
@@ -158,11 +158,11 @@ def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeyp
     run = RunFolder.create(tmp_path / "stopped", recipe)
     seen, step = [], train_module._StageTraining._step
 
-    def interrupted_step(self, batch):
-        seen.append(batch)
+    def interrupted_step(self, indices, parts):
+        seen.extend(parts)
         if len(seen) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        return step(self, indices, parts)
 
     monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
     with pytest.raises(Interrupted):
@@ -245,7 +245,9 @@ def test_a_loss_that_is_not_finite_names_step_and_images(tiny, tmp_path, monkeyp
     CAM_STEP = CAM.training_step
     monkeypatch.setattr(CAM, "training_step", broken)
     run = RunFolder.create(tmp_path / "run", tiny())
-    with pytest.raises(RunError, match=r"stage localizer, epoch 0, step 2: loss = nan; images \S+, ") as caught:
+    with pytest.raises(
+        RunError, match=r"stage localizer, epoch 0, step 2: loss = nan, gradient norm = nan; images \S+, "
+    ) as caught:
         train(run)
     assert caught.value.exit_code == 1
 

@@ -7,15 +7,17 @@ content, so that an interrupted export goes on where it stopped.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from wsolfast import data
 from wsolfast.engine.build import count_workers, open_export_data
+from wsolfast.engine.distributed import from_all, from_first, rank, world_size
 from wsolfast.engine.errors import Interrupted, MissingError
+from wsolfast.engine.loading import load_batches
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder, write_bytes
 from wsolfast.engine.score_maps import fingerprint
@@ -53,18 +55,21 @@ def save(
         return
     dataset = open_export_data(run.recipe)
     identity = fingerprint(identity, list(dataset.image_ids))
-    size = run.recipe.evaluate.batch_size
-    per_file = max(1, _IMAGES_PER_FILE // size) * size
+    size, workers = run.recipe.evaluate.batch_size, count_workers(run.recipe.runtime.workers)
+    batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
+    per_file = max(1, _IMAGES_PER_FILE // size)
     was_training = method.training
     method.eval()
     with torch.inference_mode(), progress.task(f"{stage.name}: export", len(dataset)) as advance:
-        for number, start in enumerate(range(0, len(dataset), per_file)):
-            part = Subset(dataset, range(start, min(start + per_file, len(dataset))))
+        for number, start in enumerate(range(0, len(batches), per_file)):
+            part = batches[start : start + per_file]
             file = _folder(run, stage.name) / f"{number:05d}.safetensors"
-            if _read(file, identity) is None:
-                _write(file, _export(method, part, size, count_workers(run.recipe.runtime.workers), device), identity)
-            advance(len(part))
-            if stop.requested:
+            if from_first(_read(file, identity) is None):
+                mine = part[rank() :: world_size()]
+                loader = load_batches(dataset, mine, data.collate, workers=workers, device=device)
+                _write(file, _in_order(from_all([_export(method, batch.to(device)) for batch in loader])), identity)
+            advance(sum(map(len, part)))
+            if any(from_all(stop.requested)):
                 raise Interrupted(f"stopped in the export of {stage.name}; wsolfast train --resume {run.path}")
     method.train(was_training)
 
@@ -119,12 +124,14 @@ class Collate:
             yield sample.placement.cut(self.make_mask(rows[sample.index], (height, width)))
 
 
-def _export(method: Method, part: Subset, batch_size: int, workers: int, device: torch.device) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {}
-    for batch in DataLoader(part, batch_size, num_workers=workers, collate_fn=data.collate):
-        for name, tensor in method.export(batch.to(device)).items():
-            parts.setdefault(name, []).append(tensor.cpu())
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+def _export(method: Method, batch: Batch) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in method.export(batch).items()}
+
+
+def _in_order(shares: list[list[dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The exports of batches that were dealt out among processes, one each in turn, as one."""
+    batches = [exported for turn in zip_longest(*shares) for exported in turn if exported is not None]
+    return {name: torch.cat([exported[name] for exported in batches]) for name in batches[0]}
 
 
 def _write(file: Path, tensors: dict[str, Tensor], identity: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from wsolfast import backbones, data, methods
+from wsolfast.engine.distributed import find_place, world_size
 from wsolfast.engine.errors import BackendError
 from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.metrics import Protocol, get_protocol
@@ -16,13 +17,15 @@ from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeErr
 
 
 def choose_device(name: str) -> torch.device:
-    """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; each of several processes gets a GPU of its own.
 
     Raises:
         BackendError: if this machine does not have it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{find_place().local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -34,9 +37,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def describe_device(device: torch.device) -> str:
+    """The device and, of a GPU, its name."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def count_workers(wanted: int) -> int:
-    """Loader processes; -1 asks for none on up to four cores, otherwise for half the cores, at most eight."""
-    cores = len(os.sched_getaffinity(0))
+    """Loader processes; -1 asks for none on up to four cores, otherwise for half the cores, at most eight.
+
+    Processes of one run on one machine share its cores.
+    """
+    cores = len(os.sched_getaffinity(0)) // find_place().local_world_size
     if wanted >= 0:
         return wanted
     return 0 if cores <= 4 else min(8, cores // 2)
@@ -174,10 +185,10 @@ def _check_options(where: str, function, options: dict, given: tuple[str, ...]) 
             raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {hint}")
 
 
-def build_optimizer(method: nn.Module, spec: OptimSpec, where: str) -> torch.optim.Optimizer:
+def build_optimizer(method: nn.Module, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
     """The optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
 
-    A factor of 0 freezes its group: no gradient is computed for it.
+    A factor of 0 freezes its group: no gradient is computed for it. ``fused`` moves all parameters in one kernel.
     """
     groups = method.param_groups()
     names = [group.name for group in groups]
@@ -195,11 +206,10 @@ def build_optimizer(method: nn.Module, spec: OptimSpec, where: str) -> torch.opt
             trained.append({"params": list(group.params), "lr_factor": factor, "name": group.name})
     if not trained:
         raise RecipeError(f"{where}.lr_factors: every group is frozen, nothing is left to train")
+    shared = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True if fused else None}
     if spec.name == "adam":
-        return torch.optim.Adam(trained, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(
-        trained, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay
-    )
+        return torch.optim.Adam(trained, betas=spec.betas, **shared)
+    return torch.optim.SGD(trained, momentum=spec.momentum, nesterov=spec.nesterov, **shared)
 
 
 def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:

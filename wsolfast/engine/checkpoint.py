@@ -3,29 +3,42 @@
 import os
 import pickle
 import random
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsolfast.engine.distributed import is_first
 from wsolfast.engine.errors import MissingError
 from wsolfast.engine.run_folder import write_bytes
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, NEXT = "last.ckpt", "previous.ckpt", "next.ckpt"
 
 
 def save_checkpoint(folder: Path, state: dict) -> None:
-    """Write ``state`` to ``folder/last.ckpt``; the one before it stays as ``previous.ckpt``."""
-    last = folder / LAST
-    if last.exists():
-        os.replace(last, folder / PREVIOUS)
-    write_bytes(last, lambda stream: torch.save(state, stream))
+    """Write ``state`` to ``folder/last.ckpt``; the one before it stays as ``previous.ckpt``.
+
+    Until the new one is whole on disk, both others stay what they are.
+    """
+    if not is_first():
+        return
+    write_bytes(folder / NEXT, lambda stream: torch.save(state, stream))
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(folder / NEXT, folder / LAST)
 
 
-def load_checkpoint(folder: Path) -> dict | None:
+def load_checkpoint(folder: Path, tell: Callable[[str], None] = lambda text: None) -> dict | None:
     """The newest readable checkpoint in ``folder``; None if none was written yet.
+
+    Nothing in a checkpoint is executed: one that holds more than tensors and plain values counts as unreadable.
+
+    Args:
+        folder: where :func:`save_checkpoint` wrote.
+        tell: is told what could not be read, and what is read instead.
 
     Raises:
         MissingError: if there are checkpoints and none can be read.
@@ -35,34 +48,27 @@ def load_checkpoint(folder: Path) -> dict | None:
         if not file.exists():
             continue
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            _check_sums(file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            complaint = complaint or f"{file}: refused, it holds something other than tensors and plain values"
+        except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
             complaint = complaint or f"{file}: cannot be read ({str(error).splitlines()[0]})"
+        else:
+            if complaint:
+                tell(f"{complaint}; continuing from {file.name}")
+            return state
     if complaint:
-        raise MissingError(complaint)
+        raise MissingError(f"{complaint}; nor can the one before it: start the run over with --exist-ok")
     return None
 
 
-def random_state() -> dict:
-    """State of every random number generator, as plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def set_random_state(state: dict) -> None:
-    """Put the generators back to :func:`random_state`."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _check_sums(file: Path) -> None:
+    """torch writes checksums into its archives and does not look at them."""
+    with zipfile.ZipFile(file) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
 
 
 def seed_everything(seed: int) -> None:

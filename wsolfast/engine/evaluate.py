@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +16,21 @@ from wsolfast.engine.build import (
     build_method,
     choose_device,
     count_workers,
+    describe_device,
     eval_protocol,
     eval_view,
     open_eval_data,
     refine,
 )
 from wsolfast.engine.checkpoint import load_weights, seed_everything
+from wsolfast.engine.distributed import from_all, is_first, rank, sum_over_all, world_size
 from wsolfast.engine.errors import MissingError
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.engine.run_folder import RunFolder, describe_environment, now, write_json
 from wsolfast.engine.score_maps import ScoreMaps, compute_score_maps, fingerprint
 from wsolfast.methods import Method
-from wsolfast.metrics import BoxAccuracy, ErrorSplit, PixelAccuracy, center_box, center_gaussian
+from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, ErrorSplit, PixelAccuracy, center_box, center_gaussian
 from wsolfast.metrics.functional import error_kinds, predicted_boxes
 from wsolfast.recipe import Recipe, RecipeError
 
@@ -56,7 +58,8 @@ def evaluate(
 ) -> dict:
     """Measure a run on ``recipe.evaluate.split`` and write ``eval/<split>/`` into its folder.
 
-    Score maps that are there and depend on the same weights, images and settings are used again.
+    Score maps that are there and depend on the same weights, images and settings are used again. Several processes (see
+    :func:`wsolfast.engine.distributed.processes`) share the images; all of them return the same results.
 
     Args:
         recipe: the run's own with changes, for instance another protocol; the run's own if None.
@@ -71,7 +74,7 @@ def evaluate(
         MissingError: if the run is not finished.
         RecipeError: if a setting cannot be meant, the protocol's name for instance.
     """
-    recipe, progress = recipe or run.recipe, progress or Progress(quiet=True)
+    recipe, progress = recipe or run.recipe, progress if progress and is_first() else Progress(quiet=True)
     protocol = eval_protocol(recipe)
     started, split = time.monotonic(), recipe.evaluate.split
     with run.lock():
@@ -96,10 +99,12 @@ def evaluate(
             "classifier": network.classifier_name,
             "post": recipe.evaluate.post,
             "protocol": protocol.name,
+            "thresholds": _describe_thresholds(protocol.thresholds),
+            "metrics_version": METRICS_VERSION,
             "limit": limit,
             "ten_crop": recipe.evaluate.ten_crop,
             "amp": recipe.runtime.amp,
-            "device": str(network.device),
+            "device": describe_device(network.device),
             "images_per_second": round(len(test.indices) / test.found.seconds, 2),
             "seconds_metrics": round(time.monotonic() - measured, 2),
             "seconds": round(time.monotonic() - started, 2),
@@ -235,7 +240,7 @@ class _Split:
         )
         file = self.folder / "maps.npz"
         self.found = ScoreMaps.load(file, identity)
-        if self.found is not None:
+        if all(from_all(self.found is not None)):
             progress.say(f"{self.dataset.split}: score maps are up to date ({file})")
             return
         method, classifier = network.methods
@@ -286,11 +291,14 @@ class _Annotated:
     boxes: list[Tensor]
     left_out: int
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]]:
+    def starts(self) -> range:
+        """Where the chunks start that are this process's to measure."""
+        return range(rank() * _CHUNK, len(self.indices), world_size() * _CHUNK)
+
+    def chunk(self, start: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
         """Arguments of the accumulators' ``update``."""
-        for start in range(0, len(self.indices), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            yield self.maps[part], self.sizes[part], self.boxes[part], self.label[part], self.classes[part]
+        part = slice(start, start + _CHUNK)
+        return self.maps[part], self.sizes[part], self.boxes[part], self.label[part], self.classes[part]
 
 
 def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress) -> dict:
@@ -339,10 +347,12 @@ def _measure_gaussian(test: _Split, protocol, progress: Progress) -> dict:
 
 
 def _count(accumulator, rows: _Annotated, what: str, progress: Progress):
-    with progress.task(what, len(rows.indices)) as advance:
-        for chunk in rows.chunks():
-            accumulator.update(*chunk)
-            advance(len(chunk[0]))
+    with progress.task(what, len(rows.starts())) as advance:
+        for start in rows.starts():
+            accumulator.update(*rows.chunk(start))
+            advance()
+    if world_size() > 1:
+        accumulator.all_reduce()
     return accumulator
 
 
@@ -351,30 +361,37 @@ def _without_count(numbers: dict, *more: str) -> dict:
 
 
 def _measure_pixels(test: _Split, progress: Progress) -> dict:
-    accuracy, counted = PixelAccuracy(), 0
-    with progress.task("masks", len(test.indices)) as advance:
-        for k, index in enumerate(test.indices):
-            mask = test.dataset.mask(index)
+    accuracy, mine = PixelAccuracy(), range(rank(), len(test.indices), world_size())
+    counted = torch.zeros((), dtype=torch.int64)
+    with progress.task("masks", len(mine)) as advance:
+        for k in mine:
+            mask = test.dataset.mask(test.indices[k])
             if mask is not None and (mask == 1).any():
                 accuracy.update(test.found.maps[k : k + 1], [mask])
                 counted += 1
             advance()
-    if not counted:
+    if not sum_over_all(counted):
         return {}
+    if world_size() > 1:
+        accuracy.all_reduce()
     numbers = accuracy.compute()
-    return _without_count(numbers, "curves", "peak_t") | {"images": counted, "peak_threshold": numbers["peak_t"]}
+    return _without_count(numbers, "curves", "peak_t") | {"images": int(counted), "peak_threshold": numbers["peak_t"]}
 
 
 def _describe_images(test: _Split, rows: _Annotated, protocol, threshold: float) -> dict:
     """What stands in ``per_image.json``; boxes are half-open pixels of the original image."""
-    kinds: list[str] = []
-    boxes: list[Tensor] = []
+    described: dict[int, tuple[list[str], list[Tensor]]] = {}
     names = list(_ERROR_NAMES.values())
-    for maps, sizes, truths, label, classes in rows.chunks():
+    for start in rows.starts():
+        maps, sizes, truths, label, classes = rows.chunk(start)
         right = classes[:, 0] == label
         found = error_kinds(maps, sizes, truths, right, protocol, torch.tensor([threshold], dtype=torch.float64))
-        kinds += [names[kind] for kind in found[:, 0].tolist()]
-        boxes += predicted_boxes(maps, sizes, protocol, threshold)
+        kinds = [names[kind] for kind in found[:, 0].tolist()]
+        described[start] = kinds, list(predicted_boxes(maps, sizes, protocol, threshold))
+    for share in from_all(described):
+        described |= share
+    kinds = [kind for start in sorted(described) for kind in described[start][0]]
+    boxes = [box for start in sorted(described) for box in described[start][1]]
     images = []
     row_of_map = {index: row for row, index in enumerate(test.indices)}
     for k, index in enumerate(rows.indices):
@@ -395,6 +412,11 @@ def _describe_images(test: _Split, rows: _Annotated, protocol, threshold: float)
             }
         )
     return {"class_names": list(test.dataset.class_names), "frame": "image", "images": images}
+
+
+def _describe_thresholds(thresholds: Sequence[float]) -> dict[str, float]:
+    """The sweep without its list, which stands in ``curves.json``."""
+    return {"count": len(thresholds), "first": thresholds[0], "last": thresholds[-1]}
 
 
 def _rounded(boxes: Tensor) -> list[list[float]]:

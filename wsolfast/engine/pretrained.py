@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from wsolfast.engine.distributed import from_first, on_first
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.roles import localizer_of
 from wsolfast.engine.run_folder import RunFolder
@@ -36,17 +37,20 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
             backbone = replace(stage.backbone, weights=str(weights.resolve()))
             changed = (replace(stage, backbone=backbone) if other is stage else other for other in recipe.stage)
             recipe = replace(recipe, stage=tuple(changed))
-    if (path / "recipe.toml").is_file() and not exist_ok:
+    if from_first((path / "recipe.toml").is_file()) and not exist_ok:
         run = RunFolder(path)
         if replace(run.recipe, runtime=recipe.runtime, evaluate=recipe.evaluate) != recipe:
             raise UsageError(f"{path} holds another run; choose another --name, or replace it with --exist-ok")
     else:
         run = RunFolder.create(path, recipe, exist_ok=exist_ok)
     if whole:
-        target = run.weights_path(stage.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(weights, target)
+        on_first(lambda: _copy(weights, run.weights_path(stage.name)))
     return run
+
+
+def _copy(weights: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, target)
 
 
 def _is_whole_model(weights: Path) -> bool:

@@ -1,4 +1,7 @@
-"""The folder of a run: recipe, environment, events, checkpoints, results; one process at a time, every file whole."""
+"""The folder of a run: recipe, environment, events, checkpoints, results; one run at a time, every file whole.
+
+Where several processes share a run, the first one writes and what is written here by the others is dropped.
+"""
 
 import contextlib
 import fcntl
@@ -6,19 +9,31 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from wsolfast.engine.distributed import is_first, on_first, world_size
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
-_OWNED = ("metrics.jsonl", "train.log", "checkpoints", "eval", "report", "stages", "localized", "card.json")
+_OWNED = (
+    "metrics.jsonl",
+    "train.log",
+    "nonfinite.json",
+    "checkpoints",
+    "eval",
+    "report",
+    "stages",
+    "localized",
+    "card.json",
+)
 
 
 class RunFolder:
@@ -44,13 +59,18 @@ class RunFolder:
             UsageError: if there is a run already, or something else.
         """
         path = Path(path)
+        on_first(lambda: cls._start(path, recipe, exist_ok))
+        return cls(path)
+
+    @classmethod
+    def _start(cls, path: Path, recipe: Recipe, exist_ok: bool) -> None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not (path / "recipe.toml").is_file():
                 raise UsageError(f"{path} exists and is no run folder; choose another --name")
             if not exist_ok and any((path / name).exists() for name in _OWNED):
                 raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
         path.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with _held(path):
             for name in _OWNED:
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)
@@ -58,7 +78,6 @@ class RunFolder:
                     (path / name).unlink(missing_ok=True)
             write_text(path / "recipe.toml", dump_recipe(recipe))
             write_json(path / "env.json", describe_environment() | {"seed": recipe.seed})
-        return cls(path)
 
     def stage_path(self, stage: str) -> Path:
         """Where a stage keeps its checkpoints: the run folder itself if it is the only one."""
@@ -94,13 +113,16 @@ class RunFolder:
 
     def event(self, **values: object) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values, allow_nan=False) + "\n")
+        self._append("metrics.jsonl", json.dumps(values, allow_nan=False))
 
     def log(self, text: str) -> None:
         """Append one line to ``train.log``."""
-        with (self.path / "train.log").open("a", encoding="utf-8") as stream:
-            stream.write(f"{now()} {text}\n")
+        self._append("train.log", f"{now()} {text}")
+
+    def _append(self, name: str, line: str) -> None:
+        if is_first():
+            with (self.path / name).open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
 
     def lock(self) -> contextlib.AbstractContextManager:
         """Holds the folder for this process; the system releases it when the process dies, however it dies.
@@ -113,14 +135,27 @@ class RunFolder:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a folder for this process; see :meth:`RunFolder.lock`."""
-    with (path / ".lock").open("w") as stream:
+    """Holds a folder for this process, or for those that share its run; see :meth:`RunFolder.lock`."""
+    with contextlib.ExitStack() as held:
+        on_first(lambda: held.enter_context(_held(path)))
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    with (path / ".lock").open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            stream.seek(0)
             raise UsageError(
-                f"{path} is in use by another wsolfast process; wait for it or choose another --name"
+                f"{path} is in use by another wsolfast process ({stream.read().strip() or 'unknown'}); "
+                "wait for it or choose another --name"
             ) from None
+        # For that message alone: the lock itself is the system's, and ends with the process that holds it.
+        stream.truncate(0)
+        stream.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
         yield
 
 
@@ -131,6 +166,8 @@ def now() -> str:
 
 def write_bytes(path: Path, write) -> None:
     """Call ``write(stream)`` and put the file at ``path`` in one step: readers see the old one or the whole new one."""
+    if not is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -162,17 +199,28 @@ def describe_environment() -> dict[str, object]:
     """Versions, machine and command line: what a number needs beside it."""
     values = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "argv": sys.argv,
         "wsolfast": version("wsolfast"),
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda,
         "numpy": version("numpy"),
+        **{name: _version_if_there(name) for name in ("pillow", "torchvision", "timm", "triton")},
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
         "platform": platform.platform(),
         "started": now(),
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _version_if_there(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from wsolfast import data
+from wsolfast.engine import distributed
+from wsolfast.engine.loading import load_batches
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import write_bytes
 from wsolfast.methods import Method
@@ -85,7 +86,7 @@ def compute_score_maps(
     channels_last: bool = False,
     progress: Progress | None = None,
 ) -> ScoreMaps:
-    """Classify and localise the images at ``indices``, each decoded once.
+    """Classify and localise the images at ``indices``, each decoded once; several processes share the work.
 
     Args:
         classifier: ranks the classes by the second view, which the data set must deliver; the method itself if None.
@@ -95,23 +96,21 @@ def compute_score_maps(
         amp: "bf16" runs the network in bfloat16; maps are kept as float32 all the same.
     """
     progress = progress or Progress(quiet=True)
-    loader = DataLoader(
-        Subset(dataset, indices),
-        batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-    )
+    # Whole batches are dealt out, so that an image's neighbours, and its last digits, do not depend on the processes.
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    mine = range(distributed.rank(), len(batches), distributed.world_size())
+    loader = load_batches(dataset, [batches[k] for k in mine], _collate, workers=workers, device=device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     method.eval().to(device)
     ranks = method if classifier is None else classifier.eval().to(device)
-    maps, classes, scores, done, started = [], [], [], 0, time.monotonic()
+    found_by_batch: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    done, started = 0, time.monotonic()
     with (
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
-        progress.task(f"{dataset.split}: score maps", len(indices)) as advance,
+        progress.task(f"{dataset.split}: score maps", sum(len(batches[k]) for k in mine)) as advance,
     ):
-        for batch, wide in loader:
+        for k, (batch, wide) in zip(mine, loader, strict=True):
             image = batch.image.to(device, memory_format=layout, non_blocking=True)
             probability, ranking = None, {}
             if wide is not None:
@@ -124,9 +123,11 @@ def compute_score_maps(
             if probability is None:
                 probability = found.logits.float().softmax(1)
             best = probability.topk(min(topk, probability.shape[1]), dim=1)
-            maps.append(found.localization_map[:, 0].float().cpu())
-            classes.append(best.indices.cpu())
-            scores.append(best.values.cpu())
+            parts = (found.localization_map[:, 0].float(), best.indices, best.values)
+            found_by_batch[k] = tuple(part.cpu() for part in parts)
             done += len(batch.image_id)
             advance(len(batch.image_id), f"{done / (time.monotonic() - started):.1f} images/s")
+    for share in distributed.from_all(found_by_batch):
+        found_by_batch |= share
+    maps, classes, scores = zip(*(found_by_batch[k] for k in range(len(batches))), strict=True)
     return ScoreMaps(torch.cat(maps), torch.cat(classes), torch.cat(scores), time.monotonic() - started)

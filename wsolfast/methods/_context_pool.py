@@ -1,8 +1,10 @@
 """The causal context pool of CI-CAM: one map per class of where that class was seen, grown during training."""
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
+
+from wsolfast.methods._across_ranks import of_every_process
 
 CONTRIBUTIONS = ("correct", "predicted")
 ROWS = ("all", "touched")
@@ -49,7 +51,8 @@ class ContextPool(nn.Module):
             cam (Tensor[N, h, w]): raw class maps of ``predicted``.
         """
         classes = predicted if self.contrib == "predicted" else torch.where(predicted == label, predicted, -1)
-        classes, cam = _of_every_process(classes, _resized(cam.to(self.maps.dtype), self.maps.shape[1:]))
+        classes = of_every_process(classes)
+        cam = of_every_process(_resized(cam.to(self.maps.dtype), self.maps.shape[1:]))
         # Double precision hides the order of the sum, and as a matrix product it is deterministic on every device.
         members = classes == torch.arange(len(self.maps), device=classes.device)[:, None]  # [K, N]
         cam = torch.where((classes >= 0)[:, None, None], cam, 0)
@@ -68,20 +71,3 @@ def _resized(maps: Tensor, size: torch.Size) -> Tensor:
     if maps.shape[1:] == size:
         return maps
     return functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def _of_every_process(classes: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes and maps of all processes, in the order of their ranks; shorter batches are filled up with class -1."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return classes, maps
-    longest = torch.tensor(len(classes), device=classes.device)
-    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
-    missing = int(longest) - len(classes)
-    classes = functional.pad(classes, (0, missing), value=-1)
-    maps = functional.pad(maps, (0, 0, 0, 0, 0, missing)).contiguous()
-    gathered = []
-    for tensor in (classes, maps):
-        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, tensor)
-        gathered.append(torch.cat(parts))
-    return tuple(gathered)

@@ -1,7 +1,9 @@
 """The two losses of CSoA: confident segmentation (ConfSeg) and co-supervised augmentation (CoAug)."""
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from wsolfast.methods._across_ranks import of_every_process
 
 REDUCTIONS = ("mean", "sum")
 
@@ -63,8 +65,8 @@ def co_supervised_loss(
         \ell^{same}_{mn} = \frac{\gamma (b_m + b_n) + D_{mn}}{(c_m + c_n)/2 + \epsilon},\quad
         \ell^{diff}_{mn} = \frac{\gamma (b_m + b_n)}{\delta D_{mn} + (c_m + c_n)/2 + \epsilon}
 
-    Under a process group the pairs are those of the batches of all ranks, which must be equally large, and the loss is
-    the same on every rank; the mean of the ranks' gradients is that of one process.
+    Under a process group the pairs are those of the batches of all ranks, and the loss is the same on every rank; its
+    gradient is that of one process, as :func:`~wsolfast.methods._across_ranks.of_every_process` says.
 
     Source: Eqs 8-12. The superscripts of Eq 12 are swapped in print; the conditions under its sums are what is followed
     here. The scale of the vectors does not matter but for eps.
@@ -81,7 +83,7 @@ def co_supervised_loss(
         Scalar; a set without pairs adds 0.
     """
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    vectors, label = _of_all_ranks(vectors), _of_all_ranks(label)
+    vectors, label = of_every_process(vectors), of_every_process(label)
     foreground, background, confident = vectors.unbind(1)
     object_apart = torch.linalg.vector_norm(foreground - background, dim=1)
     background_spread = torch.linalg.vector_norm(background - confident, dim=1)
@@ -99,12 +101,3 @@ def co_supervised_loss(
         part = loss.where(pairs, 0).sum()
         total = total + (part / pairs.sum().clamp(min=1) if reduction == "mean" else part)
     return total
-
-
-def _of_all_ranks(tensor: Tensor) -> Tensor:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return tensor
-    # Not loaded with torch.distributed, and unlike its all_gather differentiable.
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(tensor))

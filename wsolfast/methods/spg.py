@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.methods._across_ranks import of_every_process
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -111,7 +112,9 @@ def guided_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """Binary cross-entropy of ``logits``, the mean over the ``known`` pixels of the batch; zero without any."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = functional.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
-    return (each * known).sum() / known.sum().clamp(min=1)
+    of_image = (each * known).sum((1, 2, 3)), known.sum((1, 2, 3))
+    total, count = (of_every_process(values).sum() for values in of_image)
+    return total / count.clamp(min=1)
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

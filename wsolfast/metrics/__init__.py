@@ -6,7 +6,11 @@ from wsolfast.metrics.error_split import ErrorSplit
 from wsolfast.metrics.pixel_accuracy import PixelAccuracy
 from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 
+# One more whenever the same maps may give another number; results.json names it.
+METRICS_VERSION = 1
+
 __all__ = [
+    "METRICS_VERSION",
     "PROTOCOLS",
     "BoxAccuracy",
     "ErrorSplit",

@@ -1,0 +1,42 @@
+"""What is computed from a whole batch needs all of it, also where several processes share its images."""
+
+import torch
+from torch import Tensor, distributed
+from torch.nn.functional import pad
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _Sum.apply(grad)
+
+
+def sum_of_every_process(tensor: Tensor) -> Tensor:
+    """The sum over a process group; a gradient is the sum of what all processes ask."""
+    return _Sum.apply(tensor)
+
+
+def of_every_process(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks, which is that of the batch; ``tensor`` itself alone.
+
+    Processes may hold different numbers of rows. The gradient of a row is the sum of what all processes ask of it: if
+    each one's loss is weighted by its share of the images, and gradients are averaged as DDP does, it is what one
+    process would find.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return tensor
+    rank = distributed.get_rank()
+    rows = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=tensor.device)
+    rows[rank] = len(tensor)
+    distributed.all_reduce(rows)
+    counts = rows.tolist()
+    # Zeros stand for the others' rows: the sum places every row without rounding anything.
+    return sum_of_every_process(
+        pad(tensor, [0, 0] * (tensor.dim() - 1) + [sum(counts[:rank]), sum(counts[rank + 1 :])])
+    )
