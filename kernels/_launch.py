@@ -13,10 +13,11 @@ def on_device_of(tensor: Tensor):
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def check_dtype(op: str, tensor: Tensor) -> None:
-    """Raise a TypeError that names the dtypes the kernels of ``op`` take, if the tensor's is none of them."""
-    if tensor.dtype not in _DTYPES:
-        names = ", ".join(str(dtype)[6:] for dtype in _DTYPES)
+def check_dtype(op: str, tensor: Tensor, *, wide: bool = True) -> None:
+    """Raise a TypeError that names the dtypes the kernels of ``op`` take; float64 is among them if ``wide``."""
+    taken = _DTYPES if wide else _DTYPES[:-1]
+    if tensor.dtype not in taken:
+        names = ", ".join(str(dtype)[6:] for dtype in taken)
         raise TypeError(f"{op}: the CUDA kernels take {names}, got {str(tensor.dtype)[6:]}")
 
 

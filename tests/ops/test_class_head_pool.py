@@ -1,12 +1,11 @@
 import pytest
 import torch
 from torch.nn.functional import conv2d
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsolfast import ops
 from wsolfast.ops import _blocked_class_head
 from wsolfast.reference import class_head_pool as reference
-from wsolfast.testing import OP_CASES, assert_close, seeded
+from wsolfast.testing import LargestTensor, assert_close, seeded
 
 
 def inputs(n=2, channels=3, size=(3, 4), classes=5, dtype=torch.float64):
@@ -36,21 +35,6 @@ def test_reference_and_op_agree_with_a_loop(relu, with_bias):
     assert_close(ops.class_head_pool(features, weight, bias, relu=relu), expected)
 
 
-@pytest.mark.parametrize("block", [1, 7, 12, 25, 60, 10**6])
-@pytest.mark.parametrize(
-    "case", [case for case in OP_CASES["class_head_pool"] if "blocks" not in case.name], ids=lambda case: case.name
-)
-def test_size_of_the_blocks_does_not_matter(block, case, monkeypatch):
-    monkeypatch.setattr(_blocked_class_head, "_CPU_BLOCK", block)
-    given = case.make_inputs("cpu", torch.float64)
-    logits = reference.class_head_pool(*given)
-    assert_close(_blocked_class_head.forward(*given), logits)
-    grad = seeded(logits.shape, dtype=torch.float64, seed=3)
-    expected = reference.class_head_pool_backward(grad, *given)
-    for actual, wanted in zip(_blocked_class_head.backward(grad, *given), expected, strict=True):
-        assert_close(actual, wanted)
-
-
 @pytest.mark.parametrize("relu", [True, False])
 def test_gradients_are_those_of_convolution_relu_and_mean(relu):
     features, weight, bias = (x.requires_grad_() for x in inputs())
@@ -65,19 +49,6 @@ def test_gradients_are_those_of_convolution_relu_and_mean(relu):
         strict=True,
     ):
         assert_close(actual, wanted)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any library call returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return out
 
 
 def test_class_maps_are_never_in_memory(monkeypatch):

@@ -2,12 +2,11 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsolfast import ops
 from wsolfast.ops import _chunked_attention
 from wsolfast.reference import non_local_attention as reference
-from wsolfast.testing import OP_CASES, assert_close, seeded
+from wsolfast.testing import LargestTensor, assert_close, seeded
 
 KINDS = ("embedded_gaussian", "dot_product")
 
@@ -50,32 +49,6 @@ def test_reference_backward_agrees_with_autograd_through_the_reference(kind):
     expected = torch.autograd.grad(out, inputs, grad)
     for actual, wanted in zip(reference.non_local_attention_backward(grad, *inputs, kind), expected, strict=True):
         assert_close(actual, wanted)
-
-
-@pytest.mark.parametrize("block", [1, 5, 7, 12, 40, 10**6])
-@pytest.mark.parametrize("case", OP_CASES["non_local_attention"], ids=lambda case: case.name)
-def test_size_of_the_blocks_does_not_matter(block, case, monkeypatch):
-    monkeypatch.setattr(_chunked_attention, "_CPU_BLOCK", block)
-    *inputs, kind = case.make_inputs("cpu", torch.float64)
-    out = reference.non_local_attention(*inputs, kind)
-    assert_close(_chunked_attention.forward(*inputs, kind), out)
-    grad = seeded(out.shape, dtype=torch.float64, seed=3)
-    expected = reference.non_local_attention_backward(grad, *inputs, kind)
-    for actual, wanted in zip(_chunked_attention.backward(grad, *inputs, kind), expected, strict=True):
-        assert_close(actual, wanted)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any library call returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return out
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,8 @@
 
 The score product and the value product are matrix products that the vendor's library runs at its peak; between them
 stands one fused softmax over a block that still lies in the cache. Blocks hold whole rows, so the softmax needs neither
-rescaling nor a saved log-sum-exp, and backward repeats it.
+rescaling nor a saved log-sum-exp, and backward repeats it. Half precision, which only CUDA gets here, keeps weights in
+float32 until they are multiplied with the values.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wsolfast.ops import _cuda_attention
 
 # Weights in memory at once: a megabyte of float32, which stays in a core's L2; other devices need more to fill them.
 _CPU_BLOCK = 2**18
@@ -21,28 +24,37 @@ def forward(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
     out = empty_output(query, key, value, kind)
     flat_query, flat_key, flat_value = (maps.flatten(2) for maps in (query, key, value))
     flat_out = out.flatten(2)
-    if _reorders(flat_query, flat_key, flat_value, kind):
+    route = _route(flat_query, flat_key, flat_value, kind)
+    if route == "library" and query.is_cuda:
+        route = "done" if _cuda_attention.by_library(flat_query, flat_key, flat_value, flat_out) else "triton"
+    if route == "reordered":
         flat_out.copy_(_mixing(flat_key, flat_value) @ flat_query)
-        return out
-    weights = _Block(flat_query, flat_key)
-    if kind == "embedded_gaussian" and _flash_serves(flat_query, flat_value, weights):
+    elif route == "library":
         rows = (maps.mT.contiguous()[:, None] for maps in (flat_query, flat_key, flat_value))
         flat_out.copy_(functional.scaled_dot_product_attention(*rows, scale=1.0)[:, 0].mT)
-        return out
+    elif route == "triton":
+        _cuda_attention.by_triton(flat_query, flat_key, flat_value, flat_out)
+    elif route == "blocks":
+        _fill_by_blocks(flat_out, flat_query, flat_key, flat_value, kind)
+    return out
+
+
+def _fill_by_blocks(out: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str) -> None:
+    weights = _Block(query, key)
     for images, rows in weights.all():
-        block = weights.fill(flat_query[images, :, rows], flat_key[images], kind)
+        block = weights.fill(query[images, :, rows], key[images], kind).to(query.dtype)
         if weights.rows == weights.positions:
-            flat_out[images] = flat_value[images] @ block.mT
+            out[images] = value[images] @ block.mT
         else:
             # A few rows times many values: this orientation is what matrix libraries do best.
-            flat_out[images, :, rows] = (block @ flat_value[images].mT).mT
-    return out
+            out[images, :, rows] = (block @ value[images].mT).mT
 
 
 def backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``query``, ``key`` and ``value``; the weights are computed again, block by block."""
     flat_grad, flat_query, flat_key, flat_value = (maps.flatten(2) for maps in (grad, query, key, value))
-    if _reorders(flat_query, flat_key, flat_value, kind):
+    route = _route(flat_query, flat_key, flat_value, kind)
+    if route == "reordered":
         grad_mixing = flat_grad @ flat_query.mT / flat_key.shape[2]  # [N, C, D]
         grad_query = _mixing(flat_key, flat_value).mT @ flat_grad
         grad_key = grad_mixing.mT @ flat_value
@@ -51,23 +63,35 @@ def backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str)
         grad_query = torch.empty(flat_query.shape, dtype=query.dtype, device=query.device)
         grad_key = torch.zeros(flat_key.shape, dtype=key.dtype, device=key.device)
         grad_value = torch.zeros(flat_value.shape, dtype=value.dtype, device=value.device)
-        weights, grad_weights = _Block(flat_query, flat_key), _Block(flat_query, flat_key)
-        for images, rows in weights.all():
-            query_rows, grad_rows = flat_query[images, :, rows], flat_grad[images, :, rows]
-            block = weights.fill(query_rows, flat_key[images], kind)
-            grad_value[images].baddbmm_(grad_rows, block)
-            grad_scores = grad_weights.multiply(grad_rows, flat_value[images])
-            if kind == "embedded_gaussian":
-                torch._softmax_backward_data(grad_scores, block, -1, block.dtype, grad_input=grad_scores)
-            else:
-                grad_scores.div_(flat_key.shape[2])
-            grad_query[images, :, rows] = (grad_scores @ flat_key[images].mT).mT
-            grad_key[images].baddbmm_(query_rows, grad_scores)
+        gradients, flat = (grad_query, grad_key, grad_value), (flat_query, flat_key, flat_value)
+        if query.is_cuda and route != "blocks":
+            _cuda_attention.gradients_by_triton(flat_grad, *flat, gradients)
+        else:
+            _add_gradients_by_blocks(gradients, flat_grad, *flat, kind)
     return (
         grad_query.unflatten(2, query.shape[2:]),
         grad_key.unflatten(2, key.shape[2:]),
         grad_value.unflatten(2, value.shape[2:]),
     )
+
+
+def _add_gradients_by_blocks(
+    gradients: tuple[Tensor, Tensor, Tensor], grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str
+) -> None:
+    grad_query, grad_key, grad_value = gradients
+    weights, grad_weights = _Block(query, key), _Block(query, key)
+    for images, rows in weights.all():
+        query_rows, grad_rows = query[images, :, rows], grad[images, :, rows]
+        block = weights.fill(query_rows, key[images], kind)
+        grad_value[images].baddbmm_(grad_rows, block.to(grad.dtype))
+        grad_scores = grad_weights.multiply(grad_rows, value[images])
+        if kind == "embedded_gaussian":
+            torch._softmax_backward_data(grad_scores, block, -1, block.dtype, grad_input=grad_scores)
+        else:
+            grad_scores.div_(key.shape[2])
+        grad_scores = grad_scores.to(query.dtype)
+        grad_query[images, :, rows] = (grad_scores @ key[images].mT).mT
+        grad_key[images].baddbmm_(query_rows, grad_scores)
 
 
 def empty_output(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
@@ -78,15 +102,22 @@ def empty_output(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor
     return torch.empty(shape, dtype=query.dtype, device=query.device, memory_format=layout)
 
 
-def _reorders(query: Tensor, key: Tensor, value: Tensor, kind: str) -> bool:
-    """Whether (V K^T) Q costs less than V (K^T Q); a softmax forbids it."""
+def _route(query: Tensor, key: Tensor, value: Tensor, kind: str) -> str:
+    """How flat maps are served: "reordered", "library", "triton" or "blocks"."""
     p, m, d, c = query.shape[2], key.shape[2], query.shape[1], value.shape[1]
-    return kind == "dot_product" and p * m * (d + c) > (p + m) * d * c
-
-
-def _flash_serves(query: Tensor, value: Tensor, weights: "_Block") -> bool:
-    """Whether torch's own blockwise attention runs, and faster; with D != C it would build the weights."""
-    return query.device.type == "cpu" and query.shape[1] == value.shape[1] and weights.rows < query.shape[2]
+    if kind == "dot_product":
+        # (V K^T) Q where that costs less than V (K^T Q); a softmax forbids it.
+        return "reordered" if p * m * (d + c) > (p + m) * d * c else "blocks"
+    if query.is_cuda and query.numel():
+        return _cuda_attention.cuda_route(
+            query.dtype,
+            *(p, m, d, c),
+            capability=torch.cuda.get_device_capability(query.device),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
+    # Where D != C torch's own blockwise attention would build the weights.
+    flash = query.device.type == "cpu" and d == c and _Block.rows_of(query, key) < p
+    return "library" if flash else "blocks"
 
 
 def _mixing(key: Tensor, value: Tensor) -> Tensor:
@@ -98,11 +129,20 @@ class _Block:
 
     def __init__(self, query: Tensor, key: Tensor):
         batch, p, m = query.shape[0], query.shape[2], key.shape[2]
-        held = _CPU_BLOCK if query.device.type == "cpu" else _DEVICE_BLOCK
         self.batch, self.positions = batch, p
-        self.rows = max(1, min(p, held // m))
-        self.images = max(1, min(batch, held // (self.rows * m))) if self.rows == p else 1
-        self.memory = torch.empty(self.images, self.rows, m, dtype=query.dtype, device=query.device)
+        self.rows = self.rows_of(query, key)
+        self.images = max(1, min(batch, self._held(query) // (self.rows * m))) if self.rows == p else 1
+        dtype = torch.float32 if query.element_size() < 4 else query.dtype
+        self.memory = torch.empty(self.images, self.rows, m, dtype=dtype, device=query.device)
+
+    @classmethod
+    def rows_of(cls, query: Tensor, key: Tensor) -> int:
+        """Query positions of an image that one block has weights for."""
+        return max(1, min(query.shape[2], cls._held(query) // key.shape[2]))
+
+    @staticmethod
+    def _held(query: Tensor) -> int:
+        return _CPU_BLOCK if query.device.type == "cpu" else _DEVICE_BLOCK
 
     def all(self) -> Iterator[tuple[slice, slice]]:
         """The images and positions of each block."""
@@ -113,7 +153,9 @@ class _Block:
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
         """The products [images, rows, M] of the columns of ``left`` and those of ``right``."""
         block = self.memory[: left.shape[0], : left.shape[2]]
-        return torch.bmm(left.mT, right, out=block)
+        if left.dtype == block.dtype:
+            return torch.bmm(left.mT, right, out=block)
+        return torch.bmm(left.mT, right, torch.float32, out=block)
 
     def fill(self, query: Tensor, key: Tensor, kind: str) -> Tensor:
         """The weights of ``key`` for ``query``."""

@@ -44,7 +44,7 @@ def define_op(
     name = schema.split("(", 1)[0]
     qualified = f"{_NAMESPACE}::{name}"
     _LIBRARY.define(schema)
-    _LIBRARY.impl(name, composite or reference, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, _without_autocast(composite or reference), "CompositeExplicitAutograd")
     if composite is not None:
         _COMPOSITE.add(name)
     if triton is not None and not _has_kernel(qualified, "CUDA"):
@@ -82,6 +82,19 @@ def extension_status() -> str | None:
     return _extension.MISSING_BECAUSE
 
 
+def _without_autocast(function: Callable) -> Callable:
+    """Autocast would round the matrix products inside an op; what an op computes in is said by its inputs."""
+
+    def run(*args):
+        device = next(x.device.type for x in args if isinstance(x, torch.Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args)
+        with torch.autocast(device, enabled=False):
+            return function(*args)
+
+    return run
+
+
 def _has_kernel(qualified: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key)
 
@@ -92,4 +105,4 @@ def _lazy_launcher(path: str) -> Callable:
     def launch(*args):
         return getattr(importlib.import_module(module), function)(*args)
 
-    return launch
+    return _without_autocast(launch)

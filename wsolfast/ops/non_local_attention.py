@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from wsolfast.ops import _chunked_attention
-from wsolfast.ops._registry import define_op
+from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import non_local_attention as reference
 
 KINDS = ("embedded_gaussian", "dot_product")
@@ -87,11 +87,14 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, *, kind: str 
     Raises:
         ValueError: if shapes or dtypes do not fit, there is no key, or the kind is unknown.
 
-    Backends: library calls on blocks of weights on every device; P·M weights are never in memory at once on the CPU
-    when they exceed a megabyte. Differentiable once; only the inputs are saved. float16 and bfloat16 are computed in
-    float32. Deterministic for a fixed number of threads.
+    Backends: library calls on blocks of weights; P·M weights are never in memory at once on the CPU when they exceed a
+    megabyte. CUDA: cuDNN for half precision up to 128 channels, Triton kernels for many weights in float32, with wider
+    values or in deterministic mode, else the blocks; gradients of the first two are Triton's. Differentiable once; only
+    the inputs are saved. float16 and bfloat16 have their scores and softmax in float32, all of it on the CPU; float32
+    is strict unless :func:`torch.set_float32_matmul_precision` allows TF32. Autocast changes nothing. Deterministic for
+    a fixed number of threads.
     """
     _check(query, key, value, kind)
-    if query.element_size() < 4:
+    if widens(query):
         return _FORWARD(query.float(), key.float(), value.float(), kind).to(query.dtype)
     return _FORWARD(query, key, value, kind)

@@ -1,0 +1,210 @@
+"""``non_local_attention`` with a softmax, for queries and values of different width: no weight ever reaches memory.
+
+Forward is the online softmax: a program owns query positions and walks over the keys. Backward repeats it for the
+log-sum-exp, in float32, and then runs one kernel that walks over keys for the gradient of the queries, and one that
+walks over queries for those of keys and values. No atomics; every sum has one order.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from wsolfast.kernels._launch import check_dtype, dot_precision, on_device_of
+
+# The widest query and value, in channels, whose tiles fit.
+MOST_QUERY_CHANNELS = 128
+MOST_VALUE_CHANNELS = 512
+
+
+class Maps(NamedTuple):
+    """Maps [N, C, P]."""
+
+    data: tl.tensor
+    stride_n: tl.tensor
+    stride_c: tl.tensor
+    stride_p: tl.tensor
+    channels: tl.tensor
+    positions: tl.tensor
+
+
+@triton.jit
+def _pointers(maps, image, c, p):
+    """Pointers to channels ``c`` and positions ``p``, two index tiles of shapes [C, 1] and [1, P] or the other way."""
+    plane = maps.data + image.to(tl.int64) * maps.stride_n
+    return plane + c.to(tl.int64) * maps.stride_c + p.to(tl.int64) * maps.stride_p
+
+
+@triton.jit
+def _tile(maps, image, c, p):
+    """Values, zero outside; a row per channel if ``c`` is [C, 1], per position if it is [1, C]."""
+    return tl.load(_pointers(maps, image, c, p), mask=(c < maps.channels) & (p < maps.positions), other=0)
+
+
+@triton.jit
+def _exponents(query, key, m, keys, PRECISION: tl.constexpr):
+    """Scores to base 2, [BLOCK_P, BLOCK_M]; what is no key has none."""
+    scores = tl.dot(query, key, input_precision=PRECISION) * 1.4426950408889634
+    return tl.where(m < keys, scores, float("-inf"))
+
+
+@triton.jit
+def _forward_kernel(
+    out, lse, query, key, value,
+    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    blocks = tl.cdiv(query.positions, BLOCK_P)
+    image = program // blocks
+    p = (program % blocks * BLOCK_P + tl.arange(0, BLOCK_P))[:, None]
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK_C)[None, :]
+    query_tile = _tile(query, image, d[None, :], p)
+    highest = tl.full((BLOCK_P, 1), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_P, 1), tl.float32)
+    mixed = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for first in range(0, key.positions, BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        exponents = _exponents(
+            query_tile, _tile(key, image, d[:, None], m[None, :]), m[None, :], key.positions, PRECISION
+        )
+        now = tl.maximum(highest, tl.max(exponents, 1, keep_dims=True))
+        weights = tl.exp2(exponents - now)
+        shrink = tl.exp2(highest - now)
+        total = total * shrink + tl.sum(weights, 1, keep_dims=True)
+        value_tile = _tile(value, image, c, m[:, None])
+        mixed = tl.dot(weights.to(value_tile.dtype), value_tile, mixed * shrink, input_precision=PRECISION)
+        highest = now
+    tl.store(_pointers(out, image, c, p), mixed / total, mask=(c < out.channels) & (p < out.positions))
+    if lse is not None:
+        rows = lse + image.to(tl.int64) * query.positions + p
+        tl.store(rows, highest + tl.log2(total), mask=p < query.positions)
+
+
+@triton.jit
+def _query_kernel(
+    grad_query, grad, query, key, value, lse, delta,
+    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    blocks = tl.cdiv(query.positions, BLOCK_P)
+    image = program // blocks
+    p = (program % blocks * BLOCK_P + tl.arange(0, BLOCK_P))[:, None]
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK_C)
+    query_tile = _tile(query, image, d[None, :], p)
+    grad_tile = _tile(grad, image, c[None, :], p)
+    rows = image.to(tl.int64) * query.positions + p
+    lse_tile = tl.load(lse + rows, mask=p < query.positions, other=0)
+    delta_tile = tl.load(delta + rows, mask=p < query.positions, other=0)
+    total = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
+    for first in range(0, key.positions, BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        key_tile = _tile(key, image, d[:, None], m[None, :])
+        weights = tl.exp2(_exponents(query_tile, key_tile, m[None, :], key.positions, PRECISION) - lse_tile)
+        grad_weights = tl.dot(grad_tile, _tile(value, image, c[:, None], m[None, :]), input_precision=PRECISION)
+        grad_scores = weights * (grad_weights - delta_tile)
+        total = tl.dot(grad_scores.to(key_tile.dtype), tl.trans(key_tile), total, input_precision=PRECISION)
+    d = d[None, :]
+    tl.store(_pointers(grad_query, image, d, p), total, mask=(d < query.channels) & (p < query.positions))
+
+
+@triton.jit
+def _key_kernel(
+    grad_key, grad_value, grad, query, key, value, lse, delta,
+    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    blocks = tl.cdiv(key.positions, BLOCK_M)
+    image = program // blocks
+    m = (program % blocks * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK_C)
+    key_tile = _tile(key, image, d[None, :], m)
+    value_tile = _tile(value, image, c[None, :], m)
+    total_key = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    total_value = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    for first in range(0, query.positions, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[None, :]
+        rows = image.to(tl.int64) * query.positions + p
+        # Beyond the last query a weight is exp2(-inf).
+        lse_tile = tl.load(lse + rows, mask=p < query.positions, other=float("inf"))
+        delta_tile = tl.load(delta + rows, mask=p < query.positions, other=0)
+        query_tile = _tile(query, image, d[:, None], p)
+        grad_tile = _tile(grad, image, c[:, None], p)
+        weights = tl.exp2(_exponents(key_tile, query_tile, p, query.positions, PRECISION) - lse_tile)
+        total_value = tl.dot(weights.to(grad_tile.dtype), tl.trans(grad_tile), total_value, input_precision=PRECISION)
+        grad_weights = tl.dot(value_tile, grad_tile, input_precision=PRECISION)
+        grad_scores = weights * (grad_weights - delta_tile)
+        total_key = tl.dot(grad_scores.to(query_tile.dtype), tl.trans(query_tile), total_key, input_precision=PRECISION)
+    d, c = d[None, :], c[None, :]
+    tl.store(_pointers(grad_key, image, d, m), total_key, mask=(d < key.channels) & (m < key.positions))
+    tl.store(_pointers(grad_value, image, c, m), total_value, mask=(c < value.channels) & (m < key.positions))
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor | None = None) -> None:
+    """Attention of flat maps [N, D, P], [N, D, M] and [N, C, M] into ``out`` [N, C, P], any strides.
+
+    ``lse`` (float32 [N, P], contiguous) takes the logarithm to base 2 of each query's sum of exponentials. Products are
+    summed in float32. Wants at least one image, query and key.
+
+    Raises:
+        TypeError: if the dtype has no kernel.
+    """
+    check_dtype("non_local_attention", query, wide=False)
+    tile = _tiles(query, value)["forward"]
+    with on_device_of(query):
+        _forward_kernel[(query.shape[0] * triton.cdiv(query.shape[2], tile["BLOCK_P"]),)](
+            _described(out), lse, _described(query), _described(key), _described(value), **tile
+        )
+
+
+def backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
+) -> None:
+    """Gradients of :func:`forward` into the last three."""
+    images, _, positions = query.shape
+    lse = torch.empty(images, positions, dtype=torch.float32, device=query.device)
+    out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
+    forward(query, key, value, out, lse)
+    delta = out.mul_(grad).sum(1)
+    given = *(_described(maps) for maps in (grad, query, key, value)), lse, delta
+    tiles = _tiles(query, value)
+    with on_device_of(query):
+        tile = tiles["query"]
+        _query_kernel[(images * triton.cdiv(positions, tile["BLOCK_P"]),)](_described(grad_query), *given, **tile)
+        tile = tiles["key"]
+        _key_kernel[(images * triton.cdiv(key.shape[2], tile["BLOCK_M"]),)](
+            _described(grad_key), _described(grad_value), *given, **tile
+        )
+
+
+def _described(flat: Tensor) -> Maps:
+    return Maps(flat, *flat.stride(), *flat.shape[1:])
+
+
+# By half precision and the largest value width: (BLOCK_P, BLOCK_M, warps, stages) of the three kernels. None spills on
+# sm_80 or sm_90, and all fit the shared memory of both.
+_TILES = {
+    True: {
+        128: {"forward": (128, 64, 8, 2), "query": (64, 64, 8, 2), "key": (64, 64, 8, 2)},
+        256: {"forward": (128, 64, 8, 2), "query": (64, 64, 8, 2), "key": (32, 64, 8, 2)},
+        512: {"forward": (64, 64, 8, 2), "query": (64, 32, 8, 2), "key": (32, 64, 8, 1)},
+    },
+    False: {
+        128: {"forward": (64, 32, 4, 2), "query": (64, 32, 8, 2), "key": (32, 32, 4, 2)},
+        256: {"forward": (64, 32, 8, 2), "query": (32, 32, 8, 2), "key": (32, 32, 8, 1)},
+        512: {"forward": (32, 32, 8, 1), "query": (32, 32, 8, 1), "key": (32, 32, 8, 1)},
+    },
+}
+
+
+def _tiles(query: Tensor, value: Tensor) -> dict[str, dict]:
+    block_d, block_c = (max(16, triton.next_power_of_2(maps.shape[1])) for maps in (query, value))
+    table = _TILES[query.element_size() < 4][max(128, block_c)]
+    shared = {"PRECISION": dot_precision(query.dtype), "BLOCK_D": block_d, "BLOCK_C": block_c}
+    return {
+        kernel: {"BLOCK_P": p, "BLOCK_M": m, "num_warps": warps, "num_stages": stages, **shared}
+        for kernel, (p, m, warps, stages) in table.items()
+    }
