@@ -41,14 +41,14 @@ struct RunStore {
   __device__ int x1(int r) const { return static_cast<int>(span[r] >> 16); }
 };
 
-__device__ inline int root_of(const int32_t* parent, int id) {
+__device__ __forceinline__ int root_of(const int32_t* parent, int id) {
   const volatile int32_t* live = parent;
   for (int above = live[id]; above != id; above = live[id]) id = above;
   return id;
 }
 
 // The smaller number becomes the root. Any number of threads may unite at a time.
-__device__ inline void unite(int32_t* parent, int a, int b) {
+__device__ __forceinline__ void unite(int32_t* parent, int a, int b) {
   for (;;) {
     a = root_of(parent, a);
     b = root_of(parent, b);
@@ -62,7 +62,7 @@ __device__ inline void unite(int32_t* parent, int a, int b) {
 }
 
 // Once roots hold ~item.
-__device__ inline int item_of(const int32_t* parent, int id) {
+__device__ __forceinline__ int item_of(const int32_t* parent, int id) {
   const int above = parent[id];
   return above < 0 ? ~above : ~parent[above];
 }
@@ -84,7 +84,7 @@ struct RunCursor {
       : store(store), next(store.row_begin[y]), end(store.row_begin[y + 1]) {
     advance();
   }
-  __device__ void advance() {
+  __device__ __forceinline__ void advance() {
     valid = next < end;
     if (!valid) return;
     now = {store.x0(next), store.x1(next), next};
@@ -106,7 +106,7 @@ struct GapCursor {
       : store(store), width(width), next(store.row_begin[y]), end(store.row_begin[y + 1]) {
     now = {-1, next < end ? store.x0(next) - 1 : width, 0};
   }
-  __device__ void advance() {
+  __device__ __forceinline__ void advance() {
     valid = next < end;
     if (!valid) return;
     now = {store.x1(next) + 1, next + 1 < end ? store.x0(next + 1) - 1 : width, next + 1};
@@ -116,7 +116,7 @@ struct GapCursor {
 
 // Calls visit(a, b) for the intervals of two neighbouring rows that come within `reach` of each other.
 template <typename Cursor, typename Visit>
-__device__ void visit_touching(Cursor a, Cursor b, int reach, const Visit& visit) {
+__device__ __forceinline__ void visit_touching(Cursor a, Cursor b, int reach, const Visit& visit) {
   while (a.valid && b.valid) {
     if (a.now.x1 + reach < b.now.x0) {
       a.advance();
@@ -134,7 +134,7 @@ __device__ void visit_touching(Cursor a, Cursor b, int reach, const Visit& visit
 }
 
 // The 2x2 windows that two touching runs share: 2 for each full one, 1 where three are set.
-__device__ inline int shared_windows(const Interval& a, const Interval& b) {
+__device__ __forceinline__ int shared_windows(const Interval& a, const Interval& b) {
   const auto inside = [](int x, const Interval& run) { return x >= run.x0 && x < run.x1; };
   const int last = a.x1 < b.x1 ? a.x1 : b.x1, first = a.x0 < b.x0 ? b.x0 : a.x0;
   return (last > first ? 2 * (last - first) : 0) + inside(b.x0 - 1, a) + inside(b.x1, a) + inside(a.x0 - 1, b) +
@@ -152,7 +152,7 @@ class Components {
   __device__ const RunStore& store() const { return store_; }
 
   // Finds the components with their bounds; false when they do not fit. Ends with a sync, as everything here does.
-  __device__ bool find(int connectivity) {
+  __device__ __forceinline__ bool find(int connectivity) {
     if (!find_runs()) return false;
     const int reach = connectivity == 8 ? 1 : 0;
     int links = 0;
@@ -177,7 +177,7 @@ class Components {
   }
 
   // Numbers the holes after the components, with their bounds; false when they do not fit.
-  __device__ bool find_holes() {
+  __device__ __forceinline__ bool find_holes() {
     label_gaps();
     int found;
     if (!number(store_.gap, 1, runs_ + 1, count_, &found)) return false;
@@ -190,20 +190,20 @@ class Components {
     return true;
   }
 
-  __device__ void measure_pixels() {
+  __device__ __forceinline__ void measure_pixels() {
     for_runs(
         [&](int, int r) { atomicAdd(&store_.at(kSize, item_of(store_.run, r)), store_.x1(r) - store_.x0(r) + 1); });
     Group::sync();
   }
 
   // Twice the polygon area, holes left out, and 1 - holes of each component (8-connected).
-  __device__ void measure_windows() {
+  __device__ __forceinline__ void measure_windows() {
     for_runs([&](int, int r) { atomicAdd(&store_.at(kEuler, item_of(store_.run, r)), 1); });
     add_windows<false>([&](int item) { atomicAdd(&store_.at(kEuler, item), -1); });
   }
 
   // Twice the area of the polygon around each component that lies in no hole; 0 for the others.
-  __device__ void measure_filled() {
+  __device__ __forceinline__ void measure_filled() {
     label_gaps();
     for (int item = Group::rank(); item < count_; item += Group::kSize) store_.at(kSize, item) = 0;
     Group::sync();
@@ -211,19 +211,19 @@ class Components {
   }
 
   template <typename Function>
-  __device__ void for_rows(const Function& function) const {
+  __device__ __forceinline__ void for_rows(const Function& function) const {
     for (int y = Group::rank(); y < foreground_.shape.height; y += Group::kSize) function(y);
   }
 
  private:
   template <typename Function>
-  __device__ void for_runs(const Function& function) const {
+  __device__ __forceinline__ void for_runs(const Function& function) const {
     for_rows([&](int y) {
       for (int r = store_.row_begin[y]; r < store_.row_begin[y + 1]; ++r) function(y, r);
     });
   }
 
-  __device__ bool find_runs() {
+  __device__ __forceinline__ bool find_runs() {
     const PlaneShape& shape = foreground_.shape;
     runs_ = 0;
     for (int first = 0; first < shape.height; first += Group::kSize) {
@@ -272,7 +272,7 @@ class Components {
   }
 
   // Background is 4-connected where the foreground is 8-connected. What reaches the border becomes 0.
-  __device__ void label_gaps() {
+  __device__ __forceinline__ void label_gaps() {
     const int height = foreground_.shape.height, width = foreground_.shape.width;
     if (Group::rank() == 0) store_.gap[0] = 0;
     for_runs([&](int y, int r) {
@@ -289,7 +289,7 @@ class Components {
     flatten(store_.gap, runs_ + 1);
   }
 
-  __device__ void flatten(int32_t* parent, int size) const {
+  __device__ __forceinline__ void flatten(int32_t* parent, int size) const {
     for (int id = Group::rank(); id < size; id += Group::kSize) {
       const int root = root_of(parent, id);
       *const_cast<volatile int32_t*>(&parent[id]) = root;
@@ -298,7 +298,7 @@ class Components {
   }
 
   // Gives the roots among [first, size) the items from `item` on; false when there are too many.
-  __device__ bool number(int32_t* parent, int first, int size, int item, int* found) const {
+  __device__ __forceinline__ bool number(int32_t* parent, int first, int size, int item, int* found) const {
     int total = 0;
     for (int begin = first; begin < size; begin += Group::kSize) {
       const int id = begin + Group::rank();
@@ -313,7 +313,7 @@ class Components {
     return item + total <= store_.item_capacity;
   }
 
-  __device__ void clear(int begin, int end) const {
+  __device__ __forceinline__ void clear(int begin, int end) const {
     for (int item = begin + Group::rank(); item < end; item += Group::kSize) {
       store_.at(kX0, item) = INT32_MAX;
       store_.at(kX1, item) = store_.at(kY1, item) = -1;
@@ -323,7 +323,7 @@ class Components {
   }
 
   // Rows come to an item in no order, but its first run or gap is in its first row.
-  __device__ void include(int item, int x0, int x1, int y, bool first) const {
+  __device__ __forceinline__ void include(int item, int x0, int x1, int y, bool first) const {
     atomicMin(&store_.at(kX0, item), x0);
     atomicMax(&store_.at(kX1, item), x1);
     atomicMax(&store_.at(kY1, item), y);
@@ -331,7 +331,7 @@ class Components {
   }
 
   template <bool kFill, typename Visit>
-  __device__ void add_windows(const Visit& visit) const {
+  __device__ __forceinline__ void add_windows(const Visit& visit) const {
     for_rows([&](int y) {
       if (y == 0) return;
       visit_touching(RunCursor<kFill>(store_, y - 1), RunCursor<kFill>(store_, y), 1,

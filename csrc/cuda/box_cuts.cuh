@@ -50,7 +50,7 @@ __device__ inline std::span<const double> truths_of(const CutProblem& problem, i
 }
 
 template <typename Group>
-__device__ Extent extent_of(const Components<Group>& found, int item) {
+__device__ __forceinline__ Extent extent_of(const Components<Group>& found, int item) {
   const RunStore& store = found.store();
   // A hole's contour runs on the foreground around it.
   const int grown = item >= found.count();
@@ -60,7 +60,7 @@ __device__ Extent extent_of(const Components<Group>& found, int item) {
 
 // The item with the largest size(item); of equals the last if `last_wins`, else the first.
 template <typename Group, typename Size>
-__device__ int largest_component(int count, bool last_wins, const Size& size) {
+__device__ __forceinline__ int largest_component(int count, bool last_wins, const Size& size) {
   int64_t best = -1;
   for (int item = Group::rank(); item < count; item += Group::kSize) {
     const int64_t key = size(item) << 32 | (last_wins ? item : 0x7FFFFFFF - item);
@@ -74,7 +74,7 @@ __device__ int largest_component(int count, bool last_wins, const Size& size) {
 // Holes do not count against the area of a contour. An area without them bounds it from below and the rectangle through
 // the outermost pixel centres from above; where that leaves a choice, holes are filled and the areas measured again.
 template <typename Group>
-__device__ int largest_contour(Components<Group>& found) {
+__device__ __forceinline__ int largest_contour(Components<Group>& found) {
   const RunStore& store = found.store();
   const auto size = [&](int item) { return static_cast<int64_t>(store.at(kSize, item)); };
   found.measure_windows();
@@ -101,32 +101,23 @@ __device__ int largest_contour(Components<Group>& found) {
   return largest_component<Group>(found.count(), true, size);
 }
 
-// 1 with `box` set, 0 without foreground, -1 when the components do not fit.
+// The one component that the rule selects; there must be one.
 template <typename Group>
-__device__ int choose_box(const CutProblem& problem, const Foreground& foreground, const RunStore& store, Extent* box) {
-  Components<Group> found(foreground, store);
-  if (!found.find(problem.rule.connectivity)) return -1;
-  if (found.count() == 0) return 0;
-  int winner;
-  if (problem.rule.selection == Selection::kContourArea) {
-    winner = largest_contour(found);
-  } else if (problem.rule.selection == Selection::kPixelArea) {
-    found.measure_pixels();
-    winner = largest_component<Group>(found.count(), false,
-                                      [&](int item) { return static_cast<int64_t>(store.at(kSize, item)); });
-  } else {
-    winner = largest_component<Group>(found.count(), false, [&](int item) {
-      const Extent extent = extent_of(found, item);
-      return static_cast<int64_t>(extent.x1 - extent.x0 + 1) * (extent.y1 - extent.y0 + 1);
-    });
-  }
-  *box = extent_of(found, winner);
-  return 1;
+__device__ __forceinline__ int select(const boxes::Rule& rule, Components<Group>& found) {
+  const RunStore& store = found.store();
+  if (rule.selection == Selection::kContourArea) return largest_contour(found);
+  const bool by_pixels = rule.selection == Selection::kPixelArea;
+  if (by_pixels) found.measure_pixels();
+  return largest_component<Group>(found.count(), false, [&](int item) {
+    if (by_pixels) return static_cast<int64_t>(store.at(kSize, item));
+    const Extent extent = extent_of(found, item);
+    return static_cast<int64_t>(extent.x1 - extent.x0 + 1) * (extent.y1 - extent.y0 + 1);
+  });
 }
 
 // One box around all foreground; false without any.
 template <typename Group>
-__device__ bool unite_all(const Foreground& foreground, Extent* box) {
+__device__ __forceinline__ bool unite_all(const Foreground& foreground, Extent* box) {
   const PlaneShape& shape = foreground.shape;
   // Negated minima, so that every side is a maximum.
   int left = INT32_MIN, top = INT32_MIN, right = -1, bottom = -1;
@@ -147,7 +138,7 @@ __device__ bool unite_all(const Foreground& foreground, Extent* box) {
 
 // Emits every contour in list order: depth first, siblings from the last discovered to the first. By one thread.
 template <typename Group, typename Emit>
-__device__ void visit_contours(const Components<Group>& found, const Emit& emit) {
+__device__ __forceinline__ void visit_contours(const Components<Group>& found, const Emit& emit) {
   const RunStore& store = found.store();
   // Items under construction: kEuler is the first child, kSize the next sibling, kParent the enclosing item.
   int top = -1;
@@ -181,7 +172,8 @@ __device__ void visit_contours(const Components<Group>& found, const Emit& emit)
 
 // Writes the answer for cut k of image n; false when the components do not fit.
 template <Task kTask, typename Group>
-__device__ bool solve(const CutProblem& problem, const uint32_t* planes, int64_t n, int k, const RunStore& store) {
+__device__ __forceinline__ bool solve(const CutProblem& problem, const uint32_t* planes, int64_t n, int k,
+                                      const RunStore& store) {
   const PlaneShape& shape = problem.shape;
   const boxes::Rule& rule = problem.rule;
   const int64_t at = n * problem.cuts.cuts + k;
@@ -190,48 +182,48 @@ __device__ bool solve(const CutProblem& problem, const uint32_t* planes, int64_t
   const auto with_end = [&](const Extent& extent) {
     return boxes::to_box(extent, rule.box_end, shape.height, shape.width);
   };
-  if constexpr (kTask == Task::kChoose || kTask == Task::kOverlap) {
-    if (kTask == Task::kChoose || rule.selection != Selection::kAll) {
-      Extent extent{};
-      const int state = rule.selection == Selection::kUnion ? unite_all<Group>(foreground, &extent)
-                                                            : choose_box<Group>(problem, foreground, store, &extent);
-      if (state < 0) return false;
-      if (leads) {
-        const Box box = state > 0 ? with_end(extent) : problem.empty_box;
-        if constexpr (kTask == Task::kChoose) {
-          problem.boxes[at] = box;
-        } else {
-          problem.best[at] = boxes::Overlap(truths_of(problem, n), rule).best(box);
-        }
-      }
-      return true;
+  const auto write_box = [&](const Box& box) {
+    if (!leads) return;
+    if constexpr (kTask == Task::kChoose) {
+      problem.boxes[at] = box;
+    } else if constexpr (kTask == Task::kOverlap) {
+      problem.best[at] = boxes::Overlap(truths_of(problem, n), rule).best(box);
     }
+  };
+  const bool one_box = kTask == Task::kChoose || (kTask == Task::kOverlap && rule.selection != Selection::kAll);
+  if (one_box && rule.selection == Selection::kUnion) {
+    Extent extent{};
+    write_box(unite_all<Group>(foreground, &extent) ? with_end(extent) : problem.empty_box);
+    return true;
+  }
+  Components<Group> found(foreground, store);
+  if (!found.find(rule.connectivity)) return false;
+  if (one_box) {
+    write_box(found.count() > 0 ? with_end(extent_of(found, select(rule, found))) : problem.empty_box);
+    return true;
   }
   if constexpr (kTask != Task::kChoose) {
-    Components<Group> found(foreground, store);
-    if (!found.find(8)) return false;
     const int items = found.count() + found.holes();
     if constexpr (kTask == Task::kCount) {
       if (leads) problem.contours[at] = items > 0 ? items : 1;
       return true;
-    } else {
-      if (found.holes() > 0 && !found.find_holes()) return false;
-      if constexpr (kTask == Task::kOverlap) {
-        const boxes::Overlap overlap(truths_of(problem, n), rule);
-        double best = 0.0;
-        for (int item = Group::rank(); item < items; item += Group::kSize) {
-          best = Largest<double>{}(best, overlap.best(with_end(extent_of(found, item))));
-        }
-        best = Group::reduce(best, Largest<double>{});
-        if (leads) problem.best[at] = items > 0 ? best : overlap.best(problem.empty_box);
-      } else if (leads) {
-        Box* out = problem.listed + problem.begin[at];
-        if (items == 0) *out = problem.empty_box;
-        visit_contours(found, [&](const Extent& extent) { *out++ = with_end(extent); });
+    }
+    if (found.holes() > 0 && !found.find_holes()) return false;
+    if constexpr (kTask == Task::kOverlap) {
+      const boxes::Overlap overlap(truths_of(problem, n), rule);
+      double best = 0.0;
+      for (int item = Group::rank(); item < items; item += Group::kSize) {
+        best = Largest<double>{}(best, overlap.best(with_end(extent_of(found, item))));
       }
-      return true;
+      best = Group::reduce(best, Largest<double>{});
+      if (leads) problem.best[at] = items > 0 ? best : overlap.best(problem.empty_box);
+    } else if (leads && kTask == Task::kList) {
+      Box* out = problem.listed + problem.begin[at];
+      if (items == 0) *out = problem.empty_box;
+      visit_contours(found, [&](const Extent& extent) { *out++ = with_end(extent); });
     }
   }
+  return true;
 }
 
 // How a batch is spread over a device.
@@ -245,10 +237,10 @@ struct CutPlan {
   int64_t slots, words_of_slot;     // CTAs and memory each for what does not fit
 };
 
-constexpr int kMostWarps = 16;
+constexpr int kMostWarps = 16, kCutThreads = kMostWarps * Warp::kSize;
 
 template <Task kTask>
-__global__ void __launch_bounds__(kMostWarps* Warp::kSize) box_cuts_kernel(CutProblem problem, CutPlan plan) {
+__global__ void __launch_bounds__(kCutThreads, 1) box_cuts_kernel(CutProblem problem, CutPlan plan) {
   const int64_t n = blockIdx.x / plan.chunks;
   const int warp = static_cast<int>(threadIdx.x) / Warp::kSize;
   auto* shared = reinterpret_cast<int32_t*>(dynamic_shared());
@@ -276,7 +268,7 @@ constexpr int kOverflowThreads = 256;
 
 // A CTA per slot of `memory` takes the cuts that did not fit, one after the other.
 template <Task kTask>
-__global__ void __launch_bounds__(kOverflowThreads)
+__global__ void __launch_bounds__(kOverflowThreads, 2)
     box_overflow_kernel(CutProblem problem, CutPlan plan, int32_t* memory) {
   const auto capacity = static_cast<int>(plan.most_runs);
   const RunStore store(memory + blockIdx.x * plan.words_of_slot, problem.shape.height, capacity, capacity);

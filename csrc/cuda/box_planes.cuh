@@ -28,7 +28,7 @@ struct Foreground {
   int cut;  // -1 takes every pixel
 
   // Bit i is pixel 32 * word + i; none beyond the row's end.
-  __device__ uint32_t bits(int y, int word) const {
+  __device__ __forceinline__ uint32_t bits(int y, int word) const {
     const uint32_t inside = word + 1 < shape.words ? ~0u : ~0u >> (shape.words * 32 - shape.width);
     if (cut < 0) return inside;
     const uint32_t* at = planes + static_cast<int64_t>(y) * shape.stride + word;

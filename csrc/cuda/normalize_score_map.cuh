@@ -27,9 +27,11 @@ struct Taps {
   double weight[4];
 };
 
-__device__ inline int clamp_index(int index, int size) { return index < 0 ? 0 : index < size ? index : size - 1; }
+__device__ __forceinline__ int clamp_index(int index, int size) {
+  return index < 0 ? 0 : index < size ? index : size - 1;
+}
 
-__device__ inline Taps cubic_taps(int i, int source, int target) {
+__device__ __forceinline__ Taps cubic_taps(int i, int source, int target) {
   const double scale = 1.0 / (static_cast<double>(target) / source);
   constexpr float kA = -0.75f;
   const float coordinate = static_cast<float>((i + 0.5) * scale - 0.5);
@@ -49,7 +51,7 @@ __device__ inline Taps cubic_taps(int i, int source, int target) {
   return taps;
 }
 
-__device__ inline Taps linear_taps(int i, int source, int target, bool align_corners) {
+__device__ __forceinline__ Taps linear_taps(int i, int source, int target, bool align_corners) {
   const double scale = static_cast<double>(source) / target;
   const double corner_scale = target > 1 ? static_cast<double>(source - 1) / (target - 1) : 0.0;
   const double wanted = align_corners ? i * corner_scale : (i + 0.5) * scale - 0.5;
@@ -66,14 +68,14 @@ __device__ inline Taps linear_taps(int i, int source, int target, bool align_cor
 }
 
 template <int kTaps>
-__device__ Taps taps_of(int i, int source, int target, Interpolation interpolation) {
+__device__ __forceinline__ Taps taps_of(int i, int source, int target, Interpolation interpolation) {
   if constexpr (kTaps == 4) return cubic_taps(i, source, target);
   return linear_taps(i, source, target, interpolation == Interpolation::kLinearCorners);
 }
 
 // Left to right: the last bit depends on it.
 template <int kTaps, typename Value>
-__device__ double combine(const Taps& taps, const Value& value) {
+__device__ __forceinline__ double combine(const Taps& taps, const Value& value) {
   double sum = value(0) * taps.weight[0] + value(1) * taps.weight[1];
   if constexpr (kTaps == 4) {
     sum = sum + value(2) * taps.weight[2];
@@ -83,7 +85,8 @@ __device__ double combine(const Taps& taps, const Value& value) {
 }
 
 template <int kTaps, typename Pixel>
-__device__ void resize(const Pixel* source, const ResizeShape& shape, Interpolation interpolation, double* target) {
+__device__ __forceinline__ void resize(const Pixel* source, const ResizeShape& shape, Interpolation interpolation,
+                                       double* target) {
   constexpr int kRows = 32;
   __shared__ Taps row_taps[kRows];
   for (int first = 0; first < shape.height; first += kRows) {
@@ -112,21 +115,21 @@ struct Extreme {
   int64_t place;
 };
 
-__device__ inline int64_t place_on_cpu(int64_t i, int64_t size) {
+__device__ __forceinline__ int64_t place_on_cpu(int64_t i, int64_t size) {
   constexpr int64_t kLanes = 16;
   const int64_t lane = i < size / kLanes * kLanes ? i % kLanes : 0;
   return lane << 48 | i;
 }
 
-__device__ inline Extreme lower(const Extreme& a, const Extreme& b) {
+__device__ __forceinline__ Extreme lower(const Extreme& a, const Extreme& b) {
   return b.value < a.value || (b.value == a.value && b.place < a.place) ? b : a;
 }
 
-__device__ inline Extreme higher(const Extreme& a, const Extreme& b) {
+__device__ __forceinline__ Extreme higher(const Extreme& a, const Extreme& b) {
   return b.value > a.value || (b.value == a.value && b.place < a.place) ? b : a;
 }
 
-__device__ inline void normalize_in_place(double* map, int64_t size, Normalization normalization, double eps) {
+__device__ __forceinline__ void normalize_in_place(double* map, int64_t size, Normalization normalization, double eps) {
   if (normalization == Normalization::kNone) return;
   __syncthreads();
   Extreme low{map[0], 0}, high{map[0], 0};
@@ -154,7 +157,7 @@ __device__ inline void normalize_in_place(double* map, int64_t size, Normalizati
 
 // One CTA per map. `sources` [N, h, w] holds the normalised maps of a rule that normalises first and resizes second.
 template <typename Pixel>
-__global__ void __launch_bounds__(kResizeThreads)
+__global__ void __launch_bounds__(kResizeThreads, 3)
     normalize_score_map_kernel(const Pixel* maps, ResizeShape shape, Interpolation interpolation,
                                Normalization normalization, double eps, double* sources, double* out) {
   const int64_t source_size = static_cast<int64_t>(shape.h) * shape.w;

@@ -1,0 +1,126 @@
+"""Compiles the kernels of csrc/cuda for GPUs that are not there, and reads what they cost from ptxas.
+
+    python -m wsolfast.testing.cuda_builds [--json FILE] [NAME ...]
+
+Needs nvcc and a checkout; nothing is loaded or run.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from wsolfast.testing.kernel_builds import ARCHITECTURES, KernelResources
+
+ROOT = Path(__file__).parents[2]
+_PTXAS = re.compile(
+    r"Compiling entry function '(?P<symbol>\w+)' for 'sm_(?P<arch>\d+)'(?P<functions>.*?)"
+    r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.DOTALL,
+)
+_SPILLED = re.compile(r"(\d+) bytes spill (?:stores|loads)")
+_ENTRY = re.compile(r"\.entry (?P<symbol>\w+)\(.*?\.maxntid (?P<threads>\d+)", re.DOTALL)
+
+
+def nvcc() -> str | None:
+    """The compiler that setup.py would take, or None."""
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which(str(Path(home, "bin", "nvcc"))) if home else shutil.which("nvcc")
+
+
+def sources() -> list[Path]:
+    """What is compiled to CUDA kernels."""
+    return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+
+
+def compile_source(source: Path, arch: int) -> list[KernelResources]:
+    """Resources of every kernel in a ``.cu``, compiled for ``sm_<arch>`` with setup.py's flags.
+
+    ``shared_bytes`` is what kernels declare; the box kernels ask for more at launch, as much as the device has.
+    Spilled bytes are those stored plus those loaded, by the kernel and the functions it calls. Nothing here means to
+    use tensor cores.
+
+    Raises:
+        RuntimeError: without nvcc, or when it rejects the source.
+    """
+    compiler = nvcc()
+    if compiler is None:
+        raise RuntimeError("cuda_builds: nvcc was not found: put it on PATH or set CUDA_HOME")
+    import torch
+
+    include = Path(torch.__file__).parent / "include"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [compiler, "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "--keep", f"--keep-dir={folder}"]
+        command += ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DUSE_CUDA"]
+        command += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{ROOT / 'csrc'}", f"-isystem={include}"]
+        command += [f"-isystem={include / 'torch/csrc/api/include'}", str(source), "-o", str(Path(folder, "out.cubin"))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(f"cuda_builds: nvcc rejected {source.name}:\n{done.stdout}{done.stderr}")
+        ptx = "".join(path.read_text() for path in Path(folder).glob("*.ptx"))
+    threads = {entry["symbol"]: int(entry["threads"]) for entry in _ENTRY.finditer(ptx)}
+    rows = [
+        KernelResources(
+            build=f"csrc/cuda/{source.name}",
+            kernel=_readable(kernel["symbol"]),
+            arch=int(kernel["arch"]),
+            warps=threads[kernel["symbol"]] // 32,
+            registers=int(kernel["registers"]),
+            spilled_bytes=sum(map(int, _SPILLED.findall(kernel["functions"]))),
+            shared_bytes=_shared_bytes(kernel["rest"]),
+            tensor_core_instructions=0,
+            tensor_cores_meant=False,
+        )
+        for kernel in _PTXAS.finditer(done.stdout + done.stderr)
+    ]
+    if len(rows) != len(threads):
+        raise RuntimeError(f"cuda_builds: {source.name} has {len(threads)} kernels, ptxas told of {len(rows)}")
+    return sorted(rows, key=lambda row: row.kernel)
+
+
+def compile_all(names: list[str] | None = None) -> list[KernelResources]:
+    """Resources of every kernel of csrc/cuda whose file name contains one of ``names``, on every architecture."""
+    chosen = [source for source in sources() if not names or any(name in source.name for name in names)]
+    jobs = [(source, arch) for source in chosen for arch in ARCHITECTURES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [row for rows in pool.map(lambda job: compile_source(*job), jobs) for row in rows]
+
+
+def _shared_bytes(rest: str) -> int:
+    found = re.search(r"(\d+) bytes smem", rest)
+    return int(found[1]) if found else 0
+
+
+def _readable(symbol: str) -> str:
+    """A kernel's name with its template arguments, without namespaces and parameters."""
+    done = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=False)
+    name = done.stdout.strip() if done.returncode == 0 else symbol
+    name = re.sub(r"\(anonymous namespace\)::|wsolfast::cuda::|\((?:int|bool|wsolfast::cuda::Task)\)", "", name)
+    return name.split("(", 1)[0].removeprefix("void ")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print one line per kernel, and write all as JSON where ``--json`` says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("names", nargs="*", help="files whose name contains one of these; all without")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    rows = compile_all(options.names)
+    for row in rows:
+        sys.stdout.write(
+            f"{row.kernel:56} sm_{row.arch} {row.warps:2} warps {row.registers:3} registers "
+            f"{row.spilled_bytes:4} B spilled {row.shared_bytes:6} B shared\n"
+        )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
