@@ -1,4 +1,4 @@
-"""MaxBoxAcc per image: the per-threshold OpenCV loop, the same loop tuned, and the one-sweep engine.
+"""MaxBoxAcc per image: the per-threshold OpenCV loop, the same loop tuned, and the engine.
 
     python bench/eval.py [--quick] [--json FILE]
 

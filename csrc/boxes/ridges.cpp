@@ -246,11 +246,11 @@ void Ridges::find_background() {
   background_.sort();
 }
 
-double Ridges::density(const Plane<uint8_t>& plane) {
+double Ridges::peaks_per_row(const Plane<uint8_t>& plane) {
   constexpr int kRowStep = 16;
   const Grid& grid = plane.grid;
-  int64_t peaks = 0, pixels = 0;
-  for (int y = grid.height / 2 % kRowStep; y < grid.height; y += kRowStep, pixels += grid.width) {
+  int64_t peaks = 0, rows = 0;
+  for (int y = grid.height / 2 % kRowStep; y < grid.height; y += kRowStep, ++rows) {
     const uint8_t* row = plane.row(y);
     bool rising = true;
     for (int x = 0; x < grid.width; x += 64) {
@@ -259,7 +259,7 @@ double Ridges::density(const Plane<uint8_t>& plane) {
       peaks += std::popcount(turns(up, down, rising).peaks);
     }
   }
-  return static_cast<double>(peaks) / static_cast<double>(pixels);
+  return static_cast<double>(peaks) / static_cast<double>(rows);
 }
 
 void RidgeSweep::start(const Ridges& ridges, bool background, int nodes) {

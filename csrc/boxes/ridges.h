@@ -55,8 +55,8 @@ class Ridges {
   // Events of the 4-connected background of the same plane; the step of level l is l.
   void find_background();
 
-  // Peaks of rows per pixel, from a sample of the rows.
-  static double density(const Plane<uint8_t>& plane);
+  // Peaks per row, from a sample of the rows.
+  static double peaks_per_row(const Plane<uint8_t>& plane);
 
  private:
   friend class RidgeSweep;

@@ -269,6 +269,8 @@ class MapMaker {
   void select(const T* cams, int64_t classes);
   int64_t prepare();
   void hollow_and_cut(T* row, int64_t position) const;
+  template <typename Finish, typename Use>
+  void visit_blocks(const Layer<T>& layer, const Finish& finish, const Use& use);
   Matrix<T> units_of(const Layer<T>& layer, Chunk chunk);
   void similarities(const Layer<T>& layer, Chunk chunk);
   void whole_products(Layer<T>& layer, Chunk chunk);
@@ -328,21 +330,34 @@ int64_t MapMaker<T>::prepare() {
     if (o_.variant != Variant::kHead) continue;
     layer.reciprocal.resize(positions_);
     if (fits()) continue;
-    const int64_t height = rows_within(kBlockBytes);
-    for (int64_t begin = 0; begin < positions_; begin += height) {
-      const int64_t end = std::min(positions_, begin + height);
-      const Matrix<T> block = row_major(block_.reserve(height * positions_), end - begin, positions_);
-      multiply(units.row_range(begin, end), units.transposed(), block);
-      parallel_for(begin, end, grain(), [&](int64_t from, int64_t to) {
-        for (int64_t i = from; i < to; ++i) {
-          T* row = block.data + (i - begin) * positions_;
-          hollow_and_cut(row, i);
-          layer.reciprocal[i] = 1 / (statistics(row, positions_).sum + static_cast<T>(kFirstOrderEps));
-        }
-      });
-    }
+    const auto sum_up = [&](const T* row, int64_t i) {
+      layer.reciprocal[i] = 1 / (statistics(row, positions_).sum + static_cast<T>(kFirstOrderEps));
+    };
+    visit_blocks(layer, sum_up, [](int64_t, const Matrix<T>&) {});
   }
   return chunk;
+}
+
+// A P x P matrix that is too large to keep: its blocks of rows are made, used and forgotten. finish(row, i) sees every
+// row once, use(i, block) every block, whose first row is i.
+template <typename T>
+template <typename Finish, typename Use>
+void MapMaker<T>::visit_blocks(const Layer<T>& layer, const Finish& finish, const Use& use) {
+  const Matrix<T> units = layer.rows(positions_);
+  const int64_t height = rows_within(kBlockBytes);
+  for (int64_t begin = 0; begin < positions_; begin += height) {
+    const int64_t end = std::min(positions_, begin + height);
+    const Matrix<T> block = row_major(block_.reserve(height * positions_), end - begin, positions_);
+    multiply(units.row_range(begin, end), units.transposed(), block);
+    parallel_for(begin, end, grain(), [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        T* row = block.data + (i - begin) * positions_;
+        hollow_and_cut(row, i);
+        finish(row, i);
+      }
+    });
+    use(begin, block);
+  }
 }
 
 // From a row of similarities to the row that the second order multiplies.
@@ -450,32 +465,22 @@ void MapMaker<T>::gram_products(const Layer<T>& layer, Chunk chunk) {
   second_ = {second.data, false};
 }
 
-// The P x P matrix is too large to keep: its blocks of rows are made, used and forgotten.
 template <typename T>
 void MapMaker<T>::block_products(const Layer<T>& layer, Chunk chunk) {
   similarities(layer, chunk);
-  const Matrix<T> units = layer.rows(positions_);
   const Matrix<T> first = row_major(first_.data, chunk.count, positions_);
   const Matrix<T> second = row_major(second_buffer_.reserve(chunk.count * positions_), chunk.count, positions_);
   const Matrix<T> partial = row_major(partial_.reserve(chunk.count * positions_), chunk.count, positions_);
-  const int64_t height = rows_within(kBlockBytes);
-  for (int64_t begin = 0; begin < positions_; begin += height) {
-    const int64_t end = std::min(positions_, begin + height);
-    const Matrix<T> block = row_major(block_.reserve(height * positions_), end - begin, positions_);
-    multiply(units.row_range(begin, end), units.transposed(), block);
-    parallel_for(begin, end, grain(), [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; ++i) {
-        T* row = block.data + (i - begin) * positions_;
-        hollow_and_cut(row, i);
-        if (o_.variant == Variant::kHead) scale_to(row, positions_, layer.reciprocal[i], row);
-      }
-    });
-    multiply(first.block(0, begin, chunk.count, end - begin), block, begin == 0 ? second : partial);
-    if (begin == 0) continue;
+  const auto scale = [&](T* row, int64_t i) {
+    if (o_.variant == Variant::kHead) scale_to(row, positions_, layer.reciprocal[i], row);
+  };
+  visit_blocks(layer, scale, [&](int64_t begin, const Matrix<T>& block) {
+    multiply(first.block(0, begin, chunk.count, block.rows), block, begin == 0 ? second : partial);
+    if (begin == 0) return;
     parallel_for(0, chunk.count, grain(), [&](int64_t from, int64_t to) {
       add_scaled(partial.data + from * positions_, (to - from) * positions_, T(1), second.data + from * positions_);
     });
-  }
+  });
   second_ = {second.data, false};
 }
 

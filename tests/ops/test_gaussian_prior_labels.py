@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from oracles.spol_labels import contour_regions as opencv_regions
-from oracles.spol_labels import released_labels
+from oracles.spol_labels import numpy_labels
 from torch.nn.functional import interpolate
 
 from wsolfast import ops
@@ -66,13 +66,13 @@ def test_gated_pixels_of_the_specification(gate, pixels):
     assert set(labels.unique().tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("preset", ["paper", "released"])
 @pytest.mark.parametrize("seed", range(12))
-def test_released_labels_are_those_of_opencv(seed):
+def test_labels_are_those_of_numpy_and_opencv(preset, seed):
     """Multi-peak maps: several contours, holes, islands in holes."""
     cam = blobs(1, 32, 32, seed)
-    assert np.array_equal(
-        ops.gaussian_prior_labels(cam, prior="released")[0].numpy(), released_labels(cam[0].numpy(), (256, 256))
-    )
+    labels = ops.gaussian_prior_labels(cam, prior=preset)[0].numpy()
+    assert np.array_equal(labels, numpy_labels(cam[0].numpy(), (256, 256), GAUSSIAN_PRIORS[preset]))
 
 
 def test_the_prior_matters_on_those_maps():

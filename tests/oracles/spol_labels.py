@@ -1,7 +1,9 @@
-"""SPOL's pseudo labels written with NumPy and OpenCV, one contour at a time: the truth for the preset "released"."""
+"""SPOL's pseudo labels written with NumPy and OpenCV, one contour at a time: the truth for both presets."""
 
 import cv2
 import numpy as np
+
+from wsolfast.ops import GaussianPrior
 
 
 def gaussian_of(weights: np.ndarray, covariance_scale: float) -> np.ndarray:
@@ -27,15 +29,18 @@ def contour_regions(mask: np.ndarray, min_area: float) -> list[np.ndarray]:
     return regions
 
 
-def released_labels(cam: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One map [h, w] to labels [H, W]; the band holds at least one contour."""
+def numpy_labels(cam: np.ndarray, size: tuple[int, int], prior: GaussianPrior) -> np.ndarray:
+    """One map [h, w] to labels [H, W]; with both sources, a gate, and at least one contour where they are asked for."""
     scaled = np.maximum(cam.astype(np.float64), 0)
     scaled = scaled / (scaled.max() + 1e-6)
     resized = cv2.resize(scaled, size[::-1], interpolation=cv2.INTER_LINEAR)
-    band = np.where((resized >= 0.1) & (resized <= 0.5), resized, 0)
-    regions = contour_regions((band > 0).astype(np.uint8), 20)
-    prior = np.max([gaussian_of(band * region, 0.1) for region in regions], axis=0)
+    band = np.where((resized >= prior.weight_low) & (resized <= prior.weight_high), resized, 0)
+    if prior.per_contour:
+        regions = contour_regions((band > 0).astype(np.uint8), prior.min_area)
+        gaussian = np.max([gaussian_of(band * region, prior.covariance_scale) for region in regions], axis=0)
+    else:
+        gaussian = gaussian_of(band, prior.covariance_scale)
     labels = np.full(size, 255, np.uint8)
-    labels[resized < 0.01] = 0
-    labels[(resized > 0.25) | (prior > 0.25)] = 1
+    labels[resized < prior.background_threshold] = 0
+    labels[(resized > prior.object_threshold) | (gaussian > prior.gate)] = 1
     return labels

@@ -3,30 +3,16 @@
 import torch
 from torch import Tensor
 
-from wsolfast.reference._box_codes import GTS, HITS
+from wsolfast.reference._box_codes import GTS, HITS, BoxCodes
 from wsolfast.reference.score_map_boxes import boxes_of_map
 
 
 def box_sweep_hits(
-    maps: Tensor,
-    thresholds: Tensor,
-    gt_boxes: Tensor,
-    gt_offsets: Tensor,
-    iou_thresholds: Tensor,
-    quantize: bool,
-    relative: bool,
-    comparison: int,
-    mean_cut: bool,
-    connectivity: int,
-    selection: int,
-    box_end: int,
-    empty_box: list[int],
-    iou_plus_one: bool,
-    hit: int,
-    gt: int,
+    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *codes
 ) -> Tensor:
-    """Whether the best overlap reaches each level: bool [N, T, I]."""
-    rule = (quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box)
+    """Whether the best overlap reaches each level: bool [N, T, I]; ``codes`` are ``BoxCodes`` and the overlap's."""
+    *box_codes, iou_plus_one, hit, gt = codes
+    rule = BoxCodes(*box_codes)
     offsets = gt_offsets.tolist()
     hits = torch.zeros(maps.shape[0], thresholds.shape[0], iou_thresholds.shape[0], dtype=torch.bool)
     for n, one in enumerate(maps.cpu()):
@@ -36,7 +22,7 @@ def box_sweep_hits(
         if not truths:
             continue
         best_of: dict[int, float] = {}
-        for t, boxes in enumerate(boxes_of_map(one, thresholds.tolist(), *rule)):
+        for t, boxes in enumerate(boxes_of_map(one, thresholds.tolist(), rule)):
             if id(boxes) not in best_of:
                 best_of[id(boxes)] = max(_iou(box, truth, iou_plus_one) for box in boxes for truth in truths)
             best = best_of[id(boxes)]

@@ -7,76 +7,44 @@ area is a count of 2x2 windows; a hole's contour runs on the foreground around i
 import torch
 from torch import Tensor
 
-from wsolfast.reference._box_codes import BOX_ENDS, COMPARISONS, SELECTIONS
+from wsolfast.reference._box_codes import BOX_ENDS, COMPARISONS, SELECTIONS, BoxCodes
 from wsolfast.reference._components import label_components
 
 Box = tuple[int, int, int, int]
 
 
-def score_map_boxes(
-    maps: Tensor,
-    thresholds: Tensor,
-    quantize: bool,
-    relative: bool,
-    comparison: int,
-    mean_cut: bool,
-    connectivity: int,
-    selection: int,
-    box_end: int,
-    empty_box: list[int],
-) -> Tensor:
-    """One box per map and threshold: int64 [N, T, 4]."""
-    rule = (quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box)
-    boxes = [[found[0] for found in boxes_of_map(one, thresholds.tolist(), *rule)] for one in maps.cpu()]
+def score_map_boxes(maps: Tensor, thresholds: Tensor, *codes) -> Tensor:
+    """One box per map and threshold: int64 [N, T, 4]; ``codes`` are the fields of ``BoxCodes``."""
+    rule = BoxCodes(*codes)
+    boxes = [[found[0] for found in boxes_of_map(one, thresholds.tolist(), rule)] for one in maps.cpu()]
     return _boxes_tensor(boxes, maps).reshape(maps.shape[0], thresholds.shape[0], 4)
 
 
-def score_map_boxes_all(
-    maps: Tensor,
-    thresholds: Tensor,
-    quantize: bool,
-    relative: bool,
-    comparison: int,
-    mean_cut: bool,
-    connectivity: int,
-    selection: int,
-    box_end: int,
-    empty_box: list[int],
-) -> tuple[Tensor, Tensor]:
+def score_map_boxes_all(maps: Tensor, thresholds: Tensor, *codes) -> tuple[Tensor, Tensor]:
     """Every box: int64 [M, 4] and the int64 [N*T+1] offsets of each map and threshold in it."""
-    rule = (quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box)
-    found = [boxes for one in maps.cpu() for boxes in boxes_of_map(one, thresholds.tolist(), *rule)]
+    rule = BoxCodes(*codes)
+    found = [boxes for one in maps.cpu() for boxes in boxes_of_map(one, thresholds.tolist(), rule)]
     counts = torch.tensor([0] + [len(boxes) for boxes in found], dtype=torch.int64, device=maps.device)
     return _boxes_tensor([box for boxes in found for box in boxes], maps).reshape(-1, 4), counts.cumsum(0)
 
 
-def boxes_of_map(
-    values: Tensor,
-    thresholds: list[float],
-    quantize: bool,
-    relative: bool,
-    comparison: int,
-    mean_cut: bool,
-    connectivity: int,
-    selection: int,
-    box_end: int,
-    empty_box: list[int],
-) -> list[list[Box]]:
+def boxes_of_map(values: Tensor, thresholds: list[float], rule: BoxCodes) -> list[list[Box]]:
     """The boxes of one map [H, W] for each threshold; thresholds that cut alike share one list."""
     height, width = values.shape
-    if quantize and values.dtype != torch.uint8:
+    end = BOX_ENDS[rule.box_end]
+    if rule.quantize and values.dtype != torch.uint8:
         values = (values.to(torch.float64) * 255).to(torch.uint8)
     values = values.to(torch.float64)
-    maximum = values.max().item() if relative else 255.0 if quantize else 1.0
-    empty = tuple(empty_box) or _whole(height, width, BOX_ENDS[box_end])
+    maximum = values.max().item() if rule.relative else 255.0 if rule.quantize else 1.0
+    empty = tuple(rule.empty_box) or _whole(height, width, end)
     known: dict[float, list[Box]] = {}
     found = []
     for threshold in thresholds:
-        cut = float(int(threshold * maximum)) if quantize else threshold * maximum
+        cut = float(int(threshold * maximum)) if rule.quantize else threshold * maximum
         if cut not in known:
-            mask = _foreground(values, cut, COMPARISONS[comparison], mean_cut)
-            boxes = _select(mask, SELECTIONS[selection], connectivity)
-            known[cut] = [_with_end(box, height, width, BOX_ENDS[box_end]) for box in boxes] or [empty]
+            mask = _foreground(values, cut, COMPARISONS[rule.comparison], rule.mean_cut)
+            boxes = _select(mask, SELECTIONS[rule.selection], rule.connectivity)
+            known[cut] = [_with_end(box, height, width, end) for box in boxes] or [empty]
         found.append(known[cut])
     return found
 
