@@ -40,7 +40,7 @@ def correlation_case(layer: str, images: int, channels: tuple[int, ...], side: i
         ranks = smooth((images, 1, side, side), 9).flatten(2).argsort(2).argsort(2)
         cam = (ranks / (side * side - 1)).view(images, 1, side, side).to(device, dtype)
         post = "paper" if variant == "paper" else "released"
-        return features, cam, variant, False, 0.2, 0.2, 1.0, "max", 1 - share / 2, share / 2, post, 0.0
+        return features, cam, variant, False, 0.2, 0.2, 1.0, "max", 1 - share / 2, share / 2, post, 0.0, "strict"
 
     size = f"{side}x{side}x{'+'.join(map(str, channels))}"
     # Sums over up to 3136 positions, whose small difference the released map then stretches to [0, 1].

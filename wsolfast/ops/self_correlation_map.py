@@ -12,6 +12,7 @@ _CHOICES = {
     "variant": ("head", "v0", "paper"),
     "mode": ("max", "first", "second"),
     "post": ("released", "paper"),
+    "precision": ("strict", "fast"),
 }
 
 
@@ -52,10 +53,11 @@ def _backward(ctx, grad):
 
 _FORWARD = define_op(
     "self_correlation_map(Tensor[] features, Tensor cam, str variant, bool relu_first, float fo_th, float so_th, "
-    "float so_weight, str mode, float delta_h, float delta_l, str post, float eps) -> Tensor",
+    "float so_weight, str mode, float delta_h, float delta_l, str post, float eps, str precision) -> Tensor",
     reference=reference.self_correlation_map,
     fake=_fake,
     backward=_backward,
+    triton="wsolfast.kernels.self_correlation_map:self_correlation_map",
 )
 
 
@@ -73,6 +75,7 @@ def self_correlation_map(
     delta_l: float = 0.05,
     post: str = "released",
     eps: float = 0.0,
+    precision: str | None = None,
 ) -> Tensor:
     r"""Refine a coarse class map by the first- and second-order correlation of its positions.
 
@@ -104,6 +107,10 @@ def self_correlation_map(
             scaled (1e-10 in each denominator); sets are ``>= delta_h`` and ``<= delta_l``. "paper": plain means over
             ``> delta_h`` and ``< delta_l``.
         eps: added to the range of each row of the paper's second order; with 0 a constant row becomes zero.
+        precision: what a GPU multiplies. "strict": the digits of float32, from three TF32 products (compute capability
+            8.0 and above). "fast": float16, summed in float32; maps in [0, 1] then differ by about 1e-3, and
+            values that close to a threshold may fall on its other side. ``None``:
+            "fast" if all features have 16 bits, else "strict". Float64 stays float64, and the CPU is always strict.
 
     Returns:
         Tensor[N, K, h, w]: dtype of ``cam``, contiguous, in [0, 1]. An empty set contributes zero. A feature that is
@@ -112,15 +119,19 @@ def self_correlation_map(
     Raises:
         ValueError: if shapes or dtypes do not fit or an option is unknown.
 
-    Backends: CPU (C++), elsewhere the reference. Not differentiable: backward raises. float16 and bfloat16 are
-    computed in float32. Deterministic for a fixed number of threads.
+    Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Not differentiable: backward raises. float16 and
+    bfloat16 are computed in float32 but for the products of "fast". Deterministic for a fixed number of threads. On
+    CUDA without a synchronisation, with one P x P matrix per layer and image in memory, 2 GiB of images at a time.
     """
     layers = [features] if isinstance(features, Tensor) else list(features)
-    _check(layers, cam, variant=variant, mode=mode, post=post)
+    if precision is None:
+        precision = "fast" if all(layer.element_size() == 2 for layer in layers) else "strict"
+    _check(layers, cam, variant=variant, mode=mode, post=post, precision=precision)
     double = any(tensor.dtype == torch.float64 for tensor in (cam, *layers))
     compute = torch.float64 if double else torch.float32
     refined = _FORWARD(
-        [layer.to(compute) for layer in layers],
+        # The GPU kernel reads 16-bit features as they are.
+        [layer if layer.is_cuda else layer.to(compute) for layer in layers],
         cam.to(compute),
         variant,
         relu_first,
@@ -132,5 +143,6 @@ def self_correlation_map(
         delta_l,
         post,
         eps,
+        precision,
     )
     return refined.to(cam.dtype)

@@ -27,10 +27,15 @@ def self_correlation_map(
     delta_l: float,
     post: str,
     eps: float,
+    precision: str,
 ) -> Tensor:
-    """Layers Tensor[N, C, h, w] and a coarse Tensor[N, K, h, w] in [0, 1] to localization maps [N, K, h, w]."""
+    """Layers Tensor[N, C, h, w] and a coarse Tensor[N, K, h, w] in [0, 1] to localization maps [N, K, h, w].
+
+    Computed in the type of ``cam``; ``precision`` is advice to kernels.
+    """
     if cam.numel() == 0:
         return cam.new_empty(cam.shape)
+    features = [layer.to(cam.dtype) for layer in features]
     correlation = sum(
         layer_correlation(similarity(layer), variant, relu_first, fo_th, so_th, so_weight, mode, eps)
         for layer in features

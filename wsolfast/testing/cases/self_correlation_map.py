@@ -32,6 +32,7 @@ def case(name, make_inputs, variant="head", **options):
         "delta_l": 0.3,
         "post": "paper" if variant == "paper" else "released",
         "eps": 0.0,
+        "precision": "strict",
     } | options
     return OpCase(
         name,

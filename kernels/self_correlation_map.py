@@ -1,0 +1,326 @@
+"""Launcher of :func:`wsolfast.ops.self_correlation_map`.
+
+Per chunk of images: features to unit vectors, their similarities, the selected rows of the second order joined with the
+first, sums over the rows of every set, maps. No result is read back, so a call can be captured.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from wsolfast.kernels import _self_correlation as kernels
+from wsolfast.kernels._launch import on_device_of
+
+# Longest row that stays in registers between its product and its sums.
+WHOLE_ROW = 256
+# Memory of one chunk of images, and of the products of one chunk of their rows.
+CHUNK_BYTES = 2 << 30
+PRODUCT_BYTES = 256 << 20
+SUM_ROWS = 32
+SELECT_BLOCK, FINISH_BLOCK = 1024, 1024
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sides of the tiles of one operand type, and how its products are made."""
+
+    operand: torch.dtype
+    precision: str
+    square: int
+    square_depth: int
+    square_warps: int
+    stages: int
+    whole_rows: int
+    whole_depth: int
+    whole_warps: int
+    stored_columns: int
+
+
+# Sides that fit into 255 registers and 163 KB; kernel_builds prints what they need.
+FAST = Tiles(torch.float16, "tf32", 128, 64, 8, 3, 64, 32, 8, 128)
+STRICT = Tiles(torch.float32, "tf32x3", 64, 32, 4, 2, 32, 16, 8, 128)
+DOUBLE = Tiles(torch.float64, "ieee", 32, 16, 4, 2, 16, 16, 8, 32)
+
+
+@dataclass(frozen=True)
+class _Options:
+    variant: str
+    relu_first: bool
+    fo_th: float
+    so_th: float
+    so_weight: float
+    mode: str
+    delta_h: float
+    delta_l: float
+    post: str
+    eps: float
+
+    @property
+    def released(self) -> bool:
+        return self.post == "released"
+
+
+def self_correlation_map(
+    features: Sequence[Tensor],
+    cam: Tensor,
+    variant: str,
+    relu_first: bool,
+    fo_th: float,
+    so_th: float,
+    so_weight: float,
+    mode: str,
+    delta_h: float,
+    delta_l: float,
+    post: str,
+    eps: float,
+    precision: str,
+) -> Tensor:
+    """Layers Tensor[N, C, h, w] of any float type and cam Tensor[N, K, h, w] to maps [N, K, h, w], dtype of ``cam``.
+
+    A layer whose rows of positions do not follow one another in memory is copied, and so is a cam that is not
+    contiguous. Needs one h·w x h·w matrix per layer and image, for 2 GiB of images at a time.
+    """
+    options = _Options(variant, relu_first, fo_th, so_th, so_weight, mode, delta_h, delta_l, post, eps)
+    cam = cam.contiguous()
+    maps = torch.empty(cam.shape, dtype=cam.dtype, device=cam.device)
+    if cam.numel() == 0:
+        return maps
+    features = [layer if _has_one_stride(layer) else layer.contiguous() for layer in features]
+    tiles = DOUBLE if cam.dtype == torch.float64 else FAST if precision == "fast" else STRICT
+    images = max(1, CHUNK_BYTES // _bytes_per_image(features, cam, tiles))
+    with on_device_of(cam):
+        for begin in range(0, len(cam), images):
+            part = slice(begin, begin + images)
+            _make_maps([layer[part] for layer in features], cam[part], maps[part], options, tiles)
+    return maps
+
+
+def route(positions: int, tiles: Tiles) -> str:
+    """How the second order's rows are joined with the first order's.
+
+    * "whole": up to 256 positions a CTA holds its rows whole, and their products never reach memory. Not in float64,
+      whose rows are twice as long.
+    * "stored": longer rows are multiplied in square tiles, then read in passes.
+    """
+    return "whole" if positions <= WHOLE_ROW and tiles is not DOUBLE else "stored"
+
+
+def _has_one_stride(layer: Tensor) -> bool:
+    """Whether one stride leads from any position to the next."""
+    return layer.shape[2] == 1 or layer.stride(2) == layer.shape[3] * layer.stride(3)
+
+
+def _padded(size: int, multiple: int) -> int:
+    return triton.cdiv(size, multiple) * multiple
+
+
+def _bytes_per_image(features: Sequence[Tensor], cam: Tensor, tiles: Tiles) -> int:
+    positions = cam.shape[2] * cam.shape[3]
+    units = sum(_padded(layer.shape[1], tiles.square_depth) for layer in features)
+    matrices = len(features) * _padded(positions, 16) * positions
+    sums = triton.cdiv(positions, SUM_ROWS) * cam.shape[1] * 2 * positions * cam.element_size()
+    return (units * positions + matrices) * tiles.operand.itemsize + sums
+
+
+def _make_maps(features: list[Tensor], cam: Tensor, maps: Tensor, options: _Options, tiles: Tiles) -> None:
+    images, classes, h, w = cam.shape
+    positions, layers = h * w, len(features)
+    order, count = _select(cam, options)
+    own, norm = (torch.empty((layers, images, positions), dtype=cam.dtype, device=cam.device) for _ in range(2))
+    base = torch.empty((layers, images, positions, _padded(positions, 16)), dtype=tiles.operand, device=cam.device)
+    column_tiles = triton.cdiv(base.shape[3], tiles.square)
+    head = options.variant == "head"
+    sums = cam.new_empty((layers, images, column_tiles, positions)) if head else own
+    for i, layer in enumerate(features):
+        units = _normalize(layer, own[i], norm[i], tiles)
+        kernels._similarity_kernel[(images * column_tiles * (column_tiles + 1) // 2,)](
+            units,
+            base[i],
+            sums[i],
+            positions,
+            units.shape[2],
+            base.shape[3],
+            options.fo_th,
+            CUT=options.variant != "paper",
+            RELU=options.variant != "paper" or options.relu_first,
+            SUMS=head,
+            PRECISION=tiles.precision,
+            BLOCK=tiles.square,
+            BLOCK_K=tiles.square_depth,
+            num_warps=tiles.square_warps,
+            num_stages=tiles.stages,
+        )
+    total = sums.sum(2) if head else own
+    join = _join_whole_rows if route(positions, tiles) == "whole" else _join_stored_rows
+    partial, rows = join(base, own, total, order, count, cam, options, tiles)
+    kernels._finish_kernel[(images * classes,)](
+        partial,
+        norm,
+        count,
+        cam,
+        maps,
+        images,
+        positions,
+        classes,
+        options.delta_h,
+        options.delta_l,
+        LAYERS=layers,
+        RELEASED=options.released,
+        BLOCK_M=rows,
+        BLOCK=FINISH_BLOCK,
+    )
+
+
+def _select(cam: Tensor, options: _Options) -> tuple[Tensor, Tensor]:
+    images, classes, h, w = cam.shape
+    order = torch.empty((images, h * w), dtype=torch.int32, device=cam.device)
+    count = torch.empty(images, dtype=torch.int32, device=cam.device)
+    kernels._select_kernel[(images,)](
+        cam,
+        order,
+        count,
+        h * w,
+        classes,
+        options.delta_h,
+        options.delta_l,
+        RELEASED=options.released,
+        BLOCK=min(SELECT_BLOCK, triton.next_power_of_2(h * w)),
+    )
+    return order, count
+
+
+def _normalize(layer: Tensor, own: Tensor, norm: Tensor, tiles: Tiles) -> Tensor:
+    """Unit vectors [N, P, C], channels padded with zeros to whole steps of the products."""
+    images, channels, h, w = layer.shape
+    units = torch.empty(
+        (images, h * w, _padded(channels, tiles.square_depth)), dtype=tiles.operand, device=layer.device
+    )
+    kernels._normalize_kernel[(images * triton.cdiv(h * w, 16),)](
+        layer,
+        units,
+        own,
+        norm,
+        h * w,
+        channels,
+        units.shape[2],
+        layer.stride(0),
+        layer.stride(1),
+        layer.stride(3) if w > 1 else layer.stride(2),
+        BLOCK_P=16,
+        BLOCK_C=64,
+    )
+    return units
+
+
+def _scales(options: _Options, positions: int) -> tuple[float, float]:
+    """Powers of two that keep the steps of "head", about 1/P, out of float16's subnormals; else the paper's 1/P."""
+    if options.variant != "head":
+        return 1.0, 1 / positions
+    scale = 2.0 ** min(12, int(math.log2(positions)))
+    return scale, 1 / scale
+
+
+def _join_whole_rows(base, own, total, order, count, cam, options, tiles):
+    layers, images, positions, stride = base.shape
+    classes, rows = cam.shape[1], tiles.whole_rows
+    row_tiles = triton.cdiv(positions, rows)
+    partial = cam.new_empty((images, row_tiles, classes, 2, positions))
+    kernels._whole_rows_kernel[(images * row_tiles,)](
+        base,
+        own,
+        total,
+        order,
+        count,
+        cam,
+        partial,
+        images,
+        positions,
+        stride,
+        classes,
+        options.so_th / positions if options.variant == "head" else options.so_th,
+        options.so_weight if options.variant != "paper" else 1.0,
+        options.eps,
+        options.delta_h,
+        options.delta_l,
+        *_scales(options, positions),
+        LAYERS=layers,
+        VARIANT=options.variant,
+        MODE=options.mode,
+        RELEASED=options.released,
+        PRECISION=tiles.precision,
+        BLOCK_M=rows,
+        BLOCK_N=triton.next_power_of_2(stride),
+        BLOCK_K=tiles.whole_depth,
+        num_warps=tiles.whole_warps,
+        num_stages=tiles.stages,
+    )
+    return partial, rows
+
+
+def _join_stored_rows(base, own, total, order, count, cam, options, tiles):
+    layers, images, positions, stride = base.shape
+    classes = cam.shape[1]
+    block = max(tiles.square, SUM_ROWS)
+    affordable = PRODUCT_BYTES // (layers * images * stride * base.element_size())
+    chunk = min(_padded(positions, block), max(block, affordable // block * block))
+    products = (
+        torch.empty((layers, images, chunk, stride), dtype=base.dtype, device=base.device)
+        if options.mode != "first"
+        else base
+    )
+    partial = cam.new_empty((images, triton.cdiv(positions, SUM_ROWS), classes, 2, positions))
+    for begin in range(0, positions, chunk):
+        if options.mode != "first":
+            column_tiles, row_tiles = triton.cdiv(stride, tiles.square), chunk // tiles.square
+            kernels._square_kernel[(layers * images * row_tiles * column_tiles,)](
+                base,
+                total,
+                order,
+                count,
+                products,
+                images,
+                positions,
+                stride,
+                chunk,
+                begin,
+                *_scales(options, positions),
+                VARIANT=options.variant,
+                PRECISION=tiles.precision,
+                BLOCK=tiles.square,
+                BLOCK_K=tiles.square_depth,
+                num_warps=tiles.square_warps,
+                num_stages=tiles.stages,
+            )
+        kernels._stored_rows_kernel[(images * (chunk // SUM_ROWS),)](
+            base,
+            own,
+            total,
+            products,
+            order,
+            count,
+            cam,
+            partial,
+            images,
+            positions,
+            stride,
+            chunk,
+            begin,
+            classes,
+            options.so_th / positions if options.variant == "head" else options.so_th,
+            options.so_weight if options.variant != "paper" else 1.0,
+            options.eps,
+            options.delta_h,
+            options.delta_l,
+            LAYERS=layers,
+            TABLE=triton.next_power_of_2(layers),
+            VARIANT=options.variant,
+            MODE=options.mode,
+            RELEASED=options.released,
+            BLOCK_M=SUM_ROWS,
+            BLOCK_N=tiles.stored_columns,
+            num_warps=8,
+        )
+    return partial, SUM_ROWS

@@ -1,0 +1,38 @@
+"""``self_correlation_map`` at the sizes of the networks it is used with."""
+
+import torch
+
+from wsolfast.testing.kernel_builds import KernelBuild
+
+
+def build(layer, channels, side, variant, dtype, precision, images=32, layers=1):
+    def launch():
+        from wsolfast.kernels.self_correlation_map import self_correlation_map
+
+        def meta(*shape, dtype):
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        post = "paper" if variant == "paper" else "released"
+        options = (variant, False, 0.2, 0.2, 1.0, "max", 0.1, 0.05, post, 0.0, precision)
+        features = [meta(images, channels, side, side, dtype=dtype) for _ in range(layers)]
+        cam_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self_correlation_map(features, meta(images, 1, side, side, dtype=cam_dtype), *options)
+
+    size = f"{side}x{side}x{channels}" + (f" x{layers}" if layers > 1 else "")
+    name = f"self_correlation_map {layer} {size} {variant} {str(dtype).removeprefix('torch.')} {precision}"
+    product = "_whole_rows_kernel" if side * side <= 256 and dtype != torch.float64 else "_square_kernel"
+    return KernelBuild(name, launch, tensor_cores=("_similarity_kernel", product))
+
+
+BUILDS = [
+    build("vgg16.conv4+conv5", 512, 14, "head", torch.float16, "fast", layers=2),
+    build("vgg16.conv4+conv5", 512, 14, "head", torch.float32, "strict", layers=2),
+    build("vgg16.conv5", 512, 14, "paper", torch.float16, "fast"),
+    build("vgg16.conv5", 512, 14, "paper", torch.float32, "strict"),
+    build("resnet50.layer3", 1024, 16, "v0", torch.float32, "strict"),
+    build("inception_v3.mixed_6e", 768, 28, "head", torch.bfloat16, "fast"),
+    build("inception_v3.mixed_6e", 768, 28, "head", torch.float32, "strict"),
+    build("inception_v3.mixed_6e", 768, 28, "paper", torch.float16, "fast"),
+    build("resnet50.layer1", 256, 56, "head", torch.float16, "fast"),
+    build("vgg16.conv5", 512, 14, "head", torch.float64, "strict"),
+]
