@@ -27,3 +27,14 @@ def dot_precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32:
         return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def has_one_stride(maps: Tensor) -> bool:
+    """Whether in [N, C, h, w] one stride leads from any position to the next, row by row."""
+    h, w = maps.shape[2:]
+    return h == 1 or w == 1 or maps.stride(2) == w * maps.stride(3)
+
+
+def position_stride(maps: Tensor) -> int:
+    """That stride."""
+    return maps.stride(3) if maps.shape[3] > 1 else maps.stride(2)

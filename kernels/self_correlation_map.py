@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 from wsolfast.kernels import _self_correlation as kernels
-from wsolfast.kernels._launch import on_device_of
+from wsolfast.kernels._launch import has_one_stride, on_device_of, position_stride
 
 # Longest row that stays in registers between its product and its sums.
 WHOLE_ROW = 256
@@ -40,9 +40,9 @@ class Tiles:
 
 
 # Sides that fit into 255 registers and 163 KB; kernel_builds prints what they need.
-FAST = Tiles(torch.float16, "tf32", 128, 64, 8, 3, 64, 32, 8, 128)
+FAST = Tiles(torch.float16, "tf32", 128, 64, 8, 3, 32, 32, 8, 128)
 STRICT = Tiles(torch.float32, "tf32x3", 64, 32, 4, 2, 32, 16, 8, 128)
-DOUBLE = Tiles(torch.float64, "ieee", 32, 16, 4, 2, 16, 16, 8, 32)
+DOUBLE = Tiles(torch.float64, "ieee", 32, 16, 8, 2, 16, 16, 8, 32)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def self_correlation_map(
     maps = torch.empty(cam.shape, dtype=cam.dtype, device=cam.device)
     if cam.numel() == 0:
         return maps
-    features = [layer if _has_one_stride(layer) else layer.contiguous() for layer in features]
+    features = [layer if has_one_stride(layer) else layer.contiguous() for layer in features]
     tiles = DOUBLE if cam.dtype == torch.float64 else FAST if precision == "fast" else STRICT
     images = max(1, CHUNK_BYTES // _bytes_per_image(features, cam, tiles))
     with on_device_of(cam):
@@ -106,11 +106,6 @@ def route(positions: int, tiles: Tiles) -> str:
     * "stored": longer rows are multiplied in square tiles, then read in passes.
     """
     return "whole" if positions <= WHOLE_ROW and tiles is not DOUBLE else "stored"
-
-
-def _has_one_stride(layer: Tensor) -> bool:
-    """Whether one stride leads from any position to the next."""
-    return layer.shape[2] == 1 or layer.stride(2) == layer.shape[3] * layer.stride(3)
 
 
 def _padded(size: int, multiple: int) -> int:
@@ -208,7 +203,7 @@ def _normalize(layer: Tensor, own: Tensor, norm: Tensor, tiles: Tiles) -> Tensor
         units.shape[2],
         layer.stride(0),
         layer.stride(1),
-        layer.stride(3) if w > 1 else layer.stride(2),
+        position_stride(layer),
         BLOCK_P=16,
         BLOCK_C=64,
     )

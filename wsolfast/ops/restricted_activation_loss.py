@@ -58,11 +58,13 @@ _FORWARD = define_op(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
+    triton="wsolfast.kernels.restricted_activation_loss:restricted_activation_loss",
 )
 _BACKWARD = define_op(
     "_restricted_activation_loss_backward(Tensor grad, Tensor slope, Tensor label, SymInt classes) -> Tensor",
     reference=reference.restricted_activation_loss_backward,
     fake=_fake_backward,
+    triton="wsolfast.kernels.restricted_activation_loss:restricted_activation_loss_backward",
 )
 
 
@@ -88,7 +90,8 @@ def restricted_activation_loss(
 
     Args:
         class_maps (Tensor[N, K, h, w]): logits per position, any stride.
-        label (Tensor[N]): integer class of each image, in [0, K).
+        label (Tensor[N]): integer class of each image, in [0, K). Another is an error on a CPU; on a GPU, where
+            raising would mean waiting for it, it makes the loss NaN.
         tau: u below it is background.
         sigma: width of the band above tau that is left alone.
         normalization: "minmax" adds 1e-15 to the range; an image whose positions differ by rounding only (constant
@@ -101,8 +104,9 @@ def restricted_activation_loss(
     Raises:
         ValueError: if shapes or dtypes do not fit or an option is unknown.
 
-    Backends: CPU (C++), elsewhere the reference. Differentiable once, with respect to ``class_maps``; only the label's
-    channel receives a gradient. float16 and bfloat16 are computed in float32, and so is their loss. Deterministic.
+    Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once, with respect to ``class_maps``;
+    only the label's channel receives a gradient. float16 and bfloat16 are computed in float32, and so is their loss.
+    Deterministic.
     """
     _check(class_maps, label, statistic, normalization)
     if class_maps.element_size() < 4:
