@@ -8,7 +8,7 @@ from wsolfast.kernels._launch import has_one_stride, on_device_of, position_stri
 
 RANGE_EPS = tl.constexpr(1e-15)
 # Classes are summed in the map's own precision over BLOCK_K of them, then in double.
-BLOCK_K, BLOCK_P = 32, 64
+BLOCK_K, BLOCK_P = 32, 32
 RESTRICT_BLOCK = 1024
 
 

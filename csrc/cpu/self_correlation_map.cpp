@@ -654,8 +654,7 @@ bool has_neighbouring_positions(const Tensor& features) {
 
 Tensor self_correlation_map_cpu(std::vector<Tensor> features, Tensor cam, std::string variant, bool relu_first,
                                 double fo_th, double so_th, double so_weight, std::string mode, double delta_h,
-                                double delta_l, std::string post, double eps,
-                                [[maybe_unused]] std::string precision) {
+                                double delta_l, std::string post, double eps, [[maybe_unused]] std::string precision) {
   Options options = parse(variant, mode, post);
   options.relu_first = relu_first;
   options.fo_th = fo_th;

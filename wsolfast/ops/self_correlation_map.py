@@ -107,10 +107,10 @@ def self_correlation_map(
             scaled (1e-10 in each denominator); sets are ``>= delta_h`` and ``<= delta_l``. "paper": plain means over
             ``> delta_h`` and ``< delta_l``.
         eps: added to the range of each row of the paper's second order; with 0 a constant row becomes zero.
-        precision: what a GPU multiplies. "strict": the digits of float32, from three TF32 products (compute capability
-            8.0 and above). "fast": float16, summed in float32; maps in [0, 1] then differ by about 1e-3, and
-            values that close to a threshold may fall on its other side. ``None``:
-            "fast" if all features have 16 bits, else "strict". Float64 stays float64, and the CPU is always strict.
+        precision: what a GPU multiplies. "strict": the digits of float32, from three TF32 products, or from one where
+            :func:`torch.set_float32_matmul_precision` allows it. "fast": float16, summed in float32; maps then differ
+            by about 1e-3, more where a value that close to a threshold falls on its other side. ``None``: "fast" if all
+            features have 16 bits, else "strict". Float64 stays float64, and the CPU is always strict.
 
     Returns:
         Tensor[N, K, h, w]: dtype of ``cam``, contiguous, in [0, 1]. An empty set contributes zero. A feature that is
@@ -121,7 +121,8 @@ def self_correlation_map(
 
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Not differentiable: backward raises. float16 and
     bfloat16 are computed in float32 but for the products of "fast". Deterministic for a fixed number of threads. On
-    CUDA without a synchronisation, with one P x P matrix per layer and image in memory, 2 GiB of images at a time.
+    CUDA without a synchronisation, 2 GiB of images at a time; an image needs a P x P matrix per layer, but for the
+    paper's variant and map with P > 2C.
     """
     layers = [features] if isinstance(features, Tensor) else list(features)
     if precision is None:

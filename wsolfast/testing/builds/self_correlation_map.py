@@ -4,8 +4,12 @@ import torch
 
 from wsolfast.testing.kernel_builds import KernelBuild
 
+WHOLE = ("_similarity_kernel", "_whole_rows_kernel")
+SQUARE = ("_similarity_kernel", "_square_kernel")
+STREAMED = ("_streamed_rows_kernel",)
 
-def build(layer, channels, side, variant, dtype, precision, images=32, layers=1):
+
+def build(layer, channels, side, variant, dtype, precision, products=SQUARE, images=32, layers=1):
     def launch():
         from wsolfast.kernels.self_correlation_map import self_correlation_map
 
@@ -20,19 +24,20 @@ def build(layer, channels, side, variant, dtype, precision, images=32, layers=1)
 
     size = f"{side}x{side}x{channels}" + (f" x{layers}" if layers > 1 else "")
     name = f"self_correlation_map {layer} {size} {variant} {str(dtype).removeprefix('torch.')} {precision}"
-    product = "_whole_rows_kernel" if side * side <= 256 and dtype != torch.float64 else "_square_kernel"
-    return KernelBuild(name, launch, tensor_cores=("_similarity_kernel", product))
+    return KernelBuild(name, launch, tensor_cores=products)
 
 
 BUILDS = [
-    build("vgg16.conv4+conv5", 512, 14, "head", torch.float16, "fast", layers=2),
-    build("vgg16.conv4+conv5", 512, 14, "head", torch.float32, "strict", layers=2),
-    build("vgg16.conv5", 512, 14, "paper", torch.float16, "fast"),
-    build("vgg16.conv5", 512, 14, "paper", torch.float32, "strict"),
-    build("resnet50.layer3", 1024, 16, "v0", torch.float32, "strict"),
+    build("vgg16.conv4+conv5", 512, 14, "head", torch.float16, "fast", WHOLE, layers=2),
+    build("vgg16.conv4+conv5", 512, 14, "head", torch.float32, "strict", WHOLE, layers=2),
+    build("vgg16.conv5", 512, 14, "paper", torch.float16, "fast", WHOLE),
+    build("vgg16.conv5", 512, 14, "paper", torch.float32, "strict", WHOLE),
+    build("resnet50.layer3", 1024, 16, "v0", torch.float32, "strict", WHOLE),
     build("inception_v3.mixed_6e", 768, 28, "head", torch.bfloat16, "fast"),
     build("inception_v3.mixed_6e", 768, 28, "head", torch.float32, "strict"),
     build("inception_v3.mixed_6e", 768, 28, "paper", torch.float16, "fast"),
     build("resnet50.layer1", 256, 56, "head", torch.float16, "fast"),
+    build("resnet50.layer1", 256, 56, "paper", torch.float16, "fast", STREAMED),
+    build("resnet50.layer1", 256, 56, "paper", torch.float32, "strict", STREAMED),
     build("vgg16.conv5", 512, 14, "head", torch.float64, "strict"),
 ]

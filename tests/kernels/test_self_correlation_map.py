@@ -84,6 +84,65 @@ def test_stored_rows_of_odd_inputs(stored_rows, name):
     check(CASES[name])
 
 
+@pytest.fixture
+def streamed_rows(monkeypatch):
+    monkeypatch.setattr(launcher, "WHOLE_ROW", 0)
+    monkeypatch.setattr(launcher, "CHUNK_BYTES", 1)
+
+
+def few_channels(mode, **options):
+    """143 positions are three tiles of rows and columns, more than twice as many as channels."""
+    return long_case("paper", side=(11, 13), channels=5, mode=mode, **options)
+
+
+@pytest.mark.parametrize("mode", ["max", "first", "second"])
+@pytest.mark.parametrize("precision", ["strict", "fast"])
+def test_streamed_rows(streamed_rows, mode, precision):
+    check(few_channels(mode), precision=precision, tolerance=STRICT if precision == "strict" else FAST["paper"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "empty_sets",
+        "not_a_number",
+        "dead_positions",
+        "all_zero",
+        "with_eps",
+        "channels_last",
+        "signed_few_channels_raw",
+    ],
+)
+def test_streamed_rows_of_odd_inputs(monkeypatch, streamed_rows, name):
+    monkeypatch.setattr(launcher, "route", lambda *_: "streamed")
+    check(CASES[f"paper_{name}"])
+
+
+def test_streamed_rows_in_double_precision(streamed_rows):
+    check(few_channels("max", layers=1), torch.float64, tolerance=1e-8)
+
+
+def chosen_route(channels, positions, variant, tiles=launcher.STRICT, relu_first=False, post="paper"):
+    options = launcher.Options(variant, relu_first, 0.2, 0.2, 1.0, "max", 0.1, 0.05, post, 0.0)
+    return launcher.route(channels, positions, options, tiles)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_route_by_size(variant):
+    assert chosen_route(512, 196, variant) == chosen_route(16, 256, variant) == "whole"
+    assert chosen_route(512, 257, variant) == chosen_route(392, 784, variant) == "stored"
+    assert chosen_route(391, 784, variant) == ("streamed" if variant == "paper" else "stored")
+
+
+def test_route_that_needs_more_than_sums_of_products():
+    assert chosen_route(256, 3136, "paper") == "streamed"
+    assert chosen_route(256, 3136, "paper", relu_first=True) == "stored"
+    assert chosen_route(256, 3136, "paper", post="released") == "stored"
+    assert chosen_route(256, 1 << 15, "paper", launcher.FAST) == "streamed"
+    assert chosen_route(256, (1 << 15) + 1, "paper", launcher.FAST) == "stored"
+    assert chosen_route(512, 196, "head", launcher.DOUBLE) == "stored"
+
+
 @pytest.mark.parametrize("side", [(1, 7), (7, 7), (14, 14), (16, 16), (13, 20)])
 def test_sizes_of_networks(side):
     """One column of tiles, a padded row, a full one, and one too long for the registers."""
