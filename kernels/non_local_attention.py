@@ -1,8 +1,10 @@
 """``non_local_attention`` with a softmax, for queries and values of different width: no weight ever reaches memory.
 
 Forward is the online softmax: a program owns query positions and walks over the keys. Backward repeats it for the
-log-sum-exp, in float32, and then runs one kernel that walks over keys for the gradient of the queries, and one that
-walks over queries for those of keys and values. No atomics; every sum has one order.
+log-sum-exp, in float32, and then walks over keys for the gradient of the queries, over queries for those of keys and
+values. Value channels come in slabs: forward and the values' gradient give each slab to a program of its own, which
+repeats the scores (they are the cheap half where values are wide); the others walk over the slabs. No atomics; every
+sum has one order.
 """
 
 from typing import NamedTuple
@@ -12,10 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from wsolfast.kernels._launch import check_dtype, dot_precision, on_device_of
-
-# The widest query and value, in channels, whose tiles fit.
-MOST_QUERY_CHANNELS = 128
-MOST_VALUE_CHANNELS = 512
 
 
 class Maps(NamedTuple):
@@ -54,12 +52,12 @@ def _forward_kernel(
     out, lse, query, key, value,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    slab, program = tl.program_id(1), tl.program_id(0)
     blocks = tl.cdiv(query.positions, BLOCK_P)
     image = program // blocks
     p = (program % blocks * BLOCK_P + tl.arange(0, BLOCK_P))[:, None]
     d = tl.arange(0, BLOCK_D)
-    c = tl.arange(0, BLOCK_C)[None, :]
+    c = (slab * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     query_tile = _tile(query, image, d[None, :], p)
     highest = tl.full((BLOCK_P, 1), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_P, 1), tl.float32)
@@ -77,9 +75,23 @@ def _forward_kernel(
         mixed = tl.dot(weights.to(value_tile.dtype), value_tile, mixed * shrink, input_precision=PRECISION)
         highest = now
     tl.store(_pointers(out, image, c, p), mixed / total, mask=(c < out.channels) & (p < out.positions))
-    if lse is not None:
+    if lse is not None and slab == 0:
         rows = lse + image.to(tl.int64) * query.positions + p
         tl.store(rows, highest + tl.log2(total), mask=p < query.positions)
+
+
+@triton.jit
+def _grad_weights(
+    grad, value, image, p, m,
+    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradient [BLOCK_P, BLOCK_M] of the weights: products of the incoming gradient with the values."""
+    total = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
+    for first in range(0, value.channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        grad_tile, value_tile = _tile(grad, image, c[None, :], p), _tile(value, image, c[:, None], m)
+        total = tl.dot(grad_tile, value_tile, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit
@@ -92,9 +104,7 @@ def _query_kernel(
     image = program // blocks
     p = (program % blocks * BLOCK_P + tl.arange(0, BLOCK_P))[:, None]
     d = tl.arange(0, BLOCK_D)
-    c = tl.arange(0, BLOCK_C)
     query_tile = _tile(query, image, d[None, :], p)
-    grad_tile = _tile(grad, image, c[None, :], p)
     rows = image.to(tl.int64) * query.positions + p
     lse_tile = tl.load(lse + rows, mask=p < query.positions, other=0)
     delta_tile = tl.load(delta + rows, mask=p < query.positions, other=0)
@@ -103,7 +113,7 @@ def _query_kernel(
         m = first + tl.arange(0, BLOCK_M)
         key_tile = _tile(key, image, d[:, None], m[None, :])
         weights = tl.exp2(_exponents(query_tile, key_tile, m[None, :], key.positions, PRECISION) - lse_tile)
-        grad_weights = tl.dot(grad_tile, _tile(value, image, c[:, None], m[None, :]), input_precision=PRECISION)
+        grad_weights = _grad_weights(grad, value, image, p, m[None, :], PRECISION, BLOCK_P, BLOCK_M, BLOCK_C)
         grad_scores = weights * (grad_weights - delta_tile)
         total = tl.dot(grad_scores.to(key_tile.dtype), tl.trans(key_tile), total, input_precision=PRECISION)
     d = d[None, :]
@@ -112,7 +122,7 @@ def _query_kernel(
 
 @triton.jit
 def _key_kernel(
-    grad_key, grad_value, grad, query, key, value, lse, delta,
+    grad_key, grad, query, key, value, lse, delta,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -120,27 +130,44 @@ def _key_kernel(
     image = program // blocks
     m = (program % blocks * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     d = tl.arange(0, BLOCK_D)
-    c = tl.arange(0, BLOCK_C)
     key_tile = _tile(key, image, d[None, :], m)
-    value_tile = _tile(value, image, c[None, :], m)
-    total_key = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    total_value = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for first in range(0, query.positions, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[None, :]
         rows = image.to(tl.int64) * query.positions + p
-        # Beyond the last query a weight is exp2(-inf).
-        lse_tile = tl.load(lse + rows, mask=p < query.positions, other=float("inf"))
+        lse_tile = tl.load(lse + rows, mask=p < query.positions, other=0)
         delta_tile = tl.load(delta + rows, mask=p < query.positions, other=0)
         query_tile = _tile(query, image, d[:, None], p)
-        grad_tile = _tile(grad, image, c[:, None], p)
         weights = tl.exp2(_exponents(key_tile, query_tile, p, query.positions, PRECISION) - lse_tile)
-        total_value = tl.dot(weights.to(grad_tile.dtype), tl.trans(grad_tile), total_value, input_precision=PRECISION)
-        grad_weights = tl.dot(value_tile, grad_tile, input_precision=PRECISION)
+        grad_weights = _grad_weights(value, grad, image, m, p, PRECISION, BLOCK_M, BLOCK_P, BLOCK_C)
         grad_scores = weights * (grad_weights - delta_tile)
-        total_key = tl.dot(grad_scores.to(query_tile.dtype), tl.trans(query_tile), total_key, input_precision=PRECISION)
-    d, c = d[None, :], c[None, :]
-    tl.store(_pointers(grad_key, image, d, m), total_key, mask=(d < key.channels) & (m < key.positions))
-    tl.store(_pointers(grad_value, image, c, m), total_value, mask=(c < value.channels) & (m < key.positions))
+        total = tl.dot(grad_scores.to(query_tile.dtype), tl.trans(query_tile), total, input_precision=PRECISION)
+    d = d[None, :]
+    tl.store(_pointers(grad_key, image, d, m), total, mask=(d < key.channels) & (m < key.positions))
+
+
+@triton.jit
+def _value_kernel(
+    grad_value, grad, query, key, value, lse, delta,
+    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    slab, program = tl.program_id(1), tl.program_id(0)
+    blocks = tl.cdiv(key.positions, BLOCK_M)
+    image = program // blocks
+    m = (program % blocks * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    d = tl.arange(0, BLOCK_D)
+    c = (slab * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
+    key_tile = _tile(key, image, d[None, :], m)
+    total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    for first in range(0, query.positions, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)
+        rows = lse + image.to(tl.int64) * query.positions + p[None, :]
+        lse_tile = tl.load(rows, mask=p[None, :] < query.positions, other=0)
+        query_tile = _tile(query, image, d[:, None], p[None, :])
+        weights = tl.exp2(_exponents(key_tile, query_tile, p[None, :], query.positions, PRECISION) - lse_tile)
+        grad_tile = _tile(grad, image, c, p[:, None])
+        total = tl.dot(weights.to(grad_tile.dtype), grad_tile, total, input_precision=PRECISION)
+    tl.store(_pointers(grad_value, image, c, m), total, mask=(c < value.channels) & (m < key.positions))
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor | None = None) -> None:
@@ -153,11 +180,10 @@ def forward(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor 
         TypeError: if the dtype has no kernel.
     """
     check_dtype("non_local_attention", query, wide=False)
-    tile = _tiles(query, value)["forward"]
+    tile = _tile_sizes("forward", query, value)
+    grid = query.shape[0] * triton.cdiv(query.shape[2], tile["BLOCK_P"]), triton.cdiv(value.shape[1], tile["BLOCK_C"])
     with on_device_of(query):
-        _forward_kernel[(query.shape[0] * triton.cdiv(query.shape[2], tile["BLOCK_P"]),)](
-            _described(out), lse, _described(query), _described(key), _described(value), **tile
-        )
+        _forward_kernel[grid](_described(out), lse, *map(_described, (query, key, value)), **tile)
 
 
 def backward(
@@ -169,42 +195,39 @@ def backward(
     out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
     forward(query, key, value, out, lse)
     delta = out.mul_(grad).sum(1)
-    given = *(_described(maps) for maps in (grad, query, key, value)), lse, delta
-    tiles = _tiles(query, value)
+    given = *map(_described, (grad, query, key, value)), lse, delta
+    tile = _tile_sizes("backward", query, value)
+    slabs = triton.cdiv(value.shape[1], tile["BLOCK_C"])
+    query_blocks = images * triton.cdiv(positions, tile["BLOCK_P"])
+    key_blocks = images * triton.cdiv(key.shape[2], tile["BLOCK_M"])
     with on_device_of(query):
-        tile = tiles["query"]
-        _query_kernel[(images * triton.cdiv(positions, tile["BLOCK_P"]),)](_described(grad_query), *given, **tile)
-        tile = tiles["key"]
-        _key_kernel[(images * triton.cdiv(key.shape[2], tile["BLOCK_M"]),)](
-            _described(grad_key), _described(grad_value), *given, **tile
-        )
+        _query_kernel[(query_blocks,)](_described(grad_query), *given, **tile)
+        _key_kernel[(key_blocks,)](_described(grad_key), *given, **tile)
+        _value_kernel[(key_blocks, slabs)](_described(grad_value), *given, **tile)
 
 
 def _described(flat: Tensor) -> Maps:
     return Maps(flat, *flat.stride(), *flat.shape[1:])
 
 
-# By half precision and the largest value width: (BLOCK_P, BLOCK_M, warps, stages) of the three kernels. None spills on
-# sm_80 or sm_90, and all fit the shared memory of both.
+# By half precision and at most 32 query channels: (BLOCK_P, BLOCK_M, channels of a slab, warps, stages). On sm_80 and
+# sm_90 none spills up to 64 query channels.
 _TILES = {
-    True: {
-        128: {"forward": (128, 64, 8, 2), "query": (64, 64, 8, 2), "key": (64, 64, 8, 2)},
-        256: {"forward": (128, 64, 8, 2), "query": (64, 64, 8, 2), "key": (32, 64, 8, 2)},
-        512: {"forward": (64, 64, 8, 2), "query": (64, 32, 8, 2), "key": (32, 64, 8, 1)},
-    },
-    False: {
-        128: {"forward": (64, 32, 4, 2), "query": (64, 32, 8, 2), "key": (32, 32, 4, 2)},
-        256: {"forward": (64, 32, 8, 2), "query": (32, 32, 8, 2), "key": (32, 32, 8, 1)},
-        512: {"forward": (32, 32, 8, 1), "query": (32, 32, 8, 1), "key": (32, 32, 8, 1)},
-    },
+    (True, True): {"forward": (128, 64, 128, 8, 2), "backward": (64, 64, 128, 8, 2)},
+    (True, False): {"forward": (64, 32, 128, 8, 2), "backward": (64, 32, 64, 8, 2)},
+    (False, True): {"forward": (64, 32, 64, 8, 2), "backward": (32, 32, 32, 4, 2)},
+    (False, False): {"forward": (32, 32, 64, 8, 2), "backward": (32, 32, 32, 8, 2)},
 }
 
 
-def _tiles(query: Tensor, value: Tensor) -> dict[str, dict]:
-    block_d, block_c = (max(16, triton.next_power_of_2(maps.shape[1])) for maps in (query, value))
-    table = _TILES[query.element_size() < 4][max(128, block_c)]
-    shared = {"PRECISION": dot_precision(query.dtype), "BLOCK_D": block_d, "BLOCK_C": block_c}
+def _tile_sizes(kernel: str, query: Tensor, value: Tensor) -> dict:
+    block_p, block_m, slab, warps, stages = _TILES[query.element_size() < 4, query.shape[1] <= 32][kernel]
     return {
-        kernel: {"BLOCK_P": p, "BLOCK_M": m, "num_warps": warps, "num_stages": stages, **shared}
-        for kernel, (p, m, warps, stages) in table.items()
+        "PRECISION": dot_precision(query.dtype),
+        "BLOCK_P": block_p,
+        "BLOCK_M": block_m,
+        "BLOCK_D": max(16, triton.next_power_of_2(query.shape[1])),
+        "BLOCK_C": max(16, min(slab, triton.next_power_of_2(value.shape[1]))),
+        "num_warps": warps,
+        "num_stages": stages,
     }

@@ -33,7 +33,7 @@ TURING, AMPERE, HOPPER = (7, 5), (8, 0), (9, 0)
         (FULL, 3136, 3136, (16, 128), HOPPER, False, "triton"),
         (FULL, 3136, 784, (16, 128), AMPERE, False, "triton"),
         (FULL, 784, 784, (32, 256), HOPPER, False, "blocks"),
-        (FULL, 12544, 12544, (64, 513), HOPPER, False, "blocks"),
+        (FULL, 12544, 12544, (64, 1024), HOPPER, False, "triton"),
         (FULL, 12544, 12544, (136, 64), HOPPER, False, "blocks"),
         (DOUBLE, 3136, 3136, (16, 128), HOPPER, False, "blocks"),
     ],

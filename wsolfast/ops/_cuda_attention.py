@@ -35,7 +35,7 @@ def cuda_route(
     by_eights = query_channels % 8 == value_channels % 8 == 0
     if half and capability >= _AMPERE and wide <= 128 and by_eights and keys > 1 and not deterministic:
         return "library"
-    fits = query_channels <= 128 and value_channels <= 512 and capability >= _AMPERE
+    fits = query_channels <= 128 and capability >= _AMPERE
     if fits and (half or dtype == torch.float32) and positions * keys >= _MANY_WEIGHTS:
         return "triton"
     return "blocks"
