@@ -74,11 +74,13 @@ def _data_name(run: RunRecord) -> str:
 
 
 def _settings(run: RunRecord) -> str:
-    stage = (run.recipe.get("stage") or [{}])[-1]
-    backbone = stage.get("backbone", {})
-    epochs = stage.get("epochs")
-    layout = [str(backbone[key]) for key in ("name", "layout") if backbone.get(key)]
-    return " · ".join([" ".join(layout)] * bool(layout) + [f"{epochs} epochs"] * (epochs is not None))
+    stages = run.recipe.get("stage") or [{}]
+    backbones = (stage.get("backbone", {}) for stage in stages)
+    layouts = dict.fromkeys(
+        f"{backbone.get('name', '')} {backbone.get('layout', '')}".strip() for backbone in backbones
+    )
+    epochs = " + ".join(str(stage["epochs"]) for stage in stages if stage.get("epochs") is not None)
+    return " · ".join([*filter(None, layouts), *([f"{epochs} epochs"] if epochs else [])])
 
 
 def _table(runs: Sequence[RunRecord]) -> list[dict]:
