@@ -52,21 +52,22 @@ constexpr int kExpandThreads = 256;
 // A map that cannot be quantised has boxes of -1.
 constexpr int64_t kNoBox = -1;
 
-inline __global__ void __launch_bounds__(kExpandThreads)
-    expand_boxes_kernel(CutProblem problem, int64_t images, Box* boxes) {
-  const int64_t count = images * problem.cuts.thresholds, step = static_cast<int64_t>(gridDim.x) * kExpandThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kExpandThreads + threadIdx.x; i < count; i += step) {
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) expand_boxes_kernel(CutProblem problem, int64_t images, Box* boxes) {
+  const int64_t count = images * problem.cuts.thresholds, step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
     const int cut = problem.cuts.of_threshold[i];
     const int64_t n = i / problem.cuts.thresholds;
     boxes[i] = cut < 0 ? Box{kNoBox, kNoBox, kNoBox, kNoBox} : problem.boxes[n * problem.cuts.cuts + cut];
   }
 }
 
-inline __global__ void __launch_bounds__(kExpandThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     expand_hits_kernel(CutProblem problem, int64_t images, const double* levels, int64_t level_count, bool* hits) {
   const int64_t count = images * problem.cuts.thresholds * level_count;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kExpandThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kExpandThreads + threadIdx.x; i < count; i += step) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
     const int64_t at = i / level_count, n = at / problem.cuts.thresholds;
     const int cut = problem.cuts.of_threshold[at];
     bool hit = false;
@@ -82,12 +83,13 @@ constexpr int kOffsetThreads = 512;
 
 // Running sums by one CTA: of the contours of each cut into begin [N * cuts + 1], of those of each threshold into
 // offsets [N * thresholds + 1].
-inline __global__ void __launch_bounds__(kOffsetThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     contour_offsets_kernel(CutProblem problem, int64_t images, int64_t* begin, int64_t* offsets) {
-  using Group = Cta<kOffsetThreads>;
+  using Group = Cta<kThreads>;
   const auto add_up = [](int64_t count, int64_t* sums, const auto& value) {
     int64_t total = 0;
-    for (int64_t first = 0; first < count; first += kOffsetThreads) {
+    for (int64_t first = 0; first < count; first += kThreads) {
       const int64_t i = first + Group::rank();
       int64_t in_chunk;
       const int64_t before = Group::sum_before(i < count ? value(i) : int64_t{0}, &in_chunk);
@@ -107,12 +109,12 @@ inline __global__ void __launch_bounds__(kOffsetThreads)
 }
 
 // A warp copies the boxes of a threshold from those of its cut.
-inline __global__ void __launch_bounds__(kExpandThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     expand_contours_kernel(CutProblem problem, int64_t images, const int64_t* offsets, Box* boxes) {
   const int64_t count = images * problem.cuts.thresholds;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * (kExpandThreads / Warp::kSize);
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kExpandThreads + threadIdx.x) / Warp::kSize; i < count;
-       i += step) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / Warp::kSize);
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / Warp::kSize; i < count; i += step) {
     const int cut = problem.cuts.of_threshold[i];
     const int64_t n = i / problem.cuts.thresholds;
     for (int64_t to = offsets[i] + Warp::rank(); to < offsets[i + 1]; to += Warp::kSize) {
@@ -155,8 +157,8 @@ class BoxPipeline {
   void choose_boxes(Box* boxes) {
     problem_.boxes = allocate_array<Box>(images_ * problem_.cuts.cuts);
     solve<Task::kChoose>();
-    launch_(expand_boxes_kernel, ctas_for(images_ * problem_.cuts.thresholds), kExpandThreads, 0, problem_, images_,
-            boxes);
+    launch_(expand_boxes_kernel<kExpandThreads>, ctas_for(images_ * problem_.cuts.thresholds), kExpandThreads, 0,
+            problem_, images_, boxes);
   }
 
   // [N, T, I]; truths [G, 4] and their begins [N + 1].
@@ -167,8 +169,8 @@ class BoxPipeline {
     problem_.truth_begin = truth_begin;
     problem_.truth_count = truth_count;
     solve<Task::kOverlap>();
-    launch_(expand_hits_kernel, ctas_for(images_ * problem_.cuts.thresholds * level_count), kExpandThreads, 0, problem_,
-            images_, levels, level_count, hits);
+    launch_(expand_hits_kernel<kExpandThreads>, ctas_for(images_ * problem_.cuts.thresholds * level_count),
+            kExpandThreads, 0, problem_, images_, levels, level_count, hits);
   }
 
   // Fills offsets [N * T + 1] and returns where the number of contours to list stands, followed by nothing.
@@ -177,7 +179,7 @@ class BoxPipeline {
     auto* begin = allocate_array<int64_t>(images_ * problem_.cuts.cuts + 1);
     problem_.begin = begin;
     solve<Task::kCount>();
-    launch_(contour_offsets_kernel, 1, kOffsetThreads, 0, problem_, images_, begin, offsets);
+    launch_(contour_offsets_kernel<kOffsetThreads>, 1, kOffsetThreads, 0, problem_, images_, begin, offsets);
     return begin + images_ * problem_.cuts.cuts;
   }
 
@@ -185,8 +187,8 @@ class BoxPipeline {
   void list_contours(int64_t contours, const int64_t* offsets, Box* boxes) {
     problem_.listed = allocate_array<Box>(contours);
     solve<Task::kList>();
-    launch_(expand_contours_kernel, ctas_for(images_ * problem_.cuts.thresholds * Warp::kSize), kExpandThreads, 0,
-            problem_, images_, offsets, boxes);
+    launch_(expand_contours_kernel<kExpandThreads>, ctas_for(images_ * problem_.cuts.thresholds * Warp::kSize),
+            kExpandThreads, 0, problem_, images_, offsets, boxes);
   }
 
  private:
