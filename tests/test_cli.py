@@ -193,6 +193,8 @@ def test_the_demo_trains_measures_and_reports_twice(wsolfast, tmp_path, monkeypa
 
     monkeypatch.setattr(demo, "load_recipe", small)
     for words in ((), ("--baselines",)):
+        if words:
+            monkeypatch.setattr(demo, "list_recipes", lambda: ["cub50/cam", "demo/cam", "demo_baselines/has"])
         code, out, err = wsolfast("demo", "--minutes", 0.1, *words)
         assert code == 0, err
         rows = [line.split()[0] for line in out.splitlines()[1:-1]]
