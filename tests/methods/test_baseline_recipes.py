@@ -7,7 +7,7 @@ from wsolfast.engine.build import build_method, build_optimizer, eval_protocol, 
 from wsolfast.recipe import list_recipes, load_recipe
 
 METHODS = ("cam", "has", "cutmix", "adl", "acol", "spg")
-RECIPES = [name for name in list_recipes() if load_recipe(name).stage[-1].method in METHODS]
+RECIPES = [name for name in list_recipes() if all(stage.method in METHODS for stage in load_recipe(name).stage)]
 NETWORKS = {"vgg16": "vgg16", "inception": "inception_v3", "resnet50": "resnet50"}
 
 
