@@ -230,6 +230,22 @@ def test_data_check_looks_at_a_tree(wsolfast, tmp_path):
     assert wsolfast("data", "check", "fold", tmp_path)[0] == 2
 
 
+def test_data_is_rendered_indexed_and_opened_by_its_index(wsolfast, tmp_path):
+    words = ("data", "synth-imagenet", "tree", "--images", 6, "--train-images", 3, "--classes", 3, "--size", 32)
+    code, out, err = wsolfast(*words)
+    assert (code, out) == (0, "tree: 9 images, 9 of them new\n"), err
+    assert wsolfast(*words, "--quiet")[:2] == (0, "")
+    code, out, err = wsolfast("data", "index", "ilsvrc", "tree")
+    assert code == 0, err
+    assert out == "index: tree/.wsolfast/index-ilsvrc.safetensors (train_weaksup 3, test 6)\n"
+    assert "still holds: " in wsolfast("data", "index", "ilsvrc", "tree")[1]
+    (tmp_path / "tree/val/ILSVRC2012_val_00000002.JPEG").write_bytes(b"?")
+    code, out, err = wsolfast("data", "index", "ilsvrc", "tree", "orient=false", "--workers", 2)
+    assert code == 0, err
+    assert "/index-ilsvrc-" in out
+    assert wsolfast("data", "check", "ilsvrc", "tree")[0] == 3
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -252,6 +268,11 @@ def test_data_check_looks_at_a_tree(wsolfast, tmp_path):
         (["reproduce", "--seeds", "0,x"], 2, "--seeds: expected numbers with commas between"),
         (["reproduce", "--recipes", "spa_cub_vgg16", "--quiet"], 2, "nothing to run: give --data DIR"),
         (["reproduce", "--recipes", "demo/*", "stage.epocs=1"], 2, "did you mean 'epochs'?"),
+        (["data", "index", "cub"], 2, "expected NAME ROOT [OPTION=VALUE]..., such as: ilsvrc /data/ILSVRC"),
+        (["data", "index", "synthetic", "."], 2, "'synthetic' is rendered: there is nothing to index"),
+        (["data", "index", "cub", ".", "metdata=x"], 2, "did you mean 'metadata'?"),
+        (["data", "index", "ilsvrc", "nowhere"], 3, "nowhere: no such folder"),
+        (["data", "synth-imagenet", "/"], 3, "/: is not empty, and nothing of this command's"),
         (["train", "demo/cam", "--device", "cuda:99"], 4, "device 'cuda:99'"),
         (["train", "demo/cam", "stage.backbone.weights=none.pth"], 3, "no weights at none.pth"),
     ],

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from wsolfast.recipe import RecipeError, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_path
+from wsolfast.recipe import (
+    RecipeError,
+    dump_recipe,
+    list_recipes,
+    load_recipe,
+    override_value,
+    parse_recipe,
+    recipe_path,
+)
 
 app = typer.Typer(
     name="wsolfast",
@@ -658,3 +666,75 @@ def check(
     _say(str(report))
     if not report.ok:
         raise typer.Exit(3)
+
+
+@data_app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast data index ilsvrc /data/ILSVRC\n\n"
+    "  wsolfast data index cub /data/CUB_200_2011 metadata=/data/metadata/CUB --force",
+)
+def index(
+    what: Annotated[list[str], typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="cub, ilsvrc or folder.")],
+    force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write every image's path, size, label and boxes into one file, which opening the data then reads instead.
+
+    The index is ROOT/.wsolfast/index-NAME.safetensors and is used by itself. When a folder of images or an annotation
+    file has changed, it is left aside and that is said, until this command is given again. OPTION=VALUE are the
+    data.options of a recipe; each set of them has an index of its own.
+    """
+    from wsolfast import data
+
+    if len(what) < 2 or any("=" not in word for word in what[2:]):
+        raise RecipeError("expected NAME ROOT [OPTION=VALUE]..., such as: ilsvrc /data/ILSVRC")
+    name, root, *words = what
+    options = {key: override_value(text) for key, _, text in (word.partition("=") for word in words)}
+    try:
+        summary = data.index(name, root, task=_progress(quiet).task, workers=workers, force=force, **options)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    for message in summary.unreadable:
+        sys.stderr.write(f"unreadable: {message}\n")
+    if not quiet:
+        counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
+        _say(f"{'index' if summary.built else 'still holds'}: {summary.path} ({counts})")
+
+
+@data_app.command(
+    name="synth-imagenet",
+    epilog="Examples:\n\n"
+    "  wsolfast data synth-imagenet /tmp/imagenet --images 5000\n\n"
+    "  wsolfast data check ilsvrc /tmp/imagenet\n\n"
+    "  wsolfast data index ilsvrc /tmp/imagenet",
+)
+def synth_imagenet(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command began.")],
+    images: Annotated[int, typer.Option(min=1, help="Images of the validation set, with boxes.")] = 5000,
+    train_images: Annotated[int, typer.Option(min=0, help="Images of the training set.")] = 64,
+    classes: Annotated[int, typer.Option(min=2, max=32, help="Classes.")] = 32,
+    size: Annotated[int, typer.Option(min=32, help="Side of the images in pixels.")] = 96,
+    seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write rendered images in ImageNet's layout (JPEG, XML boxes, lists), to try large runs without ImageNet.
+
+    Interrupted, it is finished by giving the same command again. The same options give the same annotations, to the
+    byte.
+    """
+    from wsolfast import data
+
+    summary = data.synth_imagenet(
+        root,
+        images=images,
+        train_images=train_images,
+        classes=classes,
+        size=size,
+        world=seed,
+        task=_progress(quiet).task,
+        workers=workers,
+    )
+    if not quiet:
+        _say(f"{summary.root}: {summary.images} images, {summary.written} of them new")

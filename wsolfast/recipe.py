@@ -300,7 +300,7 @@ def _apply_override(table: dict, override: str) -> None:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {part!r} is a value, not a table")
-    target[parts[-1]] = _override_value(text)
+    target[parts[-1]] = override_value(text)
 
 
 def _choose_stage(table: dict, rest: list[str], override: str) -> tuple[dict, list[str]]:
@@ -312,7 +312,7 @@ def _choose_stage(table: dict, rest: list[str], override: str) -> tuple[dict, li
     raise RecipeError(f"override {override!r}: name the stage, stage.NAME.key=value; {_nearest('', stages)}")
 
 
-def _override_value(text: str) -> object:
+def override_value(text: str) -> object:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,13 +1,17 @@
 """Data sets by name. ``open_dataset(...)[i]`` is a sample; boxes are asked for apart, and never for training."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
 from pathlib import Path
 from types import ModuleType
 
+from wsolfast.data import synthetic
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
 from wsolfast.data._check import CheckReport, check_sources
+from wsolfast.data._index import IndexSummary, Task, build_index, open_indexed
+from wsolfast.data._synth_imagenet import TreeSummary, write_tree
 from wsolfast.data.errors import DataError
 from wsolfast.data.transforms import Placement, View, resize, ten_crop
 
@@ -18,14 +22,18 @@ __all__ = [
     "CheckReport",
     "DataError",
     "Dataset",
+    "IndexSummary",
     "Placement",
     "Sample",
     "Source",
+    "TreeSummary",
     "View",
     "check",
     "collate",
+    "index",
     "open_dataset",
     "resize",
+    "synth_imagenet",
     "ten_crop",
 ]
 
@@ -72,23 +80,110 @@ def open_dataset(
 
 
 def open_source(name: str, root: str | Path | None, split: str, **options) -> Source:
-    """What :func:`open_dataset` looks at: ids, labels, annotations and pixels of one split."""
+    """What :func:`open_dataset` looks at: ids, labels, annotations and pixels of one split.
+
+    They come from the data set's index, see :func:`index`, if there is one that still holds.
+    """
+    return _open(name, root, split, options, indexed=True)
+
+
+def _open(name: str, root: str | Path | None, split: str, options: dict, *, indexed: bool) -> Source:
     module = _module(name)
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}{_nearest(split, SPLITS)}")
+    _check_options(module, name, options)
+    if name == "synthetic":
+        return module.open_source(root, split, **options)
+    root = _existing(name, root)
+    return (indexed and open_indexed(module, root, split, options)) or module.open_source(root, split, **options)
+
+
+def _check_options(module: ModuleType, name: str, options: dict) -> None:
     parameters = inspect.signature(module.open_source).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options:
         if option not in known:
             hint = _nearest(option, known)
             raise ValueError(f"data set {name!r} has no option {option!r}; it has {', '.join(known)}{hint}")
-    if name != "synthetic":
-        if root is None:
-            raise DataError(f"data set {name!r} needs its folder: give root (data.root=DIR)")
-        root = Path(root)
-        if not root.is_dir():
-            raise DataError(f"{root}: no such folder; {name!r} data is read from it")
-    return module.open_source(root, split, **options)
+
+
+def _existing(name: str, root: str | Path | None) -> Path:
+    if root is None:
+        raise DataError(f"data set {name!r} needs its folder: give root (data.root=DIR)")
+    if not Path(root).is_dir():
+        raise DataError(f"{root}: no such folder; {name!r} data is read from it")
+    return Path(root)
+
+
+def index(
+    name: str,
+    root: str | Path,
+    *,
+    task: Task | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    **options,
+) -> IndexSummary:
+    """Write what a data set's files say into one file, which :func:`open_dataset` then opens instead.
+
+    Args:
+        name: one of ``NAMES`` but ``synthetic``, which has no files.
+        root: the data set's folder; the index lies in ``.wsolfast`` below it.
+        task: makes a progress display from a title and a number of images, see ``engine.progress``.
+        workers: threads; by the number of cores unless told.
+        force: build it even if the one that is there still holds.
+        options: the data set's own; other options are another index.
+
+    Raises:
+        DataError: if no split can be opened, or the tree changes while it is read.
+        ValueError: for an unknown name or option.
+    """
+    module = _module(name)
+    if name == "synthetic":
+        raise ValueError("data set 'synthetic' is rendered: there is nothing to index")
+    _check_options(module, name, options)
+    return build_index(module, _existing(name, root), options, task=task or _silent, workers=workers, force=force)
+
+
+def synth_imagenet(
+    root: str | Path,
+    *,
+    images: int,
+    train_images: int = 64,
+    classes: int = 32,
+    size: int = 96,
+    world: int = 0,
+    task: Task | None = None,
+    workers: int | None = None,
+) -> TreeSummary:
+    """Write a rendered data set in ImageNet's layout, for ``open_dataset("ilsvrc", root, ...)``.
+
+    Called again it writes what is missing. Settings and number decide an image and its annotation to the byte (JPEG
+    data with the same Pillow).
+
+    Args:
+        root: a new or empty folder, or one of an earlier call with the same settings.
+        images: of the validation set, with boxes.
+        train_images: of the training set; 0 for none.
+        classes: 2 to 32.
+        size: side of the square images, at least 32 px.
+        world: seed of the images.
+        task: makes a progress display from a title and a number of images.
+        workers: threads; by the number of cores unless told.
+
+    Raises:
+        DataError: if the folder holds anything else.
+        ValueError: for a number out of range.
+    """
+    if images < 1 or train_images < 0:
+        raise ValueError(f"images, train_images: expected at least 1 and 0, got {images} and {train_images}")
+    settings = {"images": images, "train_images": train_images, "classes": classes, "size": size, "world": world}
+    synthetic.open_source(None, "test", num_classes=classes, size=size, num_test=images)
+    return write_tree(Path(root), **settings, task=task or _silent, workers=workers)
+
+
+def _silent(what: str, total: int):
+    return contextlib.nullcontext(lambda steps=1, note="": None)
 
 
 def check(name: str, root: str | Path | None, *, decode: bool = False, **options) -> CheckReport:
@@ -111,7 +206,11 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
     """
     module = _module(name)
     report = CheckReport(name, None if root is None else Path(root), module.LAYOUT)
-    check_sources(report, lambda split: open_source(name, root, split, **options), module.REQUIRED_SPLITS, decode)
+
+    def opener(split: str) -> Source:
+        return _open(name, root, split, options, indexed=False)
+
+    check_sources(report, opener, module.REQUIRED_SPLITS, decode)
     return report
 
 

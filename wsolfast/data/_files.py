@@ -1,6 +1,6 @@
 """Sources whose images are files under one folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -61,7 +61,7 @@ class FileSource(Source):
         self._boxes = boxes
         self._sizes = dict(sizes or {})
         self._masks = masks or {}
-        self._mask_folder = mask_folder or folder
+        self.mask_folder = mask_folder or folder
         self._decoder = decoder
         self.orient = orient
 
@@ -76,17 +76,22 @@ class FileSource(Source):
         if index not in self._sizes:
             self._sizes[index] = image_size(self.path(index), self.orient)
         boxes = torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
-        return Annotation(self._sizes[index], boxes, self._mask_path(index))
+        return Annotation(self._sizes[index], boxes, self.mask_path(index))
 
     def mask(self, index: int) -> np.ndarray | None:
-        path = self._mask_path(index)
+        path = self.mask_path(index)
         return None if path is None else decode_mask(path)
 
     def describe(self, index: int) -> str:
         return str(self.path(index))
 
-    def _mask_path(self, index: int) -> Path | None:
-        return self._mask_folder / self._masks[index] if index in self._masks else None
+    def masked(self) -> Iterable[int]:
+        """Images that have a mask."""
+        return self._masks.keys()
+
+    def mask_path(self, index: int) -> Path | None:
+        """Mask file of an image; None if it has none."""
+        return self.mask_folder / self._masks[index] if index in self._masks else None
 
 
 def relative_path(text: str, where: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
-from wsolfast.data._metadata import read_metadata
+from wsolfast.data._metadata import metadata_files, read_metadata
 from wsolfast.data.errors import DataError
 
 LAYOUT = """\
@@ -20,6 +20,15 @@ bounding_boxes.txt         1 60.0 27.0 325.0 304.0          (x y width height)
 classes.txt                1 001.Black_footed_Albatross
 images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"""
 REQUIRED_SPLITS = ("train_weaksup", "test")
+
+
+_LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
+
+
+def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_) -> list[Path]:
+    """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
+    lists = [folder / name for folder in (root, root / "CUB_200_2011") for name in _LISTS]
+    return lists + (metadata_files(Path(metadata), split) if metadata is not None else [])
 
 
 def open_source(

@@ -26,6 +26,11 @@ SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
 
 
+def consulted(root: Path, split: str, *, annotations: str = "annotations.csv", **_) -> list[Path]:
+    """The files that decide, besides the images themselves, what :func:`open_source` finds."""
+    return [root / _below(annotations, split, "annotations")]
+
+
 def open_source(
     root: Path,
     split: str,

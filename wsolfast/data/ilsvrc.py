@@ -11,7 +11,7 @@ import torch
 
 from wsolfast.data._base import Annotation
 from wsolfast.data._files import FileSource, read_lines
-from wsolfast.data._metadata import read_metadata
+from wsolfast.data._metadata import metadata_files, read_metadata
 from wsolfast.data.errors import DataError
 
 LAYOUT = """\
@@ -27,7 +27,16 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_FOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 _BOX_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val")
 _LIST_FOLDERS = (".", "ILSVRC")
+_MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_) -> list[Path]:
+    """The files and folders that decide, besides the images, what :func:`open_source` finds; absent ones too."""
+    lists = [root / place / name for place in _LIST_FOLDERS for name in (_MAPPING, _SOLUTION)]
+    images = [root / place / part for place in _IMAGE_FOLDERS for part in ("train", "val")]
+    boxes = [root / place for place in _BOX_FOLDERS]
+    return lists + images + boxes + (metadata_files(Path(metadata), split) if metadata is not None else [])
 
 
 def open_source(
@@ -91,7 +100,7 @@ class _ValidationSource(FileSource):
 
     def annotation(self, index: int) -> Annotation:
         file = self._box_folder / f"{Path(self.image_ids[index]).stem}.xml"
-        size, objects = _read_xml(file)
+        size, objects = read_xml(file)
         synset = self._synsets[self.labels[index]]
         boxes = [box for name, box in objects if name == synset]
         if not boxes:
@@ -101,7 +110,7 @@ class _ValidationSource(FileSource):
 
 def _classes(root: Path, folder: Path) -> tuple[list[str], list[str]]:
     """Synsets in class order, and their names."""
-    mapping = _list_file(root, "LOC_synset_mapping.txt")
+    mapping = _list_file(root, _MAPPING)
     if mapping is not None:
         rows = [line.split(maxsplit=1) for line in read_lines(mapping, "one synset and its name per line")]
         return [row[0] for row in rows], [row[-1] for row in rows]
@@ -147,14 +156,14 @@ def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]
             raise DataError(f"{folder / 'val'}: no image in it; expected\n{LAYOUT}")
         image_ids, labels = [f"val/{file}" for file in files], []
     position = {synset: label for label, synset in enumerate(synsets)}
-    solution = _list_file(root, "LOC_val_solution.csv")
+    solution = _list_file(root, _SOLUTION)
     named = _read_solution(solution) if solution else {}
 
     def synset_of(stem: str) -> str:
         source = solution or boxes / f"{stem}.xml"
         if solution and stem not in named:
             raise DataError(f"{solution}: no label for image {stem}")
-        synset = named[stem] if solution else _read_xml(source)[1][0][0]
+        synset = named[stem] if solution else read_xml(source)[1][0][0]
         if synset not in position:
             raise DataError(f"{source}: {synset!r} of {stem} is not among the {len(synsets)} classes")
         return synset
@@ -178,7 +187,7 @@ def _read_solution(file: Path) -> dict[str, str]:
     return {stem: prediction.split()[0] for stem, prediction in rows}
 
 
-def _read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
+def read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
     """(width, height) and (synset, xyxy box) of each object; corners as they stand, as edges of a half-open box."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, parse

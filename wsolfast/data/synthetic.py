@@ -192,17 +192,25 @@ class SyntheticSource(Source):
     def mask(self, index: int) -> np.ndarray:
         return self._render(index)[1].copy()
 
+    def scene(self, index: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        """Pixels and xyxy box, rendered anew and not kept."""
+        pixels, mask = self._draw(index)
+        return pixels, _tight_box(mask)
+
     def _render(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         scene = self._rendered.get(index)
         if scene is None:
-            position, size = (self._split, index), self._scenery.size
-            draws = _Draws(unit_draws(self._world, _PARAMETERS, position, 64))
-            noise = _Noise(byte_draws(self._world, _NOISE, position, 3 * 4096 + size**2))
-            scene = _render(int(self.labels[index]), self._scenery, draws, noise)
-            if (len(self._rendered) + 1) * 4 * size**2 > _CACHE_BYTES:
+            scene = self._draw(index)
+            if (len(self._rendered) + 1) * 4 * self._scenery.size**2 > _CACHE_BYTES:
                 self._rendered.clear()
             self._rendered[index] = scene
         return scene
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        position, size = (self._split, index), self._scenery.size
+        draws = _Draws(unit_draws(self._world, _PARAMETERS, position, 64))
+        noise = _Noise(byte_draws(self._world, _NOISE, position, 3 * 4096 + size**2))
+        return _render(int(self.labels[index]), self._scenery, draws, noise)
 
 
 def _class_name(k: int) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from wsolfast.data import atomic
 from wsolfast.engine.distributed import is_first, on_first, world_size
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
@@ -166,23 +167,8 @@ def now() -> str:
 
 def write_bytes(path: Path, write) -> None:
     """Call ``write(stream)`` and put the file at ``path`` in one step: readers see the old one or the whole new one."""
-    if not is_first():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if is_first():
+        atomic.write_bytes(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

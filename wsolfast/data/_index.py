@@ -1,0 +1,347 @@
+"""The index of a data set: every image's path, size, label and boxes in one file, so that opening looks at no image.
+
+``ROOT/.wsolfast/index-<data set>.safetensors`` holds, for each split, arrays and a JSON header that share one SHA-256;
+another set of options is another file. What opening then costs does not depend on the number of images: a split is
+used if its *fingerprint* is that of the day the index was built, namely
+
+- the time of the last change of every folder that holds its images, and of those above up to the one where image paths
+  start, which changes when a file is added, removed, renamed or replaced in it,
+- the SHA-256 of every annotation file (for ILSVRC's many XML files: the time of their folder's last change),
+- the absence of those that may be there and are not.
+
+An image or an XML file that is overwritten in place leaves no trace in that; ``wsolfast data index --force`` then
+builds the index anew. An index that is stale, damaged or of another version is said in one line and left aside.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source
+from wsolfast.data._files import FileSource
+from wsolfast.data.atomic import write_bytes
+from wsolfast.data.decode import image_size
+from wsolfast.data.errors import DataError
+
+VERSION = 1
+Task = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+_IMAGES_PER_JOB = 128
+# Which image bytes become which pixels; not part of what is indexed.
+_DECODING = ("decoder",)
+
+_log = logging.getLogger(__name__)
+
+
+class IndexedSource(FileSource):
+    """A split as its index has it.
+
+    An image that could not be read when the index was built is looked for again in the files themselves, when it is
+    asked for, and is then missed by name as without an index.
+    """
+
+    def __init__(self, *arguments, sizes: np.ndarray, reopen: Callable[[], Source], **options):
+        super().__init__(*arguments, **options)
+        self._size_table = sizes
+        self._reopen = reopen
+
+    def annotation(self, index: int) -> Annotation:
+        width, height = self._size_table[index].tolist()
+        if not width:
+            return self._reopen().annotation(index)
+        return Annotation((width, height), self._boxes.of(index), self.mask_path(index))
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What :func:`build_index` leaves."""
+
+    path: Path
+    images: dict[str, int]  # of each split
+    unreadable: tuple[str, ...]  # one message per image
+    built: bool  # False if the index that was there still holds
+
+
+def index_path(name: str, root: Path, options: dict[str, object]) -> Path:
+    """Where the index of a data set with these options lies."""
+    key = ""
+    if options:
+        key = "-" + hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return root / ".wsolfast" / f"index-{name}{key}.safetensors"
+
+
+def build_index(
+    module: ModuleType, root: Path, options: dict, *, task: Task, workers: int | None = None, force: bool = False
+) -> IndexSummary:
+    """Write the index of a data set, unless the one that is there still holds.
+
+    Args:
+        module: the data set's.
+        root: its folder.
+        options: its own, as for :func:`wsolfast.data.open_dataset`.
+        task: makes a progress display from a title and a number of images.
+        workers: threads that read headers and annotations; by the number of cores unless told.
+        force: build it even so.
+
+    Raises:
+        DataError: if no split can be opened, or the tree changes all the while.
+    """
+    name = _name(module)
+    indexed_by = _indexed_options(module, options)
+    path = index_path(name, root, indexed_by)
+    # Made before anything is looked at, because it changes the time of the root.
+    path.parent.mkdir(exist_ok=True)
+    if not force:
+        held = _still_held(path, module, root, indexed_by)
+        if held is not None:
+            return IndexSummary(path, held, (), built=False)
+    tensors: dict[str, np.ndarray] = {}
+    metadata = {"format": f"wsolfast index {VERSION}", "name": name}
+    refused: list[DataError] = []
+    images: dict[str, int] = {}
+    unreadable: list[str] = []
+    for split in SPLITS:
+        started = time.time_ns()
+        before = _states(root, module.consulted(root, split, **options))
+        try:
+            source = module.open_source(root, split, **options)
+        except DataError as error:
+            refused.append(error)
+            continue
+        before |= _states(root, _folders(source))
+        with task(f"index {split}", len(source.image_ids)) as advance:
+            arrays, header, complaints = _index_split(source, split, root, advance, workers)
+        header["fingerprint"] = before
+        changed = _changed(root, before, since=started)
+        if changed is not None:
+            raise DataError(f"{changed}: changed while it was indexed; give the command again")
+        text = json.dumps(header)
+        tensors |= {f"{split}.{key}": array for key, array in arrays.items()}
+        metadata |= {split: text, f"{split}.sha256": _digest(text, arrays)}
+        images[split] = len(source.image_ids)
+        unreadable += complaints
+    if not images:
+        raise refused[0]
+    _write(path, tensors, metadata)
+    return IndexSummary(path, images, tuple(unreadable), built=True)
+
+
+def open_indexed(module: ModuleType, root: Path, split: str, options: dict) -> IndexedSource | None:
+    """The split from its index; None if there is none, it lacks the split, or it does not hold any more (then said)."""
+    path = index_path(_name(module), root, _indexed_options(module, options))
+    if not path.exists():
+        return None
+    try:
+        found = _read(path, split)
+        if found is None:
+            return None
+        header, arrays = found
+        changed = _changed(root, header["fingerprint"])
+    except _Unusable as error:
+        _log.warning("%s: %s; the files are read instead. Renew it: %s", path, error, _command(module, root))
+        return None
+    if changed is not None:
+        _log.warning(
+            "%s: stale, %s has changed; the files are read instead. Renew it: %s", path, changed, _command(module, root)
+        )
+        return None
+    return _source(module, root, split, options, header, arrays)
+
+
+class _Unusable(Exception):
+    """Why an index cannot be used."""
+
+
+def _command(module: ModuleType, root: Path) -> str:
+    return f"wsolfast data index {_name(module)} {root}"
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def _indexed_options(module: ModuleType, options: dict) -> dict[str, object]:
+    """The options that differ from what they are unless told, without those that only concern pixels."""
+    usual = {name: parameter.default for name, parameter in inspect.signature(module.open_source).parameters.items()}
+    return {key: value for key, value in options.items() if value != usual[key] and key not in _DECODING}
+
+
+def _still_held(path: Path, module: ModuleType, root: Path, options: dict) -> dict[str, int] | None:
+    """The number of images of each split, if the index holds for all it has and has all that can be opened."""
+    images = {}
+    try:
+        for split in SPLITS:
+            found = _read(path, split) if path.exists() else None
+            if found is None:
+                try:
+                    module.open_source(root, split, **options)
+                except DataError:
+                    continue
+                return None
+            if _changed(root, found[0]["fingerprint"]) is not None:
+                return None
+            images[split] = len(found[1]["labels"])
+    except _Unusable:
+        return None
+    return images or None
+
+
+def _index_split(
+    source: FileSource, split: str, root: Path, advance: Callable[..., None], workers: int | None
+) -> tuple[dict[str, np.ndarray], dict, list[str]]:
+    count = len(source.image_ids)
+
+    def look(start: int) -> list[Annotation | DataError]:
+        found = [_look(source, index, split) for index in range(start, min(start + _IMAGES_PER_JOB, count))]
+        advance(len(found))
+        return found
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = [each for part in pool.map(look, range(0, count, _IMAGES_PER_JOB)) for each in part]
+    there = [each if isinstance(each, Annotation) else None for each in found]
+    boxes = BoxTable.from_lists([each.boxes.tolist() if each else [] for each in there])
+    arrays = {
+        "image_ids": _packed(source.image_ids),
+        "labels": source.labels,
+        "sizes": np.array([each.size if each else (0, 0) for each in there], np.int32),
+        "boxes": boxes.boxes,
+        "offsets": boxes.offsets,
+    }
+    if source.has_masks:
+        masks = [each.mask.relative_to(source.mask_folder) if each and each.mask else "" for each in there]
+        arrays["masks"] = _packed(map(str, masks))
+    header = {
+        "folder": _stored(source.folder, root),
+        "mask_folder": _stored(source.mask_folder, root),
+        "class_names": list(source.class_names),
+    }
+    return arrays, header, [str(each) for each in found if isinstance(each, DataError)]
+
+
+def _look(source: FileSource, index: int, split: str) -> Annotation | DataError:
+    try:
+        if split == "train_weaksup":
+            # Boxes of the training images are not even stored.
+            return Annotation(image_size(source.path(index), source.orient), torch.zeros((0, 4)))
+        return source.annotation(index)
+    except DataError as error:
+        return error
+
+
+def _source(
+    module: ModuleType, root: Path, split: str, options: dict, header: dict, arrays: dict[str, np.ndarray]
+) -> IndexedSource:
+    masks = enumerate(_unpacked(arrays["masks"])) if "masks" in arrays else ()
+    return IndexedSource(
+        root / header["folder"],
+        _unpacked(arrays["image_ids"]),
+        arrays["labels"],
+        header["class_names"],
+        boxes=BoxTable(arrays["boxes"], arrays["offsets"]),
+        masks={index: mask for index, mask in masks if mask},
+        mask_folder=root / header["mask_folder"],
+        sizes=arrays["sizes"],
+        reopen=partial(module.open_source, root, split, **options),
+        **{key: options[key] for key in ("decoder", "orient") if key in options},
+    )
+
+
+def _folders(source: FileSource) -> set[Path]:
+    """Folders of the images and masks, and those above them below the source's own."""
+    folders = set()
+    for parent in {os.path.dirname(image_id) for image_id in source.image_ids}:
+        folders.add(source.folder / parent)
+        while parent := os.path.dirname(parent):
+            folders.add(source.folder / parent)
+    return folders | {source.mask_path(index).parent for index in source.masked()}
+
+
+def _states(root: Path, paths: Iterable[Path]) -> dict[str, str | int | None]:
+    """What each file or folder is like now, by its path as stored."""
+    return {_stored(path, root): _state(path) for path in paths}
+
+
+def _state(path: Path) -> str | int | None:
+    """SHA-256 of a file, time of the last change of a folder in ns, None for neither."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except IsADirectoryError:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _changed(root: Path, fingerprint: dict[str, str | int | None], since: float = math.inf) -> Path | None:
+    """The first file or folder that is not as it was, or folder that changed at ``since`` (ns) or later."""
+    for path, state in fingerprint.items():
+        if _state(root / path) != state or (isinstance(state, int) and state >= since):
+            return root / path
+    return None
+
+
+def _stored(path: Path, root: Path) -> str:
+    """Below the root relative to it, so that the tree can move; absolute elsewhere."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path.absolute())
+
+
+def _packed(texts: Iterable[str]) -> np.ndarray:
+    # Every text is closed by a zero, which no path has: so no text at all and one empty text differ.
+    return np.frombuffer("".join(f"{text}\0" for text in texts).encode(errors="surrogateescape"), np.uint8)
+
+
+def _unpacked(packed: np.ndarray) -> list[str]:
+    return packed.tobytes().decode(errors="surrogateescape").split("\0")[:-1]
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    import safetensors.numpy
+
+    content = safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in tensors.items()}, metadata)
+    write_bytes(path, lambda stream: stream.write(content))
+
+
+def _read(path: Path, split: str) -> tuple[dict, dict[str, np.ndarray]] | None:
+    """Header and arrays of a split; None if the index has none of it.
+
+    Raises:
+        _Unusable: if the file is damaged or of another version.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="np") as opened:
+            about = opened.metadata() or {}
+            keys = [key for key in opened.keys() if key.startswith(f"{split}.")]  # noqa: SIM118
+            arrays = {key.partition(".")[2]: opened.get_tensor(key) for key in keys}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _Unusable(f"damaged ({error})") from None
+    if about.get("format") != f"wsolfast index {VERSION}":
+        raise _Unusable(f"of another version ({about.get('format')})")
+    if split not in about and not arrays:
+        return None
+    if about.get(f"{split}.sha256") != _digest(about.get(split, ""), arrays):
+        raise _Unusable(f"damaged (the SHA-256 of {split} does not match)")
+    return json.loads(about[split]), arrays
+
+
+def _digest(header: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for key in sorted(arrays):
+        part = np.ascontiguousarray(arrays[key])
+        digest.update(f"\n{key} {part.dtype.str} {part.shape}\n".encode())
+        digest.update(part.data)
+    return digest.hexdigest()
