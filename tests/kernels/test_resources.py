@@ -44,7 +44,7 @@ def compile_in_a_process(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def resources(tmp_path_factory):
     table = tmp_path_factory.mktemp("builds") / "resources.json"
-    print(compile_in_a_process("-m", "wsolfast.testing.kernel_builds", "--json", str(table)))  # noqa: T201
+    print(compile_in_a_process("-m", "wsolfast.testing.kernel_builds", "--triton", "--json", str(table)))  # noqa: T201
     return json.loads(table.read_text())
 
 

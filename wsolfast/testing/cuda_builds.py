@@ -1,20 +1,15 @@
 """Compiles the kernels of csrc/cuda for GPUs that are not there, and reads what they cost from ptxas.
 
-    python -m wsolfast.testing.cuda_builds [--json FILE] [NAME ...]
-
-Needs nvcc and a checkout; nothing is loaded or run.
+Needs nvcc and a checkout; nothing is loaded or run. ``python -m wsolfast.testing.kernel_builds`` prints the table.
 """
 
-import argparse
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 from wsolfast.testing.kernel_builds import ARCHITECTURES, KernelResources
@@ -85,10 +80,12 @@ def compile_source(source: Path, arch: int) -> list[KernelResources]:
     return sorted(rows, key=lambda row: row.kernel)
 
 
-def compile_all(names: list[str] | None = None) -> list[KernelResources]:
-    """Resources of every kernel of csrc/cuda whose file name contains one of ``names``, on every architecture."""
+def compile_all(
+    names: Sequence[str] | None = None, architectures: Sequence[int] = ARCHITECTURES
+) -> list[KernelResources]:
+    """Resources of every kernel of csrc/cuda whose file name contains one of ``names``."""
     chosen = [source for source in sources() if not names or any(name in source.name for name in names)]
-    jobs = [(source, arch) for source in chosen for arch in ARCHITECTURES]
+    jobs = [(source, arch) for source in chosen for arch in architectures]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [row for rows in pool.map(lambda job: compile_source(*job), jobs) for row in rows]
 
@@ -104,23 +101,3 @@ def _readable(symbol: str) -> str:
     name = done.stdout.strip() if done.returncode == 0 else symbol
     name = re.sub(r"\(anonymous namespace\)::|wsolfast::cuda::|\((?:int|bool|wsolfast::cuda::Task)\)", "", name)
     return name.split("(", 1)[0].removeprefix("void ")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Print one line per kernel, and write all as JSON where ``--json`` says."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("names", nargs="*", help="files whose name contains one of these; all without")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    rows = compile_all(options.names)
-    for row in rows:
-        sys.stdout.write(
-            f"{row.kernel:56} sm_{row.arch} {row.warps:2} warps {row.registers:3} registers "
-            f"{row.spilled_bytes:4} B spilled {row.shared_bytes:6} B shared\n"
-        )
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

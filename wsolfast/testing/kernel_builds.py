@@ -1,10 +1,11 @@
-"""Compiles Triton kernels for GPUs that are not there, and reads what they cost from the machine code.
+"""Compiles kernels for GPUs that are not there, and reads what they cost from the machine code.
 
-    python -m wsolfast.testing.kernel_builds [--json FILE] [--arch 80 --arch 90] [NAME ...]
+    python -m wsolfast.testing.kernel_builds [--json FILE] [--arch 80 --arch 90] [--triton] [NAME ...]
 
-A launcher is called on meta tensors while a stand-in driver answers for the device: what is compiled is what this
-launch would run, with the launcher's own tiles, warps and alignments. Needs a process without ``TRITON_INTERPRET``,
-which turns kernels into Python when they are defined.
+Prints Triton's kernels and, where nvcc is, those of csrc/cuda (:mod:`wsolfast.testing.cuda_builds`). A Triton launcher
+is called on meta tensors while a stand-in driver answers for the device: what is compiled is what this launch would
+run, with the launcher's own tiles, warps and alignments. Needs a process without ``TRITON_INTERPRET``, which turns
+kernels into Python when they are defined.
 """
 
 import argparse
@@ -147,18 +148,27 @@ def _cuobjdump(option: str, cubin: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one line per kernel, and write all as JSON where ``--json`` says."""
+    from wsolfast.testing import cuda_builds
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("names", nargs="*", help="builds whose name contains one of these; all without")
     parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES)
+    parser.add_argument("--triton", action="store_true", help="leave csrc/cuda out")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    architectures = options.arch or ARCHITECTURES
     chosen = [b for b in all_builds() if not options.names or any(name in b.name for name in options.names)]
-    if options.names and not chosen:
+    rows = [row for b in chosen for arch in architectures for row in compile_build(b, arch)]
+    if not options.triton:
+        if cuda_builds.nvcc():
+            rows += cuda_builds.compile_all(options.names, architectures)
+        else:
+            sys.stderr.write("nvcc was not found: csrc/cuda is left out; put it on PATH or set CUDA_HOME\n")
+    if options.names and not rows:
         parser.error(f"no build matches {options.names}")
-    rows = [row for b in chosen for arch in options.arch or ARCHITECTURES for row in compile_build(b, arch)]
     for row in rows:
         sys.stdout.write(
-            f"{row.build:48} {row.kernel:44} sm_{row.arch} {row.warps:2} warps {row.registers:3} registers "
+            f"{row.build:56} {row.kernel:44} sm_{row.arch} {row.warps:2} warps {row.registers:3} registers "
             f"{row.spilled_bytes:4} B spilled {row.shared_bytes:6} B shared {row.tensor_core_instructions:4} mma\n"
         )
     if options.json:
