@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test lint format clean gpu-check help
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
 	@echo "make test    set up, then ruff, clang-format and all tests"
 	@echo "make lint    ruff and clang-format only"
 	@echo "make format  rewrite the sources in the house style"
+	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench; PART=... for some (no network needed)"
 	@echo "make clean   remove what was built (keeps runs/)"
 
 demo: $(VENV)/.installed
@@ -30,6 +31,10 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files $(NATIVE) | xargs $(BIN)/clang-format -i
+
+# The machine's own Python, which has the torch of its GPU.
+gpu-check:
+	$(PYTHON) bench/gpu_check.py $(PART)
 
 clean:
 	rm -rf build dist *.egg-info wsolfast/*.so $(VENV)

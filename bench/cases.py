@@ -1,20 +1,23 @@
-"""What is timed: calls of ops with the sizes of real layers."""
+"""What is timed: calls of ops with the sizes of real layers, their arithmetic, and the speed that is wanted."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsolfast.ops import GAUSSIAN_PRIORS
+from wsolfast.ops import GAUSSIAN_PRIORS, BoxRule, normalize_score_map
 
 
 @dataclass(frozen=True)
 class BenchCase:
     """One call of ``torch.ops.wsolfast.<op>`` and, where ``backward``, of the gradients of its tensors.
 
-    ``tolerance`` is the largest error relative to max(1, |expected|) that the gate accepts in float32.
+    ``tolerance`` is the largest error relative to max(1, |expected|) that the gate accepts; 0 means equal. ``flops``
+    are those of one forward call, a multiply-add counting two, with nothing computed twice. ``targets`` are ratios
+    wanted by contender (their time over ours), the share of the ``floor`` wanted and the ``ms`` allowed, in
+    ``target_modes``.
     """
 
     op: str
@@ -22,6 +25,13 @@ class BenchCase:
     make_inputs: Callable[[str, torch.dtype], tuple]
     backward: bool = False
     tolerance: float = 1e-5
+    dtype: torch.dtype = torch.float32
+    images: int = 1
+    cuts: int = 0
+    kind: str = ""
+    flops: float = 0.0
+    targets: Mapping[str, float] = field(default_factory=dict)
+    target_modes: tuple[str, ...] = ("fwd", "fwd+bwd")
 
 
 def smooth(shape: tuple[int, int, int, int], seed: int) -> Tensor:
@@ -40,6 +50,7 @@ def correlation_case(
     variant: str,
     share: float,
     precision: str = "strict",
+    targets: Mapping[str, float] = {},
 ):
     """SCG for one class per image, ``share`` of the positions selected: half as object, half as background."""
 
@@ -51,11 +62,22 @@ def correlation_case(
         return features, cam, variant, False, 0.2, 0.2, 1.0, "max", 1 - share / 2, share / 2, post, 0.0, precision
 
     size = f"{side}x{side}x{'+'.join(map(str, channels))}"
-    name = f"{layer} {size}, N={images}, {variant}, {share:.0%}" + (", fast" if precision == "fast" else "")
-    # Sums over up to 3136 positions, whose small difference the released map then stretches to [0, 1]; in float16 a
-    # value may also change sides at a threshold.
-    tolerance = 1e-4 if precision == "strict" else 5e-2
-    return BenchCase("self_correlation_map", name, make_inputs, tolerance=tolerance)
+    positions = side * side
+    # Similarities, and the selected rows of their square.
+    direct = sum(2 * positions**2 * c + 2 * share * positions**3 for c in channels)
+    # The paper's second order of many positions is cheaper by way of F'F.
+    by_gram = sum((2 + 2 * share) * positions * c * c + 2 * share * positions**2 * c for c in channels)
+    return BenchCase(
+        "self_correlation_map",
+        f"{layer} {size}, N={images}, {variant}, {share:.0%}" + (", fast" if precision == "fast" else ""),
+        make_inputs,
+        # Sums over up to 3136 positions, whose small difference the released map then stretches to [0, 1]; in float16 a
+        # value may also change sides at a threshold.
+        tolerance=1e-4 if precision == "strict" else 5e-2,
+        images=images,
+        flops=images * (min(direct, by_gram) if variant == "paper" else direct),
+        targets=targets,
+    )
 
 
 def loss_case(layer: str, images: int, classes: int, side: int):
@@ -64,26 +86,53 @@ def loss_case(layer: str, images: int, classes: int, side: int):
         return maps, torch.arange(images, device=device) % classes, 0.1, 0.2, "var", "minmax"
 
     return BenchCase(
-        "restricted_activation_loss", f"{layer} {side}x{side}x{classes}, N={images}", make_inputs, backward=True
+        "restricted_activation_loss",
+        f"{layer} {side}x{side}x{classes}, N={images}",
+        make_inputs,
+        backward=True,
+        images=images,
     )
 
 
-def attention_case(layer: str, images: int, channels: tuple[int, int], side: int, key_side: int, kind: str):
+def attention_case(
+    layer: str,
+    images: int,
+    channels: tuple[int, int],
+    side: int,
+    key_side: int,
+    kind: str,
+    backward: bool = False,
+    dtype: torch.dtype = torch.float32,
+    targets: Mapping[str, float] = {},
+):
     """A non-local block's attention: (query, value) channels."""
+    query, value = channels
+    queries, keys = side * side, key_side * key_side
 
     def make_inputs(device, dtype):
-        query, value = channels
         maps = [(images, query, side, side), (images, query, key_side, key_side), (images, value, key_side, key_side)]
         return *(smooth(shape, seed).to(device, dtype) for seed, shape in enumerate(maps)), kind
 
     size = f"{side}x{side}" + (f" to {key_side}x{key_side}" if key_side != side else "")
-    # Unscaled scores of tens amplify the rounding of their products.
+    by_weights, reordered = 2 * queries * keys * (query + value), 2 * (queries + keys) * query * value
     return BenchCase(
-        "non_local_attention", f"{layer} {size}x{channels}, N={images}, {kind}", make_inputs, tolerance=1e-4
+        "non_local_attention",
+        f"{layer} {size}x{channels}, N={images}, {kind}",
+        make_inputs,
+        backward=backward,
+        # Unscaled scores of tens amplify the rounding of their products.
+        tolerance=1e-4 if dtype == torch.float32 else 2e-2,
+        dtype=dtype,
+        images=images,
+        kind=kind,
+        flops=images * (by_weights if kind == "embedded_gaussian" else min(by_weights, reordered)),
+        targets=targets,
     )
 
 
-def fusion_case(images: int, side: int, reduce: str):
+def fusion_case(
+    images: int, side: int, reduce: str, dtype: torch.dtype = torch.float32, targets: Mapping[str, float] = {}
+):
     """The last three stages of a ResNet50, reduced to 128 channels."""
 
     def make_inputs(device, dtype):
@@ -91,17 +140,39 @@ def fusion_case(images: int, side: int, reduce: str):
         return *branches, None, True, reduce, "multiply"
 
     sides = "+".join(str(side >> i) for i in range(3))
-    return BenchCase("multiplicative_fusion", f"spol {sides}x128, N={images}, {reduce}", make_inputs, backward=True)
+    return BenchCase(
+        "multiplicative_fusion",
+        f"spol {sides}x128, N={images}, {reduce}",
+        make_inputs,
+        backward=True,
+        # Products of three rounded maps.
+        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
+        dtype=dtype,
+        images=images,
+        targets=targets,
+        target_modes=("fwd+bwd",),
+    )
 
 
-def head_case(images: int, classes: int, side: int):
+def head_case(
+    images: int, classes: int, side: int, dtype: torch.dtype = torch.float32, targets: Mapping[str, float] = {}
+):
     def make_inputs(device, dtype):
         weight = smooth((1, 1, classes, 128), 1)[0, 0] / 128**0.5
         features = smooth((images, 128, side, side), 0)
         return features.to(device, dtype), weight.to(device, dtype), weight[:, 0].to(device, dtype), True
 
     return BenchCase(
-        "class_head_pool", f"spol.head {side}x{side}x128 to {classes}, N={images}", make_inputs, backward=True
+        "class_head_pool",
+        f"spol.head {side}x{side}x128 to {classes}, N={images}",
+        make_inputs,
+        backward=True,
+        # Weight gradients sum the rounded products of every pixel.
+        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
+        dtype=dtype,
+        images=images,
+        flops=images * 2.0 * side * side * 128 * classes,
+        targets=targets,
     )
 
 
@@ -112,10 +183,35 @@ def labels_case(images: int, prior: str):
         cam = interpolate(smooth((images, 1, 11, 11), 0), size=(32, 32), mode="bilinear")[:, 0].relu()
         return cam.to(device, dtype), 256, 256, *GAUSSIAN_PRIORS[prior].codes()
 
-    return BenchCase("gaussian_prior_labels", f"32x32 to 256x256, N={images}, {prior}", make_inputs, tolerance=0.0)
+    return BenchCase(
+        "gaussian_prior_labels",
+        f"32x32 to 256x256, N={images}, {prior}",
+        make_inputs,
+        tolerance=0.0,
+        images=images,
+    )
 
 
-CASES = [
+def boxes_case(op: str, images: int, cuts: int, targets: Mapping[str, float] = {}):
+    """Largest contours of 14x14 CAMs at 224x224, and whether they hit one of two true boxes."""
+
+    def make_inputs(device, dtype):
+        rule = BoxRule()
+        maps = normalize_score_map(smooth((images, 1, 14, 14), 0)[:, 0], (224, 224), rule)
+        thresholds = torch.arange(cuts, dtype=torch.float64, device=device) / cuts
+        given = maps.to(device, dtype), thresholds
+        if op == "score_map_boxes":
+            return *given, *rule.box_codes()
+        truths = torch.tensor([[20.0, 30, 150, 200], [100, 80, 210, 160]], dtype=torch.float64).repeat(images, 1)
+        levels = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64, device=device)
+        offsets = 2 * torch.arange(images + 1, device=device)
+        return *given, truths.to(device), offsets, levels, *rule.box_codes(), *rule.hit_codes()
+
+    name = f"14x14 at 224x224, N={images}, {cuts} cuts"
+    return BenchCase(op, name, make_inputs, tolerance=0.0, images=images, cuts=cuts, targets=targets)
+
+
+_CPU = [
     *(
         correlation_case("vgg16.conv4+conv5", images, (512, 512), 14, variant, 0.9)
         for images in (1, 8)
@@ -154,22 +250,103 @@ CASES = [
     labels_case(4, "released"),
 ]
 
-# Batches that a GPU can fill; "fast" is another product there only.
-GPU_CASES = [
+_BATCHES = (1, 32, 128)
+_BOXES_MS = 1000 / 50_000  # per map: 50,000 maps within a second
+_SMALL_SCG = {"eager fp32": 8, "compile": 2, "compile max-autotune": 2, "floor": 1 / 4}
+_LARGE_SCG = {"eager fp32": 10, "compile": 3, "compile max-autotune": 3}
+_ATTENTION = {"eager bf16": 5, "sdpa": 1}
+_FUSION = {"eager fp32": 10, "compile": 4, "compile max-autotune": 4, "floor": 0.6}
+_HEAD = {"eager bf16": 4}
+_BOXES = {"labels": 100}
+
+
+def _at_full_batch(images: int, targets: Mapping[str, float]) -> Mapping[str, float]:
+    return targets if images == _BATCHES[-1] else {}
+
+
+_CUDA = [
+    # "fast" is what the targets are about: other digits on a GPU only.
     *(
-        correlation_case(layer, images, channels, side, variant, 0.5, precision)
-        for layer, images, channels, side in (
-            ("vgg16.conv5", 1, (512,), 14),
-            ("vgg16.conv4+conv5", 32, (512, 512), 14),
-            ("vgg16.conv5", 128, (512,), 14),
-            ("inception_v3.mixed_6e", 1, (768,), 28),
-            ("inception_v3.mixed_6e", 32, (768,), 28),
-            ("resnet50.layer1", 1, (256,), 56),
+        correlation_case(
+            layer,
+            images,
+            channels,
+            side,
+            variant,
+            0.5,
+            precision,
+            _at_full_batch(images, targets if precision == "fast" else {}),
+        )
+        for images in _BATCHES
+        for layer, channels, side, targets in (
+            ("vgg16.conv4+conv5", (512, 512), 14, _SMALL_SCG),
+            ("inception_v3.mixed_6e", (768,), 28, _LARGE_SCG),
         )
         for variant in ("head", "paper")
         for precision in ("strict", "fast")
     ),
-    correlation_case("vgg16.conv2", 1, (128,), 112, "paper", 0.5, "fast"),
-    loss_case("vgg16.head cub", 64, 200, 14),
-    loss_case("vgg16.head ilsvrc", 64, 1000, 14),
+    *(
+        correlation_case(layer, 1, channels, side, "paper", 0.5, precision)
+        for layer, channels, side in (("resnet50.layer1", (256,), 56), ("vgg16.conv2", (128,), 112))
+        for precision in ("strict", "fast")
+    ),
+    *(loss_case("vgg16.head cub", images, 200, 14) for images in _BATCHES),
+    loss_case("vgg16.head ilsvrc", 128, 1000, 14),
+    loss_case("inception_v3.head ilsvrc", 32, 1000, 28),
+    *(
+        attention_case(
+            layer,
+            images,
+            channels,
+            side,
+            side,
+            "embedded_gaussian",
+            backward=True,
+            dtype=dtype,
+            targets=_at_full_batch(images, _ATTENTION if dtype == torch.bfloat16 else {}),
+        )
+        for images in _BATCHES
+        for layer, channels, side in (
+            ("nl_ccam.conv2", (16, 128), 56),
+            ("nl_ccam.conv3", (32, 256), 28),
+            ("nl_ccam.conv5", (64, 512), 14),
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+    ),
+    # Where writing every weight takes 80 GB in float32, more than once.
+    attention_case("stress", 128, (64, 64), 112, 112, "embedded_gaussian", True, torch.bfloat16, {"sdpa": 1}),
+    attention_case("sub-sampled keys", 32, (64, 64), 112, 56, "embedded_gaussian", True, torch.bfloat16, _ATTENTION),
+    attention_case("nl_ccam.conv2", 128, (16, 128), 56, 56, "dot_product", True, torch.bfloat16, {"eager bf16": 5}),
+    *(
+        fusion_case(images, 28, reduce, dtype, _at_full_batch(images, _FUSION if dtype == torch.float32 else {}))
+        for images in _BATCHES
+        for reduce in ("map", "mean")
+        for dtype in (torch.float32, torch.bfloat16)
+    ),
+    fusion_case(32, 56, "map"),
+    *(
+        head_case(images, classes, 28, dtype, _at_full_batch(images, _HEAD if dtype == torch.bfloat16 else {}))
+        for images in _BATCHES
+        for classes in (200, 1000)
+        for dtype in (torch.bfloat16, torch.float32)
+    ),
+    *(labels_case(images, "paper") for images in _BATCHES),
+    *(
+        boxes_case(op, images, 255, {"ms": images * _BOXES_MS, **_BOXES} if images > 1 else {})
+        for op in ("score_map_boxes", "box_sweep_hits")
+        for images in (*_BATCHES, 1024)
+    ),
 ]
+
+_TINY = [
+    correlation_case("tiny", 2, (8,), 5, "head", 0.5, targets={"eager fp32": 1e-9}),
+    loss_case("tiny", 2, 3, 5),
+    attention_case("tiny", 2, (4, 6), 5, 5, "embedded_gaussian", targets={"eager fp32": 1e9}),
+    fusion_case(2, 8, "mean"),
+    head_case(2, 5, 4),
+    labels_case(1, "paper"),
+    boxes_case("score_map_boxes", 1, 3),
+]
+
+# By the device they are made for; the tiny ones say whether the programs work, not how fast the ops are.
+CASES = {"cpu": _CPU, "cuda": _CUDA, "tiny": _TINY}

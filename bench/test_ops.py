@@ -1,4 +1,4 @@
-"""The same cases under pytest-benchmark.
+"""The CPU's cases under pytest-benchmark.
 
 ``python -m pytest bench/test_ops.py --benchmark-group-by=param:case --benchmark-timer=time.thread_time``
 """
@@ -6,17 +6,18 @@
 import pytest
 import torch
 from cases import CASES
-from run import modes
+from ops import bind, modes
+from peers import ours, reference
 
 CALLS = [
-    pytest.param(case, mode, rank, id=f"{case.op}-{case.name}-{mode}-{name}")
-    for case in CASES
-    for mode in (("fwd", "fwd+bwd") if case.backward else ("fwd",))
-    for rank, name in enumerate(("ours", "reference"))
+    pytest.param(case, mode, function, id=f"{case.op}-{case.name}-{mode}-{name}")
+    for case in CASES["cpu"]
+    for mode in modes(case)
+    for name, function in (("ours", ours(case).call), ("reference", reference(case)))
 ]
 
 
-@pytest.mark.parametrize(("case", "mode", "rank"), CALLS)
-def test_speed(benchmark, case, mode, rank):
+@pytest.mark.parametrize(("case", "mode", "function"), CALLS)
+def test_speed(benchmark, case, mode, function):
     torch.set_num_threads(1)
-    benchmark(modes(case, case.make_inputs("cpu", torch.float32))[mode][rank])
+    benchmark(bind(function, case.make_inputs("cpu", case.dtype), mode))

@@ -1,6 +1,9 @@
+import importlib
 import json
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,55 +11,242 @@ import torch
 from wsolfast import ops
 
 BENCH = Path(__file__).parents[1] / "bench"
+MODULES = ("cases", "ceilings", "gpu_check", "measure", "ops", "peers")
+needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 
 
 @pytest.fixture
-def run(monkeypatch):
+def bench(monkeypatch):
+    """The programs of bench/ as modules."""
     monkeypatch.syspath_prepend(BENCH)
-    for name in ("cases", "run"):
+    for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import run
-
     threads = torch.get_num_threads()
-    yield run
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
     torch.set_num_threads(threads)
-    for name in ("cases", "run"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
-def test_table_and_json_hold_every_mode(run, monkeypatch, tmp_path, capsys):
-    quick = [
-        case
-        for case in run.CASES
-        if case.name in ("vgg16.conv5 14x14x512, N=1, head, 50%", "vgg16.head cub 14x14x200, N=30")
-    ]
-    monkeypatch.setattr(run, "CASES", quick)
-    monkeypatch.setattr(sys, "argv", ["run.py", "--seconds", "0", "--json", str(tmp_path / "rows.json")])
-    run.main()
-    results = json.loads((tmp_path / "rows.json").read_text())
-    assert [(row["op"], row["mode"]) for row in results["rows"]] == [
-        ("self_correlation_map", "fwd"),
-        ("restricted_activation_loss", "fwd"),
-        ("restricted_activation_loss", "fwd+bwd"),
-    ]
-    assert all(row["speed_up"] > 0 and row["ours_ms"]["p20"] <= row["ours_ms"]["p80"] for row in results["rows"])
-    assert results["environment"]["threads"] == 1
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(results["rows"])
+def run_tiny(bench, path, *arguments):
+    return bench.ops.main(["--cases", "tiny", "--seconds", "0", "--json", str(path), *arguments])
 
 
-def test_disagreement_stops_before_any_timing(run, monkeypatch):
-    case = next(case for case in run.CASES if case.op == "restricted_activation_loss")
-    monkeypatch.setattr(
-        run, "contenders", lambda case: (lambda *inputs: inputs[0].sum(), lambda *inputs: inputs[0].mean())
+class TestOps:
+    """``bench/ops.py``."""
+
+    @needs_kernels
+    def test_table_and_json_hold_every_case_mode_and_contender(self, bench, tmp_path, capsys):
+        ceilings = tmp_path / "ceilings.json"
+        rates = {"copy_bytes_per_s": 1e9, "bf16_flop_per_s": 1e9}
+        ceilings.write_text(json.dumps({"ceilings": rates}))
+        assert run_tiny(bench, tmp_path / "rows.json", "--ceilings", str(ceilings)) == 0
+        results = json.loads((tmp_path / "rows.json").read_text())
+        cases = bench.cases.CASES["tiny"]
+        expected = {
+            (case.op, mode, name)
+            for case in cases
+            for mode in bench.ops.modes(case)
+            for name in ("ours", "eager fp32")
+            if name == "ours" or case.op not in bench.peers.BOXES
+        }
+        assert {(row["op"], row["mode"], row["contender"]) for row in results["rows"]} == expected
+        for row in results["rows"]:
+            assert row["status"] == "ok"
+            assert 0 < row["ms"]["p20"] <= row["ms"]["p50"] <= row["ms"]["p80"]
+            assert row["calls"] >= 5
+            assert row["contender"] != "ours" or row["floor_ms"] > 0
+        facts = results["environment"]
+        assert facts["threads"] == 1
+        assert {"device", "torch", "triton", "commit", "command", "sources"} <= set(facts)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1 + sum(len(bench.ops.modes(case)) for case in cases)
+        assert any("MET 1e-09x eager fp32" in line for line in lines)
+        assert any("MISSED 1e+09x eager fp32" in line for line in lines)
+
+    @needs_kernels
+    def test_floor_counts_every_byte_once(self, bench):
+        case = next(case for case in bench.cases.CASES["tiny"] if case.op == "multiplicative_fusion")
+        inputs = case.make_inputs("cpu", torch.float32)
+        ceilings = {"copy_bytes_per_s": 1.0, "bf16_flop_per_s": 1.0}
+        maps, out = 4 * 2 * 128 * (64 + 16 + 4), 4 * 2 * 128
+        for mode, moved in (("fwd", maps + out), ("fwd+bwd", 3 * maps + 2 * out)):
+            call = bench.ops.bind(bench.peers.ours(case).call, inputs, mode)
+            assert bench.ops.floor_milliseconds(case, inputs, call, mode, ceilings) == 1e3 * moved
+
+    @needs_kernels
+    def test_what_is_known_is_not_measured_again(self, bench, tmp_path, monkeypatch):
+        path = tmp_path / "rows.json"
+        assert run_tiny(bench, path, "--op", "class_head_pool") == 0
+        before = path.read_text()
+        monkeypatch.setattr(bench.ops, "time_peer", lambda *arguments: pytest.fail("measured a known row"))
+        assert run_tiny(bench, path, "--op", "class_head_pool") == 0
+        assert path.read_text() == before
+
+    @needs_kernels
+    def test_rows_of_another_state_of_the_code_are_left_behind(self, bench, tmp_path):
+        path = tmp_path / "rows.json"
+        assert run_tiny(bench, path, "--op", "class_head_pool") == 0
+        old = json.loads(path.read_text())
+        old["environment"]["sources"] = "older"
+        path.write_text(json.dumps(old))
+        assert run_tiny(bench, path, "--op", "gaussian_prior_labels") == 0
+        assert {row["op"] for row in json.loads(path.read_text())["rows"]} == {"gaussian_prior_labels"}
+
+    @needs_kernels
+    def test_out_of_time_says_so(self, bench, tmp_path, capsys):
+        assert run_tiny(bench, tmp_path / "rows.json", "--minutes", "0") == 1
+        assert "out of time" in capsys.readouterr().err
+        assert not (tmp_path / "rows.json").exists()
+
+    @needs_kernels
+    def test_a_wrong_result_has_no_speed(self, bench, tmp_path, monkeypatch, capsys):
+        wrong = bench.peers.Peer("ours", lambda features, weight, bias, relu: features.mean((2, 3)) @ weight.T + 1)
+        monkeypatch.setattr(bench.ops, "ours", lambda case: wrong)
+        monkeypatch.setattr(bench.ops, "time_peer", lambda *arguments: pytest.fail("timed a wrong result"))
+        assert run_tiny(bench, tmp_path / "rows.json", "--op", "class_head_pool") == 5
+        captured = capsys.readouterr()
+        assert "wrong: Tensor-likes are not close" in captured.out
+        assert " ms" not in captured.out.split("\n", 1)[1]
+        assert "2 of 2 wrong" in captured.err
+        rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+        assert all(row["status"].startswith("wrong") and "ms" not in row for row in rows)
+
+    @needs_kernels
+    def test_a_peer_that_fails_or_is_absent_is_told(self, bench, tmp_path, monkeypatch, capsys):
+        def absent(*arguments):
+            raise bench.peers.NotHere("cupy is not installed")
+
+        def broken(*arguments):
+            raise ValueError("no such tile")
+
+        peers = [bench.peers.Peer("labels cupy", absent), bench.peers.Peer("compile", broken)]
+        monkeypatch.setattr(bench.ops, "peers_of", lambda case, device: peers)
+        assert run_tiny(bench, tmp_path / "rows.json", "--op", "score_map_boxes", "--peers", "") == 0
+        out = capsys.readouterr().out
+        assert "labels cupy cupy is not installed; compile failed: ValueError: no such tile" in out
+
+    @pytest.mark.parametrize(
+        ("target", "peer_ms", "told"),
+        [
+            ({"sdpa": 1}, {"sdpa flash": 2.0, "sdpa cudnn": 0.5}, "MISSED 1x sdpa: 0.5"),
+            ({"compile": 2}, {"compile": 3.0, "compile max-autotune": 1.0}, "MET 2x compile: 3"),
+            ({"floor": 0.6}, {}, "MISSED 0.6 of the floor: 0.5"),
+            ({"ms": 2}, {}, "MET 2 ms: 1"),
+        ],
     )
-    monkeypatch.setattr(run, "percentiles", lambda *arguments: pytest.fail("timed a wrong result"))
-    with pytest.raises(AssertionError, match="not close"):
-        run.measure(case, lambda: 0.0, 0.0)
+    def test_targets(self, bench, target, peer_ms, told):
+        rows = {name: {"status": "ok", "ms": {"p50": p50}} for name, p50 in peer_ms.items()}
+        rows["ours"] = {"status": "ok", "ms": {"p50": 1.0}, "floor_ms": 0.5}
+        assert bench.ops.against(target, rows)[-1] == told
+
+    def test_unknown_op_is_named(self, bench, monkeypatch, capsys):
+        monkeypatch.setattr(bench.ops.ops, "extension_status", lambda: None)
+        with pytest.raises(SystemExit):
+            bench.ops.main(["--op", "self_corelation"])
+        assert "no case of op 'self_corelation'; known: " in capsys.readouterr().err
+
+    def test_targets_name_contenders_that_exist(self, bench):
+        for case in bench.cases.CASES["cuda"]:
+            names = [peer.name for peer in bench.peers.peers_of(case, "cuda")]
+            for target in set(case.targets) - {"ms", "floor"}:
+                assert any(name == target or name.startswith(f"{target} ") for name in names), (case.name, target)
 
 
-def test_unknown_op_is_named(run, monkeypatch):
-    monkeypatch.setattr(ops, "extension_status", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["run.py", "--op", "self_corelation"])
-    with pytest.raises(SystemExit, match=r"no case of op 'self_corelation'; known: .*self_correlation_map"):
-        run.main()
+class TestGpuCheck:
+    """``bench/gpu_check.py``."""
+
+    @pytest.mark.slow
+    @needs_kernels
+    def test_dry_run_goes_through_every_part_but_the_tests_own(self, bench, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("OUT", str(tmp_path / "sent"))
+        (tmp_path / "sent").mkdir()
+        parts = ["build", "ceilings", "bench"]
+        assert bench.gpu_check.main([*parts, "--dry-run", "--out", str(tmp_path / "out")]) == 0
+        state = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
+        assert list(state["parts"]) == parts
+        assert all(step["status"] == "passed" for part in state["parts"].values() for step in part.values())
+        files = {path.name for path in (tmp_path / "out").iterdir()}
+        assert files == {"gpu-check.json", "gpu-check.log", "ceilings.json", "ops.json"}
+        assert {path.name for path in (tmp_path / "sent").iterdir()} == files
+        assert set(json.loads((tmp_path / "out" / "ceilings.json").read_text())["ceilings"]) == {
+            "copy_bytes_per_s",
+            "bf16_flop_per_s",
+            "tf32_flop_per_s",
+            "fp32_flop_per_s",
+            "launch_s",
+        }
+        assert "self_correlation_map | tiny" in capsys.readouterr().out
+
+    @pytest.fixture
+    def ran(self, bench, monkeypatch):
+        """Steps that print instead of the real ones; what was run."""
+        seen = []
+
+        def steps(part, *arguments):
+            code = {"tests": "import sys; print('boom'); sys.exit(3)"}.get(part, f"print({part!r})")
+            return [bench.gpu_check.Step(f"{part} step", [sys.executable, "-S", "-c", code])]
+
+        run = bench.gpu_check.Check.run
+        monkeypatch.setattr(bench.gpu_check, "steps", steps)
+        monkeypatch.setattr(
+            bench.gpu_check.Check, "run", lambda self, part, step: (seen.append(part), run(self, part, step))[1]
+        )
+        return seen
+
+    def test_a_failed_step_hides_no_other_and_is_tried_again(self, bench, ran, tmp_path, monkeypatch):
+        def check(*arguments):
+            ran.clear()
+            return bench.gpu_check.main([*arguments, "--dry-run", "--out", str(tmp_path)])
+
+        assert check() == 5
+        assert ran == list(bench.gpu_check.PARTS)
+        state = json.loads((tmp_path / "gpu-check.json").read_text())
+        assert state["parts"]["tests"]["tests step"]["output"] == ["boom"]
+        assert check() == 5
+        assert ran == ["tests"]
+        assert check("bench") == 0
+        assert ran == []
+        monkeypatch.setattr(bench.gpu_check, "sources_digest", lambda: "changed")
+        assert check("bench") == 0
+        assert ran == ["bench"]
+
+    def test_nothing_starts_after_the_time(self, bench, ran, tmp_path):
+        assert bench.gpu_check.main(["build", "--dry-run", "--minutes", "0", "--out", str(tmp_path)]) == 1
+        assert not (tmp_path / "gpu-check.json").exists()
+
+    def test_a_step_that_hangs_is_stopped_with_its_children(self, bench, tmp_path):
+        check = bench.gpu_check.Check(tmp_path, "cpu", time.monotonic() + bench.gpu_check.MARGIN_SECONDS + 0.5)
+        sleeper = f"import subprocess; subprocess.run([{sys.executable!r}, '-S', '-c', 'import time; time.sleep(60)'])"
+        begin = time.monotonic()
+        assert check.run("build", bench.gpu_check.Step("sleep", [sys.executable, "-S", "-c", sleeper])) == "out of time"
+        assert time.monotonic() - begin < 20
+
+    def test_tests_that_were_all_skipped_did_not_pass(self, bench, tmp_path):
+        step = bench.gpu_check.Step("x", [sys.executable, "-S", "-c", "print('3 skipped')"], must_pass_tests=True)
+        assert bench.gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60).run("tests", step) == "failed"
+
+    def test_a_missing_program_is_named(self, bench, tmp_path):
+        check = bench.gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60)
+        assert check.run("sanitize", bench.gpu_check.Step("x", ["x"], needs=("no-such-tool",))) == "failed"
+        assert check.state["parts"]["sanitize"]["x"]["output"] == ["not on PATH: no-such-tool"]
+
+    def test_what_runs_on_a_gpu(self, bench, tmp_path, monkeypatch):
+        monkeypatch.setattr(bench.gpu_check, "cuda_ops", lambda python: ["score_map_boxes"])
+        monkeypatch.setattr(bench.gpu_check, "benched_ops", lambda python: ["class_head_pool"])
+
+        def names(part):
+            return [
+                step.name for step in bench.gpu_check.steps(part, sys.executable, tmp_path, "cuda", time.monotonic())
+            ]
+
+        assert names("build") == ["extension", "loads"]
+        assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
+        assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
+        assert "tests/test_bench.py" not in names("tests")
+        assert names("bench") == ["class_head_pool"]
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+    def test_without_a_device(self, bench, capsys):
+        assert bench.gpu_check.main([]) == 4
+        assert "no CUDA device" in capsys.readouterr().err

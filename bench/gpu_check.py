@@ -1,0 +1,310 @@
+"""Everything a GPU is needed for, in one command, without a network:
+
+    python bench/gpu_check.py [build|ceilings|tests|sanitize|bench ...] [--minutes 9] [--out FOLDER]
+
+* ``build``: compiles csrc/ in place with nvcc;
+* ``ceilings``: what the device can do at best (ceilings.py);
+* ``tests``: every test marked ``cuda`` and those of the Triton kernels, which run on the device where there is one;
+* ``sanitize``: compute-sanitizer's memcheck and racecheck on the kernels of csrc/cuda (sanitize.py);
+* ``bench``: the table of the ops against their peers (ops.py).
+
+A part is a list of steps. Steps that passed on this device with this state of the code are skipped, a failed one hides
+no other, and none is begun that ``--minutes`` have passed for: run the command again and it goes on. Results go to
+``bench/results/<device>/`` (``gpu-check.json``, ``ceilings.json``, ``ops.json``, ``gpu-check.log``), and to ``$OUT``
+besides, where that is set.
+
+The machine's own Python is used, by way of an environment of its own in build/; what it lacks can lie as wheels in
+``.wheels/``, which git ignores. Exit code: 0 all asked for has passed, 1 something is left to do, 4 no CUDA device, 5 a
+step failed.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from measure import ROOT, commit, device_name, driver_version, read_json, sources_digest, write_json
+
+PARTS = ("build", "ceilings", "tests", "sanitize", "bench")
+WHEELS = ROOT / ".wheels"
+# Import name and distribution, of what building, testing and timing import.
+PACKAGES = {
+    "pip": "pip",
+    "setuptools": "setuptools>=77",
+    "ninja": "ninja",
+    "pybind11": "pybind11",
+    "numpy": "numpy",
+    "triton": "triton",
+    "pytest": "pytest",
+    "hypothesis": "hypothesis",
+}
+# A step that hangs must leave time to write down that it did.
+MARGIN_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command; ``needs`` are programs without which it cannot start, ``shown`` says to print its output."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    must_pass_tests: bool = False
+    shown: bool = False
+
+
+class Check:
+    """What is known so far about one device and one state of the code, and the running of more."""
+
+    def __init__(self, folder: Path, device: str, end: float):
+        self.folder, self.device, self.end = folder, device, end
+        facts = {"device": device_name(device), "torch": torch.__version__, "sources": sources_digest()}
+        known = read_json(folder / "gpu-check.json")
+        same = all(known.get(key) == value for key, value in facts.items())
+        self.state = facts | {"commit": commit(), "driver": driver_version(), "parts": known["parts"] if same else {}}
+
+    def passed(self, part: str, step: Step) -> bool:
+        return self.state["parts"].get(part, {}).get(step.name, {}).get("status") == "passed"
+
+    def run(self, part: str, step: Step) -> str:
+        """Run a step and write down how it went: passed, failed, out of time, or missing a program."""
+        left = self.end - time.monotonic() - MARGIN_SECONDS
+        if left <= 0:
+            return "out of time"
+        begin = time.monotonic()
+        missing = [program for program in step.needs if shutil.which(program) is None]
+        if missing:
+            status, output = "failed", f"not on PATH: {', '.join(missing)}\n"
+        else:
+            status, output = self._status_of(step, left)
+        counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", output)}
+        if status == "passed" and step.must_pass_tests and not counts.get("passed"):
+            status, output = "failed", f"{output}\nno test ran\n"
+        found = {"status": status, "seconds": round(time.monotonic() - begin, 1), "command": " ".join(step.command)}
+        if status == "failed":
+            found["output"] = output.strip().splitlines()[-20:]
+        if step.must_pass_tests:
+            found["counts"] = counts
+        self.state["parts"].setdefault(part, {})[step.name] = found
+        if step.shown:
+            print(output, end="", flush=True)
+        self._write(f"== {part}: {step.name}: {status}\n{' '.join(step.command)}\n{output}\n")
+        return status
+
+    @staticmethod
+    def _status_of(step: Step, seconds: float) -> tuple[str, str]:
+        process = subprocess.Popen(
+            step.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=ROOT,
+            env=os.environ | step.environment,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            # compute-sanitizer's and ninja's children too.
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return "out of time", output
+        if process.returncode == 1 and "out of time" in output:
+            return "out of time", output
+        return ("failed" if process.returncode else "passed"), output
+
+    def _write(self, text: str) -> None:
+        write_json(self.folder / "gpu-check.json", self.state)
+        with (self.folder / "gpu-check.log").open("a") as log:
+            log.write(text)
+        out = os.environ.get("OUT")
+        if out and Path(out) != self.folder:
+            for path in self.folder.glob("*"):
+                if path.suffix in (".json", ".log"):
+                    shutil.copy(path, out)
+
+
+def prepare(packages: dict[str, str] = PACKAGES) -> Path:
+    """An environment that sees the machine's packages, the wheels carried along and this checkout; its Python.
+
+    Raises:
+        SystemExit: naming the packages that are neither installed nor carried.
+    """
+    home = ROOT / "build" / "gpu-check" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.EnvBuilder(with_pip=False, symlinks=True).create(home)
+    (site_packages,) = (home / "lib").glob("python*/site-packages")
+    theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in theirs)
+    (site_packages / "machine.pth").write_text(lines)
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    wheels = sorted(map(str, WHEELS.glob("*.whl")))
+    if wheels:
+        run_or_exit([*pip, *wheels])
+    missing = [name for module, name in packages.items() if not _importable(python, module, name.partition(">=")[2])]
+    if missing:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise SystemExit(
+            f"gpu-check: this machine's Python lacks {', '.join(missing)}; where there is a network: pip download "
+            f"-d .wheels --no-deps --only-binary=:all: --python-version {version} {shlex.join(missing)}"
+        )
+    # Only names the checkout's packages; csrc/ is compiled by the part that says how it went.
+    run_or_exit([*pip, "--no-build-isolation", "-e", str(ROOT)], WSOLFAST_EXT="0")
+    return python
+
+
+def _importable(python: Path, module: str, major: str) -> bool:
+    probe = f"import {module} as m" + (f"; assert int(m.__version__.split('.')[0]) >= {major}" if major else "")
+    return subprocess.run([python, "-c", probe], check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def run_or_exit(command: list[str], **environment: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(f"gpu-check: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def steps(part: str, python: str, folder: Path, device: str, end: float) -> list[Step]:
+    """The commands of a part that is over at ``end``; on a CPU, what can be seen of them there."""
+    bench, tiny = str(ROOT / "bench"), device == "cpu"
+    if part == "build":
+        if tiny:
+            return [Step("sources", [python, "setup.py", "-q", "--version"])]
+        build = [python, "setup.py", "-q", "build_ext", "--inplace"]
+        loads = "from wsolfast import ops; assert ops.extension_status() is None, ops.extension_status()"
+        table = "print(*(f'{op}: {who}' for op, who in ops.backends().items()), sep='\\n')"
+        return [
+            Step("extension", build, {"WSOLFAST_CUDA": "1"}, needs=("nvcc", os.environ.get("CXX", "g++").split()[0])),
+            Step("loads", [python, "-c", f"{loads}; {table}"]),
+        ]
+    if part == "ceilings":
+        options = ["--device", device, "--json", str(folder / "ceilings.json")]
+        command = [python, f"{bench}/ceilings.py", *options, *(["--tiny"] if tiny else [])]
+        return [Step("ceilings", command, shown=True)]
+    if part == "tests":
+        pytest = [python, "-m", "pytest", "-q", *(["--collect-only"] if tiny else [])]
+        return [
+            Step(str(path.relative_to(ROOT)), [*pytest, "-m", chosen, str(path)], must_pass_tests=not tiny)
+            for path, chosen in device_tests()[: 1 if tiny else None]
+        ]
+    if part == "sanitize":
+        script = [python, f"{bench}/sanitize.py"]
+        if tiny:
+            return [Step("help", [*script, "--help"])]
+        tool = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
+        return [
+            # Each tensor its own allocation, or reads beyond one would end in its neighbour.
+            Step(
+                f"{name} {op}",
+                [*tool, name, *script, op],
+                {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+                needs=("compute-sanitizer",),
+            )
+            for op in cuda_ops(python)
+            for name in ("memcheck", "racecheck")
+        ]
+    command = [python, f"{bench}/ops.py", "--device", device, "--json", str(folder / "ops.json")]
+    command += ["--ceilings", str(folder / "ceilings.json")]
+    if tiny:
+        return [Step("tiny", [*command, "--cases", "tiny", "--seconds", "0"], shown=True)]
+    # One process each: a kernel that breaks the device hides nothing but its own op.
+    return [
+        Step(op, [*command, "--minutes", f"{max(0, end - time.monotonic() - 60) / 60:.2f}", "--op", op], shown=True)
+        for op in benched_ops(python)
+    ]
+
+
+def cuda_homes() -> list[str]:
+    """Where CUDA's programs are that are not on PATH."""
+    return [home for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
+
+
+def device_tests() -> list[tuple[Path, str]]:
+    """Files and what to choose of them: tests marked ``cuda``, and the Triton kernels' own."""
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if path.name != "test_bench.py"]
+    kernels = [(path, "not slow") for path in files if path.parent.name == "kernels"]
+    marked = [(path, "cuda") for path in files if "mark.cuda" in path.read_text() and path.parent.name != "kernels"]
+    return [*marked, *kernels]
+
+
+def cuda_ops(python: str) -> list[str]:
+    """Ops that csrc/cuda serves."""
+    probe = "from wsolfast import ops; print(*(op for op, who in ops.backends().items() if who['cuda'] == 'csrc'))"
+    served = run_or_exit([python, "-c", probe]).split()
+    if not served:
+        raise SystemExit("gpu-check: no op is served by csrc/cuda, so there is nothing to sanitize; see the part build")
+    return served
+
+
+def benched_ops(python: str) -> list[str]:
+    """Ops that have cases, in their order."""
+    probe = "from cases import CASES; print(*dict.fromkeys(case.op for case in CASES['cuda']))"
+    return run_or_exit([python, "-c", probe], PYTHONPATH=str(ROOT / "bench")).split()
+
+
+def summary(check: Check, asked: list[str]) -> list[str]:
+    lines = []
+    for part in asked:
+        for name, step in check.state["parts"].get(part, {}).items():
+            counts = ", ".join(f"{number} {kind}" for kind, number in step.get("counts", {}).items())
+            lines.append(
+                f"{part:9} {step['status']:12} {step['seconds']:7.1f} s  {name}{f' ({counts})' * bool(counts)}"
+            )
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all without")
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after these")
+    parser.add_argument("--out", type=Path, help="folder of the results; bench/results/<device> without")
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, with tiny cases: see that it works")
+    options = parser.parse_args(arguments)
+    if unknown := [part for part in options.parts if part not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    device = "cpu" if options.dry_run else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        print("gpu-check: no CUDA device; --dry-run shows on a CPU that the program works", file=sys.stderr)
+        return 4
+    os.environ["PATH"] += "".join(f"{os.pathsep}{Path(home, 'bin')}" for home in cuda_homes())
+    end = time.monotonic() + 60 * options.minutes
+    slug = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+    folder = options.out or (
+        ROOT / "build" / "gpu-check" / "dry-run" if options.dry_run else ROOT / "bench/results" / slug
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    check = Check(folder, device, end)
+    python = sys.executable if options.dry_run else str(prepare())
+    asked = options.parts or list(PARTS)
+    outcomes = []
+    for part in asked:
+        try:
+            todo = [step for step in steps(part, python, folder, device, end) if not check.passed(part, step)]
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+            outcomes.append("failed")
+            continue
+        for step in todo:
+            outcomes.append(check.run(part, step))
+            print(f"{part}: {step.name}: {outcomes[-1]}", flush=True)
+    print("\n".join(summary(check, asked)))
+    if "failed" in outcomes:
+        return 5
+    return 1 if "out of time" in outcomes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

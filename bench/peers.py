@@ -1,0 +1,156 @@
+"""Who else can do what an op does: the same PyTorch by hand, compiled, and the libraries that can be imported."""
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from cases import BenchCase
+from torch import Tensor
+
+BOXES = ("score_map_boxes", "box_sweep_hits")
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A function of the op's arguments.
+
+    ``dtype`` is what it is fed, the case's own if None. ``work`` is the share of the op's work that one call does; its
+    time is divided by it.
+    """
+
+    name: str
+    call: Callable
+    dtype: torch.dtype | None = None
+    tf32: bool = True
+    work: float = 1.0
+
+
+class NotHere(Exception):
+    """A library that cannot be imported or does not take these arguments; the message says why."""
+
+
+def ours(case: BenchCase) -> Peer:
+    """The op as the dispatcher serves it."""
+    return Peer("ours", getattr(torch.ops.wsolfast, case.op).default)
+
+
+def reference(case: BenchCase) -> Callable:
+    return getattr(importlib.import_module(f"wsolfast.reference.{case.op}"), case.op)
+
+
+def peers_of(case: BenchCase, device: str) -> list[Peer]:
+    """Contenders beside ours, cheapest to measure first."""
+    if case.op in BOXES:
+        return _label_peers(case) if device == "cuda" else []
+    plain = reference(case)
+    eager = [Peer("eager fp32", plain, torch.float32, tf32=False)]
+    if device == "cuda":
+        eager += [Peer("eager tf32", plain, torch.float32), Peer("eager bf16", _autocast(plain, torch.bfloat16))]
+        if case.kind == "embedded_gaussian":
+            eager += _attention_peers()
+    return [*eager, *_compiled(case, plain)]
+
+
+@contextmanager
+def tf32_allowed(allowed: bool) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _autocast(function: Callable, dtype: torch.dtype) -> Callable:
+    def call(*arguments):
+        with torch.autocast("cuda", dtype):
+            return function(*arguments)
+
+    return call
+
+
+def _compiled(case: BenchCase, plain: Callable) -> list[Peer]:
+    function = _autocast(plain, case.dtype) if case.dtype in HALVES else plain
+    # Without CUDA graphs, as every other contender here; replays are timed apart.
+    modes = {"compile": "default", "compile max-autotune": "max-autotune-no-cudagraphs"}
+
+    def lazily(mode):
+        compiled = torch.compile(function, mode=mode, dynamic=False)
+
+        def call(*arguments):
+            return compiled(*arguments)
+
+        return call
+
+    return [Peer(name, lazily(mode)) for name, mode in modes.items()]
+
+
+def _attention_peers() -> list[Peer]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    def by(backend):
+        def call(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
+            rows = [maps.flatten(2).mT[:, None] for maps in (query, key, value)]
+            try:
+                with sdpa_kernel(backend), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = scaled_dot_product_attention(*rows, scale=1.0)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise NotHere(str(error).splitlines()[0]) from error
+            return found[:, 0].mT.unflatten(2, query.shape[2:])
+
+        return call
+
+    backends = {
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "math": SDPBackend.MATH,
+    }
+    return [Peer(f"sdpa {name}", by(backend)) for name, backend in backends.items()]
+
+
+def _label_peers(case: BenchCase) -> list[Peer]:
+    """Connected components of one cut of every map, a lower bound of what a box of the largest one takes by them."""
+
+    def of_one_cut(label: Callable) -> Callable:
+        return lambda maps, thresholds, *rule: label(maps > 0.5)
+
+    found = (("cupy", _cupy_labels), ("kornia", _kornia_labels), ("cc_torch", _cc_torch_labels))
+    return [Peer(f"labels {name}", of_one_cut(label), work=1 / case.cuts) for name, label in found]
+
+
+def _module(name: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise NotHere(f"{name} is not installed") from error
+
+
+def _cupy_labels(masks: Tensor):
+    cupy, ndimage = _module("cupy"), _module("cupyx.scipy.ndimage")
+    # Eight neighbours within an image, none in the next.
+    structure = cupy.zeros((3, 3, 3), dtype=bool)
+    structure[1] = True
+    with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        return ndimage.label(cupy.from_dlpack(masks.view(torch.uint8)), structure)
+
+
+def _kornia_labels(masks: Tensor) -> Tensor:
+    # Diameter of the largest blob; fewer iterations leave labels unfinished.
+    return _module("kornia.contrib").connected_components(masks[:, None].float(), num_iterations=224)
+
+
+def _cc_torch_labels(masks: Tensor) -> list[Tensor]:
+    label = _module("cc_torch").connected_components_labeling
+    return [label(mask) for mask in masks.view(torch.uint8)]
