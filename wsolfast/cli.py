@@ -738,3 +738,36 @@ def synth_imagenet(
     )
     if not quiet:
         _say(f"{summary.root}: {summary.images} images, {summary.written} of them new")
+
+
+@data_app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast data fetch cub\n\n"
+    "  wsolfast data fetch cub --accept-licence --output /data\n\n"
+    "  wsolfast data fetch cub --accept-licence --output /data --url http://mirror/CUB_200_2011.tgz",
+)
+def fetch(
+    name: Annotated[str, typer.Argument(help="cub.")],
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="You have read the terms and keep to them.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="Where the data set's folder is made.")] = Path("."),
+    url: Annotated[str | None, typer.Option(help="A mirror; the bytes must be the same.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Of what is at --url, if those are other bytes.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Download a data set; without --accept-licence, say where it is and on which terms, and exit with 2.
+
+    Interrupted, the same command continues. The archive's SHA-256 is looked at before anything is unpacked; links,
+    devices and paths that lead out of the folder are refused. ImageNet is not here: it is given on registration only.
+    """
+    from wsolfast import data
+
+    try:
+        folder = data.fetch(
+            name, output, accept_licence=accept_licence, url=url, sha256=sha256, task=_progress(quiet).task
+        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    if not quiet:
+        _say(f"data: {folder}\nlook it through: wsolfast data check {name} {folder}")

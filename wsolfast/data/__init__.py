@@ -4,24 +4,29 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 
 from wsolfast.data import synthetic
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
 from wsolfast.data._check import CheckReport, check_sources
+from wsolfast.data._fetch import ARCHIVES, Archive, fetch_archive
 from wsolfast.data._index import IndexSummary, Task, build_index, open_indexed
 from wsolfast.data._synth_imagenet import TreeSummary, write_tree
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, FetchError
 from wsolfast.data.transforms import Placement, View, resize, ten_crop
 
 __all__ = [
+    "ARCHIVES",
     "NAMES",
     "SPLITS",
     "Annotation",
+    "Archive",
     "CheckReport",
     "DataError",
     "Dataset",
+    "FetchError",
     "IndexSummary",
     "Placement",
     "Sample",
@@ -30,6 +35,7 @@ __all__ = [
     "View",
     "check",
     "collate",
+    "fetch",
     "index",
     "open_dataset",
     "resize",
@@ -180,6 +186,46 @@ def synth_imagenet(
     settings = {"images": images, "train_images": train_images, "classes": classes, "size": size, "world": world}
     synthetic.open_source(None, "test", num_classes=classes, size=size, num_test=images)
     return write_tree(Path(root), **settings, task=task or _silent, workers=workers)
+
+
+def fetch(
+    name: str,
+    output: str | Path,
+    *,
+    accept_licence: bool,
+    url: str | None = None,
+    sha256: str | None = None,
+    task: Task | None = None,
+) -> Path:
+    """Download a data set; nothing else in this package connects to anywhere.
+
+    The download goes on where an earlier call stopped. The archive is unpacked when its SHA-256 is right, files and
+    folders only, and gets its name when all of it is there.
+
+    Args:
+        name: one of ``ARCHIVES``, which hold addresses, checksums and terms.
+        output: where the data set's folder is made.
+        accept_licence: that you have read the terms and keep to them.
+        url: a mirror; its bytes must be the same, unless ``sha256`` says otherwise.
+        sha256: of what is at ``url``.
+        task: makes a progress display from a title and a number of MiB.
+
+    Returns:
+        The folder, to be given as ``root``.
+
+    Raises:
+        ValueError: if the terms are not accepted, or for an unknown name or a malformed checksum.
+        FetchError: if the server cannot be reached, refuses or breaks off.
+        DataError: if the checksum is wrong or the archive is not what it should be.
+    """
+    if name not in ARCHIVES:
+        raise ValueError(f"fetch: expected one of {', '.join(ARCHIVES)}, got {name!r}{_nearest(name, ARCHIVES)}")
+    archive = ARCHIVES[name]
+    if not accept_licence:
+        raise ValueError(f"{archive.title}: {archive.terms}; read {archive.page} and add --accept-licence")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"sha256: expected 64 hexadecimal digits, got {sha256!r}")
+    return fetch_archive(archive, Path(output), url=url, sha256=sha256, task=task or _silent)
 
 
 def _silent(what: str, total: int):

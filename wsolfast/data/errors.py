@@ -10,3 +10,9 @@ class DataError(Exception):
         # A loader's worker passes its whole traceback on as the message; what follows this class's name is ours.
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
         super().__init__(message.rpartition(name)[2].rstrip())
+
+
+class FetchError(Exception):
+    """A server that cannot be reached, refuses, or breaks off; what has arrived is kept."""
+
+    exit_code = 1

@@ -1,0 +1,129 @@
+"""One large file over HTTP: continued where it broke off, and looked at before it is believed."""
+
+import fcntl
+import hashlib
+import http.client
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from wsolfast.data.errors import DataError, FetchError
+
+_CHUNK = 1 << 20
+_PAUSE = 0.5  # seconds before a new attempt, doubled for each one that brought nothing
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+def download(
+    url: str,
+    file: Path,
+    *,
+    sha256: str,
+    max_bytes: int,
+    advance: Callable[[int], None],
+    attempts: int = 5,
+    timeout: float = 60.0,
+) -> None:
+    """Bring ``file`` to the content with this SHA-256; what it holds of an earlier call is continued.
+
+    Args:
+        url: http or https.
+        file: grows as bytes arrive; removed if it turns out to be something else.
+        sha256: of the whole, in hexadecimal.
+        max_bytes: more than that is never written.
+        advance: called with the number of bytes that are new, or negative if the server starts over.
+        attempts: how often in a row a connection may break off without having brought anything new.
+        timeout: seconds without a byte after which a connection counts as broken.
+
+    Raises:
+        FetchError: if the server refuses, or the connection breaks off and brings nothing new; ``file`` is kept.
+        DataError: if the content has another checksum or is too large; ``file`` is removed.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise DataError(f"{url}: only http and https are downloaded")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FetchError(f"{file}: another process is downloading it") from None
+        reached = stream.seek(0, 2)
+        advance(reached)
+        # What a call left that was interrupted between download and unpacking needs no server.
+        found = _digest(stream) if reached else None
+        fruitless = 0
+        while found != sha256.lower():
+            reason = _continue(url, stream, max_bytes, advance, timeout)
+            if reason is None:
+                found = _digest(stream)
+                break
+            there = stream.seek(0, 2)
+            fruitless = 0 if there > reached else fruitless + 1
+            reached = max(reached, there)
+            if fruitless == attempts:
+                raise FetchError(f"{url}: {reason}; {there} bytes are kept: give the same command again to continue")
+            time.sleep(_PAUSE * 2**fruitless)
+    if found != sha256.lower():
+        file.unlink()
+        raise DataError(f"{url}: has SHA-256 {found}, expected {sha256.lower()}; the file was removed")
+
+
+def _continue(url: str, stream: BinaryIO, max_bytes: int, advance: Callable[[int], None], timeout: float) -> str | None:
+    """Fetch what is missing; why it broke off, or None when all is there."""
+    start = stream.seek(0, 2)
+    request = urllib.request.Request(url, headers={"User-Agent": "wsolfast", "Accept-Encoding": "identity"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            if response.status == 206:
+                total = _total(response, start)
+            else:
+                # The whole file: the server knows no ranges, or we asked for none.
+                advance(-start)
+                stream.seek(0)
+                stream.truncate()
+                length = response.headers.get("Content-Length")
+                total = int(length) if length else None
+            while part := response.read1(_CHUNK):
+                if stream.tell() + len(part) > max_bytes:
+                    raise _too_large(url, stream, max_bytes)
+                stream.write(part)
+                advance(len(part))
+            stream.flush()
+            return None if total is None or stream.tell() >= total else "the connection broke off"
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:
+            # Nothing lies behind what we have: it is whole, or something else, as its checksum will tell.
+            return None
+        if error.code >= 500 or error.code == 429:
+            return f"the server answers {error.code} {error.reason}"
+        raise FetchError(f"{url}: the server answers {error.code} {error.reason}") from None
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        stream.flush()
+        return f"the connection broke off ({getattr(error, 'reason', error)})"
+
+
+def _total(response: http.client.HTTPResponse, start: int) -> int | None:
+    """Size of the whole file, if the server continues at ``start`` as asked."""
+    answer = response.headers.get("Content-Range", "")
+    match = _RANGE.fullmatch(answer)
+    if match is None or int(match[1]) != start:
+        raise FetchError(f"{response.url}: asked for the bytes from {start}, the server sends {answer!r}")
+    return None if match[2] == "*" else int(match[2])
+
+
+def _too_large(url: str, stream: BinaryIO, max_bytes: int) -> DataError:
+    Path(stream.name).unlink()
+    return DataError(f"{url}: is larger than {max_bytes} bytes, which is not what was asked for; the file was removed")
+
+
+def _digest(stream: BinaryIO) -> str:
+    stream.flush()
+    stream.seek(0)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
