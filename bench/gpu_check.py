@@ -2,7 +2,7 @@
 
     python bench/gpu_check.py [build|ceilings|tests|sanitize|bench ...] [--minutes 9] [--out FOLDER]
 
-* ``build``: compiles csrc/ in place with nvcc;
+* ``build``: compiles csrc/ in place with nvcc; also the first thing that the three last ones do;
 * ``ceilings``: what the device can do at best (ceilings.py);
 * ``tests``: every test marked ``cuda`` and those of the Triton kernels, which run on the device where there is one;
 * ``sanitize``: compute-sanitizer's memcheck and racecheck on the kernels of csrc/cuda (sanitize.py);
@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +54,8 @@ MARGIN_SECONDS = 10
 
 @dataclass(frozen=True)
 class Step:
-    """One command; ``needs`` are programs without which it cannot start, ``shown`` says to print its output."""
+    """One command; ``needs`` are programs without which it cannot start, ``shown`` says to print its output, and
+    ``repeated`` that it is run again although it passed."""
 
     name: str
     command: list[str]
@@ -61,6 +63,7 @@ class Step:
     needs: tuple[str, ...] = ()
     must_pass_tests: bool = False
     shown: bool = False
+    repeated: bool = False
 
 
 class Check:
@@ -74,7 +77,7 @@ class Check:
         self.state = facts | {"commit": commit(), "driver": driver_version(), "parts": known["parts"] if same else {}}
 
     def passed(self, part: str, step: Step) -> bool:
-        return self.state["parts"].get(part, {}).get(step.name, {}).get("status") == "passed"
+        return not step.repeated and self.state["parts"].get(part, {}).get(step.name, {}).get("status") == "passed"
 
     def run(self, part: str, step: Step) -> str:
         """Run a step and write down how it went: passed, failed, out of time, or missing a program."""
@@ -144,7 +147,7 @@ def prepare(packages: dict[str, str] = PACKAGES) -> Path:
     home = ROOT / "build" / "gpu-check" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = home / "bin" / "python"
     if not python.exists():
-        venv.EnvBuilder(with_pip=False, symlinks=True).create(home)
+        venv.EnvBuilder(with_pip=False, symlinks=True, clear=True).create(home)
     (site_packages,) = (home / "lib").glob("python*/site-packages")
     theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in theirs)
@@ -177,7 +180,7 @@ def run_or_exit(command: list[str], **environment: str) -> str:
     return done.stdout
 
 
-def steps(part: str, python: str, folder: Path, device: str, end: float) -> list[Step]:
+def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iterable[Step]:
     """The commands of a part that is over at ``end``; on a CPU, what can be seen of them there."""
     bench, tiny = str(ROOT / "bench"), device == "cpu"
     if part == "build":
@@ -186,9 +189,11 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> list
         build = [python, "setup.py", "-q", "build_ext", "--inplace"]
         loads = "from wsolfast import ops; assert ops.extension_status() is None, ops.extension_status()"
         table = "print(*(f'{op}: {who}' for op, who in ops.backends().items()), sep='\\n')"
+        programs = ("nvcc", os.environ.get("CXX", "g++").split()[0])
+        # Nothing is compiled twice; what is built does not travel with the results to another machine.
         return [
-            Step("extension", build, {"WSOLFAST_CUDA": "1"}, needs=("nvcc", os.environ.get("CXX", "g++").split()[0])),
-            Step("loads", [python, "-c", f"{loads}; {table}"]),
+            Step("extension", build, {"WSOLFAST_CUDA": "1"}, needs=programs, repeated=True),
+            Step("loads", [python, "-c", f"{loads}; {table}"], repeated=True),
         ]
     if part == "ceilings":
         options = ["--device", device, "--json", str(folder / "ceilings.json")]
@@ -221,10 +226,10 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> list
     if tiny:
         return [Step("tiny", [*command, "--cases", "tiny", "--seconds", "0"], shown=True)]
     # One process each: a kernel that breaks the device hides nothing but its own op.
-    return [
-        Step(op, [*command, "--minutes", f"{max(0, end - time.monotonic() - 60) / 60:.2f}", "--op", op], shown=True)
+    return (
+        Step(op, [*command, "--op", op, "--minutes", f"{(end - time.monotonic()) / 60 - 1:.2f}"], shown=True)
         for op in benched_ops(python)
-    ]
+    )
 
 
 def cuda_homes() -> list[str]:
@@ -289,17 +294,18 @@ def main(arguments: list[str] | None = None) -> int:
     check = Check(folder, device, end)
     python = sys.executable if options.dry_run else str(prepare())
     asked = options.parts or list(PARTS)
+    if not options.dry_run and asked != ["ceilings"]:
+        asked = ["build", *(part for part in asked if part != "build")]
     outcomes = []
     for part in asked:
         try:
-            todo = [step for step in steps(part, python, folder, device, end) if not check.passed(part, step)]
+            for step in steps(part, python, folder, device, end):
+                if not check.passed(part, step):
+                    outcomes.append(check.run(part, step))
+                    print(f"{part}: {step.name}: {outcomes[-1]}", flush=True)
         except SystemExit as error:
             print(error, file=sys.stderr)
             outcomes.append("failed")
-            continue
-        for step in todo:
-            outcomes.append(check.run(part, step))
-            print(f"{part}: {step.name}: {outcomes[-1]}", flush=True)
     print("\n".join(summary(check, asked)))
     if "failed" in outcomes:
         return 5

@@ -90,20 +90,19 @@ def check(case: BenchCase, inputs: tuple, mode: str, device: str) -> int:
     Raises:
         AssertionError: if results differ by more than the case's tolerance.
     """
-    found = bind(ours(case).call, inputs, mode)()
     images = case.images
-    if case.tolerance == 0 and device == "cuda":
-        expected = bind(ours(case).call, converted(inputs, "cpu", case.dtype), mode)()
-    else:
-        exactly = torch.float64 if device == "cuda" and case.tolerance else case.dtype
-        with tf32_allowed(False):
-            try:
+    with tf32_allowed(False):
+        found = bind(ours(case).call, inputs, mode)()
+        exactly = torch.float64 if device == "cuda" else case.dtype
+        try:
+            if device == "cuda" and case.tolerance == 0:
+                expected = bind(ours(case).call, converted(inputs, "cpu", case.dtype), mode)()
+            else:
                 expected = bind(reference(case), converted(inputs, device, exactly), mode)()
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                images, found = 1, of_first_image(case, found)
-                alone = converted(of_first_image(case, inputs), device, exactly)
-                expected = bind(reference(case), alone, mode)()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            images, found = 1, of_first_image(case, found)
+            expected = bind(reference(case), converted(of_first_image(case, inputs), device, exactly), mode)()
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual.cpu(), wanted.cpu(), case.tolerance)
     return images
