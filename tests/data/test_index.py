@@ -258,11 +258,60 @@ def test_killed_while_it_is_written_the_old_index_stays(folder):
     assert type(open_dataset("folder", folder, "test")._source).__name__ == "IndexedSource"
 
 
+@pytest.fixture
+def birds(tmp_path, write_image, write_text):
+    """Two birds in the official lists, and the benchmark's metadata of one of them."""
+    write_text("images.txt", "1 001.Wren/1.jpg\n2 001.Wren/2.jpg\n")
+    write_text("image_class_labels.txt", "1 1\n2 1\n")
+    write_text("train_test_split.txt", "1 1\n2 0\n")
+    write_text("bounding_boxes.txt", "1 2.0 3.0 10.0 11.0\n2 5.0 6.0 7.0 8.0\n")
+    write_text("classes.txt", "1 001.Wren\n")
+    for k in (1, 2):
+        write_image(f"images/001.Wren/{k}.jpg")
+    for name, text in (
+        ("image_ids", "001.Wren/2.jpg\n"),
+        ("class_labels", "001.Wren/2.jpg,0\n"),
+        ("image_sizes", "001.Wren/2.jpg,40,30\n"),
+        ("localization", "001.Wren/2.jpg,5,6,12,14\n"),
+    ):
+        write_text(f"metadata/test/{name}.txt", text)
+    return tmp_path
+
+
+def test_birds_come_from_the_index_of_the_lists_that_are_asked_for(birds, caplog):
+    metadata = birds / "metadata"
+    assert index("cub", birds).images == {"train_weaksup": 1, "test": 1}
+    assert index("cub", birds, metadata=metadata).images == {"test": 1}
+    for options, box in (({}, [5, 6, 12, 14]), ({"metadata": metadata}, [5, 6, 12, 14])):
+        dataset = open_dataset("cub", birds, "test", **options)
+        assert type(dataset._source).__name__ == "IndexedSource"
+        assert dataset.annotations(0).boxes.tolist() == [box]
+        assert dataset[0].image.shape == (3, 30, 40)
+    (metadata / "test/localization.txt").write_text("001.Wren/2.jpg,5,6,12,15\n")
+    assert open_dataset("cub", birds, "test", metadata=metadata).annotations(0).boxes.tolist() == [[5, 6, 12, 15]]
+    assert "metadata/test/localization.txt has changed" in caplog.messages[0]
+    caplog.clear()
+    assert type(open_dataset("cub", birds, "test")._source).__name__ == "IndexedSource"
+    (birds / "bounding_boxes.txt").write_text("1 2.0 3.0 10.0 11.0\n2 5.0 6.0 7.0 9.0\n")
+    assert open_dataset("cub", birds, "test").annotations(0).boxes.tolist() == [[5, 6, 12, 15]]
+    assert f"{birds}/bounding_boxes.txt has changed" in caplog.messages[0]
+
+
+def test_a_tree_moves_with_its_index(birds, tmp_path_factory):
+    index("cub", birds)
+    moved = tmp_path_factory.mktemp("moved") / "birds"
+    birds.rename(moved)
+    dataset = open_dataset("cub", moved, "test")
+    assert type(dataset._source).__name__ == "IndexedSource"
+    assert dataset[0].image.shape == (3, 30, 40)
+
+
 def test_what_cannot_be_indexed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rendered: there is nothing to index"):
         index("synthetic", tmp_path)
     with pytest.raises(DataError, match=r"annotations.csv: missing"):
         index("folder", tmp_path)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="no such folder"):
         index("folder", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="did you mean 'annotations'"):

@@ -1,8 +1,8 @@
 """The index of a data set: every image's path, size, label and boxes in one file, so that opening looks at no image.
 
 ``ROOT/.wsolfast/index-<data set>.safetensors`` holds, for each split, arrays and a JSON header that share one SHA-256;
-another set of options is another file. What opening then costs does not depend on the number of images: a split is
-used if its *fingerprint* is that of the day the index was built, namely
+another set of options is another file. Opening then asks the file system for folders and annotation files alone, never
+for anything per image: a split is used if its *fingerprint* is that of the day the index was built, namely
 
 - the time of the last change of every folder that holds its images, and of those above up to the one where image paths
   start, which changes when a file is added, removed, renamed or replaced in it,
@@ -13,6 +13,7 @@ An image or an XML file that is overwritten in place leaves no trace in that; ``
 builds the index anew. An index that is stale, damaged or of another version is said in one line and left aside.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -134,6 +135,8 @@ def build_index(
         images[split] = len(source.image_ids)
         unreadable += complaints
     if not images:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
         raise refused[0]
     _write(path, tensors, metadata)
     return IndexSummary(path, images, tuple(unreadable), built=True)
