@@ -1,5 +1,7 @@
 """The index: the same samples and boxes as from the files, without looking at them, and never when it is stale."""
 
+import importlib
+import inspect
 import os
 import pickle
 import subprocess
@@ -12,7 +14,7 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from wsolfast.data import SPLITS, DataError, check, index, open_dataset, synth_imagenet
+from wsolfast.data import NAMES, SPLITS, DataError, check, index, open_dataset, synth_imagenet
 
 CSV = """image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask
 a/1.png,0,ant,40,30,1,2,10.5,20,train,
@@ -68,6 +70,20 @@ def test_sets_are_the_same_from_the_index(folder, imagenet):
                 ours, theirs = found.mask(i), expected.mask(i)
                 assert (ours is None and theirs is None) or torch.equal(ours, theirs)
             assert pickle.loads(pickle.dumps(found)).annotations(0).size == expected.annotations(0).size
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"synthetic"}))
+def test_every_set_says_what_it_consults(name, tmp_path):
+    module = importlib.import_module(f"wsolfast.data.{name}")
+    usual = {key: each.default for key, each in inspect.signature(module.open_source).parameters.items()}
+    options = {key: value for key, value in usual.items() if value is not inspect.Parameter.empty}
+    for split in SPLITS:
+        files = module.consulted(tmp_path, split, **options)
+        assert files
+        assert all(file.is_relative_to(tmp_path) for file in files)
+    if "metadata" in options:
+        files = module.consulted(tmp_path, "test", **options | {"metadata": tmp_path / "notes"})
+        assert tmp_path / "notes/test/localization.txt" in files
 
 
 def test_training_boxes_are_not_stored(folder):
