@@ -19,6 +19,7 @@ step failed.
 """
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -138,11 +139,11 @@ class Check:
                     shutil.copy(path, out)
 
 
-def prepare(packages: dict[str, str] = PACKAGES) -> Path:
+def prepare() -> str:
     """An environment that sees the machine's packages, the wheels carried along and this checkout; its Python.
 
     Raises:
-        SystemExit: naming the packages that are neither installed nor carried.
+        SystemExit: if the checkout cannot be installed into it.
     """
     home = ROOT / "build" / "gpu-check" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = home / "bin" / "python"
@@ -156,21 +157,29 @@ def prepare(packages: dict[str, str] = PACKAGES) -> Path:
     wheels = sorted(map(str, WHEELS.glob("*.whl")))
     if wheels:
         run_or_exit([*pip, *wheels])
-    missing = [name for module, name in packages.items() if not _importable(python, module, name.partition(">=")[2])]
-    if missing:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise SystemExit(
-            f"gpu-check: this machine's Python lacks {', '.join(missing)}; where there is a network: pip download "
-            f"-d .wheels --no-deps --only-binary=:all: --python-version {version} {shlex.join(missing)}"
-        )
     # Only names the checkout's packages; csrc/ is compiled by the part that says how it went.
     run_or_exit([*pip, "--no-build-isolation", "-e", str(ROOT)], WSOLFAST_EXT="0")
-    return python
+    return str(python)
 
 
-def _importable(python: Path, module: str, major: str) -> bool:
-    probe = f"import {module} as m" + (f"; assert int(m.__version__.split('.')[0]) >= {major}" if major else "")
-    return subprocess.run([python, "-c", probe], check=False, stderr=subprocess.DEVNULL).returncode == 0
+def lacking(python: str) -> str | None:
+    """One line about the packages that are neither installed nor carried, and how to carry them."""
+    probe = (
+        "import importlib.metadata, importlib.util, json, sys\n"
+        "for module, wanted in json.loads(sys.argv[1]).items():\n"
+        "    name, _, least = wanted.partition('>=')\n"
+        "    there = importlib.util.find_spec(module) is not None\n"
+        "    if not there or least and int(importlib.metadata.version(name).split('.')[0]) < int(least):\n"
+        "        print(wanted)\n"
+    )
+    missing = run_or_exit([python, "-c", probe, json.dumps(PACKAGES)]).split()
+    if not missing:
+        return None
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        f"this machine's Python lacks {', '.join(missing)}; where there is a network: pip download -d .wheels "
+        f"--no-deps --only-binary=:all: --python-version {version} {shlex.join(missing)}"
+    )
 
 
 def run_or_exit(command: list[str], **environment: str) -> str:
@@ -292,11 +301,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     check = Check(folder, device, end)
-    python = sys.executable if options.dry_run else str(prepare())
+    python = sys.executable if options.dry_run else prepare()
+    outcomes = []
+    if line := lacking(python):
+        print(f"gpu-check: {line}", file=sys.stderr)
+        outcomes.append("failed")
     asked = options.parts or list(PARTS)
     if not options.dry_run and asked != ["ceilings"]:
         asked = ["build", *(part for part in asked if part != "build")]
-    outcomes = []
     for part in asked:
         try:
             for step in steps(part, python, folder, device, end):

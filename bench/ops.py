@@ -294,7 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = set(options.op or known)
     if unknown := sorted(chosen - known):
         parser.error(f"no case of op {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    torch.set_num_threads(options.threads)
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
     # Compiled CPU code is not what the CPU rows are about, and takes minutes.
     prefixes = options.peers if options.peers is not None else ([""] if options.device == "cuda" else ["eager"])
     end = time.monotonic() + 60 * options.minutes

@@ -189,6 +189,7 @@ class TestGpuCheck:
 
         run = bench.gpu_check.Check.run
         monkeypatch.setattr(bench.gpu_check, "steps", steps)
+        monkeypatch.setattr(bench.gpu_check, "lacking", lambda python: None)
         monkeypatch.setattr(
             bench.gpu_check.Check, "run", lambda self, part, step: (seen.append(part), run(self, part, step))[1]
         )
@@ -230,6 +231,14 @@ class TestGpuCheck:
         check = bench.gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60)
         assert check.run("sanitize", bench.gpu_check.Step("x", ["x"], needs=("no-such-tool",))) == "failed"
         assert check.state["parts"]["sanitize"]["x"]["output"] == ["not on PATH: no-such-tool"]
+
+    def test_a_missing_package_is_named_with_a_way_to_carry_it(self, bench, monkeypatch):
+        assert bench.gpu_check.lacking(sys.executable) is None
+        packages = {"setuptools": "setuptools>=1000", "no_such_module": "no-such-package", "json": "json"}
+        monkeypatch.setattr(bench.gpu_check, "PACKAGES", packages)
+        line = bench.gpu_check.lacking(sys.executable)
+        assert line.startswith("this machine's Python lacks setuptools>=1000, no-such-package; ")
+        assert line.endswith("'setuptools>=1000' no-such-package")
 
     def test_what_runs_on_a_gpu(self, bench, tmp_path, monkeypatch):
         monkeypatch.setattr(bench.gpu_check, "cuda_ops", lambda python: ["score_map_boxes"])
