@@ -34,6 +34,8 @@ format: $(VENV)/.installed
 
 # The machine's own Python, which has the torch of its GPU.
 gpu-check:
+	@$(PYTHON) -c 'import torch' 2>/dev/null || \
+	  { echo "make: $(PYTHON) has no torch; name one that has: make gpu-check PYTHON=..." >&2; exit 4; }
 	$(PYTHON) bench/gpu_check.py $(PART)
 
 clean:
