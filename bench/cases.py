@@ -94,6 +94,24 @@ def loss_case(layer: str, images: int, classes: int, side: int):
     )
 
 
+def pairs_case(layer: str, images: int, elements: int):
+    """CoAug of a batch of 12 classes; the three vectors of an image differ little, as those of an embedding do."""
+
+    def make_inputs(device, dtype):
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.randn(images, 1, elements, generator=generator).relu()
+        vectors = vectors + 0.3 * torch.randn(images, 3, elements, generator=generator)
+        return vectors.to(device, dtype), torch.arange(images, device=device) % 12, 1.0, 1.0, 1e-6, "mean"
+
+    return BenchCase(
+        "co_supervised_loss",
+        f"{layer} {elements}, N={images}",
+        make_inputs,
+        backward=True,
+        images=images,
+    )
+
+
 def attention_case(
     layer: str,
     images: int,
@@ -231,6 +249,7 @@ _CPU = [
     loss_case("vgg16.head cub", 30, 200, 14),
     loss_case("vgg16.head ilsvrc", 16, 1000, 14),
     loss_case("inception_v3.head cub", 30, 200, 28),
+    pairs_case("alexnet.fc7", 48, 4096),
     *(
         attention_case(layer, images, channels, side, side, "embedded_gaussian")
         for layer, images, channels, side in (
@@ -293,6 +312,8 @@ _CUDA = [
     *(loss_case("vgg16.head cub", images, 200, 14) for images in _BATCHES),
     loss_case("vgg16.head ilsvrc", 128, 1000, 14),
     loss_case("inception_v3.head ilsvrc", 32, 1000, 28),
+    pairs_case("alexnet.fc7", 48, 4096),
+    pairs_case("alexnet.conv5_flat", 64, 9216),
     *(
         attention_case(
             layer,
@@ -341,6 +362,7 @@ _CUDA = [
 _TINY = [
     correlation_case("tiny", 2, (8,), 5, "head", 0.5, targets={"eager fp32": 1e-9}),
     loss_case("tiny", 2, 3, 5),
+    pairs_case("tiny", 5, 8),
     attention_case("tiny", 2, (4, 6), 5, 5, "embedded_gaussian", targets={"eager fp32": 1e9}),
     fusion_case(2, 8, "mean"),
     head_case(2, 5, 4),

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from torch import distributed, multiprocessing
-from torch.autograd import gradcheck
 from torch.nn import functional
 
 from wsolfast import backbones
@@ -70,78 +69,6 @@ class TestConfidence:
         torch.testing.assert_close(early.grad, (early - late).sign() * mask / 2)
         (both,) = torch.autograd.grad(confident_segmentation_loss(late, early, mask, detach_teacher=False), late)
         torch.testing.assert_close(both, -early.grad)
-
-
-class TestCoSupervision:
-    foreground = torch.tensor([[0, 0], [3, 4], [0, 5]], **F64)
-    background = torch.tensor([[1, 0], [3, 6], [4, 5]], **F64)
-    confident = torch.tensor([[1, 1], [3, 6.5], [4, 7]], **F64)
-    label = torch.tensor([0, 0, 1])
-
-    def vectors(self):
-        return torch.stack((self.foreground, self.background, self.confident), dim=1)
-
-    def test_golden(self):
-        vectors = self.vectors().requires_grad_()
-        loss = co_supervised_loss(vectors, self.label, eps=0)
-        torch.testing.assert_close(loss.item(), 5.1390275, rtol=0, atol=1e-7)  # printed digits
-        (grad,) = torch.autograd.grad(loss, vectors)
-        expected = torch.tensor(
-            [
-                [[1.071111, -0.48], [-1.471111, -0.8], [0, 0.8]],
-                [[0.3375433, 2.0315142], [0, -2.3063063], [0, 0.8289443]],
-                [[0.1220409, -0.0741522], [-0.0595842, -0.2956110], [0, 0.2956110]],
-            ],
-            **F64,
-        )
-        torch.testing.assert_close(grad, expected, rtol=0, atol=1e-6)  # printed digits
-        mean = co_supervised_loss(self.vectors(), self.label, reduction="mean", eps=0)
-        torch.testing.assert_close(mean.item(), 13 / 3 + (0.4 + 0.4056942) / 2, rtol=0, atol=1e-7)
-
-    @pytest.mark.parametrize("label", [[0, 1, 0, 2, 1], [0] * 5, list(range(5)), [3]])
-    def test_agrees_with_a_loop(self, label):
-        n, gamma, delta, eps = len(label), 0.7, 1.9, 1e-3
-        vectors = seeded(n, 3, 6)
-        apart = [math.dist(f, b) for f, b, _ in vectors.tolist()]
-        spread = [math.dist(b, k) for _, b, k in vectors.tolist()]
-        sets = {True: [], False: []}
-        for m in range(n):
-            for k in range(m + 1, n):
-                between = math.dist(vectors[m, 0].tolist(), vectors[k, 0].tolist())
-                top, bottom = gamma * (spread[m] + spread[k]), (apart[m] + apart[k]) / 2 + eps
-                same = label[m] == label[k]
-                sets[same].append((top + between) / bottom if same else top / (delta * between + bottom))
-        options = {"gamma": gamma, "delta": delta, "eps": eps}
-        loss = co_supervised_loss(vectors, torch.tensor(label), **options)
-        torch.testing.assert_close(loss.item(), math.fsum(sets[True] + sets[False]))
-        mean = co_supervised_loss(vectors, torch.tensor(label), reduction="mean", **options)
-        torch.testing.assert_close(mean.item(), sum(math.fsum(part) / max(1, len(part)) for part in sets.values()))
-
-    def test_gradcheck(self):
-        vectors = seeded(4, 3, 3).requires_grad_()
-        label = torch.tensor([0, 1, 0, 1])
-        for reduction in ("sum", "mean"):
-            assert gradcheck(lambda v, r=reduction: co_supervised_loss(v, label, reduction=r), vectors)
-
-    def test_scale_of_the_embedding_and_names_of_classes_do_not_matter(self):
-        vectors, label = seeded(6, 3, 8), torch.tensor([0, 1, 2, 0, 1, 1])
-        loss = co_supervised_loss(vectors, label, eps=0)
-        torch.testing.assert_close(co_supervised_loss(37 * vectors, label, eps=0), loss)
-        torch.testing.assert_close(co_supervised_loss(vectors, torch.tensor([2, 0, 1])[label], eps=0), loss)
-        order = torch.tensor([3, 0, 5, 1, 4, 2])
-        torch.testing.assert_close(co_supervised_loss(vectors[order], label[order], eps=0), loss)
-
-    def test_equal_images_and_single_ones_stay_finite(self):
-        same = seeded(1, 3, 4).expand(3, -1, -1)
-        flat = torch.zeros(3, 3, 4, **F64)
-        for start in (same, flat):
-            vectors = start.clone().requires_grad_()
-            loss = co_supervised_loss(vectors, torch.tensor([0, 0, 1]))
-            (grad,) = torch.autograd.grad(loss, vectors)
-            assert loss.isfinite()
-            assert grad.isfinite().all()
-        assert co_supervised_loss(same[:1], torch.tensor([0])) == 0
-        assert co_supervised_loss(same[:0], torch.tensor([], dtype=torch.long)) == 0
 
 
 class TestRanks:

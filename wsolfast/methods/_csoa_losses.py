@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from wsolfast import ops
 from wsolfast.methods._across_ranks import of_every_process
 
 REDUCTIONS = ("mean", "sum")
@@ -48,56 +49,10 @@ def confident_segmentation_loss(
     return loss / max(1, mask.numel() if reduction == "mean" else len(mask))
 
 
-def co_supervised_loss(
-    vectors: Tensor,
-    label: Tensor,
-    *,
-    gamma: float = 1.0,
-    delta: float = 1.0,
-    reduction: str = "sum",
-    eps: float = 1e-6,
-) -> Tensor:
-    r"""Objects of one class look alike, and every object differs from its background, which looks alike throughout.
+def co_supervised_loss(vectors: Tensor, label: Tensor, **options) -> Tensor:
+    """:func:`wsolfast.ops.co_supervised_loss` of the images of all processes, the same on every one.
 
-    With :math:`c_m = |F_m - B_m|`, :math:`b_m = |B_m - K_m|` and :math:`D_{mn} = |F_m - F_n|`, over pairs m < n:
-
-    .. math::
-        \ell^{same}_{mn} = \frac{\gamma (b_m + b_n) + D_{mn}}{(c_m + c_n)/2 + \epsilon},\quad
-        \ell^{diff}_{mn} = \frac{\gamma (b_m + b_n)}{\delta D_{mn} + (c_m + c_n)/2 + \epsilon}
-
-    Under a process group the pairs are those of the batches of all ranks, and the loss is the same on every rank; its
-    gradient is that of one process, as :func:`~wsolfast.methods._across_ranks.of_every_process` says.
-
-    Source: Eqs 8-12. The superscripts of Eq 12 are swapped in print; the conditions under its sums are what is followed
-    here. The scale of the vectors does not matter but for eps.
-
-    Args:
-        vectors (Tensor[N, 3, D]): of each image's foreground F, background B and confident background K.
-        label (Tensor[N]): classes.
-        gamma: weight of the background distances.
-        delta: weight of the distance between classes.
-        reduction: ``"sum"`` over all pairs, as printed, or ``"mean"`` over either set of pairs.
-        eps: added to the denominators.
-
-    Returns:
-        Scalar; a set without pairs adds 0.
+    Its gradient is that of one process, as :func:`~wsolfast.methods._across_ranks.of_every_process` says.
     """
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    vectors, label = of_every_process(vectors), of_every_process(label)
-    foreground, background, confident = vectors.unbind(1)
-    object_apart = torch.linalg.vector_norm(foreground - background, dim=1)
-    background_spread = torch.linalg.vector_norm(background - confident, dim=1)
-    # The differences themselves: |a|² + |b|² - 2ab has no digits left where two objects nearly agree.
-    apart = torch.linalg.vector_norm(foreground[:, None] - foreground[None], dim=2)
-    object_apart = (object_apart[:, None] + object_apart[None]) / 2 + eps
-    background_spread = gamma * (background_spread[:, None] + background_spread[None])
-    once = torch.ones_like(apart, dtype=torch.bool).triu(1)
-    equal = label[:, None] == label[None]
-    total = vectors.new_zeros(())
-    for pairs, loss in (
-        (once & equal, (background_spread + apart) / object_apart),
-        (once & ~equal, background_spread / (delta * apart + object_apart)),
-    ):
-        part = loss.where(pairs, 0).sum()
-        total = total + (part / pairs.sum().clamp(min=1) if reduction == "mean" else part)
-    return total
+    return ops.co_supervised_loss(of_every_process(vectors), of_every_process(label), **options)

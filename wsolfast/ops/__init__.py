@@ -4,6 +4,7 @@ from wsolfast.ops._registry import backends, extension_status
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.class_head_pool import class_head_pool
+from wsolfast.ops.co_supervised_loss import co_supervised_loss
 from wsolfast.ops.gaussian_prior_labels import GAUSSIAN_PRIORS, GaussianPrior, gaussian_prior_labels
 from wsolfast.ops.min_max_normalize import min_max_normalize
 from wsolfast.ops.multiplicative_fusion import multiplicative_fusion
@@ -23,6 +24,7 @@ __all__ = [
     "backends",
     "box_sweep_hits",
     "class_head_pool",
+    "co_supervised_loss",
     "extension_status",
     "gaussian_prior_labels",
     "min_max_normalize",

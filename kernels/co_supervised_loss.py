@@ -1,0 +1,212 @@
+"""Launchers and kernels of :func:`wsolfast.ops.co_supervised_loss`.
+
+Distances are sums of squared differences, never products of vectors, and every sum has one order: two kernels and the
+sum of the rows' losses forward, one kernel backward.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from wsolfast.kernels._launch import on_device_of
+
+# Images and elements of a tile of differences, and the pairs whose slopes one step takes.
+BLOCK_N, BLOCK_E = 8, 512
+BLOCK_PAIRS = 64
+
+
+@triton.jit
+def _distances_kernel(
+    vectors_ptr,
+    distances_ptr,  # [N, N + 2]: D right of the diagonal, then c and b
+    N,
+    E,
+    stride_image,
+    stride_part,
+    stride_element,
+    BLOCK_N: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    """Part of a row of distances: of one foreground to others, to its background, and of that to its confident part."""
+    tiles = tl.cdiv(N + 2, BLOCK_N)
+    m = (tl.program_id(0) // tiles).to(tl.int64)
+    start = (tl.program_id(0) % tiles) * BLOCK_N
+    if start + BLOCK_N > m + 1:
+        column = start + tl.arange(0, BLOCK_N).to(tl.int64)
+        wanted = (column > m) & (column < N + 2)
+        within = column >= N
+        left = vectors_ptr + m * stride_image + tl.where(column == N + 1, 1, 0) * stride_part
+        right = vectors_ptr + tl.where(within, m, column) * stride_image
+        right += tl.where(within, column - N + 1, 0) * stride_part
+        squares = tl.zeros((BLOCK_N, BLOCK_E), distances_ptr.dtype.element_ty)
+        for first in range(0, E, BLOCK_E):
+            element = first + tl.arange(0, BLOCK_E).to(tl.int64)[None, :]
+            mask = wanted[:, None] & (element < E)
+            difference = tl.load(left[:, None] + element * stride_element, mask=mask, other=0)
+            difference -= tl.load(right[:, None] + element * stride_element, mask=mask, other=0)
+            squares += difference * difference
+        tl.store(distances_ptr + m * (N + 2) + column, tl.sqrt(tl.sum(squares, 1)), mask=wanted)
+
+
+@triton.jit
+def _same_pairs(label_ptr, N, BLOCK: tl.constexpr):
+    """Pairs of images of one class, each counted once."""
+    equal = tl.zeros((), tl.int64)
+    for first in range(0, N, BLOCK):
+        m = first + tl.arange(0, BLOCK)[:, None]
+        for second in range(0, N, BLOCK):
+            n = second + tl.arange(0, BLOCK)[None, :]
+            same = tl.load(label_ptr + m, mask=m < N, other=0) == tl.load(label_ptr + n, mask=n < N, other=0)
+            equal += tl.sum(tl.sum((same & (m < n) & (n < N)).to(tl.int32), 1), 0)
+    return equal
+
+
+@triton.jit
+def _over(slope, distance):
+    return tl.where(distance == 0, 0, slope / distance)
+
+
+@triton.jit
+def _slopes_kernel(
+    distances_ptr,  # [N, N + 2]
+    label_ptr,
+    loss_ptr,  # [N]: sums over n > m
+    pair_slope_ptr,  # [N, N]
+    image_slope_ptr,  # [N, 2]
+    N,
+    gamma: tl.float64,
+    delta: tl.float64,
+    eps: tl.float64,
+    MEAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One image: its loss with the images after it, and what it asks of distances by all its pairs."""
+    m = tl.program_id(0).to(tl.int64)
+    compute: tl.constexpr = distances_ptr.dtype.element_ty
+    gamma, delta = tl.full((), gamma, compute), tl.full((), delta, compute)
+    row = distances_ptr + m * (N + 2)
+    label, to_background, spread = tl.load(label_ptr + m), tl.load(row + N), tl.load(row + N + 1)
+    same_weight, other_weight = tl.full((), 1, compute), tl.full((), 1, compute)
+    if MEAN:
+        pairs = _same_pairs(label_ptr, N, BLOCK)
+        others = tl.full((), N, tl.int64) * (N - 1) // 2 - pairs
+        same_weight /= tl.maximum(pairs, 1).to(compute)
+        other_weight /= tl.maximum(others, 1).to(compute)
+    loss = tl.zeros((BLOCK,), compute)
+    of_object = tl.zeros((BLOCK,), compute)
+    of_spread = tl.zeros((BLOCK,), compute)
+    for start in range(0, N, BLOCK):
+        n = start + tl.arange(0, BLOCK).to(tl.int64)
+        real = (n < N) & (n != m)
+        theirs = distances_ptr + n * (N + 2) + N
+        apart = tl.load(distances_ptr + tl.minimum(m, n) * (N + 2) + tl.maximum(m, n), mask=real, other=1)
+        bottom = (to_background + tl.load(theirs, mask=real, other=1)) / 2 + tl.full((), eps, compute)
+        top = gamma * (spread + tl.load(theirs + 1, mask=real, other=1))
+        same = tl.load(label_ptr + n, mask=real, other=0) == label
+        top = tl.where(same, top + apart, top)
+        bottom = tl.where(same, bottom, bottom + delta * apart)
+        share = top / bottom
+        weight = tl.where(same, same_weight, other_weight)
+        loss += tl.where(real & (n > m), weight * share, 0)
+        weight = tl.where(real, weight / bottom, 0)
+        of_object -= tl.where(real, share / 2 * weight, 0)
+        of_spread += gamma * weight
+        of_apart = tl.where(same, weight, -delta * share * weight)
+        tl.store(pair_slope_ptr + m * N + n, tl.where(real, _over(of_apart, apart), 0), mask=n < N)
+    tl.store(loss_ptr + m, tl.sum(loss, 0))
+    tl.store(image_slope_ptr + 2 * m, _over(tl.sum(of_object, 0), to_background))
+    tl.store(image_slope_ptr + 2 * m + 1, _over(tl.sum(of_spread, 0), spread))
+
+
+@triton.jit
+def _gradient_kernel(
+    grad_ptr,
+    vectors_ptr,
+    pair_slope_ptr,  # [N, N]
+    image_slope_ptr,  # [N, 2]
+    gradient_ptr,  # [N, 3, E]
+    N,
+    E,
+    stride_image,
+    stride_part,
+    stride_element,
+    BLOCK_N: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    """Some elements of the three gradients of one image."""
+    tiles = tl.cdiv(E, BLOCK_E)
+    m = (tl.program_id(0) // tiles).to(tl.int64)
+    element = (tl.program_id(0) % tiles) * BLOCK_E + tl.arange(0, BLOCK_E).to(tl.int64)
+    real = element < E
+    grad = tl.load(grad_ptr)
+    foregrounds = vectors_ptr + element * stride_element
+    own = foregrounds + m * stride_image
+    foreground = tl.load(own, mask=real, other=0)
+    background = tl.load(own + stride_part, mask=real, other=0)
+    confident = tl.load(own + 2 * stride_part, mask=real, other=0)
+    pulls = tl.zeros((BLOCK_N, BLOCK_E), gradient_ptr.dtype.element_ty)
+    for start in range(0, N, BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N).to(tl.int64)
+        slope = tl.load(pair_slope_ptr + m * N + n, mask=n < N, other=0)
+        mask = (n < N)[:, None] & real[None, :]
+        others = tl.load(foregrounds[None, :] + n[:, None] * stride_image, mask=mask, other=0)
+        pulls += slope[:, None] * (foreground[None, :] - others)
+    of_object = tl.load(image_slope_ptr + 2 * m) * (foreground - background)
+    of_spread = tl.load(image_slope_ptr + 2 * m + 1) * (background - confident)
+    target = gradient_ptr + m * 3 * E + element
+    tl.store(target, grad * (tl.sum(pulls, 0) + of_object), mask=real)
+    tl.store(target + E, grad * (of_spread - of_object), mask=real)
+    tl.store(target + 2 * E, -grad * of_spread, mask=real)
+
+
+def co_supervised_loss(
+    vectors: Tensor, label: Tensor, gamma: float, delta: float, eps: float, reduction: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [], slopes [N, N] by distances between objects and [N, 2] by those within an image, over the distances."""
+    images, _, elements = vectors.shape
+    distances = torch.empty((images, images + 2), dtype=vectors.dtype, device=vectors.device)
+    loss = torch.empty(images, dtype=vectors.dtype, device=vectors.device)
+    pair_slope = torch.empty((images, images), dtype=vectors.dtype, device=vectors.device)
+    image_slope = torch.empty((images, 2), dtype=vectors.dtype, device=vectors.device)
+    if images == 0:
+        return loss.sum(), pair_slope, image_slope
+    with on_device_of(vectors):
+        _distances_kernel[(images * triton.cdiv(images + 2, BLOCK_N),)](
+            vectors, distances, images, elements, *vectors.stride(), BLOCK_N=BLOCK_N, BLOCK_E=BLOCK_E
+        )
+        _slopes_kernel[(images,)](
+            distances,
+            label.contiguous(),
+            loss,
+            pair_slope,
+            image_slope,
+            images,
+            gamma,
+            delta,
+            eps,
+            MEAN=reduction == "mean",
+            BLOCK=BLOCK_PAIRS,
+        )
+        return loss.sum(), pair_slope, image_slope
+
+
+def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tensor, image_slope: Tensor) -> Tensor:
+    """Gradient [N, 3, D] with respect to the vectors."""
+    images, _, elements = vectors.shape
+    gradient = torch.empty(vectors.shape, dtype=vectors.dtype, device=vectors.device)
+    if gradient.numel() == 0:
+        return gradient
+    with on_device_of(vectors):
+        _gradient_kernel[(images * triton.cdiv(elements, BLOCK_E),)](
+            grad,
+            vectors,
+            pair_slope.contiguous(),
+            image_slope.contiguous(),
+            gradient,
+            images,
+            elements,
+            *vectors.stride(),
+            BLOCK_N=BLOCK_N,
+            BLOCK_E=BLOCK_E,
+        )
+    return gradient
