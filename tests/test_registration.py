@@ -98,6 +98,7 @@ def test_compiled_kernels_serve_the_trivial_op():
 ON_CUDA = [
     "_score_map_boxes_all",
     "box_sweep_hits",
+    "gaussian_prior_labels",
     "min_max_normalize",
     "normalize_score_map",
     "pixel_histogram",

@@ -1,3 +1,5 @@
+#include "common/gaussian_prior_labels.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -5,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "boxes/resize.h"
@@ -28,38 +29,9 @@ using wsolfast::boxes::ResizeTable;
 using wsolfast::boxes::Run;
 using wsolfast::boxes::RunLabels;
 using wsolfast::boxes::Simd;
+using namespace wsolfast::gaussian_prior;
 
 constexpr const char* kOp = "gaussian_prior_labels";
-constexpr uint8_t kBackground = 0, kObject = 1, kIgnore = 255;
-constexpr double kMaximumEps = 1e-6, kLeastWeight = 1e-12, kPixelVariance = 1.0 / 12;
-
-struct Rule {
-  double weight_low, weight_high;
-  bool per_contour;
-  double min_area, covariance_scale;
-  bool grid_max;
-  double object_cam, object_gaussian, background_cam, background_gaussian;
-  bool empty_background;
-};
-
-// Weighted sums over pixels; x and y are relative to the middle of the grid.
-struct Moments {
-  double weight = 0, x = 0, y = 0, xx = 0, xy = 0, yy = 0;
-
-  void operator+=(const Moments& other) {
-    weight += other.weight;
-    x += other.x;
-    y += other.y;
-    xx += other.xx;
-    xy += other.xy;
-    yy += other.yy;
-  }
-};
-
-// exp(-q/2) with q = a dx^2 + 2 b dx dy + c dy^2 - least around (x, y), in pixels.
-struct Gaussian {
-  double x, y, a, b, c, least;
-};
 
 // Sums of w, w x and w x^2 over the pixels [begin, end) of a row whose value lies in the band; x counts from `origin`.
 WSOLFAST_INLINE void row_sums_body(const BlendedRow& row, int begin, int end, double origin, double low, double high,
@@ -140,58 +112,11 @@ void axis_moments(const ResizeTable& table, std::vector<double>& sums) {
   }
 }
 
-Gaussian fit(const Moments& m, double scale, const Grid& grid) {
-  const double mean_x = m.x / m.weight, mean_y = m.y / m.weight;
-  double xx = m.xx / m.weight - mean_x * mean_x, yy = m.yy / m.weight - mean_y * mean_y;
-  double xy = m.xy / m.weight - mean_x * mean_y;
-  // Eigenvalues below the variance of one pixel are raised to it.
-  const double middle = (xx + yy) / 2, half = std::hypot((xx - yy) / 2, xy);
-  const double large = std::max(kPixelVariance, middle + half), small = std::max(kPixelVariance, middle - half);
-  if (middle - half < kPixelVariance) {
-    const double share = half > 0 ? (large - small) / (2 * half) : 0.0;
-    const double rest = small - share * (middle - half);
-    xx = rest + share * xx;
-    yy = rest + share * yy;
-    xy *= share;
-  }
-  const double determinant = large * small * scale;
-  return {mean_x + (grid.width - 1) / 2.0,
-          mean_y + (grid.height - 1) / 2.0,
-          yy / determinant,
-          -xy / determinant,
-          xx / determinant,
-          0};
-}
-
-// The largest q at which exp(-q/2) still reaches `value`.
-double reach_of(double value) { return value > 0 ? -2 * std::log(value) : std::numeric_limits<double>::infinity(); }
-
-double form_at(const Gaussian& g, double x, double y) {
-  const double dx = x - g.x, dy = y - g.y;
-  return g.a * dx * dx + 2 * g.b * dx * dy + g.c * dy * dy;
-}
-
-// Calls function(y, x0, x1) for the pixels of each row, x1 included, that lie in the ellipse q <= reach, or q < reach.
+// Calls function(y, x0, x1) for the pixels of each row, x1 included.
 template <typename Function>
-void visit_ellipse(const Gaussian& g, double reach, bool border, const Grid& grid, const Function& function) {
-  if (!(reach >= 0)) return;
-  const double determinant = g.a * g.c - g.b * g.b;
-  // The roots say where to look, with a pixel of slack; q decides.
-  const double form = reach + g.least, tall = std::sqrt(form * g.a / determinant) + 1;
-  const auto clamped = [](double value, int limit) {
-    return static_cast<int>(std::clamp(value, 0.0, static_cast<double>(limit)));
-  };
-  const int y0 = clamped(g.y - tall, grid.height), y1 = clamped(g.y + tall + 1, grid.height);
-  for (int y = y0; y < y1; ++y) {
-    const double dy = y - g.y, middle = g.x - g.b * dy / g.a;
-    const double half = std::sqrt(std::max(0.0, g.a * form - determinant * dy * dy)) / g.a + 1;
-    int x0 = clamped(middle - half, grid.width), x1 = clamped(middle + half + 1, grid.width) - 1;
-    const auto is_inside = [&](int x) {
-      const double q = form_at(g, x, y) - g.least;
-      return border ? q <= reach : q < reach;
-    };
-    while (x0 <= x1 && !is_inside(x0)) ++x0;
-    while (x0 <= x1 && !is_inside(x1)) --x1;
+void visit(const Ellipse& ellipse, const Function& function) {
+  for (int y = ellipse.begin(); y < ellipse.end(); ++y) {
+    const auto [x0, x1] = ellipse.row(y);
     if (x0 <= x1) function(y, x0, x1);
   }
 }
@@ -215,10 +140,9 @@ class Labeller {
     grid_ = Grid(height, width);
 
     gaussians_.clear();
-    const bool used = rule.object_gaussian < 1 || rule.background_gaussian < 1;
-    if (used && rule.per_contour) {
+    if (rule.uses_gaussians() && rule.per_contour) {
       contour_gaussians(rule);
-    } else if (used) {
+    } else if (rule.uses_gaussians()) {
       keep(of_map(rule), rule);
     }
     const auto row_of = [&](int y) { return labels + static_cast<int64_t>(y) * width; };
@@ -226,13 +150,12 @@ class Labeller {
       label_row(resizer_.blended_row(y), width, rule.object_cam, rule.background_cam, row_of(y));
     }
     for (const Gaussian& g : gaussians_) {
-      visit_ellipse(g, reach_of(rule.background_gaussian), true, grid_, [&](int y, int x0, int x1) {
-        std::replace(row_of(y) + x0, row_of(y) + x1 + 1, kBackground, kIgnore);
-      });
+      visit({g, reach_of(rule.background_gaussian), true, height, width},
+            [&](int y, int x0, int x1) { std::replace(row_of(y) + x0, row_of(y) + x1 + 1, kBackground, kIgnore); });
     }
     for (const Gaussian& g : gaussians_) {
-      visit_ellipse(g, reach_of(rule.object_gaussian), false, grid_,
-                    [&](int y, int x0, int x1) { std::fill(row_of(y) + x0, row_of(y) + x1 + 1, kObject); });
+      visit({g, reach_of(rule.object_gaussian), false, height, width},
+            [&](int y, int x0, int x1) { std::fill(row_of(y) + x0, row_of(y) + x1 + 1, kObject); });
     }
   }
 
@@ -241,14 +164,13 @@ class Labeller {
     double sums[3];
     row_sums(resizer_.blended_row(y), run.x0, run.x1 + 1, -(grid_.width - 1) / 2.0, rule.weight_low, rule.weight_high,
              sums);
-    const double dy = y - (grid_.height - 1) / 2.0;
-    return {sums[0], sums[1], sums[0] * dy, sums[2], sums[1] * dy, sums[0] * dy * dy};
+    return of_row(sums, y, grid_.height);
   }
 
   // Where the band leaves nothing out the moments are linear in the map before the resize.
   Moments of_map(const Rule& rule) {
     Moments whole;
-    if (rule.weight_low > 0 || rule.weight_high <= 1) {
+    if (!rule.weighs_everything()) {
       for (int y = 0; y < grid_.height; ++y) whole += of_run(y, {0, grid_.width - 1, 0}, rule);
       return whole;
     }
@@ -256,16 +178,12 @@ class Labeller {
     axis_moments(resizer_.rows(), along_y_);
     const int h = resizer_.rows().source, w = resizer_.columns().source;
     for (int y = 0; y < h; ++y) {
-      double sum = 0, x_sum = 0, xx_sum = 0;
+      double sums[3] = {};
       for (int x = 0; x < w; ++x) {
         const double value = coarse_[y * w + x], *weights = &along_x_[3 * x];
-        sum += value * weights[0];
-        x_sum += value * weights[1];
-        xx_sum += value * weights[2];
+        for (int power = 0; power < 3; ++power) sums[power] += value * weights[power];
       }
-      const double* weights = &along_y_[3 * y];
-      whole += {weights[0] * sum,    weights[0] * x_sum, weights[1] * sum,
-                weights[0] * xx_sum, weights[1] * x_sum, weights[2] * sum};
+      whole += of_source_row(sums, &along_y_[3 * y]);
     }
     return whole;
   }
@@ -278,12 +196,11 @@ class Labeller {
 
   void keep(const Moments& moments, const Rule& rule) {
     if (!(moments.weight > kLeastWeight)) return;
-    Gaussian g = fit(moments, rule.covariance_scale, grid_);
+    Gaussian g = fit(moments, rule.covariance_scale, grid_.height, grid_.width);
     if (rule.grid_max) {
-      // The mean lies within the grid, so a pixel within half a step of it bounds the search.
-      double least = form_at(g, std::round(g.x), std::round(g.y));
-      visit_ellipse(g, least, true, grid_, [&](int y, int x0, int x1) {
-        for (int x = x0; x <= x1; ++x) least = std::min(least, form_at(g, x, y));
+      double least = g.form_at(std::round(g.x), std::round(g.y));
+      visit(around_mean(g, grid_.height, grid_.width), [&](int y, int x0, int x1) {
+        for (int x = x0; x <= x1; ++x) least = std::min(least, g.form_at(x, y));
       });
       g.least = least;
     }
@@ -402,15 +319,21 @@ Tensor gaussian_prior_labels_cpu(Tensor cam, int64_t height, int64_t width, doub
                                  bool per_contour, double min_area, double covariance_scale, bool grid_max,
                                  double object_cam, double object_gaussian, double background_cam,
                                  double background_gaussian, bool empty_background) {
-  WSOLFAST_CHECK(cam.dim() == 3 && cam.size(1) > 0 && cam.size(2) > 0 && height > 0 && width > 0, kOp,
-                 "expected maps [N, h, w] and a size that are not empty");
   const Rule rule{weight_low,      weight_high, per_contour,     min_area,       covariance_scale,
                   grid_max,        object_cam,  object_gaussian, background_cam, background_gaussian,
                   empty_background};
+  return wsolfast::gaussian_prior_labels_on_host(cam, height, width, rule);
+}
+
+}  // namespace
+
+Tensor wsolfast::gaussian_prior_labels_on_host(const Tensor& cam, int64_t height, int64_t width, const Rule& rule) {
+  WSOLFAST_CHECK(cam.dim() == 3 && cam.size(1) > 0 && cam.size(2) > 0 && height > 0 && width > 0, kOp,
+                 "expected maps [N, h, w] and a size that are not empty");
   const Tensor maps = torch::stable::contiguous(cam);
   Tensor labels = torch::stable::new_empty(maps, {maps.size(0), height, width}, ScalarType::Byte);
   uint8_t* out = labels.mutable_data_ptr<uint8_t>();
-  wsolfast::for_each_score_map(maps, kOp, [&](int64_t n, const auto* map) {
+  for_each_score_map(maps, kOp, [&](int64_t n, const auto* map) {
     static thread_local Labeller labeller;
     static thread_local std::vector<double> wide;
     const auto h = static_cast<int>(maps.size(1)), w = static_cast<int>(maps.size(2));
@@ -420,7 +343,5 @@ Tensor gaussian_prior_labels_cpu(Tensor cam, int64_t height, int64_t width, doub
   });
   return labels;
 }
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(wsolfast, CPU, m) { m.impl("gaussian_prior_labels", TORCH_BOX(&gaussian_prior_labels_cpu)); }

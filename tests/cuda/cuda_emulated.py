@@ -87,6 +87,13 @@ class Emulated:
         self.call(f"normalize_score_map_{_suffix(maps)}", maps, *maps.shape, height, width, *codes, out)
         return out
 
+    def gaussian_prior_labels(self, maps: torch.Tensor, height: int, width: int, *codes) -> torch.Tensor:
+        maps = maps.contiguous()
+        labels = torch.full((len(maps), height, width), 77, dtype=torch.uint8)
+        rule = torch.tensor(codes, dtype=torch.float64)
+        self.call(f"gaussian_prior_labels_{_suffix(maps)}", maps, *maps.shape, height, width, rule, labels)
+        return labels
+
     def pixel_histogram(self, maps: torch.Tensor, masks: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         maps, masks, bins = maps.contiguous(), masks.contiguous(), len(edges) - 1
         counts = torch.zeros(2, bins, dtype=torch.int64)

@@ -241,3 +241,35 @@ def test_bad_input_is_named(cam, options, message):
 def test_bad_prior_is_named(fields, message):
     with pytest.raises(ValueError, match=message):
         GaussianPrior(**fields)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_labels_on_a_gpu_are_those_of_the_cpu(preset, dtype):
+    cams = torch.cat([blobs(1, 32, 32, seed) for seed in range(12)]).to(dtype)
+    labels = ops.gaussian_prior_labels(cams.cuda(), prior=preset)
+    assert labels.is_cuda
+    assert torch.equal(labels.cpu(), ops.gaussian_prior_labels(cams, prior=preset))
+
+
+@pytest.mark.cuda
+def test_a_gpu_ignores_maps_that_are_not_finite():
+    cams = blobs(3, 9, 8)
+    expected = ops.gaussian_prior_labels(cams, (20, 21))
+    cams[1, 4, 5], expected[1] = torch.nan, 255
+    assert torch.equal(ops.gaussian_prior_labels(cams.cuda(), (20, 21)).cpu(), expected)
+
+
+@pytest.mark.cuda
+def test_labels_in_a_graph_on_another_stream():
+    """Nothing waits for the device; the graph is replayed on other maps."""
+    cams = blobs(4, 32, 32).cuda()
+    ops.gaussian_prior_labels(cams)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        labels = ops.gaussian_prior_labels(cams)
+    cams.copy_(blobs(4, 32, 32, seed=1))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(labels.cpu(), ops.gaussian_prior_labels(blobs(4, 32, 32, seed=1)))

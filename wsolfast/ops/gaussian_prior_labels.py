@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wsolfast.ops._registry import define_op
+from wsolfast.ops._registry import backends, define_op
 from wsolfast.reference import gaussian_prior_labels as reference
 
 _CHOICES = {
@@ -119,6 +119,9 @@ def _check(cam: Tensor, size: tuple[int, int]) -> None:
         )
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"gaussian_prior_labels: expected a positive size (H, W), got {tuple(size)}")
+
+
+def _check_finite(cam: Tensor) -> None:
     if not cam.isfinite().all():
         bad = (~cam.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"gaussian_prior_labels: expected finite maps, maps {bad} are not; check the model's outputs")
@@ -135,6 +138,7 @@ _LABELS = define_op(
     reference=reference.gaussian_prior_labels,
     fake=_fake,
 )
+_HAS_CUDA_KERNEL = backends()["gaussian_prior_labels"]["cuda"] == "csrc"
 
 
 def gaussian_prior_labels(
@@ -163,9 +167,12 @@ def gaussian_prior_labels(
         Tensor[N, H, W]: uint8, 0 background, 1 object, 255 ignored.
 
     Raises:
-        ValueError: if shape, dtype or size do not fit, a map is not finite or the preset is unknown.
+        ValueError: if shape, dtype or size do not fit or the preset is unknown; if a map is not finite, where the
+            labels are made on the host. On a GPU such a map is ignored as a whole, since to tell would be to wait.
 
-    Backends: CPU (C++, in float64), on the host wherever the maps are. Not differentiable. Deterministic.
+    Backends: CPU (C++, in float64); CUDA (C++, the same bytes, without waiting) for one Gaussian per map. Contours
+    (``per_contour``, as "released" has it) are traced on the host wherever the maps are. Not differentiable.
+    Deterministic.
     """
     _check(cam, size)
     if isinstance(prior, str):
@@ -174,4 +181,7 @@ def gaussian_prior_labels(
         prior = GAUSSIAN_PRIORS[prior]
     if cam.element_size() < 4:
         cam = cam.float()
+    if cam.is_cuda and _HAS_CUDA_KERNEL and not prior.per_contour:
+        return _LABELS(cam.detach(), *size, *prior.codes())
+    _check_finite(cam)
     return _LABELS(cam.detach().cpu(), *size, *prior.codes()).to(cam.device)
