@@ -6,7 +6,6 @@ Thread CPU time on one thread, after both agree on every label.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import cv2
 import torch
 from cases import labels_case
-from run import environment, percentiles
+from measure import environment, milliseconds, write_json
 
 from wsolfast import ops
 
@@ -25,7 +24,7 @@ from oracles.spol_labels import numpy_labels
 IMAGES, SIZE = 8, (256, 256)
 
 
-def measure(preset: str) -> dict:
+def measure(preset: str, seconds: float = 2.0) -> dict:
     prior = ops.GAUSSIAN_PRIORS[preset]
     cams = labels_case(IMAGES, preset).make_inputs("cpu", torch.float32)[0]
 
@@ -36,10 +35,9 @@ def measure(preset: str) -> dict:
         return ops.gaussian_prior_labels(cams, SIZE, prior=prior)
 
     assert torch.equal(ours(), torch.stack([torch.from_numpy(labels) for labels in peer()]))
-    peer_ms, our_ms = (
-        {share: value / IMAGES for share, value in percentiles(call, time.thread_time, 2.0).items()}
-        for call in (peer, ours)
-    )
+    peer_ms, our_ms = (milliseconds([call], "cpu", seconds, time.thread_time) for call in (peer, ours))
+    for times in (peer_ms, our_ms):
+        times |= {share: value / IMAGES for share, value in times.items() if share != "calls"}
     return {
         "preset": preset,
         "size": list(SIZE),
@@ -62,7 +60,7 @@ def main() -> None:
             f"wsolfast {row['wsolfast_ms']['p50']:.3f} ms, {row['speed_up']:.1f}x"
         )
     if options.json:
-        options.json.write_text(json.dumps({"environment": environment(1), "rows": rows}, indent=1) + "\n")
+        write_json(options.json, {"environment": environment("cpu", 1), "rows": rows})
 
 
 if __name__ == "__main__":

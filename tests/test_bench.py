@@ -11,7 +11,7 @@ import torch
 from wsolfast import ops
 
 BENCH = Path(__file__).parents[1] / "bench"
-MODULES = ("cases", "ceilings", "gpu_check", "measure", "ops", "peers")
+MODULES = ("cases", "ceilings", "gpu_check", "labels", "measure", "ops", "peers")
 needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 
 
@@ -30,6 +30,13 @@ def bench(monkeypatch):
 
 def run_tiny(bench, path, *arguments):
     return bench.ops.main(["--cases", "tiny", "--seconds", "0", "--json", str(path), *arguments])
+
+
+@needs_kernels
+def test_labels_agree_before_they_are_timed(bench):
+    row = bench.labels.measure("paper", seconds=0.0)
+    assert row["speed_up"] == row["numpy_opencv_ms"]["p50"] / row["wsolfast_ms"]["p50"]
+    assert row["wsolfast_ms"]["calls"] >= 5
 
 
 class TestOps:
