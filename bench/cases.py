@@ -112,6 +112,24 @@ def pairs_case(layer: str, images: int, elements: int):
     )
 
 
+def pool_case(images: int, classes: int, side: int):
+    """A batch into CI-CAM's pool, a third of it classified wrongly."""
+
+    def make_inputs(device, dtype):
+        maps, cam = smooth((1, classes, side, side), 0)[0], smooth((1, images, side, side), 1)[0]
+        seen = torch.arange(images, device=device)
+        return (
+            maps.to(device, dtype),
+            torch.where(seen % 3 == 0, -1, seen % classes),
+            cam.to(device, dtype),
+            0.01,
+            1e-5,
+            False,
+        )
+
+    return BenchCase("context_pool_update", f"{side}x{side}x{classes}, N={images}", make_inputs, images=images)
+
+
 def attention_case(
     layer: str,
     images: int,
@@ -250,6 +268,7 @@ _CPU = [
     loss_case("vgg16.head ilsvrc", 16, 1000, 14),
     loss_case("inception_v3.head cub", 30, 200, 28),
     pairs_case("alexnet.fc7", 48, 4096),
+    pool_case(32, 200, 14),
     *(
         attention_case(layer, images, channels, side, side, "embedded_gaussian")
         for layer, images, channels, side in (
@@ -314,6 +333,8 @@ _CUDA = [
     loss_case("inception_v3.head ilsvrc", 32, 1000, 28),
     pairs_case("alexnet.fc7", 48, 4096),
     pairs_case("alexnet.conv5_flat", 64, 9216),
+    pool_case(32, 200, 14),
+    pool_case(128, 1000, 14),
     *(
         attention_case(
             layer,
@@ -363,6 +384,7 @@ _TINY = [
     correlation_case("tiny", 2, (8,), 5, "head", 0.5, targets={"eager fp32": 1e-9}),
     loss_case("tiny", 2, 3, 5),
     pairs_case("tiny", 5, 8),
+    pool_case(4, 3, 5),
     attention_case("tiny", 2, (4, 6), 5, 5, "embedded_gaussian", targets={"eager fp32": 1e9}),
     fusion_case(2, 8, "mean"),
     head_case(2, 5, 4),

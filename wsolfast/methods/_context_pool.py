@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast import ops
 from wsolfast.methods._across_ranks import of_every_process
 
 CONTRIBUTIONS = ("correct", "predicted")
@@ -53,18 +54,11 @@ class ContextPool(nn.Module):
         classes = predicted if self.contrib == "predicted" else torch.where(predicted == label, predicted, -1)
         classes = of_every_process(classes)
         cam = of_every_process(_resized(cam.to(self.maps.dtype), self.maps.shape[1:]))
-        # Double precision hides the order of the sum, and as a matrix product it is deterministic on every device.
-        members = classes == torch.arange(len(self.maps), device=classes.device)[:, None]  # [K, N]
-        cam = torch.where((classes >= 0)[:, None, None], cam, 0)
-        sums = (members.double() @ cam.flatten(1).double()).view_as(self.maps).to(self.maps.dtype)
-        grown = self._standardized(self.maps + self.rate * self._standardized(sums))
-        if self.rows == "touched":
-            grown = torch.where(members.any(1)[:, None, None], grown, self.maps)
+        touched_only = self.rows == "touched"
+        grown = ops.context_pool_update(
+            self.maps, classes, cam, rate=self.rate, eps=self.eps, touched_only=touched_only
+        )
         self.maps.copy_(grown)
-
-    def _standardized(self, maps: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(maps, dim=(1, 2), correction=0, keepdim=True)
-        return (maps - mean) / (variance + self.eps).sqrt()
 
 
 def _resized(maps: Tensor, size: torch.Size) -> Tensor:

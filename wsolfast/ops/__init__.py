@@ -5,6 +5,7 @@ from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.class_head_pool import class_head_pool
 from wsolfast.ops.co_supervised_loss import co_supervised_loss
+from wsolfast.ops.context_pool_update import context_pool_update
 from wsolfast.ops.gaussian_prior_labels import GAUSSIAN_PRIORS, GaussianPrior, gaussian_prior_labels
 from wsolfast.ops.min_max_normalize import min_max_normalize
 from wsolfast.ops.multiplicative_fusion import multiplicative_fusion
@@ -25,6 +26,7 @@ __all__ = [
     "box_sweep_hits",
     "class_head_pool",
     "co_supervised_loss",
+    "context_pool_update",
     "extension_status",
     "gaussian_prior_labels",
     "min_max_normalize",
