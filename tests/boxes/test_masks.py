@@ -44,7 +44,7 @@ def test_random_masks(engine, count, height, width, seed):
     assert_equal_to_opencv(engine, random_masks(seed, count, height, width), ("sweep", "runs", "ridges"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_many_random_masks(engine, seed):
     for count, height, width in ((40000, 5, 6), (40000, 7, 7), (20000, 9, 9), (10000, 13, 17), (200, 40, 130)):

@@ -75,7 +75,7 @@ def test_maps_of_224(engine, kind):
         assert_equal_to_opencv(engine, values, thresholds, algorithm, truths)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_maps_of_224(engine, kind):
     rng = np.random.default_rng([99, KINDS.index(kind)])

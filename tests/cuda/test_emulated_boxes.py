@@ -103,7 +103,7 @@ def all_masks(step):
     return (numbers[:, None] >> torch.arange(16) & 1).reshape(-1, 4, 4).double()
 
 
-@pytest.mark.parametrize("step", [307, pytest.param(1, marks=pytest.mark.slow)], ids=["a sample", "all"])
+@pytest.mark.parametrize("step", [307, pytest.param(1, marks=pytest.mark.exhaustive)], ids=["a sample", "all"])
 @pytest.mark.parametrize("rule", ["contour_area", "all", "box_area", "pixel_area_4"])
 def test_masks_of_4x4(library, rule, step):
     library.set_order("shuffled", 5)
