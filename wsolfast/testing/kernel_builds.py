@@ -11,20 +11,23 @@ kernels into Python when they are defined.
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import pkgutil
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ARCHITECTURES = (80, 90)
 # Opt-in shared memory of one CTA, bytes: A100 163 KB, H100 and H200 227 KB (CUDA programming guide, table 27).
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
-_TENSOR_CORE = re.compile(r"\b(?:HMMA|HGMMA|IMMA|IGMMA|QGMMA|DMMA)\b")
+# As PTX says them: each becomes tensor-core machine code, and disassembling that takes longer than compiling.
+_TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async)\b")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class KernelBuild:
 
 @dataclass(frozen=True)
 class KernelResources:
-    """What one kernel of a build needs, per thread (registers, spilled bytes) and per CTA (shared memory)."""
+    """What one kernel of a build needs, per thread (registers, spilled bytes) and per CTA (shared memory).
+
+    ``tensor_core_instructions`` counts those of the PTX.
+    """
 
     build: str
     kernel: str
@@ -120,8 +126,7 @@ def _resources(build: KernelBuild, compiled, arch: int) -> KernelResources:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(compiled.asm["cubin"])
-        usage = _cuobjdump("--dump-resource-usage", cubin)
-        instructions = _cuobjdump("--dump-sass", cubin)
+        usage = _resource_usage(cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"kernel_builds: cuobjdump reported no resource usage for {compiled.name!r}: {usage!r}")
@@ -134,16 +139,30 @@ def _resources(build: KernelBuild, compiled, arch: int) -> KernelResources:
         registers=registers,
         spilled_bytes=stack + local,
         shared_bytes=compiled.metadata.shared,
-        tensor_core_instructions=len(_TENSOR_CORE.findall(instructions)),
+        tensor_core_instructions=len(_TENSOR_CORE.findall(compiled.asm["ptx"])),
         tensor_cores_meant=compiled.name in build.tensor_cores,
     )
 
 
-def _cuobjdump(option: str, cubin: Path) -> str:
+def _resource_usage(cubin: Path) -> str:
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    return subprocess.run([tool, option, cubin], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True).stdout
+
+
+def _compile_all(names: Sequence[str], architectures: Sequence[int]) -> list[KernelResources]:
+    """Rows of the builds whose name contains one of ``names``, of all without, compiled by one process per core."""
+    chosen = [index for index, build in enumerate(all_builds()) if not names or any(n in build.name for n in names)]
+    jobs = [(index, arch) for index in chosen for arch in architectures]
+    # Spawned: a forked process may inherit locks of the parent's threads.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        return [row for rows in pool.map(_compile_one, jobs) for row in rows]
+
+
+def _compile_one(job: tuple[int, int]) -> list[KernelResources]:
+    index, arch = job
+    return compile_build(all_builds()[index], arch)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -157,8 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     architectures = options.arch or ARCHITECTURES
-    chosen = [b for b in all_builds() if not options.names or any(name in b.name for name in options.names)]
-    rows = [row for b in chosen for arch in architectures for row in compile_build(b, arch)]
+    rows = _compile_all(options.names, architectures)
     if not options.triton:
         if cuda_builds.nvcc():
             rows += cuda_builds.compile_all(options.names, architectures)
