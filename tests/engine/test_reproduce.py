@@ -57,12 +57,12 @@ def interrupted_at(monkeypatch, step_number):
     """Asks for a stop at a step counted over all runs."""
     step, count = train_module._StageTraining._step, 0
 
-    def interrupted_step(self, batch):
+    def interrupted_step(self, *batch):
         nonlocal count
         count += 1
         if count == step_number:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        return step(self, *batch)
 
     monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
 
@@ -141,7 +141,7 @@ def test_a_failed_run_is_a_row_and_the_others_go_on(tiny_file, tmp_path, coarse_
 
     def broken(self, batch, clock):
         losses = training_step(self, batch, clock)
-        return losses if torch.initial_seed() != 1 else {"loss": losses["loss"] * float("nan")}
+        return losses if clock.seed != 1 else {"loss": losses["loss"] * float("nan")}
 
     monkeypatch.setattr(CAM, "training_step", broken)
     jobs, _ = plan(tmp_path, patterns=[tiny_file], seeds=[0, 1, 2])
