@@ -69,11 +69,11 @@ def test_a_stopped_stage_continues_bit_for_bit(method, stage, whole, tmp_path, m
     run = RunFolder.create(tmp_path / "stopped", tiny(method))
     step, seen = train_module._StageTraining._step, []
 
-    def interrupted_step(self, batch):
+    def interrupted_step(self, *batch):
         seen.append(self.stage.name)
         if seen.count(stage) == STOP_AT and seen[-1] == stage:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
+        return step(self, *batch)
 
     monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
     with pytest.raises(Interrupted, match=f"stopped at step {STOP_AT}"):

@@ -10,7 +10,8 @@ from wsolfast.metrics import get_protocol
 from wsolfast.recipe import list_recipes, load_recipe
 
 ROWS = [f"{data}_{net}" for data in ("cub", "ilsvrc") for net in ("vgg16", "inception")]
-RECIPES = [name for name in list_recipes() if name.rpartition("/")[2].startswith(("spa_", "cam_"))]
+RECIPES = [name for name in list_recipes() if name.rpartition("/")[2].startswith("spa_")]
+RECIPES += [f"cam_{row}" for row in ROWS]
 
 
 def settings(name):
