@@ -174,7 +174,9 @@ def test_all_processes_end_with_the_same_bits_and_one_process_nearly_so(done, me
             if method in (done[0] / "drawing.rank0").read_text().split():
                 continue
             # Sums over the batch are taken in another order, and steps amplify what that rounds.
-            torch.testing.assert_close(first[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                first[name], value, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_a_context_pool_was_filled_on_the_way(done):
