@@ -196,7 +196,10 @@ def test_a_mirror_must_have_the_same_bytes_or_say_which(get, server, tmp_path):
 
 
 def test_a_download_that_is_whole_needs_no_server(get, server, tmp_path, monkeypatch):
-    monkeypatch.setattr("wsolfast.data._fetch.unpack", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsolfast.data._fetch.unpack", interrupted)
     with pytest.raises(KeyboardInterrupt):
         get()
     assert left_in(tmp_path / "data") == [".CUB_200_2011.download"]
