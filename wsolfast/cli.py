@@ -705,9 +705,9 @@ def index(
 @data_app.command(
     name="synth-imagenet",
     epilog="Examples:\n\n"
-    "  wsolfast data synth-imagenet /tmp/imagenet --images 5000\n\n"
-    "  wsolfast data check ilsvrc /tmp/imagenet\n\n"
-    "  wsolfast data index ilsvrc /tmp/imagenet",
+    "  wsolfast data synth-imagenet runs/imagenet --images 5000\n\n"
+    "  wsolfast data check ilsvrc runs/imagenet\n\n"
+    "  wsolfast data index ilsvrc runs/imagenet",
 )
 def synth_imagenet(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command began.")],
