@@ -34,6 +34,23 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture
+def wsolfast(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process, in an empty folder; returns (exit code, stdout, stderr)."""
+    from wsolfast import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["wsolfast", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        told = capsys.readouterr()
+        return exit_.value.code or 0, told.out, told.err
+
+    return run
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -23,21 +23,6 @@ TINY = [
 ]
 
 
-@pytest.fixture
-def wsolfast(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process, in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["wsolfast", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        told = capsys.readouterr()
-        return exit_.value.code or 0, told.out, told.err
-
-    return run
-
-
 def test_help_names_every_command_and_needs_no_torch():
     probe = (
         "import sys; sys.argv = ['wsolfast', '--help']\n"

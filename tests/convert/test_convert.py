@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from PIL import Image
 from published import CiCam, NlCcam, Spa, Trunk, ready
 from safetensors.torch import load_file, save_file
 
-from wsolfast import cli
 from wsolfast.convert import list_sources, read_checkpoint
 from wsolfast.recipe import list_recipes, load_recipe
 
@@ -24,21 +22,6 @@ SMALL_IMAGES = [
     "data.resize=64",
     "data.crop=48",
 ]
-
-
-@pytest.fixture
-def wsolfast(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process, in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["wsolfast", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        told = capsys.readouterr()
-        return exit_.value.code or 0, told.out, told.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

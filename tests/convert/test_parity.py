@@ -146,5 +146,5 @@ def test_spol_that_separates(tmp_path):
     logits = net.double()(normalized(image))
     expected = torch.nn.functional.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=True).sigmoid()
     assert (found.source, found.recipe.stage[0].name) == ("spol", "seg")
-    # Maps are computed in float32.
-    torch.testing.assert_close(method.localize(image).localization_map.double(), expected, rtol=1e-5, atol=1e-6)
+    actual = method.localize(image).localization_map.double()
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)  # maps are computed in float32
