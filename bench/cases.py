@@ -112,6 +112,25 @@ def pairs_case(layer: str, images: int, elements: int):
     )
 
 
+def confidence_case(layer: str, images: int, side: int, dtype: torch.dtype = torch.float32):
+    """ConfSeg of a batch: both classifiers' maps of the labels."""
+
+    def make_inputs(device, dtype):
+        maps = (smooth((images, 1, side, side), seed)[:, 0].to(device, dtype) for seed in (0, 1))
+        return *maps, 1 / (images * side * side)
+
+    return BenchCase(
+        "confident_segmentation_loss",
+        f"{layer} {side}x{side}, N={images}",
+        make_inputs,
+        backward=True,
+        # Maps in bfloat16 have gradients in it.
+        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
+        dtype=dtype,
+        images=images,
+    )
+
+
 def pool_case(images: int, classes: int, side: int):
     """A batch into CI-CAM's pool, a third of it classified wrongly."""
 
@@ -268,6 +287,7 @@ _CPU = [
     loss_case("vgg16.head ilsvrc", 16, 1000, 14),
     loss_case("inception_v3.head cub", 30, 200, 28),
     pairs_case("alexnet.fc7", 48, 4096),
+    confidence_case("vgg16.head", 48, 28),
     pool_case(32, 200, 14),
     *(
         attention_case(layer, images, channels, side, side, "embedded_gaussian")
@@ -333,6 +353,8 @@ _CUDA = [
     loss_case("inception_v3.head ilsvrc", 32, 1000, 28),
     pairs_case("alexnet.fc7", 48, 4096),
     pairs_case("alexnet.conv5_flat", 64, 9216),
+    *(confidence_case("vgg16.head", 48, 28, dtype) for dtype in (torch.float32, torch.bfloat16)),
+    confidence_case("inception_v3.head", 48, 40),
     pool_case(32, 200, 14),
     pool_case(128, 1000, 14),
     *(
@@ -384,6 +406,7 @@ _TINY = [
     correlation_case("tiny", 2, (8,), 5, "head", 0.5, targets={"eager fp32": 1e-9}),
     loss_case("tiny", 2, 3, 5),
     pairs_case("tiny", 5, 8),
+    confidence_case("tiny", 3, 5),
     pool_case(4, 3, 5),
     attention_case("tiny", 2, (4, 6), 5, 5, "embedded_gaussian", targets={"eager fp32": 1e9}),
     fusion_case(2, 8, "mean"),

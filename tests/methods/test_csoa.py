@@ -8,9 +8,9 @@ import torch
 from torch import distributed, multiprocessing
 from torch.nn import functional
 
-from wsolfast import backbones
+from wsolfast import backbones, ops
 from wsolfast.backbones import AlexNetEmbedding, BackboneError, WeightsError
-from wsolfast.methods._csoa_losses import co_supervised_loss, confidence_mask, confident_segmentation_loss
+from wsolfast.methods._csoa_losses import co_supervised_loss
 from wsolfast.methods._embedding import EMBEDDINGS, MaskedEmbedding, embed_features, embed_images
 from wsolfast.methods.csoa import CSoA, combine_branches
 from wsolfast.metrics import get_protocol
@@ -28,47 +28,6 @@ def build(**options):
     torch.manual_seed(0)
     options = {"head": "linear", "embedding": "features"} | options
     return CSoA(backbones.build("small", layout="stride8"), 5, **options)
-
-
-class TestConfidence:
-    def test_golden(self):
-        late = torch.tensor([[[0.0, 1.0], [2.0, 5.0]]], **F64)
-        mask = confidence_mask(late)
-        assert mask.tolist() == [[[1, 0], [0, 1]]]
-        early = torch.ones_like(late)
-        assert confident_segmentation_loss(late, early, mask) == 5
-        assert confident_segmentation_loss(late, early, mask, reduction="mean") == 1.25
-
-    def test_every_map_has_its_own_statistics(self):
-        maps = seeded(4, 5, 7)
-        for mask, one in zip(confidence_mask(maps), maps, strict=True):
-            centre = sum(one.flatten().tolist()) / 35
-            spread = sum(abs(x - centre) for x in one.flatten().tolist()) / 35
-            expected = [[float(abs(x - centre) > spread) for x in row] for row in one.tolist()]
-            assert mask.tolist() == expected
-
-    @pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (-0.5, 0.0), (2.0, 3.0)])
-    def test_mask_survives_an_affine_map(self, scale, shift):
-        maps = seeded(3, 6, 4)
-        assert torch.equal(confidence_mask(maps), confidence_mask(scale * maps + shift))
-
-    def test_constant_maps_and_empty_batches_cost_nothing(self):
-        constant = torch.full((2, 4, 4), 0.5)
-        assert confidence_mask(constant).sum() == 0
-        assert confident_segmentation_loss(constant, torch.zeros(2, 4, 4), confidence_mask(constant)) == 0
-        empty = torch.zeros(0, 4, 4)
-        for reduction in ("sum", "mean"):
-            assert confident_segmentation_loss(empty, empty, empty, reduction=reduction) == 0
-
-    def test_gradients(self):
-        late, early = seeded(2, 3, 4).requires_grad_(), seeded(3, 4, 2).view(2, 3, 4).mul(2).requires_grad_()
-        mask = confidence_mask(late)
-        assert not mask.requires_grad
-        confident_segmentation_loss(late, early, mask).backward()
-        assert late.grad is None
-        torch.testing.assert_close(early.grad, (early - late).sign() * mask / 2)
-        (both,) = torch.autograd.grad(confident_segmentation_loss(late, early, mask, detach_teacher=False), late)
-        torch.testing.assert_close(both, -early.grad)
 
 
 class TestRanks:
@@ -98,7 +57,7 @@ def _half_of_the_pairs(rank, folder, vectors, label):
 class TestEmbedding:
     def test_pooled_masked_features(self):
         features, soft = seeded(2, 5, 3, 4), seeded(2, 3, 4).sigmoid()
-        mask = confidence_mask(soft)
+        mask = ops.confidence_mask(soft)
         vectors = embed_features(features, soft, mask)
         for at, weight in enumerate((soft, 1 - soft, (1 - soft) * mask)):
             total = (features * weight[:, None]).sum((2, 3))
@@ -198,7 +157,7 @@ class TestMethod:
         late, early = net.late_head.class_maps(features["conv5"]), net.early_head.class_maps(features["conv4"])
         classification = [functional.cross_entropy(maps.mean((2, 3)), batch.label) for maps in (late, early)]
         late, early = (maps[torch.arange(6), batch.label] for maps in (late, early))
-        mask = confidence_mask(late)
+        mask = ops.confidence_mask(late)
         conf = ((early - late).abs() * mask).sum((1, 2)).mean()
         low, high = late.amin((1, 2), keepdim=True), late.amax((1, 2), keepdim=True)
         vectors = embed_features(features["conv5"], (late - low) / (high - low + 1e-6), mask)

@@ -16,12 +16,7 @@ from wsolfast.methods._balanced_batches import BalancedBatches
 from wsolfast.methods._base import Method
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._combination import wanted_classes
-from wsolfast.methods._csoa_losses import (
-    REDUCTIONS,
-    co_supervised_loss,
-    confidence_mask,
-    confident_segmentation_loss,
-)
+from wsolfast.methods._csoa_losses import REDUCTIONS, co_supervised_loss
 from wsolfast.methods._embedding import MaskedEmbedding
 from wsolfast.types import Batch, Clock, Localization
 
@@ -126,13 +121,14 @@ class CSoA(Method):
         losses = {"loss_cls": functional.cross_entropy(self.late_head.pooled_logits(hidden), batch.label)}
         # All that both losses read of the class maps is the label's.
         late = self.late_head.maps_of(hidden, of_label)[:, 0]
-        confident = confidence_mask(late)
         total = losses["loss_cls"]
-        if self.early_head is not None:
+        if self.early_head is None:
+            confident = ops.confidence_mask(late)
+        else:
             hidden = self.early_head.hidden(features[self.early])
             losses["loss_cls_early"] = functional.cross_entropy(self.early_head.pooled_logits(hidden), batch.label)
             early = self.early_head.maps_of(hidden, of_label)[:, 0]
-            losses["loss_conf"] = confident_segmentation_loss(late, early, confident, **self.conf_options)
+            losses["loss_conf"], confident = ops.confident_segmentation_loss(late, early, **self.conf_options)
             total = total + losses["loss_cls_early"] + self.conf_alpha(clock) * losses["loss_conf"]
         if self.embedding is not None:
             foreground = self._foreground(late)

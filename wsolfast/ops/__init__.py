@@ -5,6 +5,8 @@ from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.class_head_pool import class_head_pool
 from wsolfast.ops.co_supervised_loss import co_supervised_loss
+from wsolfast.ops.confidence_mask import confidence_mask
+from wsolfast.ops.confident_segmentation_loss import confident_segmentation_loss
 from wsolfast.ops.context_pool_update import context_pool_update
 from wsolfast.ops.gaussian_prior_labels import GAUSSIAN_PRIORS, GaussianPrior, gaussian_prior_labels
 from wsolfast.ops.min_max_normalize import min_max_normalize
@@ -26,6 +28,8 @@ __all__ = [
     "box_sweep_hits",
     "class_head_pool",
     "co_supervised_loss",
+    "confidence_mask",
+    "confident_segmentation_loss",
     "context_pool_update",
     "extension_status",
     "gaussian_prior_labels",
