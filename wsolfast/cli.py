@@ -309,14 +309,14 @@ _METRICS = {
     "gt_known_loc": "GT-known Loc",
     "max_box_acc": "MaxBoxAcc",
     "max_box_acc_v2": "MaxBoxAccV2",
+    "px_ap": "PxAP",
+    "p_iou": "pIoU",
+    "peak_iou": "Peak-IoU",
 }
 _MAP_METRICS = _METRICS | {
     "iou30": "  IoU 0.3",
     "iou50": "  IoU 0.5",
     "iou70": "  IoU 0.7",
-    "px_ap": "PxAP",
-    "p_iou": "pIoU",
-    "peak_iou": "Peak-IoU",
     "peak_t": "Peak-T",
     "peak_iou_per_image": "Peak-IoU, mean over images",
     "peak_t_per_image": "Peak-T, mean over images",
@@ -340,7 +340,7 @@ def _print_results(results: dict, paper) -> None:
     from rich.console import Console
 
     given = {
-        "best threshold": results["metrics"],
+        "best threshold": results["metrics"] | results.get("pixel", {}),
         "threshold of train_fullsup": results.get("transferred"),
         "centre box": results["baselines"]["center_box"],
         "published": paper.numbers() if paper else None,
@@ -349,19 +349,20 @@ def _print_results(results: dict, paper) -> None:
     rows = {
         title: {name: f"{numbers[key]:.1f}" for name, numbers in columns.items() if key in numbers}
         for key, title in _METRICS.items()
+        if any(key in numbers for numbers in columns.values())
     }
     console = Console(highlight=False)
     console.print(_table(rows, list(columns)))
-    shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in results["error_split"].items())
-    console.print(f"top-1 boxes, percent: {shares}")
+    split = results.get("error_split", {})
+    if split:
+        shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in split.items())
+        console.print(f"top-1 boxes, percent: {shares}")
     if results.get("pixel"):
         pixel = results["pixel"]
-        console.print(
-            f"masks of {pixel['images']} images: PxAP {pixel['px_ap']:.1f}, pIoU {pixel['p_iou']:.1f}, "
-            f"Peak-IoU {pixel['peak_iou']:.1f} at {pixel['peak_threshold']}"
-        )
+        console.print(f"masks of {pixel['images']} images, Peak-T {pixel['peak_threshold']}")
     console.print(
-        f"{results['num_images']} images of {results['split']}, protocol {results['protocol']}, boxes at "
+        f"{results['num_images']} images of {results['split']}, protocol {results['protocol']}, "
+        f"{'boxes' if split else 'regions'} at "
         f"{results['cam_threshold']:.3g} ({results['cam_threshold_source']}), "
         f"{results['images_per_second']:.1f} images/s"
     )
@@ -410,7 +411,8 @@ def _print_comparison(results: dict[str, dict]) -> None:
     """Several evaluations of the same images, a row each, and the centre box below them."""
     from rich.console import Console
 
-    titles = {key: title for key, title in _METRICS.items() if not key.startswith("top5") and key != "top1_loc"}
+    shown = ("top1_cls", "gt_known_loc", "max_box_acc", "max_box_acc_v2")
+    titles = {key: _METRICS[key] for key in shown}
     rows = {
         name: {titles[key]: f"{found['metrics'][key]:.1f}" for key in titles}
         | {"images/s": f"{found['images_per_second']:.0f}"}

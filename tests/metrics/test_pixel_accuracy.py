@@ -63,6 +63,36 @@ def test_ignored_pixels_leave_every_number():
     assert torch.equal(scores[1], cut.state_dict()["scores"][1])
 
 
+def test_an_image_without_an_object_counts_as_background():
+    empty = torch.zeros_like(MASKS[1])
+    metric = filled([0], size=16)
+    before, counted = metric.compute(), metric.state_dict()["scores"]
+    metric.update(MAPS[1:2], [empty])
+    after = metric.state_dict()["scores"]
+    assert torch.equal(after[1], counted[1])
+    assert (after[0] - counted[0]).sum() == 16 * 16
+    assert metric.compute()["px_ap"] < before["px_ap"]
+    assert metric.compute()["peak_iou_per_image"] == before["peak_iou_per_image"] / 2
+    alone = PixelAccuracy(size=16)
+    alone.update(MAPS[1:2], [empty])
+    with pytest.raises(ValueError, match="no object pixel in any mask"):
+        alone.compute()
+
+
+def test_overlaps_at_the_thresholds_of_another_split():
+    test, other = filled(range(4), size=16), filled(range(4, 8), size=16)
+    chosen = other.compute()["cam_threshold"]
+    own, transferred = test.compute(), test.compute(at=chosen)
+    assert transferred["cam_threshold"] == chosen != own["cam_threshold"]
+    assert transferred["peak_iou"] == own["curves"]["peak_iou"][chosen["peak_iou"]]
+    assert transferred["p_iou"] == own["curves"]["p_iou"][round(chosen["p_iou"] * 1000)]
+    assert transferred["px_ap"] == own["px_ap"]
+    for name in chosen:
+        assert transferred[name] <= own[name]
+    with pytest.raises(ValueError, match=r"p_iou: threshold 0\.00005 was not counted|5e-05 was not counted"):
+        test.compute(at=chosen | {"p_iou": 0.00005})
+
+
 def test_any_split_gives_identical_numbers():
     whole = filled(range(8), size=16)
     for left in ([0], [3, 1, 7], [5, 6, 4, 2]):
@@ -84,7 +114,6 @@ def test_masks_shrink_as_opencv_does(shape):
         (torch.zeros(4, 4), "masks uint8"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), r"mask 0 is torch.uint8 \[1, 4, 4\]"),
         (torch.full((4, 4), 2, dtype=torch.uint8), "mask 0 holds values other than"),
-        (torch.zeros(4, 4, dtype=torch.uint8), "mask 0 has no object pixel"),
     ],
 )
 def test_bad_masks_are_named(bad, message):

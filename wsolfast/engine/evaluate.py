@@ -23,14 +23,16 @@ from wsolfast.engine.build import (
     refine,
 )
 from wsolfast.engine.checkpoint import load_weights, seed_everything
-from wsolfast.engine.distributed import from_all, is_first, rank, sum_over_all, world_size
+from wsolfast.engine.distributed import from_all, is_first, rank, world_size
 from wsolfast.engine.errors import MissingError
+from wsolfast.engine.evaluate_masks import Masked, image_overlaps, measure_masks
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.engine.run_folder import RunFolder, describe_environment, now, write_json
 from wsolfast.engine.score_maps import ScoreMaps, compute_score_maps, fingerprint
 from wsolfast.methods import Method
-from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, ErrorSplit, PixelAccuracy, center_box, center_gaussian
+from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, ErrorSplit, center_box, center_gaussian
+from wsolfast.metrics.box_accuracy import right_classes
 from wsolfast.metrics.functional import error_kinds, predicted_boxes
 from wsolfast.recipe import Recipe, RecipeError
 
@@ -88,9 +90,7 @@ def evaluate(
             if fullsup is not None:
                 fullsup.look(network, progress)
         measured = time.monotonic()
-        results = _measure(test, fullsup, protocol, progress)
-        if gaussian:
-            results["baselines"]["center_gaussian"] = _measure_gaussian(test, protocol, progress)
+        results = _measure(test, fullsup, protocol, progress, gaussian=gaussian)
         results |= {
             "split": split,
             "recipe": recipe.name,
@@ -213,7 +213,8 @@ class _Split:
             found = cls.open(run, recipe, split, limit)
         except data.DataError:
             return None
-        return found if any(len(found.dataset.annotations(i).boxes) for i in found.indices) else None
+        annotated = found.dataset.has_masks or any(len(found.dataset.annotations(i).boxes) for i in found.indices)
+        return found if annotated else None
 
     def look(self, network: _Network, progress: Progress) -> None:
         """Score maps of every image: those of the last time if nothing changed, else the network's."""
@@ -260,22 +261,25 @@ class _Split:
         )
         self.found.save(file, identity)
 
-    def annotated(self) -> "_Annotated":
-        """The images that have a true box; the others cannot be measured."""
+    def annotated(self) -> "_Annotated | None":
+        """The images that have a true box; None if there are none."""
         notes = [self.dataset.annotations(i) for i in self.indices]
         kept = [k for k, note in enumerate(notes) if len(note.boxes)]
         if not kept:
-            raise data.DataError(f"split {self.dataset.split!r}: no image has a true box, nothing can be measured")
+            return None
         return _Annotated(
             indices=[self.indices[k] for k in kept],
             maps=self.found.maps[kept],
             classes=self.found.classes[kept],
-            scores=self.found.scores[kept],
             label=self.dataset.labels[[self.indices[k] for k in kept]],
             sizes=torch.tensor([notes[k].size for k in kept]),
             boxes=[notes[k].boxes for k in kept],
             left_out=len(notes) - len(kept),
         )
+
+    def masked(self) -> Masked | None:
+        """The images and their maps, to be measured on masks; None if the split has none."""
+        return Masked(self.dataset, self.indices, self.found.maps) if self.dataset.has_masks else None
 
 
 @dataclass
@@ -285,7 +289,6 @@ class _Annotated:
     indices: list[int]
     maps: Tensor
     classes: Tensor
-    scores: Tensor
     label: Tensor
     sizes: Tensor  # [n, 2], (w, h)
     boxes: list[Tensor]
@@ -301,8 +304,28 @@ class _Annotated:
         return self.maps[part], self.sizes[part], self.boxes[part], self.label[part], self.classes[part]
 
 
-def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress) -> dict:
-    rows = test.annotated()
+def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress, *, gaussian: bool) -> dict:
+    """What the annotations of the split allow: boxes, masks or both."""
+    boxes, masks = test.annotated(), test.masked()
+    results = {} if boxes is None else _measure_boxes(test, boxes, fullsup, protocol, progress, gaussian=gaussian)
+    if masks is not None and protocol.frame != "crop":
+        chosen = None if fullsup is None else fullsup.masked()
+        results = _merged(results, measure_masks(masks, chosen, progress, gaussian=gaussian))
+    if not results:
+        crop = f"; protocol {protocol.name!r} looks at a crop and does not measure masks" * (masks is not None)
+        raise data.DataError(f"split {test.dataset.split!r}: no image has a true box or an object mask{crop}")
+    return results if boxes is not None else results | _describe_masked(test, masks, results, progress)
+
+
+def _merged(first: dict, second: dict) -> dict:
+    """The values of both; tables that are in both are merged, too."""
+    both = {key for key in first.keys() & second.keys() if isinstance(first[key], dict)}
+    return first | second | {key: _merged(first[key], second[key]) for key in both}
+
+
+def _measure_boxes(
+    test: _Split, rows: "_Annotated", fullsup: _Split | None, protocol, progress: Progress, *, gaussian: bool
+) -> dict:
     accuracy = _count(BoxAccuracy(protocol), rows, "boxes", progress)
     numbers = accuracy.compute()
     curves, oracle = numbers.pop("curves"), numbers.pop("cam_threshold")
@@ -313,8 +336,9 @@ def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress)
         "oracle_threshold": oracle,
     }
     threshold, source = oracle["gt_known_loc"], "oracle"
-    if fullsup is not None:
-        chosen = _count(BoxAccuracy(protocol), fullsup.annotated(), "boxes of train_fullsup", progress).compute()
+    others = None if fullsup is None else fullsup.annotated()
+    if others is not None:
+        chosen = _count(BoxAccuracy(protocol), others, "boxes of train_fullsup", progress).compute()
         transferred = accuracy.compute(at=chosen["cam_threshold"])
         transferred.pop("curves")
         threshold, source = chosen["cam_threshold"]["gt_known_loc"], "train_fullsup"
@@ -327,8 +351,8 @@ def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress)
     central = BoxAccuracy(protocol)
     central.update_boxes(center_box(rows.sizes), rows.boxes, rows.label, rows.classes)
     results["baselines"] = {"center_box": _without_count(central.compute(), "curves", "cam_threshold")}
-    if test.dataset.has_masks:
-        results["pixel"] = _measure_pixels(test, progress)
+    if gaussian:
+        results["baselines"]["center_gaussian"] = _measure_gaussian(rows, protocol, progress)
     results["curves"] = {
         "thresholds": curves["max_box_thresholds"],
         **{name: curves[name] for name in ("iou30", "iou50", "iou70", "max_box_acc")},
@@ -338,9 +362,37 @@ def _measure(test: _Split, fullsup: _Split | None, protocol, progress: Progress)
     return results
 
 
-def _measure_gaussian(test: _Split, protocol, progress: Progress) -> dict:
+def _describe_masked(test: _Split, masks: Masked, results: dict, progress: Progress) -> dict:
+    """What a split that has masks and no boxes is told beside its pixel metrics: classes, one threshold, one row each.
+
+    The threshold is pIoU's: chosen on train_fullsup if that has masks, else the best one here.
+    """
+    source = "train_fullsup" if "transferred" in results else "oracle"
+    threshold = results["transferred_thresholds" if "transferred" in results else "oracle_threshold"]["p_iou"]
+    overlaps = image_overlaps(masks, threshold, progress)
+    kept = sorted(overlaps)
+    label = test.dataset.labels[[test.indices[k] for k in kept]]
+    right = right_classes(label, test.found.classes[kept], len(kept))
+    rows = [
+        _image_row(test, k, test.dataset.annotations(test.indices[k]).size)
+        | {"gt_boxes": [], "box": None, "iou": round(overlaps[k], 6), "error": None}
+        for k in kept
+    ]
+    return {
+        "num_images": len(kept),
+        "images_without_mask": len(test.indices) - len(kept),
+        "metrics": {
+            name: 100 * int(hits.sum()) / len(kept) for name, hits in zip(("top1_cls", "top5_cls"), right, strict=True)
+        },
+        "cam_threshold": threshold,
+        "cam_threshold_source": source,
+        "curves": {},
+        "per_image": {"class_names": list(test.dataset.class_names), "frame": "image", "images": rows},
+    }
+
+
+def _measure_gaussian(rows: _Annotated, protocol, progress: Progress) -> dict:
     """What the same central Gaussian for every image reaches at its best threshold."""
-    rows = test.annotated()
     maps = center_gaussian((_CENTRAL, _CENTRAL)).float().expand(len(rows.indices), -1, -1)
     counted = _count(BoxAccuracy(protocol), dataclasses.replace(rows, maps=maps), "central Gaussian", progress)
     return _without_count(counted.compute(), "curves", "cam_threshold")
@@ -360,24 +412,6 @@ def _without_count(numbers: dict, *more: str) -> dict:
     return {name: value for name, value in numbers.items() if name not in ("images", *more)}
 
 
-def _measure_pixels(test: _Split, progress: Progress) -> dict:
-    accuracy, mine = PixelAccuracy(), range(rank(), len(test.indices), world_size())
-    counted = torch.zeros((), dtype=torch.int64)
-    with progress.task("masks", len(mine)) as advance:
-        for k in mine:
-            mask = test.dataset.mask(test.indices[k])
-            if mask is not None and (mask == 1).any():
-                accuracy.update(test.found.maps[k : k + 1], [mask])
-                counted += 1
-            advance()
-    if not sum_over_all(counted):
-        return {}
-    if world_size() > 1:
-        accuracy.all_reduce()
-    numbers = accuracy.compute()
-    return _without_count(numbers, "curves", "peak_t") | {"images": int(counted), "peak_threshold": numbers["peak_t"]}
-
-
 def _describe_images(test: _Split, rows: _Annotated, protocol, threshold: float) -> dict:
     """What stands in ``per_image.json``; boxes are half-open pixels of the original image."""
     described: dict[int, tuple[list[str], list[Tensor]]] = {}
@@ -392,26 +426,33 @@ def _describe_images(test: _Split, rows: _Annotated, protocol, threshold: float)
         described |= share
     kinds = [kind for start in sorted(described) for kind in described[start][0]]
     boxes = [box for start in sorted(described) for box in described[start][1]]
-    images = []
     row_of_map = {index: row for row, index in enumerate(test.indices)}
-    for k, index in enumerate(rows.indices):
-        images.append(
-            {
-                "index": index,
-                "map": row_of_map[index],
-                "image_id": test.dataset.image_ids[index],
-                "label": int(rows.label[k]),
-                "predicted": int(rows.classes[k, 0]),
-                "topk": rows.classes[k].tolist(),
-                "score": round(float(rows.scores[k, 0]), 6),
-                "size": rows.sizes[k].tolist(),
-                "gt_boxes": _rounded(rows.boxes[k]),
-                "box": _rounded(boxes[k])[0],
-                "iou": round(best_iou(boxes[k][:1], rows.boxes[k]), 6),
-                "error": kinds[k],
-            }
-        )
+    images = [
+        _image_row(test, row_of_map[index], rows.sizes[k].tolist())
+        | {
+            "gt_boxes": _rounded(rows.boxes[k]),
+            "box": _rounded(boxes[k])[0],
+            "iou": round(best_iou(boxes[k][:1], rows.boxes[k]), 6),
+            "error": kinds[k],
+        }
+        for k, index in enumerate(rows.indices)
+    ]
     return {"class_names": list(test.dataset.class_names), "frame": "image", "images": images}
+
+
+def _image_row(test: _Split, k: int, size: Sequence[int]) -> dict:
+    """What is said of the ``k``-th image whatever its annotation is."""
+    index, classes = test.indices[k], test.found.classes[k]
+    return {
+        "index": index,
+        "map": k,
+        "image_id": test.dataset.image_ids[index],
+        "label": int(test.dataset.labels[index]),
+        "predicted": int(classes[0]),
+        "topk": classes.tolist(),
+        "score": round(float(test.found.scores[k, 0]), 6),
+        "size": list(size),
+    }
 
 
 def _describe_thresholds(thresholds: Sequence[float]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import describe_environment, locked, now, write_bytes, write_json
 from wsolfast.engine.score_maps import fingerprint
 from wsolfast.engine.signals import StopRequest
-from wsolfast.metrics import BoxAccuracy, PixelAccuracy, center_box, get_protocol
+from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, PixelAccuracy, center_box, get_protocol, mask_overlaps
 from wsolfast.metrics.functional import best_overlaps, predicted_boxes
 
 _CHUNK = 128
@@ -271,16 +271,11 @@ class _Masks:
 
     def describe(self, index: range, maps: list[Tensor], results: dict) -> list[dict]:
         threshold = results["oracle_threshold"]["p_iou"]
-        one = PixelAccuracy(self.side, (0.0, threshold) if threshold else (0.0,))
-        rows = []
-        for score_map, n in zip(maps, index, strict=True):
-            one.reset()
-            one.update([score_map], [self.mask(n)])
-            iou = one.compute()["curves"]["p_iou"][1 if threshold else 0]
-            rows.append(
-                {"index": n, "image_id": self.image_ids[n], "label": self.labels[n], "iou": round(iou / 100, 6)}
-            )
-        return rows
+        overlaps = mask_overlaps(maps, [self.mask(n) for n in index], threshold, self.side)
+        return [
+            {"index": n, "image_id": self.image_ids[n], "label": self.labels[n], "iou": round(iou, 6)}
+            for iou, n in zip(overlaps, index, strict=True)
+        ]
 
     def compare(self, n: int, score_map: Tensor) -> None:
         compare_pixels(self.image_ids[n], score_map, self.mask(n), self.thresholds, self.side)
@@ -362,7 +357,7 @@ def _count(
     task: _Boxes | _Masks, files: list[Path], out: Path, pool: ThreadPoolExecutor, progress: Progress, stop: StopRequest
 ) -> int:
     """Counts what is not counted yet; returns how many images that were."""
-    identity = fingerprint(*task.identity)
+    identity = fingerprint(METRICS_VERSION, *task.identity)
     done = first = _resume(task, files, out / _COUNTERS, identity, progress)
     saved = done
     with progress.task("score maps", len(files), done) as advance:

@@ -33,7 +33,7 @@ class View:
 
     run: RunRecord
     row: dict  # of per_image.json
-    box: list[float]  # in the frame of the shot
+    box: list[float] | None  # in the frame of the shot; None where masks are measured
     score_map: np.ndarray | None  # [h, w] in [0, 1]
     predicted: str
 
@@ -59,7 +59,9 @@ class Shot:
         mapped = view is not None and view.score_map is not None
         picture = pictures.overlay(self.photo, view.score_map) if mapped else self.photo
         picture = pictures.draw_boxes(picture, self._in_photo(self.true_boxes), pictures.TRUE, dashed=True)
-        return picture if view is None else pictures.draw_boxes(picture, self._in_photo([view.box]), pictures.PREDICTED)
+        if view is None or view.box is None:
+            return picture
+        return pictures.draw_boxes(picture, self._in_photo([view.box]), pictures.PREDICTED)
 
     def _in_photo(self, boxes: Sequence[Sequence[float]]) -> np.ndarray:
         scale = np.array(self.photo.size * 2) / np.array(self.frame * 2)
@@ -142,12 +144,19 @@ def draw_sheet(shots: Sequence[Shot], title: str) -> Image.Image:
     captions = [
         [
             shot.class_name,
-            *(f"IoU {view.row['iou']:.2f} · {ERRORS[view.row['error']][0].lower()}" for view in shot.views),
+            *(_judged(view.row) for view in shot.views),
         ]
         for shot in sample
     ]
-    legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")]
+    boxed = any(shot.true_boxes for shot in sample)
+    legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")] if boxed else []
     return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend)
+
+
+def _judged(row: dict) -> str:
+    """The overlap, and the kind of error where boxes are measured."""
+    kind = row["error"]
+    return f"IoU {row['iou']:.2f}" + (f" · {ERRORS[kind][0].lower()}" if kind else "")
 
 
 def _fit(size: Sequence[float], side: int) -> tuple[int, int]:
@@ -164,8 +173,9 @@ def _frame(run: RunRecord, row: dict) -> tuple[float, float]:
 def _views(run: RunRecord, rows: Sequence[dict], frames: Sequence[tuple], notes: list[str]) -> list[View]:
     views = []
     for row, frame, score_map in zip(rows, frames, _maps(run, rows, notes), strict=True):
-        own = _frame(run, row)
-        box = row["box"] if own == frame else (np.array(row["box"]) * np.array(frame * 2) / np.array(own * 2)).tolist()
+        own, box = _frame(run, row), row["box"]
+        if box is not None and own != frame:
+            box = (np.array(box) * np.array(frame * 2) / np.array(own * 2)).tolist()
         views.append(View(run, row, box, score_map, run.class_name(row["predicted"])))
     return views
 

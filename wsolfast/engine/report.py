@@ -1,6 +1,6 @@
 """One page that shows what runs have learned: table, pictures, curves, worst cases. It reads run folders only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,13 @@ METRICS = {
     "max_box_acc": ("MaxBoxAcc", "boxes that overlap by half, at the best threshold of the score maps"),
     "max_box_acc_v2": ("MaxBoxAccV2", "the same, averaged over overlaps of 0.3, 0.5 and 0.7"),
 }
-PIXEL_METRICS = {"px_ap": "PxAP", "p_iou": "pIoU", "peak_iou": "Peak-IoU", "peak_threshold": "Peak-T"}
+MASK_METRICS = {
+    "top1_cls": METRICS["top1_cls"],
+    "px_ap": ("PxAP", "average precision over all pixels of the split, at every threshold"),
+    "p_iou": ("pIoU", "overlap of object and high scores over all pixels, at the best threshold"),
+    "peak_iou": ("Peak-IoU", "the same, of scores in 256 steps at the masks' own size"),
+    "peak_iou_per_image": ("Peak-IoU, per image", "the same, as the mean of the images' overlaps"),
+}
 THRESHOLD_SOURCES = {
     "train_fullsup": "the threshold chosen on train_fullsup",
     "oracle": "the threshold that is best for this split",
@@ -45,23 +51,26 @@ def _baseline(runs: Sequence[RunRecord]) -> dict:
     return next((found for run in runs if (found := run.results.get("baselines", {}).get("center_box"))), {})
 
 
+def _boxed(runs: Sequence[RunRecord]) -> bool:
+    """Whether boxes are reported; pixels are, where no run that was evaluated has boxes."""
+    return any("gt_known_loc" in run.measured for run in runs) or not any("px_ap" in run.measured for run in runs)
+
+
 def _summary(runs: Sequence[RunRecord]) -> str:
     """The report in one sentence."""
-    ranked = sorted(
-        (run for run in runs if run.metrics.get("gt_known_loc") is not None),
-        key=lambda run: -run.metrics["gt_known_loc"],
-    )
+    metric = "gt_known_loc" if _boxed(runs) else "px_ap"
+    ranked = sorted((run for run in runs if metric in run.measured), key=lambda run: -run.measured[metric])
     if not ranked:
         return "None of these runs has been evaluated yet, so there are no boxes to show."
-    best, score = ranked[0], ranked[0].metrics["gt_known_loc"]
-    count = best.results.get("num_images", len(best.images))
-    words = (
-        f"{best.label} finds the object in {score:.1f}\u00a0% of {count:,} {best.split} images when the class is given"
-    )
+    best, score = ranked[0], ranked[0].measured[metric]
+    images = f"{best.results.get('num_images', len(best.images)):,} {best.split} images"
+    words = f"{best.label} finds the object in {score:.1f}\u00a0% of {images} when the class is given"
+    if metric == "px_ap":
+        words = f"{best.label} finds the pixels of the object in {images} with a PxAP of {score:.1f}\u00a0%"
     if len(ranked) > 1:
-        gap = score - ranked[1].metrics["gt_known_loc"]
+        gap = score - ranked[1].measured[metric]
         words += f", {gap:.1f} points ahead of {ranked[1].label}" if gap >= 0.05 else f", level with {ranked[1].label}"
-    center = _baseline(ranked).get("gt_known_loc", _baseline(ranked).get("max_box_acc"))
+    center = _baseline(ranked).get(metric, _baseline(ranked).get("max_box_acc"))
     return words + (f"; a box in the centre of every image reaches {center:.1f}\u00a0%." if center is not None else ".")
 
 
@@ -69,7 +78,7 @@ def _data_name(run: RunRecord) -> str:
     spec = run.recipe.get("data", {})
     if spec.get("name") == "folder" and spec.get("root"):
         return Path(spec["root"]).name
-    names = {"synthetic": "rendered images", "cub": "CUB-200-2011", "ilsvrc": "ILSVRC"}
+    names = {"synthetic": "rendered images", "cub": "CUB-200-2011", "ilsvrc": "ILSVRC", "openimages": "OpenImages30k"}
     return names.get(spec.get("name"), str(spec.get("name", "unnamed data")))
 
 
@@ -83,14 +92,14 @@ def _settings(run: RunRecord) -> str:
     return " · ".join([*filter(None, layouts), *([f"{epochs} epochs"] if epochs else [])])
 
 
-def _table(runs: Sequence[RunRecord]) -> list[dict]:
+def _table(runs: Sequence[RunRecord], metrics: Mapping[str, tuple[str, str]]) -> list[dict]:
     """Rows of the table of results, the centre box last."""
-    columns = [metric for metric in METRICS if any(run.metrics.get(metric) is not None for run in runs)]
-    best = {metric: max(run.metrics.get(metric) or 0 for run in runs) for metric in columns}
+    columns = [metric for metric in metrics if any(run.measured.get(metric) is not None for run in runs)]
+    best = {metric: max(run.measured.get(metric) or 0 for run in runs) for metric in columns}
     several = sum(bool(run.metrics) for run in runs) > 1
     rows = []
     for run in runs:
-        values = {metric: run.metrics.get(metric) for metric in METRICS}
+        values = {metric: run.measured.get(metric) for metric in metrics}
         rows.append(
             {
                 "label": run.label,
@@ -108,7 +117,7 @@ def _table(runs: Sequence[RunRecord]) -> list[dict]:
     if center:
         # It has no classes of its own; with the network's, its Top-1 numbers would be the network's too.
         cells = [
-            (_percent(None if metric.startswith("top") else center.get(metric)), None, False) for metric in METRICS
+            (_percent(None if metric.startswith("top") else center.get(metric)), None, False) for metric in metrics
         ]
         settings = "the middle of every image, no network"
         rows.append({"label": "Centre box", "settings": settings, "evaluated": True, "cells": cells, "errors": []})
@@ -117,11 +126,11 @@ def _table(runs: Sequence[RunRecord]) -> list[dict]:
 
 def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
     """Smaller tables (title, columns, rows) of what only some evaluations hold."""
+    masks = {key: name for key, (name, _) in MASK_METRICS.items() if key != "top1_cls"}
     metrics = {key: name for key, (name, _) in METRICS.items()}
-    kinds = (
-        ("transferred", "Thresholds chosen on train_fullsup", metrics),
-        ("pixel", "Against object masks", PIXEL_METRICS),
-    )
+    kinds = [("transferred", "Thresholds chosen on train_fullsup", metrics | masks)]
+    if _boxed(runs):
+        kinds.append(("pixel", "Against object masks", masks | {"peak_threshold": "Peak-T"}))
     tables = []
     for kind, title, columns in kinds:
         rows = [(run.label, found) for run in runs if (found := run.results.get(kind))]
@@ -293,16 +302,17 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"jpeg_uri": pictures.encode_jpeg_data_uri, "png_uri": pictures.encode_png_data_uri}
-    title = _title(records)
+    title, metrics = _title(records), METRICS if _boxed(records) else MASK_METRICS
     page = templates.get_template("report.html").render(
         title=title,
         summary=_summary(records),
         runs=records,
         errors=ERRORS,
-        metrics=METRICS,
+        metrics=metrics,
+        boxed=metrics is METRICS,
         reasons=REASONS,
         cut=_cut(records),
-        table=_table(records),
+        table=_table(records, metrics),
         papers=[run for run in records if run.recipe.get("paper")],
         more_tables=_more_tables(records),
         shots=shots,

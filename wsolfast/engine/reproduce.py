@@ -21,6 +21,10 @@ COLUMNS = {
     "gt_known_loc": "GT-known",
     "gt_known_transferred": "GT-known, transferred",
     "max_box_acc_v2": "MaxBoxAccV2",
+    "px_ap": "PxAP",
+    "p_iou": "pIoU",
+    "p_iou_transferred": "pIoU, transferred",
+    "peak_iou": "Peak-IoU",
     "part": "Part errors",
     "more": "More errors",
     "train_images_per_second": "training images/s",
@@ -120,8 +124,8 @@ def summarize(outcomes: Sequence[Outcome]) -> dict:
         for key, title in _CENTRES.items():
             found = outcome.results["baselines"].get(key)
             if found:
-                wanted = ("gt_known_loc", "max_box_acc_v2")
-                centres.setdefault(f"{title} ({where})", {name: found[name] for name in wanted})
+                wanted = ("gt_known_loc", "max_box_acc_v2", "px_ap", "p_iou", "peak_iou")
+                centres.setdefault(f"{title} ({where})", {name: found[name] for name in wanted if name in found})
     for row in rows.values():
         given = [run["numbers"] for run in row["runs"] if "numbers" in run]
         for name, reduce in (("mean", fmean), ("lowest", min), ("highest", max)):
@@ -131,21 +135,25 @@ def summarize(outcomes: Sequence[Outcome]) -> dict:
 
 
 def to_markdown(summary: Mapping) -> str:
-    """The summary as a Markdown table."""
-    lines = [f"| recipe | numbers | {' | '.join(COLUMNS.values())} |", "|---|---" + "|---:" * len(COLUMNS) + "|"]
+    """The summary as a Markdown table, without the columns that nobody has a number for."""
+    told = [*summary["centres"].values()]
+    told += [numbers for row in summary["recipes"].values() for numbers in (row["paper"], row["mean"])]
+    columns = [key for key in COLUMNS if any(key in numbers for numbers in told)]
+    titles = " | ".join(COLUMNS[key] for key in columns)
+    lines = [f"| recipe | numbers | {titles} |", "|---|---" + "|---:" * len(columns) + "|"]
     for name, row in summary["recipes"].items():
         if row["paper"]:
-            lines.append(_line(name, "paper", [_cell(row["paper"], key) for key in COLUMNS]))
+            lines.append(_line(name, "paper", [_cell(row["paper"], key) for key in columns]))
         seeds = [run["seed"] for run in row["runs"] if "numbers" in run]
         if seeds:
             said = f"measured, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-            lines.append(_line(name, said, [_spread(row, key) for key in COLUMNS]))
+            lines.append(_line(name, said, [_spread(row, key) for key in columns]))
         for run in row["runs"]:
             if "failure" in run:
                 reason = run["failure"].replace("|", "\\|")
-                lines.append(_line(name, f"failed, seed {run['seed']}: {reason}", ["–"] * len(COLUMNS)))
+                lines.append(_line(name, f"failed, seed {run['seed']}: {reason}", ["–"] * len(columns)))
     for name, numbers in summary["centres"].items():
-        lines.append(_line(name, "measured", [_cell(numbers, key) for key in COLUMNS]))
+        lines.append(_line(name, "measured", [_cell(numbers, key) for key in columns]))
     return "\n".join([*lines, "", _LEGEND]) + "\n"
 
 
@@ -168,10 +176,11 @@ def _published(recipe: Recipe) -> dict[str, float]:
 
 def _numbers(outcome: Outcome) -> dict[str, float]:
     results = outcome.results
-    numbers = {key: results["metrics"][key] for key in COLUMNS if key in results["metrics"]}
-    if "transferred" in results:
-        numbers["gt_known_transferred"] = results["transferred"]["gt_known_loc"]
-    numbers |= {kind: results["error_split"][kind] for kind in ("part", "more")}
+    measured = results["metrics"] | results.get("pixel", {}) | results.get("error_split", {})
+    for short, name in (("gt_known", "gt_known_loc"), ("p_iou", "p_iou")):
+        if name in results.get("transferred", {}):
+            measured[f"{short}_transferred"] = results["transferred"][name]
+    numbers = {key: measured[key] for key in COLUMNS if key in measured}
     (record,) = read_runs([outcome.job.path])
     localizer = localizer_of(outcome.job.recipe).stage.name
     speeds = [row["images_per_second"] for row in record.history if row.get("stage") == localizer]

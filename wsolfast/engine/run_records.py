@@ -33,6 +33,11 @@ class RunRecord:
         """Percentages by name; empty for a run that was not evaluated."""
         return self.results.get("metrics", {})
 
+    @property
+    def measured(self) -> dict:
+        """:attr:`metrics` and, where there are masks, the pixel metrics."""
+        return self.metrics | self.results.get("pixel", {})
+
     @cached_property
     def images(self) -> dict[str, dict]:
         """Per-image rows by image_id, in data set order."""

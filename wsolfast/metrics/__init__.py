@@ -3,11 +3,11 @@
 from wsolfast.metrics.baselines import center_box, center_gaussian
 from wsolfast.metrics.box_accuracy import BoxAccuracy
 from wsolfast.metrics.error_split import ErrorSplit
-from wsolfast.metrics.pixel_accuracy import PixelAccuracy
+from wsolfast.metrics.pixel_accuracy import PixelAccuracy, mask_overlaps
 from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 
 # One more whenever the same maps may give another number; results.json names it.
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 
 __all__ = [
     "METRICS_VERSION",
@@ -19,4 +19,5 @@ __all__ = [
     "center_box",
     "center_gaussian",
     "get_protocol",
+    "mask_overlaps",
 ]

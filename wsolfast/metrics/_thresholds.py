@@ -1,27 +1,36 @@
 """Reading accuracies off counters over a threshold grid."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
 
-def pick(counts: Tensor, thresholds: tuple[float, ...], at: float | None, metric: str) -> tuple[int, float]:
+def pick(counts: Tensor, thresholds: Sequence[float], at: float | None, metric: str) -> tuple[int, float]:
     """The counter [T] at threshold ``at``, or the largest (the first among equals), and its threshold.
 
     Raises:
         ValueError: if ``at`` is not on the grid.
     """
-    if at is None:
-        index = int(torch.argmax(counts))
-    else:
-        index = min(range(len(thresholds)), key=lambda k: abs(thresholds[k] - at))
-        if abs(thresholds[index] - at) > 1e-9:
-            raise ValueError(
-                f"{metric}: threshold {at:g} was not counted, the nearest is {thresholds[index]:g}; "
-                f"give thresholds=[...] when constructing"
-            )
+    index = place(counts, thresholds, at, metric)
     return int(counts[index]), thresholds[index]
+
+
+def place(values: Tensor | np.ndarray, thresholds: Sequence[float], at: float | None, metric: str) -> int:
+    """Where ``at`` stands on the grid, or where the largest of ``values`` [T] does, the first among equals.
+
+    Raises:
+        ValueError: if ``at`` is not on the grid.
+    """
+    if at is None:
+        return int(values.argmax())
+    index = min(range(len(thresholds)), key=lambda k: abs(thresholds[k] - at))
+    if abs(thresholds[index] - at) > 1e-9:
+        raise ValueError(
+            f"{metric}: threshold {at:g} was not counted, the nearest is {thresholds[index]:g}; "
+            f"give thresholds=[...] when constructing"
+        )
+    return index
 
 
 def wanted(at: float | Mapping[str, float] | None, metric: str) -> float | None:

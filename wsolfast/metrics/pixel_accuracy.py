@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
+from wsolfast.metrics._thresholds import place, wanted
 from wsolfast.metrics.frames import as_float64
 from wsolfast.metrics.protocols import get_protocol
 from wsolfast.ops import BoxRule
@@ -25,7 +25,8 @@ class PixelAccuracy(Accumulator):
     PxAP and pIoU: maps as MaxBoxAcc has them (bicubic, min-max, not quantised), masks at nearest pixels, pixels pooled
     over all images. Peak-IoU: maps min-max scaled to 0..255 at their own size, truncated, then bilinear to the mask's
     size (rounded: OpenCV's 8-bit resize can be one level away). Whether the original pools pixels or averages images
-    is not known, so both are given.
+    is not known, so both are given. An image without any object pixel counts as background, as the benchmark has it,
+    and as an overlap of 0 in the mean over images.
 
     Args:
         size: side of the square that PxAP compares at.
@@ -57,7 +58,7 @@ class PixelAccuracy(Accumulator):
             masks: for each image a uint8 [H, W] at the original size: 0 background, 1 object, 255 ignored.
 
         Raises:
-            ValueError: if the lengths differ, a mask holds other values or no object pixel.
+            ValueError: if the lengths differ or a mask holds other values.
         """
         if len(masks) != len(score_maps):
             raise ValueError(f"PixelAccuracy: {len(score_maps)} score maps, but {len(masks)} masks")
@@ -73,37 +74,72 @@ class PixelAccuracy(Accumulator):
             levels = (levels + 0.5).floor().to(torch.uint8)
             histogram = ops.pixel_histogram(levels, mask[None], _LEVEL_EDGES.to(one.device)).cpu()
             counts["levels"] += histogram
-            ious = torch.from_numpy(functional.mask_iou_curve(histogram))
-            counts["image_ious"] += (ious * _FIXED_POINT).round().to(torch.int64)
+            if histogram[1].any():
+                ious = torch.from_numpy(functional.mask_iou_curve(histogram))
+                counts["image_ious"] += (ious * _FIXED_POINT).round().to(torch.int64)
         return counts
 
-    def summarize(self, state: Mapping[str, Tensor]) -> dict:
+    def summarize(self, state: Mapping[str, Tensor], at: Mapping[str, float] | None = None) -> dict:
         """Percent, but for the thresholds.
+
+        Args:
+            state: counters.
+            at: None: each overlap at its own best threshold on these images. A mapping, such as
+                ``compute()["cam_threshold"]`` of another split: each at its own.
 
         Returns:
             ``px_ap``; ``p_iou`` and its ``p_iou_threshold`` in [0, 1]; ``peak_iou`` and ``peak_t`` (0..255) over pooled
-            pixels; ``peak_iou_per_image`` and ``peak_t_per_image`` of the mean over images; ``images``; ``curves``.
+            pixels; ``peak_iou_per_image`` and ``peak_t_per_image`` of the mean over images; ``images``;
+            ``cam_threshold``: overlap -> threshold; ``curves``.
 
         Raises:
-            ValueError: if nothing was counted.
+            ValueError: if nothing was counted, no mask has an object pixel, or ``at`` is not on the grid.
         """
         images = int(state["images"])
         if images == 0:
             raise ValueError("PixelAccuracy: no image was counted; call update first")
-        scores = functional.mask_iou_curve(state["scores"]) * 100
-        pooled = functional.mask_iou_curve(state["levels"]) * 100
-        mean = state["image_ious"].numpy() / _FIXED_POINT / images * 100
+        curves = {
+            "p_iou": functional.mask_iou_curve(state["scores"]) * 100,
+            "peak_iou": functional.mask_iou_curve(state["levels"]) * 100,
+            "peak_iou_per_image": state["image_ious"].numpy() / _FIXED_POINT / images * 100,
+        }
+        grids = {name: range(256) for name in curves} | {"p_iou": self._edges[:-1].tolist()}
+        places = {name: place(curve, grids[name], wanted(at, name), name) for name, curve in curves.items()}
+        chosen = {name: grids[name][index] for name, index in places.items()}
         return {
             "images": images,
             "px_ap": functional.px_ap(state["scores"]),
-            "p_iou": float(scores.max()),
-            "p_iou_threshold": self._edges[int(np.argmax(scores))].item(),
-            "peak_iou": float(pooled.max()),
-            "peak_t": int(np.argmax(pooled)),
-            "peak_iou_per_image": float(mean.max()),
-            "peak_t_per_image": int(np.argmax(mean)),
-            "curves": {"p_iou": scores.tolist(), "peak_iou": pooled.tolist(), "peak_iou_per_image": mean.tolist()},
+            **{name: float(curve[places[name]]) for name, curve in curves.items()},
+            "p_iou_threshold": chosen["p_iou"],
+            "peak_t": chosen["peak_iou"],
+            "peak_t_per_image": chosen["peak_iou_per_image"],
+            "cam_threshold": chosen,
+            "curves": {name: curve.tolist() for name, curve in curves.items()},
         }
+
+
+def mask_overlaps(
+    score_maps: Tensor | Sequence[Tensor], masks: Sequence[Tensor], threshold: float, size: int = 224
+) -> list[float]:
+    """IoU of each image's pixels with a score of at least ``threshold`` with its object's, as pIoU compares them.
+
+    Args:
+        score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
+        masks: as for :meth:`PixelAccuracy.count`.
+        threshold: in [0, 1].
+        size: side of the square that they are compared at.
+
+    Returns:
+        One number in [0, 1] per image; 0 where the mask has no object pixel.
+    """
+    edges, rule = as_float64([0.0, threshold, 3.0]), get_protocol("wsolevaluation").rule
+    overlaps = []
+    for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
+        mask = _checked_mask(n, mask).to(one.device)
+        scores = ops.normalize_score_map(one[None], (size, size), rule)
+        counts = ops.pixel_histogram(scores, _nearest(mask, size)[None], edges.to(one.device)).cpu()
+        overlaps.append(float(functional.mask_iou_curve(counts)[1]) if counts[1].any() else 0.0)
+    return overlaps
 
 
 def _checked_mask(n: int, mask: Tensor) -> Tensor:
@@ -111,8 +147,6 @@ def _checked_mask(n: int, mask: Tensor) -> Tensor:
         raise ValueError(f"PixelAccuracy: expected masks uint8 [H, W], mask {n} is {mask.dtype} {list(mask.shape)}")
     if not torch.isin(mask, torch.tensor([0, 1, 255], dtype=torch.uint8, device=mask.device)).all():
         raise ValueError(f"PixelAccuracy: mask {n} holds values other than 0 (background), 1 (object), 255 (ignored)")
-    if not (mask == 1).any():
-        raise ValueError(f"PixelAccuracy: mask {n} has no object pixel; leave the image out")
     return mask
 
 

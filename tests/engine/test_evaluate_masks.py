@@ -1,0 +1,139 @@
+"""Runs on data that has masks and no boxes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from oracles.masked_tree import write_folder
+
+from wsolfast import data
+from wsolfast.engine.build import open_eval_data
+from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.report import write_report
+from wsolfast.engine.reproduce import COLUMNS, plan, reproduce
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.train import train
+from wsolfast.metrics import PixelAccuracy, mask_overlaps
+
+
+def trained_on(path, tiny, name, root, *overrides):
+    recipe = tiny("data.options={}", f"data.name={name}", f"data.root={root}", "stage.epochs=1", *overrides)
+    run = RunFolder.create(path, recipe)
+    train(run)
+    return run
+
+
+@pytest.fixture
+def masked(tiny, tmp_path, coarse_sweep):
+    """A finished run on a folder of images with masks."""
+    return trained_on(tmp_path / "masked", tiny, "folder", write_folder(tmp_path / "data"))
+
+
+def saved(run, name, split="test"):
+    return json.loads((run.eval_path(split) / name).read_text())
+
+
+def counted(run, split):
+    dataset = open_eval_data(run.recipe, split)
+    maps = torch.from_numpy(np.load(run.eval_path(split) / "maps.npz")["maps"])
+    rows = [k for k in range(len(dataset)) if dataset.mask(k) is not None]
+    accuracy = PixelAccuracy()
+    accuracy.update(maps[rows], [dataset.mask(k) for k in rows])
+    return accuracy, maps, rows
+
+
+def test_pixels_are_measured_where_there_are_no_boxes(masked):
+    results = evaluate(masked)
+    accuracy, maps, rows = counted(masked, "test")
+    expected = accuracy.compute()
+    assert rows == list(range(9))
+    assert (results["num_images"], results["images_without_mask"]) == (9, 1)
+    assert results["pixel"]["images"] == 9
+    for name in ("px_ap", "p_iou", "p_iou_threshold", "peak_iou", "peak_iou_per_image", "peak_t_per_image"):
+        assert results["pixel"][name] == expected[name]
+    assert results["pixel"]["peak_threshold"] == expected["peak_t"]
+    assert results["oracle_threshold"] == expected["cam_threshold"]
+    chosen = counted(masked, "train_fullsup")[0].compute()["cam_threshold"]
+    assert results["transferred_thresholds"] == chosen
+    assert results["transferred"] == {name: accuracy.compute(at=chosen)[name] for name in chosen}
+    assert (results["cam_threshold"], results["cam_threshold_source"]) == (chosen["p_iou"], "train_fullsup")
+    assert "error_split" not in results
+    assert saved(masked, "results.json") == results
+
+    dataset = open_eval_data(masked.recipe, "test")
+    table = saved(masked, "per_image.json")["images"]
+    overlaps = mask_overlaps(maps[rows], [dataset.mask(k) for k in rows], chosen["p_iou"])
+    assert [row["iou"] for row in table] == [round(overlap, 6) for overlap in overlaps]
+    assert all(0 < row["iou"] < 1 for row in table)
+    right = [row["predicted"] == row["label"] for row in table]
+    assert results["metrics"] == {"top1_cls": 100 * sum(right) / 9, "top5_cls": 100.0}
+
+
+def test_a_central_box_and_gaussian_stand_beside_it(masked):
+    baselines = evaluate(masked, gaussian=True)["baselines"]
+    dataset = open_eval_data(masked.recipe, "test")
+    inside = sum(int(dataset.mask(k)[5:43, 5:43].sum()) for k in range(9))
+    objects = sum(int(dataset.mask(k).sum()) for k in range(9))
+    # 80 % of 48 px, give or take the pixels on the edge.
+    assert baselines["center_box"]["p_iou"] == pytest.approx(100 * inside / (9 * 38**2 + objects - inside), abs=2)
+    assert 0 < baselines["center_box"]["p_iou"] < baselines["center_gaussian"]["p_iou"] < 100
+    assert baselines["center_gaussian"]["px_ap"] > baselines["center_box"]["px_ap"]
+
+
+def test_boxes_and_masks_are_measured_together(trained):
+    results = evaluate(trained)
+    assert {"gt_known_loc", "p_iou", "peak_iou"} <= results["oracle_threshold"].keys()
+    assert results["transferred_thresholds"].keys() == results["oracle_threshold"].keys()
+    assert {"gt_known_loc", "p_iou"} <= results["transferred"].keys()
+    assert {"gt_known_loc", "px_ap"} <= results["baselines"]["center_box"].keys()
+    assert results["cam_threshold"] == results["transferred_thresholds"]["gt_known_loc"]
+    assert results["transferred"]["p_iou"] <= results["pixel"]["p_iou"]
+
+
+def test_a_crop_is_not_compared_with_the_mask_of_the_whole_image(masked, trained):
+    from dataclasses import replace
+
+    def cropped(run):
+        return replace(run.recipe, evaluate=replace(run.recipe.evaluate, protocol="kg_center_crop", resize=40))
+
+    with pytest.raises(data.DataError, match="no image has a true box or an object mask; protocol 'kg_center_crop'"):
+        evaluate(masked, cropped(masked))
+    assert "pixel" not in evaluate(trained, cropped(trained))
+
+
+def test_a_report_shows_pixels_instead_of_boxes(masked, tmp_path):
+    results = evaluate(masked)
+    page = write_report([masked.path], tmp_path / "page" / "index.html").read_text()
+    assert f"with a PxAP of {results['pixel']['px_ap']:.1f}" in page
+    assert ">PxAP</th>" in page
+    assert "GT-known Loc</th>" not in page
+    assert ">true box<" not in page
+    assert (tmp_path / "page" / "report.png").is_file()
+
+
+def test_a_table_of_recipes_has_columns_for_pixels(tmp_path, masked, tiny_file, coarse_sweep):
+    root = masked.recipe.data.root
+    tiny_file.write_text(
+        tiny_file.read_text().replace('"synthetic"', '"folder"').split("[data.options]")[0]
+        + tiny_file.read_text()[tiny_file.read_text().index("[[stage]]") :]
+        + '\n[paper]\ntitle = "A paper"\nvenue = "A conference"\npx_ap = 60.0\n'
+    )
+    jobs, _ = plan(tmp_path, patterns=[str(tiny_file)], data={"folder": root}, overrides=["stage.epochs=1"])
+    (row,) = reproduce(jobs, tmp_path)["recipes"].values()
+    assert row["paper"] == {"px_ap": 60.0}
+    assert set(row["mean"]) <= set(COLUMNS)
+    assert {"px_ap", "p_iou", "p_iou_transferred", "peak_iou", "top1_cls"} <= set(row["mean"])
+    table = (tmp_path / "reproduce.md").read_text()
+    assert "| recipe | numbers | Top-1 Cls | PxAP | pIoU | pIoU, transferred | Peak-IoU | training images/s |" in table
+    assert "| tiny | paper | – | 60.00 | – |" in table
+    assert "| centre box (folder test, wsolevaluation) | measured | – | " in table
+
+
+def test_the_command_prints_pixels(masked, wsolfast):
+    code, out, _ = wsolfast("eval", masked.path)
+    assert code == 0
+    assert "PxAP" in out
+    assert "masks of 9 images" in out
+    assert "regions at" in out
+    assert "GT-known" not in out
