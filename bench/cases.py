@@ -192,7 +192,7 @@ def fusion_case(
 
     def make_inputs(device, dtype):
         branches = [smooth((images, 128, side >> i, side >> i), i).relu().to(device, dtype) for i in range(3)]
-        return *branches, None, True, reduce, "multiply"
+        return *branches, None, None, None, False, True, reduce, "multiply"
 
     sides = "+".join(str(side >> i) for i in range(3))
     return BenchCase(

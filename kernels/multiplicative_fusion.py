@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from wsolfast.kernels._launch import check_dtype, on_device_of
+from wsolfast.kernels._launch import check_dtype, layout_of, on_device_of
 
 # Values that a program holds of one row of one branch.
 _TILE = 512
@@ -31,6 +31,15 @@ class Branch(NamedTuple):
     stride_c: tl.tensor
     stride_h: tl.tensor
     stride_w: tl.tensor
+
+
+class Vectors(NamedTuple):
+    """A number for each channel of each branch; ``stride_n`` is 0 where images share it."""
+
+    data: tl.tensor
+    stride_b: tl.tensor
+    stride_n: tl.tensor
+    stride_c: tl.tensor
 
 
 class Walk(NamedTuple):
@@ -68,46 +77,72 @@ def _pointers(branch, walk, y, x):
 
 
 @triton.jit
-def _row(branch, walk, y, DTYPE: tl.constexpr):
-    return tl.load(_pointers(branch, walk, y, walk.columns), mask=walk.mask, other=0).to(DTYPE)
+def _vector(vectors, walk, b: tl.constexpr, DTYPE: tl.constexpr):
+    """The walk's channels [BLOCK_C, 1] of branch ``b``, or None."""
+    if vectors is None:
+        found = None
+    else:
+        of_image = vectors.data + b * vectors.stride_b + walk.image.to(tl.int64) * vectors.stride_n
+        channels = (walk.first_channel + walk.channels).to(tl.int64)
+        found = tl.load(of_image + channels * vectors.stride_c, mask=walk.has_channel, other=0).to(DTYPE)
+    return found
 
 
 @triton.jit
-def _stretched(branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+def _values(pointers, act, walk, DTYPE: tl.constexpr):
+    """What the pointers hold, activated: ``act`` is (scale, shift, whether to rectify), of which any may be None."""
+    values = tl.load(pointers, mask=walk.mask, other=0).to(DTYPE)
+    if act[0] is not None:
+        values *= act[0]
+    if act[1] is not None:
+        values += act[1]
+    if act[2] is not None:
+        # A NaN is not negative and stays.
+        values = tl.where(values < 0, 0.0, values)
+    return values
+
+
+@triton.jit
+def _row(branch, act, walk, y, DTYPE: tl.constexpr):
+    return _values(_pointers(branch, walk, y, walk.columns), act, walk, DTYPE)
+
+
+@triton.jit
+def _stretched(branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
     """Source row ``y``, or the last, at the target's columns."""
     y = tl.minimum(y, branch.height - 1)
     left, weight = _place(walk.columns, branch.width, walk.width, ALIGNED, DTYPE)
     right = tl.minimum(left + 1, branch.width - 1)
-    before = tl.load(_pointers(branch, walk, y, left), mask=walk.mask, other=0).to(DTYPE)
-    after = tl.load(_pointers(branch, walk, y, right), mask=walk.mask, other=0).to(DTYPE)
+    before = _values(_pointers(branch, walk, y, left), act, walk, DTYPE)
+    after = _values(_pointers(branch, walk, y, right), act, walk, DTYPE)
     return (1 - weight) * before + weight * after
 
 
 @triton.jit
-def _start(branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+def _start(branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
     """Where a walk that starts at target row ``y`` stands: (source row, that row stretched, the next stretched)."""
     if branch.height is None:
         row = y
-        above = _row(branch, walk, y, DTYPE)
+        above = _row(branch, act, walk, y, DTYPE)
         below = above
     else:
         row, _ = _place(y, branch.height, walk.height, ALIGNED, DTYPE)
-        above = _stretched(branch, walk, row, ALIGNED, DTYPE)
-        below = _stretched(branch, walk, row + 1, ALIGNED, DTYPE)
+        above = _stretched(branch, act, walk, row, ALIGNED, DTYPE)
+        below = _stretched(branch, act, walk, row + 1, ALIGNED, DTYPE)
     return row, above, below
 
 
 @triton.jit
-def _advance(state, branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
+def _advance(state, branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
     """The state at target row ``y``. Branches are not larger than the first, so a step passes one row at most."""
     row, above, below = state
     if branch.height is None:
-        above = _row(branch, walk, y, DTYPE)
+        above = _row(branch, act, walk, y, DTYPE)
     else:
         wanted, _ = _place(y, branch.height, walk.height, ALIGNED, DTYPE)
         if wanted != row:
             above = below
-            below = _stretched(branch, walk, wanted + 1, ALIGNED, DTYPE)
+            below = _stretched(branch, act, walk, wanted + 1, ALIGNED, DTYPE)
             row = wanted
     return row, above, below
 
@@ -143,36 +178,40 @@ def _walk(height, width, channels, chunks, INDEX: tl.constexpr, BLOCK_C: tl.cons
 
 @triton.jit
 def _forward_kernel(
-    out, first, second, third, fourth, height, width, channels, chunks,
-    MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr,
+    out, first, second, third, fourth, scale, shift, height, width, channels, chunks,
+    RELU: tl.constexpr, MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr,
     INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     walk, chunk = _walk(height, width, channels, chunks, INDEX, BLOCK_C, BLOCK_W)
     rows = tl.cdiv(height, chunks)
     begin = chunk * rows
-    at_second = _start(second, walk, begin, ALIGNED, DTYPE)
+    act_first = _vector(scale, walk, 0, DTYPE), _vector(shift, walk, 0, DTYPE), RELU
+    act_second = _vector(scale, walk, 1, DTYPE), _vector(shift, walk, 1, DTYPE), RELU
+    at_second = _start(second, act_second, walk, begin, ALIGNED, DTYPE)
     if third is not None:
-        at_third = _start(third, walk, begin, ALIGNED, DTYPE)
+        act_third = _vector(scale, walk, 2, DTYPE), _vector(shift, walk, 2, DTYPE), RELU
+        at_third = _start(third, act_third, walk, begin, ALIGNED, DTYPE)
     if fourth is not None:
-        at_fourth = _start(fourth, walk, begin, ALIGNED, DTYPE)
+        act_fourth = _vector(scale, walk, 3, DTYPE), _vector(shift, walk, 3, DTYPE), RELU
+        at_fourth = _start(fourth, act_fourth, walk, begin, ALIGNED, DTYPE)
     if MEAN:
         total = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
     for y in range(begin, tl.minimum(begin + rows, height)):
-        values = _row(first, walk, y, DTYPE)
-        at_second = _advance(at_second, second, walk, y, ALIGNED, DTYPE)
+        values = _row(first, act_first, walk, y, DTYPE)
+        at_second = _advance(at_second, second, act_second, walk, y, ALIGNED, DTYPE)
         values = _combined(values, _resized(at_second, second, walk, y, ALIGNED, DTYPE), MULTIPLIES)
         if third is not None:
-            at_third = _advance(at_third, third, walk, y, ALIGNED, DTYPE)
+            at_third = _advance(at_third, third, act_third, walk, y, ALIGNED, DTYPE)
             values = _combined(values, _resized(at_third, third, walk, y, ALIGNED, DTYPE), MULTIPLIES)
         if fourth is not None:
-            at_fourth = _advance(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
+            at_fourth = _advance(at_fourth, fourth, act_fourth, walk, y, ALIGNED, DTYPE)
             values = _combined(values, _resized(at_fourth, fourth, walk, y, ALIGNED, DTYPE), MULTIPLIES)
         if MEAN:
             total += values
         else:
             tl.store(_pointers(out, walk, y, walk.columns), values, mask=walk.mask)
     if MEAN:
-        mean = tl.sum(total, 1, keep_dims=True) / (height * width)
+        mean = tl.sum(tl.where(walk.mask, total, 0.0), 1, keep_dims=True) / (height * width)
         tl.store(_pointers(out, walk, 0, 0), mean, mask=walk.has_channel)
 
 
@@ -234,31 +273,32 @@ def _backward_kernel(
     INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     walk, y = _walk(height, width, channels, 1, INDEX, BLOCK_C, BLOCK_W)
+    raw = None, None, None
     zeros = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
-    at_second = _start(second, walk, y, ALIGNED, DTYPE)
+    at_second = _start(second, raw, walk, y, ALIGNED, DTYPE)
     to_second = (y, zeros, zeros)
     if third is not None:
-        at_third = _start(third, walk, y, ALIGNED, DTYPE)
+        at_third = _start(third, raw, walk, y, ALIGNED, DTYPE)
         to_third = (y, zeros, zeros)
     if fourth is not None:
-        at_fourth = _start(fourth, walk, y, ALIGNED, DTYPE)
+        at_fourth = _start(fourth, raw, walk, y, ALIGNED, DTYPE)
         to_fourth = (y, zeros, zeros)
     if MEAN:
         shared = tl.load(_pointers(grad, walk, 0, 0), mask=walk.has_channel, other=0).to(DTYPE)
         incoming = tl.where(walk.mask, shared / (height * width), 0.0)
     for y in range(height):
         if not MEAN:
-            incoming = _row(grad, walk, y, DTYPE)
-        taken = _row(first, walk, y, DTYPE)
-        at_second = _advance(at_second, second, walk, y, ALIGNED, DTYPE)
+            incoming = _row(grad, raw, walk, y, DTYPE)
+        taken = _row(first, raw, walk, y, DTYPE)
+        at_second = _advance(at_second, second, raw, walk, y, ALIGNED, DTYPE)
         resized_second = _resized(at_second, second, walk, y, ALIGNED, DTYPE)
         if third is not None:
-            at_third = _advance(at_third, third, walk, y, ALIGNED, DTYPE)
+            at_third = _advance(at_third, third, raw, walk, y, ALIGNED, DTYPE)
             resized_third = _resized(at_third, third, walk, y, ALIGNED, DTYPE)
         else:
             resized_third = None
         if fourth is not None:
-            at_fourth = _advance(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
+            at_fourth = _advance(at_fourth, fourth, raw, walk, y, ALIGNED, DTYPE)
             resized_fourth = _resized(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
         else:
             resized_fourth = None
@@ -284,6 +324,9 @@ def multiplicative_fusion(
     second: Tensor,
     third: Tensor | None,
     fourth: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
     align_corners: bool,
     reduce: str,
     mode: str,
@@ -291,18 +334,20 @@ def multiplicative_fusion(
     """Same contract as the reference; float32 arithmetic for half precision, one rounding at the end."""
     check_dtype("multiplicative_fusion", first)
     images, channels, height, width = first.shape
-    out = torch.empty(first.shape[:2] if reduce == "mean" else first.shape, dtype=first.dtype, device=first.device)
+    pooled = reduce == "mean"
+    out = torch.empty(first.shape[:2], dtype=first.dtype, device=first.device) if pooled else _empty(first, first)
     if out.numel() == 0:
         return out
     tile = _tile(first)
     programs = images * triton.cdiv(channels, tile["BLOCK_C"])
-    chunks = 1 if reduce == "mean" else min(height, triton.cdiv(_ENOUGH_PROGRAMS, programs))
-    maps = (out[:, :, None, None] if reduce == "mean" else out, first, second, third, fourth)
+    chunks = 1 if pooled else min(height, triton.cdiv(_ENOUGH_PROGRAMS, programs))
+    maps = (out[:, :, None, None] if pooled else out, first, second, third, fourth)
     options = _options(maps, tile, align_corners, reduce, mode)
     with on_device_of(first):
         _forward_kernel[(programs * chunks,)](
-            *(_described(branch, first) for branch in maps), height, width, channels, chunks, **tile, **options
-        )
+            *(_described(branch, first) for branch in maps), _vectors(scale), _vectors(shift),
+            height, width, channels, chunks, RELU=relu or None, **tile, **options,
+        )  # fmt: skip
     return out
 
 
@@ -320,10 +365,7 @@ def multiplicative_fusion_backward(
     check_dtype("multiplicative_fusion", grad)
     images, channels, height, width = first.shape
     branches = (first, second, third, fourth)
-    gradients = [
-        None if branch is None else torch.empty(branch.shape, dtype=branch.dtype, device=branch.device)
-        for branch in branches
-    ]
+    gradients = [None if branch is None else _empty(branch, first) for branch in branches]
     if first.numel() == 0:
         return [gradient for gradient in gradients if gradient is not None]
     if reduce == "mean":
@@ -338,6 +380,17 @@ def multiplicative_fusion_backward(
     return [gradient for gradient in gradients if gradient is not None]
 
 
+def _empty(branch: Tensor, first: Tensor) -> Tensor:
+    """Like ``branch``, in the layout of the first."""
+    return torch.empty(branch.shape, dtype=branch.dtype, device=branch.device, memory_format=layout_of(first))
+
+
+def _vectors(given: Tensor | None) -> Vectors | None:
+    if given is None:
+        return None
+    return Vectors(given, given.stride(0), given.stride(1) if given.dim() == 3 else 0, given.stride(-1))
+
+
 def _described(maps: Tensor | None, first: Tensor) -> Branch | None:
     if maps is None:
         return None
@@ -349,7 +402,7 @@ def _tile(first: Tensor) -> dict[str, int]:
     """All columns, and fewer channels where there are too few images to keep the device busy."""
     images, channels, _, width = first.shape
     block_w = max(16, triton.next_power_of_2(width))
-    contiguous = channels > 1 and first.stride(1) == 1
+    contiguous = layout_of(first) == torch.channels_last
     most = max(1, _TILE // block_w) * (2 if contiguous else 1)
     wanted = max(images * channels // _ENOUGH_PROGRAMS, _LINE if contiguous else 1)
     block_c = min(triton.next_power_of_2(wanted), most, triton.next_power_of_2(channels))

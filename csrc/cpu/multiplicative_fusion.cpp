@@ -1,8 +1,10 @@
-// A plane (n, c) at a time, all of it in the cache: the rows of a branch are stretched once, then every output row
-// blends two of them. The backward pass runs the same steps transposed.
+// A tile at a time, all of it in the cache: one channel of an image, or, channels last, a cache line of them side by
+// side. The rows of a branch are stretched once, then every output row blends two of them. The backward pass runs the
+// same steps transposed.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -62,14 +64,63 @@ struct Branch {
   Axis<T> rows, columns;
 };
 
-// The horizontal pass: rows of the branch to rows of the output's width.
+// What is done to a branch before it is resized: values * scale + shift, then a ReLU. Null pointers leave that out.
 template <typename T>
+struct Activation {
+  const T *scale = nullptr, *shift = nullptr;  // [branches, images or 1, channels]
+  int64_t scale_images = 1, shift_images = 1;
+  bool relu = false;
+
+  bool any() const { return scale || shift || relu; }
+};
+
+// kLanes channels of one image; the last tile of an image may have fewer.
+struct Tile {
+  int64_t image, channel, lanes;
+};
+
+// Pixels `stride` apart, which single channels are not, to pixels kLanes apart; lanes without a channel are zero.
+template <typename T, int kLanes>
+WSOLFAST_SIMD void gather(const T* source, int64_t stride, int64_t lanes, int64_t pixels, T* out) {
+  if (kLanes == 1) {
+    std::copy_n(source, pixels, out);
+  } else if (lanes == kLanes) {
+    for (int64_t p = 0; p < pixels; ++p, source += stride, out += kLanes) std::copy_n(source, kLanes, out);
+  } else {
+    for (int64_t p = 0; p < pixels; ++p, source += stride, out += kLanes) {
+      std::fill(std::copy_n(source, lanes, out), out + kLanes, T(0));
+    }
+  }
+}
+
+template <typename T, int kLanes>
+WSOLFAST_SIMD void scatter(const T* source, int64_t stride, int64_t lanes, int64_t pixels, T* out) {
+  for (int64_t p = 0; p < pixels; ++p, source += kLanes, out += stride) std::copy_n(source, lanes, out);
+}
+
+template <typename T, int kLanes>
+WSOLFAST_SIMD void activate(const T* scale, const T* shift, bool relu, int64_t pixels, T* values) {
+  for (int64_t p = 0; p < pixels; ++p, values += kLanes) {
+    for (int l = 0; l < kLanes; ++l) values[l] = values[l] * scale[l] + shift[l];
+  }
+  if (!relu) return;
+  values -= pixels * kLanes;
+  for (int64_t i = 0; i < pixels * kLanes; ++i) values[i] = values[i] < T(0) ? T(0) : values[i];
+}
+
+// The horizontal pass: rows of the branch to rows of the output's width.
+template <typename T, int kLanes>
 WSOLFAST_SIMD void stretch_rows(const T* source, int64_t rows, int64_t source_width, const Axis<T>& axis, int64_t width,
                                 T* out) {
   const int32_t *left = axis.left.data(), *right = axis.right.data();
   const T *left_weight = axis.left_weight.data(), *right_weight = axis.right_weight.data();
-  for (int64_t y = 0; y < rows; ++y, source += source_width, out += width) {
-    for (int64_t x = 0; x < width; ++x) out[x] = left_weight[x] * source[left[x]] + right_weight[x] * source[right[x]];
+  for (int64_t y = 0; y < rows; ++y, source += source_width * kLanes, out += width * kLanes) {
+    for (int64_t x = 0; x < width; ++x) {
+      for (int l = 0; l < kLanes; ++l) {
+        out[x * kLanes + l] =
+            left_weight[x] * source[left[x] * kLanes + l] + right_weight[x] * source[right[x] * kLanes + l];
+      }
+    }
   }
 }
 
@@ -97,14 +148,17 @@ WSOLFAST_SIMD void collect_rows(const T* gradient, const Axis<T>& axis, int64_t 
 }
 
 // The transpose of stretch_rows, gathered: each source sums its targets from left to right.
-template <typename T>
-void shrink_rows(const T* gradient, int64_t rows, int64_t source_width, const Axis<T>& axis, int64_t width, T* out) {
-  for (int64_t y = 0; y < rows; ++y, gradient += width, out += source_width) {
+template <typename T, int kLanes>
+WSOLFAST_SIMD void shrink_rows(const T* gradient, int64_t rows, int64_t source_width, const Axis<T>& axis,
+                               int64_t width, T* out) {
+  for (int64_t y = 0; y < rows; ++y, gradient += width * kLanes) {
     const T* weight = axis.seen.data();
-    for (int64_t s = 0; s < source_width; ++s) {
-      T sum = 0;
-      for (int32_t x = axis.begin[s]; x < axis.end[s]; ++x) sum += *weight++ * gradient[x];
-      out[s] = sum;
+    for (int64_t s = 0; s < source_width; ++s, out += kLanes) {
+      T sums[kLanes] = {};
+      for (int32_t x = axis.begin[s]; x < axis.end[s]; ++x, ++weight) {
+        for (int l = 0; l < kLanes; ++l) sums[l] += *weight * gradient[x * kLanes + l];
+      }
+      std::copy_n(sums, kLanes, out);
     }
   }
 }
@@ -119,86 +173,154 @@ WSOLFAST_SIMD void add(const T* summand, int64_t count, T* out) {
   for (int64_t i = 0; i < count; ++i) out[i] += summand[i];
 }
 
-// Scratch of one thread.
-template <typename T>
+// Scratch of one thread. A tile lies in it as [h, w, kLanes].
+template <typename T, int kLanes>
 class Fusion {
  public:
-  Fusion(const std::vector<Branch<T>>& branches, bool multiplies)
+  Fusion(const std::vector<Branch<T>>& branches, const Activation<T>& activation, bool multiplies, int64_t channels)
       : branches_(branches),
+        activation_(activation),
         multiplies_(multiplies),
+        channels_(channels),
         height_(branches[0].height),
-        width_(branches[0].width),
-        size_(height_ * width_),
-        plane_(size_),
-        columns_(width_) {
+        row_(branches[0].width * kLanes),
+        pixels_(height_ * branches[0].width),
+        tile_(pixels_ * kLanes),
+        columns_(row_) {
     for (const Branch<T>& branch : branches_) {
-      resized_.emplace_back(branch.resized ? size_ : 0);
-      if (branch.resized) stretched_.resize(std::max(stretched_.size(), static_cast<size_t>(branch.height * width_)));
+      const size_t own = (kLanes > 1 || activation.any()) ? branch.height * branch.width * kLanes : 0;
+      source_.resize(std::max(source_.size(), own));
+      // A branch of the output's size is multiplied from here too if it was changed on its way.
+      resized_.emplace_back(branch.resized || own > 0 ? tile_.size() : 0);
+      if (branch.resized) stretched_.resize(std::max(stretched_.size(), static_cast<size_t>(branch.height * row_)));
     }
   }
 
-  void fuse_to_map(int64_t plane, T* map) { fuse(plane, map + plane * size_); }
-
-  void fuse_to_mean(int64_t plane, T* mean) {
-    fuse(plane, plane_.data());
-    std::fill(columns_.begin(), columns_.end(), T(0));
-    for (int64_t y = 0; y < height_; ++y) add(plane_.data() + y * width_, width_, columns_.data());
-    double total = 0;
-    for (T column : columns_) total += column;
-    mean[plane] = static_cast<T>(total / static_cast<double>(size_));
+  void fuse_to_map(const Tile& tile, T* map) {
+    map += offset(tile, pixels_);
+    T* out = kLanes == 1 ? map : tile_.data();
+    fuse(tile, out);
+    if (kLanes > 1) scatter<T, kLanes>(out, channels_, tile.lanes, pixels_, map);
   }
 
-  // `grad` is the map [h, w] of each plane, or, reduced, one number.
-  void differentiate(int64_t plane, const T* grad, bool reduced) {
+  void fuse_to_mean(const Tile& tile, T* mean) {
+    fuse(tile, tile_.data());
+    std::fill(columns_.begin(), columns_.end(), T(0));
+    for (int64_t y = 0; y < height_; ++y) add(tile_.data() + y * row_, row_, columns_.data());
+    for (int64_t l = 0; l < tile.lanes; ++l) {
+      double total = 0;
+      for (int64_t x = l; x < row_; x += kLanes) total += columns_[x];
+      mean[tile.image * channels_ + tile.channel + l] = static_cast<T>(total / static_cast<double>(pixels_));
+    }
+  }
+
+  // `grad` is the map of each channel, or, reduced, one number.
+  void differentiate(const Tile& tile, const T* grad, bool reduced) {
     const T* factors[kMostBranches] = {};
-    for (size_t b = 0; multiplies_ && b < branches_.size(); ++b) factors[b] = resize(b, plane);
+    for (size_t b = 0; multiplies_ && b < branches_.size(); ++b) factors[b] = resize(b, tile);
     for (size_t b = 0; b < branches_.size(); ++b) {
       const Branch<T>& branch = branches_[b];
-      T* out = branch.resized ? plane_.data() : branch.gradient + plane * size_;
-      if (reduced) {
-        std::fill(out, out + size_, grad[plane] / static_cast<T>(size_));
-      } else {
-        std::copy_n(grad + plane * size_, size_, out);
-      }
+      const int64_t pixels = branch.height * branch.width;
+      T* gradient = branch.gradient + offset(tile, pixels);
+      T* out = kLanes == 1 && !branch.resized ? gradient : tile_.data();
+      spread(tile, grad, reduced, out);
       for (size_t other = 0; multiplies_ && other < branches_.size(); ++other) {
-        if (other != b) multiply_by(factors[other], size_, out);
+        if (other != b) multiply_by(factors[other], pixels_ * kLanes, out);
       }
-      if (!branch.resized) continue;
-      collect_rows(out, branch.rows, branch.height, width_, stretched_.data());
-      shrink_rows(stretched_.data(), branch.height, branch.width, branch.columns, width_,
-                  branch.gradient + plane * branch.height * branch.width);
+      if (branch.resized) {
+        collect_rows(out, branch.rows, branch.height, row_, stretched_.data());
+        out = kLanes == 1 ? gradient : source_.data();
+        shrink_rows<T, kLanes>(stretched_.data(), branch.height, branch.width, branch.columns, row_ / kLanes, out);
+      }
+      if (kLanes > 1) scatter<T, kLanes>(out, channels_, tile.lanes, pixels, gradient);
     }
   }
 
  private:
-  const T* resize(size_t b, int64_t plane) {
+  int64_t offset(const Tile& tile, int64_t pixels) const {
+    return tile.image * channels_ * pixels + tile.channel * (kLanes == 1 ? pixels : 1);
+  }
+
+  void spread(const Tile& tile, const T* grad, bool reduced, T* out) const {
+    if (!reduced) {
+      gather<T, kLanes>(grad + offset(tile, pixels_), channels_, tile.lanes, pixels_, out);
+      return;
+    }
+    T share[kLanes] = {};
+    for (int64_t l = 0; l < tile.lanes; ++l) {
+      share[l] = grad[tile.image * channels_ + tile.channel + l] / static_cast<T>(pixels_);
+    }
+    for (int64_t p = 0; p < pixels_; ++p, out += kLanes) std::copy_n(share, kLanes, out);
+  }
+
+  // The branch at its own size as it is fused, into `out`.
+  void take(size_t b, const Tile& tile, T* out) const {
     const Branch<T>& branch = branches_[b];
-    const T* source = branch.data + plane * branch.height * branch.width;
+    const int64_t pixels = branch.height * branch.width;
+    gather<T, kLanes>(branch.data + offset(tile, pixels), channels_, tile.lanes, pixels, out);
+    if (!activation_.any()) return;
+    T scale[kLanes], shift[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const bool live = l < tile.lanes;
+      const int64_t channel = tile.channel + l;
+      const auto at = [&](int64_t images) {
+        return (static_cast<int64_t>(b) * images + (images > 1 ? tile.image : 0)) * channels_ + channel;
+      };
+      scale[l] = live && activation_.scale ? activation_.scale[at(activation_.scale_images)] : T(1);
+      shift[l] = live && activation_.shift ? activation_.shift[at(activation_.shift_images)] : T(0);
+    }
+    activate<T, kLanes>(scale, shift, activation_.relu, pixels, out);
+  }
+
+  // The branch at the output's size.
+  const T* resize(size_t b, const Tile& tile) {
+    const Branch<T>& branch = branches_[b];
+    const T* source = branch.data + offset(tile, branch.height * branch.width);
+    if (kLanes > 1 || activation_.any()) {
+      T* own = branch.resized ? source_.data() : resized_[b].data();
+      take(b, tile, own);
+      source = own;
+    }
     if (!branch.resized) return source;
-    stretch_rows(source, branch.height, branch.width, branch.columns, width_, stretched_.data());
-    blend_rows(stretched_.data(), branch.rows, height_, width_, resized_[b].data());
+    stretch_rows<T, kLanes>(source, branch.height, branch.width, branch.columns, row_ / kLanes, stretched_.data());
+    blend_rows(stretched_.data(), branch.rows, height_, row_, resized_[b].data());
     return resized_[b].data();
   }
 
-  void fuse(int64_t plane, T* out) {
-    std::copy_n(branches_[0].data + plane * size_, size_, out);
-    for (size_t b = 1; b < branches_.size(); ++b) (multiplies_ ? multiply_by<T> : add<T>)(resize(b, plane), size_, out);
+  void fuse(const Tile& tile, T* out) {
+    take(0, tile, out);
+    for (size_t b = 1; b < branches_.size(); ++b) {
+      (multiplies_ ? multiply_by<T> : add<T>)(resize(b, tile), pixels_ * kLanes, out);
+    }
   }
 
   const std::vector<Branch<T>>& branches_;
+  const Activation<T>& activation_;
   const bool multiplies_;
-  const int64_t height_, width_, size_;
-  std::vector<std::vector<T>> resized_;  // [branch][h, w]
-  std::vector<T> stretched_;             // [h_i, w]
-  std::vector<T> plane_;                 // [h, w]
-  std::vector<T> columns_;               // [w]
+  const int64_t channels_, height_, row_, pixels_;
+  std::vector<std::vector<T>> resized_;  // [branch][h, w, kLanes]
+  std::vector<T> source_;                // [h_i, w_i, kLanes]
+  std::vector<T> stretched_;             // [h_i, w, kLanes]
+  std::vector<T> tile_;                  // [h, w, kLanes]
+  std::vector<T> columns_;               // [w, kLanes]
 };
+
+using torch::headeronly::MemoryFormat;
+
+// That of the first branch is that of all outputs.
+MemoryFormat layout_of(const Tensor& maps) {
+  return maps.size(1) > 1 && maps.stride(1) == 1 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, MemoryFormat layout) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
+}
 
 std::vector<Tensor> checked_branches(const Tensor& first, const Tensor& second, const std::optional<Tensor>& third,
                                      const std::optional<Tensor>& fourth) {
-  std::vector<Tensor> branches{torch::stable::contiguous(first), torch::stable::contiguous(second)};
+  std::vector<Tensor> branches{first, second};
   for (const std::optional<Tensor>& branch : {third, fourth}) {
-    if (branch) branches.push_back(torch::stable::contiguous(*branch));
+    if (branch) branches.push_back(*branch);
   }
   for (const Tensor& branch : branches) {
     WSOLFAST_CHECK(branch.dim() == 4 && branch.size(2) > 0 && branch.size(3) > 0, kOp,
@@ -207,7 +329,21 @@ std::vector<Tensor> checked_branches(const Tensor& first, const Tensor& second, 
                        branch.scalar_type() == first.scalar_type(),
                    kOp, "expected branches that agree in N, C and dtype");
   }
+  const MemoryFormat layout = layout_of(first);
+  for (Tensor& branch : branches) branch = torch::stable::contiguous(branch, layout);
   return branches;
+}
+
+// Contiguous [branches, C] or [branches, N, C].
+std::optional<Tensor> checked_vectors(const std::optional<Tensor>& given, const std::vector<Tensor>& branches) {
+  if (!given) return given;
+  const Tensor& first = branches[0];
+  const int64_t dim = given->dim();
+  WSOLFAST_CHECK((dim == 2 || (dim == 3 && given->size(1) == first.size(0))) &&
+                     given->size(0) == static_cast<int64_t>(branches.size()) && given->size(dim - 1) == first.size(1) &&
+                     given->scalar_type() == first.scalar_type(),
+                 kOp, "expected scale and shift [branches, C] or [branches, N, C] in the branches' dtype");
+  return torch::stable::contiguous(*given);
 }
 
 template <typename T>
@@ -222,16 +358,42 @@ std::vector<Branch<T>> described(const std::vector<Tensor>& tensors, bool align_
   return branches;
 }
 
-// Runs function(fusion, plane) for every plane.
-template <typename T, typename Function>
-void for_each_plane(const std::vector<Branch<T>>& branches, const std::string& mode, int64_t planes,
-                    const Function& function) {
-  WSOLFAST_CHECK(mode == "multiply" || mode == "add", kOp, "unknown mode ", mode);
-  const int64_t grain = std::max<int64_t>(1, 16384 / (branches[0].height * branches[0].width));
-  torch::stable::parallel_for(0, planes, grain, [&](int64_t begin, int64_t end) {
-    Fusion<T> fusion(branches, mode == "multiply");
-    for (int64_t plane = begin; plane < end; ++plane) function(fusion, plane);
+template <typename T>
+Activation<T> described(const std::optional<Tensor>& scale, const std::optional<Tensor>& shift, bool relu) {
+  Activation<T> activation;
+  activation.relu = relu;
+  if (scale) activation.scale = scale->const_data_ptr<T>();
+  if (shift) activation.shift = shift->const_data_ptr<T>();
+  if (scale && scale->dim() == 3) activation.scale_images = scale->size(1);
+  if (shift && shift->dim() == 3) activation.shift_images = shift->size(1);
+  return activation;
+}
+
+template <typename T, int kLanes, typename Function>
+void for_each_tile(const std::vector<Branch<T>>& branches, const Activation<T>& activation, bool multiplies,
+                   const Tensor& first, const Function& function) {
+  const int64_t channels = first.size(1), groups = (channels + kLanes - 1) / kLanes;
+  const int64_t grain = std::max<int64_t>(1, 16384 / (first.size(2) * first.size(3) * kLanes));
+  torch::stable::parallel_for(0, first.size(0) * groups, grain, [&](int64_t begin, int64_t end) {
+    Fusion<T, kLanes> fusion(branches, activation, multiplies, channels);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t channel = i % groups * kLanes;
+      function(fusion, Tile{i / groups, channel, std::min<int64_t>(kLanes, channels - channel)});
+    }
   });
+}
+
+// Runs function(fusion, tile) for every tile of the maps' layout.
+template <typename T, typename Function>
+void for_each_tile(const std::vector<Branch<T>>& branches, const Activation<T>& activation, const std::string& mode,
+                   const Tensor& first, const Function& function) {
+  WSOLFAST_CHECK(mode == "multiply" || mode == "add", kOp, "unknown mode ", mode);
+  constexpr int kLine = 64 / sizeof(T);
+  if (layout_of(first) == MemoryFormat::ChannelsLast) {
+    for_each_tile<T, kLine>(branches, activation, mode == "multiply", first, function);
+  } else {
+    for_each_tile<T, 1>(branches, activation, mode == "multiply", first, function);
+  }
 }
 
 bool parse_reduce(const std::string& reduce) {
@@ -240,25 +402,28 @@ bool parse_reduce(const std::string& reduce) {
 }
 
 Tensor multiplicative_fusion_cpu(Tensor first, Tensor second, std::optional<Tensor> third, std::optional<Tensor> fourth,
+                                 std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
                                  bool align_corners, std::string reduce, std::string mode) {
   const std::vector<Tensor> tensors = checked_branches(first, second, third, fourth);
+  scale = checked_vectors(scale, tensors);
+  shift = checked_vectors(shift, tensors);
   const bool reduced = parse_reduce(reduce);
   const Tensor& finest = tensors[0];
   const int64_t images = finest.size(0), channels = finest.size(1);
   Tensor output = reduced ? torch::stable::new_empty(finest, {images, channels})
-                          : torch::stable::new_empty(finest, {images, channels, finest.size(2), finest.size(3)});
+                          : empty(finest, {images, channels, finest.size(2), finest.size(3)}, layout_of(first));
   if (output.numel() == 0) return output;
   wsolfast::dispatch_float_double(finest.scalar_type(), kOp, [&](auto zero) {
     using T = decltype(zero);
-    const std::vector<Branch<T>> branches = described<T>(tensors, align_corners);
     T* out = output.mutable_data_ptr<T>();
-    for_each_plane(branches, mode, images * channels, [&](Fusion<T>& fusion, int64_t plane) {
-      if (reduced) {
-        fusion.fuse_to_mean(plane, out);
-      } else {
-        fusion.fuse_to_map(plane, out);
-      }
-    });
+    for_each_tile(described<T>(tensors, align_corners), described<T>(scale, shift, relu), mode, finest,
+                  [&](auto& fusion, const Tile& tile) {
+                    if (reduced) {
+                      fusion.fuse_to_mean(tile, out);
+                    } else {
+                      fusion.fuse_to_map(tile, out);
+                    }
+                  });
   });
   return output;
 }
@@ -268,21 +433,23 @@ std::vector<Tensor> multiplicative_fusion_backward_cpu(Tensor grad, Tensor first
                                                        bool align_corners, std::string reduce, std::string mode) {
   const std::vector<Tensor> tensors = checked_branches(first, second, third, fourth);
   const bool reduced = parse_reduce(reduce);
-  const Tensor gradient = torch::stable::contiguous(grad);
+  const MemoryFormat layout = layout_of(first);
+  const Tensor gradient = torch::stable::contiguous(grad, reduced ? MemoryFormat::Contiguous : layout);
   std::vector<Tensor> outputs;
-  for (const Tensor& branch : tensors) outputs.push_back(torch::stable::empty_like(branch));
+  for (const Tensor& branch : tensors) {
+    outputs.push_back(empty(branch, {branch.size(0), branch.size(1), branch.size(2), branch.size(3)}, layout));
+  }
   if (tensors[0].numel() == 0) return outputs;
-  const int64_t planes = first.size(0) * first.size(1);
-  WSOLFAST_CHECK(
-      gradient.numel() == (reduced ? planes : tensors[0].numel()) && gradient.scalar_type() == first.scalar_type(), kOp,
-      "expected a gradient of the output's size and dtype");
+  WSOLFAST_CHECK(gradient.numel() == (reduced ? first.size(0) * first.size(1) : tensors[0].numel()) &&
+                     gradient.scalar_type() == first.scalar_type(),
+                 kOp, "expected a gradient of the output's size and dtype");
   wsolfast::dispatch_float_double(first.scalar_type(), kOp, [&](auto zero) {
     using T = decltype(zero);
     std::vector<Branch<T>> branches = described<T>(tensors, align_corners);
     for (size_t b = 0; b < branches.size(); ++b) branches[b].gradient = outputs[b].mutable_data_ptr<T>();
     const T* incoming = gradient.const_data_ptr<T>();
-    for_each_plane(branches, mode, planes,
-                   [&](Fusion<T>& fusion, int64_t plane) { fusion.differentiate(plane, incoming, reduced); });
+    for_each_tile(branches, Activation<T>{}, mode, tensors[0],
+                  [&](auto& fusion, const Tile& tile) { fusion.differentiate(tile, incoming, reduced); });
   });
   return outputs;
 }

@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = OP_CASES["multiplicative_fusion"]
 BACKWARD = (
     *("spol", "spol_mean", "odd_half_pixel", "wide_row", "two_of_one_size", "same_height_only", "four_half_pixel_mean"),
-    *("add_mean", "one_by_one", "empty_batch", "no_channels", "channels_last", "not_contiguous"),
+    *("add_mean", "one_by_one", "empty_batch", "no_channels", "channels_last", "not_contiguous", "first_channels_last"),
 )
 
 
@@ -32,17 +32,27 @@ def widened(inputs):
     return [x.float() if isinstance(x, torch.Tensor) else x for x in inputs]
 
 
+def strides(tensor):
+    """Those that lead somewhere."""
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
 def check_forward(inputs, tolerance=None):
-    actual = kernels.multiplicative_fusion(*on_device(inputs)).cpu()
-    assert_close(actual, reference.multiplicative_fusion(*inputs), tolerance)
+    actual = kernels.multiplicative_fusion(*on_device(inputs))
+    expected = reference.multiplicative_fusion(*inputs)
+    assert_close(actual.cpu(), expected, tolerance)
+    assert strides(actual) == strides(expected)
 
 
 def check_backward(inputs):
+    """Of inputs without scale, shift and ReLU, which backward does not take."""
     grad = seeded(reference.multiplicative_fusion(*inputs).shape, dtype=inputs[0].dtype, seed=7)
-    expected = reference.multiplicative_fusion_backward(grad, *inputs)
-    found = kernels.multiplicative_fusion_backward(*on_device((grad, *inputs)))
+    given = grad, *inputs[:4], *inputs[7:]
+    expected = reference.multiplicative_fusion_backward(*given)
+    found = kernels.multiplicative_fusion_backward(*on_device(given))
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual.cpu(), wanted)
+        assert strides(actual) == strides(wanted)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "real_sizes"], ids=lambda case: case.name)
@@ -57,7 +67,7 @@ def test_backward(case):
 
 def branches(*sizes, n=1, channels=3, dtype=torch.float32):
     maps = [seeded((n, channels, *size), dtype=dtype, seed=i) for i, size in enumerate(sizes)]
-    return maps + [None] * (4 - len(maps))
+    return maps + [None] * (4 - len(maps)) + [None, None, False]
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -100,6 +110,6 @@ def test_gradients_have_the_dtype_of_the_branches(dtype):
 
 
 def test_other_dtypes_are_named():
-    inputs = [x if x is None else x.to(torch.float8_e5m2) for x in branches((2, 2), (1, 1))]
+    inputs = [x.to(torch.float8_e5m2) if isinstance(x, torch.Tensor) else x for x in branches((2, 2), (1, 1))]
     with pytest.raises(TypeError, match="float16, bfloat16, float32, float64, got float8_e5m2"):
         kernels.multiplicative_fusion(*inputs, True, "map", "multiply")

@@ -24,7 +24,7 @@ def sources(target, size, target_size, align_corners):
     return before, min(before + 1, size - 1), place - before
 
 
-def by_loop(features, align_corners, mode):
+def by_loop(features, align_corners=True, mode="multiply"):
     first = features[0]
     out = torch.empty_like(first)
     for n, c, y, x in torch.cartesian_prod(*map(torch.arange, first.shape)).tolist():
@@ -46,29 +46,113 @@ def by_loop(features, align_corners, mode):
 def test_reference_and_op_agree_with_a_loop(sizes, align_corners, mode):
     features = branches(sizes)
     expected = by_loop(features, align_corners, mode)
-    given = (*features, *[None] * (4 - len(features)))
+    given = (*features, *[None] * (4 - len(features)), None, None, False)
     assert_close(reference.multiplicative_fusion(*given, align_corners, "map", mode), expected)
     assert_close(ops.multiplicative_fusion(features, align_corners=align_corners, mode=mode), expected)
     mean = ops.multiplicative_fusion(features, align_corners=align_corners, mode=mode, reduce="mean")
     assert_close(mean, expected.mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in OP_CASES["multiplicative_fusion"] if "nan" not in case.name], ids=lambda case: case.name
-)
-def test_backward_agrees_with_autograd_through_the_reference(case):
-    inputs = case.make_inputs("cpu", torch.float64)
-    features = [x.detach().requires_grad_() for x in inputs if isinstance(x, torch.Tensor)]
-    given = (*features, *inputs[len(features) :])
+@pytest.mark.parametrize("of_image", [False, True], ids=["shared", "of_each_image"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_activation_of_the_branches_agrees_with_a_loop(layout, of_image):
+    features = [x.to(memory_format=layout) for x in branches(channels=19)]
+    scale, shift = (seeded((3, 2, 19) if of_image else (3, 19), dtype=torch.float64, seed=s) for s in (7, 8))
+    activated = [torch.empty_like(x) for x in features]
+    for b, (branch, changed) in enumerate(zip(features, activated, strict=True)):
+        for n, c, y, x in torch.cartesian_prod(*map(torch.arange, branch.shape)).tolist():
+            a, s = (vectors[b, n, c] if of_image else vectors[b, c] for vectors in (scale, shift))
+            changed[n, c, y, x] = max(0.0, float(a * branch[n, c, y, x] + s))
+    expected = by_loop(activated)
+    given = {"scale": scale, "shift": shift, "relu": True}
+    assert_close(ops.multiplicative_fusion(features, **given), expected)
+    assert_close(ops.multiplicative_fusion(features, reduce="mean", **given), expected.mean((2, 3)))
+    assert_close(
+        reference.multiplicative_fusion(*features, None, scale, shift, True, True, "map", "multiply"), expected
+    )
+
+
+def test_each_part_of_the_activation_may_be_missing():
+    features = branches()
+    scale, shift = (seeded((3, 3), dtype=torch.float64, seed=s) for s in (7, 8))
+    scaled = [x * a[:, None, None] for x, a in zip(features, scale, strict=True)]
+    assert_close(ops.multiplicative_fusion(features, scale=scale), ops.multiplicative_fusion(scaled))
+    shifted = [x + b[:, None, None] for x, b in zip(features, shift, strict=True)]
+    assert_close(ops.multiplicative_fusion(features, shift=shift), ops.multiplicative_fusion(shifted))
+    rectified = [x.relu() for x in features]
+    assert torch.equal(ops.multiplicative_fusion(features, relu=True), ops.multiplicative_fusion(rectified))
+
+
+def test_a_float32_batch_norm_folds_into_half_precision():
+    features = [x.half() for x in branches(dtype=torch.float32)]
+    scale = seeded((3, 3), seed=7)
+    out = ops.multiplicative_fusion(features, scale=scale, relu=True)
+    wide = ops.multiplicative_fusion([x.float() for x in features], scale=scale.double(), relu=True)
+    assert torch.equal(out, wide.half())
+
+
+def through_the_reference(inputs):
+    """(output, gradients of the tensors) for a gradient that depends on the output's shape only."""
+    given = [x.detach().requires_grad_() if isinstance(x, torch.Tensor) else x for x in inputs]
     out = reference.multiplicative_fusion(*given)
     grad = seeded(out.shape, dtype=torch.float64, seed=7)
-    expected = torch.autograd.grad(out, features, grad, materialize_grads=True)
+    tensors = [x for x in given if isinstance(x, torch.Tensor)]
+    return out, grad, torch.autograd.grad(out, tensors, grad, materialize_grads=True)
+
+
+WITHOUT_NAN = [case for case in OP_CASES["multiplicative_fusion"] if "nan" not in case.name]
+
+
+@pytest.mark.parametrize("case", WITHOUT_NAN, ids=lambda case: case.name)
+def test_gradients_agree_with_autograd_through_the_reference(case):
+    inputs = case.make_inputs("cpu", torch.float64)
+    _, grad, expected = through_the_reference(inputs)
+    given = [x.detach().requires_grad_() if isinstance(x, torch.Tensor) else x for x in inputs]
+    tensors = [x for x in given if isinstance(x, torch.Tensor)]
+    found = torch.autograd.grad(torch.ops.wsolfast.multiplicative_fusion.default(*given), tensors, grad)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("case", WITHOUT_NAN, ids=lambda case: case.name)
+def test_backward_agrees_with_autograd_through_the_reference(case):
+    *maps, _, _, _, align_corners, reduce, mode = case.make_inputs("cpu", torch.float64)
+    inputs = (*maps, None, None, False, align_corners, reduce, mode)
+    _, grad, expected = through_the_reference(inputs)
     for backward in (
         reference.multiplicative_fusion_backward,
         torch.ops.wsolfast._multiplicative_fusion_backward.default,
     ):
-        for actual, wanted in zip(backward(grad, *given), expected, strict=True):
+        found = backward(grad, *maps, align_corners, reduce, mode)
+        for actual, wanted in zip(found, expected, strict=True):
             assert_close(actual, wanted)
+
+
+def test_outputs_have_the_layout_of_the_first_branch():
+    first, *others = branches()
+    for finest, layout in ((first, torch.contiguous_format), (first, torch.channels_last)):
+        features = [finest.to(memory_format=layout), *others]
+        for x in features:
+            x.requires_grad_()
+        out = ops.multiplicative_fusion(features)
+        assert out.is_contiguous(memory_format=layout)
+        assert all(g.is_contiguous(memory_format=layout) for g in torch.autograd.grad(out.sum(), features))
+
+
+def test_layouts_agree_bit_by_bit():
+    """Both of the CPU's tilings spell out one order of sums; the pixels of a mean are summed in it too."""
+    features = branches(channels=37, dtype=torch.float32)
+    last = [x.to(memory_format=torch.channels_last) for x in features]
+    scale = seeded((3, 37), seed=7)
+    for options in ({}, {"scale": scale, "shift": scale, "relu": True}, {"reduce": "mean"}):
+        assert torch.equal(ops.multiplicative_fusion(features, **options), ops.multiplicative_fusion(last, **options))
+    for actual, expected in zip(gradients_of(last), gradients_of(features), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def gradients_of(features):
+    features = [x.detach().requires_grad_() for x in features]
+    return torch.autograd.grad(ops.multiplicative_fusion(features, reduce="mean").sum(), features)
 
 
 def test_upsampling_is_the_matrix_of_the_specification():
@@ -92,12 +176,12 @@ def test_branches_of_the_first_size_are_taken_as_they_are():
     assert torch.equal(ops.multiplicative_fusion(features, mode="add"), features[0] + features[1] + features[2])
 
 
-def test_only_the_branches_are_saved():
-    features = [x.requires_grad_() for x in branches()]
+def test_only_the_arguments_are_saved():
+    features, scale = [x.requires_grad_() for x in branches()], seeded((3, 3), dtype=torch.float64)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        ops.multiplicative_fusion(features)
-    assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in features]
+        ops.multiplicative_fusion(features, scale=scale, relu=True)
+    assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in (*features, scale)]
 
 
 def test_a_constant_branch_scales_the_product():
@@ -140,6 +224,9 @@ def test_gradient_is_the_same_every_time():
         ([torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, 2)], {}, "N, C and dtype must agree"),
         ([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2).double()], {}, "N, C and dtype must agree"),
         ([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3)], {}, "put the finest branch first"),
+        ([torch.zeros(1, 3, 2, 2)] * 2, {"scale": torch.zeros(2, 1)}, r"scale of shape \[2, 3\] or \[2, 1, 3\], got"),
+        ([torch.zeros(1, 3, 2, 2)] * 2, {"shift": torch.zeros(3, 3)}, r"shift of shape .*, got torch.float32 \[3, 3\]"),
+        ([torch.zeros(1, 1, 2, 2)] * 2, {"shift": torch.zeros(2, 1).long()}, "floating-point shift .* got torch.int64"),
         ([torch.zeros(1, 1, 2, 2)] * 2, {"mode": "concat"}, r"mode in \('multiply', 'add'\), got 'concat'"),
         ([torch.zeros(1, 1, 2, 2)] * 2, {"reduce": "sum"}, r"reduce in \('map', 'mean'\), got 'sum'"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast.ops import _cuda_attention
+from wsolfast.reference._layout import layout_of
 
 # Weights in memory at once: a megabyte of float32, which stays in a core's L2; other devices need more to fill them.
 _CPU_BLOCK = 2**18
@@ -96,10 +97,8 @@ def _add_gradients_by_blocks(
 
 def empty_output(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
     """The output without its values: channels last if ``value`` is, so that a convolution after it copies nothing."""
-    channels_last = value.shape[1] > 1 and value.stride(1) == 1
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     shape = (query.shape[0], value.shape[1], *query.shape[2:])
-    return torch.empty(shape, dtype=query.dtype, device=query.device, memory_format=layout)
+    return torch.empty(shape, dtype=query.dtype, device=query.device, memory_format=layout_of(value))
 
 
 def _route(query: Tensor, key: Tensor, value: Tensor, kind: str) -> str:

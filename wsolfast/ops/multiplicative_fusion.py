@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import multiplicative_fusion as reference
+from wsolfast.reference._layout import layout_of
 
 _REDUCTIONS = ("map", "mean")
 _MODES = ("multiply", "add")
 _MOST_BRANCHES = 4
 
 
-def _check(features: Sequence[Tensor], reduce: str, mode: str) -> None:
+def _check(features: Sequence[Tensor], scale: Tensor | None, shift: Tensor | None, reduce: str, mode: str) -> None:
     if reduce not in _REDUCTIONS:
         raise ValueError(f"multiplicative_fusion: expected reduce in {_REDUCTIONS}, got {reduce!r}")
     if mode not in _MODES:
@@ -36,30 +38,49 @@ def _check(features: Sequence[Tensor], reduce: str, mode: str) -> None:
                 f"multiplicative_fusion: branch {i} of {list(branch.shape[2:])} is larger than the first of "
                 f"{list(first.shape[2:])}; put the finest branch first"
             )
+    shapes = [[len(features), *first.shape[1:2]], [len(features), *first.shape[:2]]]
+    for name, vectors in (("scale", scale), ("shift", shift)):
+        if vectors is not None and (list(vectors.shape) not in shapes or not vectors.is_floating_point()):
+            raise ValueError(
+                f"multiplicative_fusion: expected a floating-point {name} of shape {shapes[0]} or {shapes[1]}, "
+                f"got {vectors.dtype} {list(vectors.shape)}"
+            )
 
 
-def _fake(first, second, third, fourth, align_corners, reduce, mode):
-    return first.new_empty(first.shape[:2] if reduce == "mean" else first.shape)
+def _fake(first, second, third, fourth, scale, shift, relu, align_corners, reduce, mode):
+    if reduce == "mean":
+        return first.new_empty(first.shape[:2])
+    return _empty(first, first)
 
 
 def _setup_context(ctx, inputs, output):
-    *branches, ctx.align_corners, ctx.reduce, ctx.mode = inputs
-    ctx.save_for_backward(*branches)
+    *tensors, ctx.relu, ctx.align_corners, ctx.reduce, ctx.mode = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad):
-    branches = ctx.saved_tensors
-    gradients = iter(_BACKWARD(grad, *branches, ctx.align_corners, ctx.reduce, ctx.mode))
-    return *(None if branch is None else next(gradients) for branch in branches), None, None, None
+    *branches, scale, shift = ctx.saved_tensors
+    given = [branch for branch in branches if branch is not None]
+    missing = [None] * (_MOST_BRANCHES - len(given))
+    fused = [x.to(given[0].dtype) for x in reference.activated(given, scale, shift, ctx.relu)]
+    gradients = _BACKWARD(grad, *fused, *missing, ctx.align_corners, ctx.reduce, ctx.mode)
+    gradients, *rest = reference.activation_backward(gradients, given, fused, scale, shift, ctx.relu)
+    return *gradients, *missing, *rest, None, None, None, None
 
 
 def _fake_backward(grad, first, second, third, fourth, align_corners, reduce, mode):
-    return [branch.new_empty(branch.shape) for branch in (first, second, third, fourth) if branch is not None]
+    return [_empty(branch, first) for branch in (first, second, third, fourth) if branch is not None]
 
 
-_BRANCHES = "Tensor first, Tensor second, Tensor? third, Tensor? fourth, bool align_corners, str reduce, str mode"
+def _empty(branch: Tensor, first: Tensor) -> Tensor:
+    """Like ``branch``, in the layout of the first."""
+    return torch.empty(branch.shape, dtype=branch.dtype, device=branch.device, memory_format=layout_of(first))
+
+
+_BRANCHES = "Tensor first, Tensor second, Tensor? third, Tensor? fourth"
+_OPTIONS = "bool align_corners, str reduce, str mode"
 _FORWARD = define_op(
-    f"multiplicative_fusion({_BRANCHES}) -> Tensor",
+    f"multiplicative_fusion({_BRANCHES}, Tensor? scale, Tensor? shift, bool relu, {_OPTIONS}) -> Tensor",
     reference=reference.multiplicative_fusion,
     fake=_fake,
     setup_context=_setup_context,
@@ -67,7 +88,7 @@ _FORWARD = define_op(
     triton="wsolfast.kernels.multiplicative_fusion:multiplicative_fusion",
 )
 _BACKWARD = define_op(
-    f"_multiplicative_fusion_backward(Tensor grad, {_BRANCHES}) -> Tensor[]",
+    f"_multiplicative_fusion_backward(Tensor grad, {_BRANCHES}, {_OPTIONS}) -> Tensor[]",
     reference=reference.multiplicative_fusion_backward,
     fake=_fake_backward,
     triton="wsolfast.kernels.multiplicative_fusion:multiplicative_fusion_backward",
@@ -75,33 +96,51 @@ _BACKWARD = define_op(
 
 
 def multiplicative_fusion(
-    features: Sequence[Tensor], *, align_corners: bool = True, reduce: str = "map", mode: str = "multiply"
+    features: Sequence[Tensor],
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+    align_corners: bool = True,
+    reduce: str = "map",
+    mode: str = "multiply",
 ) -> Tensor:
     r"""Resize every branch bilinearly to the first and multiply them.
 
     .. math:: P = \prod_i \mathrm{up}(R_i) \qquad\text{or, reduced,}\qquad \frac{1}{hw} \sum_p P_p
+
+    What stands between a branch's convolution and its fusion in evaluation can be done on the way, without another
+    pass: :math:`R_i = \mathrm{ReLU}(a_i x_i + b_i)` with a batch norm folded to a and b, or with one of each image,
+    as where a channel gate multiplies it.
 
     Source: SPOL (Wei et al., CVPR 2021), Eqs 1-2. The aligned corners are the released code's.
 
     Args:
         features (2 to 4 of Tensor[N, C, h_i, w_i]): floating point, any stride; the finest first, which is taken as it
             is, bit by bit, like any other of its size.
+        scale (Tensor[branches, C] or Tensor[branches, N, C]): a, none if None; of float64 maps in float64, else in
+            float32.
+        shift (Tensor[branches, C] or Tensor[branches, N, C]): b, none if None.
+        relu: rectify the branches, after scale and shift.
         align_corners: as in :func:`torch.nn.functional.interpolate`.
         reduce: ``"map"``, or ``"mean"`` over the positions.
         mode: ``"multiply"``, or ``"add"`` as in the paper's ablation.
 
     Returns:
-        Tensor[N, C, h, w], or Tensor[N, C] for the mean: dtype of the branches, contiguous. A NaN spreads to the
-        positions whose bilinear window holds it.
+        Tensor[N, C, h, w], or Tensor[N, C] for the mean: dtype of the branches, channels last if the first branch is. A
+        NaN spreads to the positions whose bilinear window holds it.
 
     Raises:
         ValueError: if the number of branches, shapes or dtypes do not fit or an option is unknown.
 
-    Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once; only the branches are saved.
-    float16 and bfloat16 are computed in float32 and rounded once, autocast changes nothing. Deterministic.
+    Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once, also with respect to scale and
+    shift; only the arguments are saved. float16 and bfloat16 are computed in float32 and rounded once, autocast changes
+    nothing. Deterministic.
     """
-    _check(features, reduce, mode)
+    _check(features, scale, shift, reduce, mode)
     dtype = features[0].dtype
     branches = [branch.float() if widens(branch) else branch for branch in features]
     missing = [None] * (_MOST_BRANCHES - len(branches))
-    return _FORWARD(*branches, *missing, align_corners, reduce, mode).to(dtype)
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    vectors = [x if x is None else x.to(computed) for x in (scale, shift)]
+    return _FORWARD(*branches, *missing, *vectors, relu, align_corners, reduce, mode).to(dtype)

@@ -1,10 +1,13 @@
 """Reference of :func:`wsolfast.ops.multiplicative_fusion`: every resized branch in memory."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from wsolfast.reference._layout import layout_of
 
 
 def multiplicative_fusion(
@@ -12,14 +15,18 @@ def multiplicative_fusion(
     second: Tensor,
     third: Tensor | None,
     fourth: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
     align_corners: bool,
     reduce: str,
     mode: str,
 ) -> Tensor:
     """Branches [N, C, h_i, w_i] to [N, C, h, w], or to [N, C] if reduced by their mean."""
     size = first.shape[2:]
-    fused = _combine([_resize(branch, size, align_corners) for branch in _given(first, second, third, fourth)], mode)
-    return fused.mean((2, 3)) if reduce == "mean" else fused.contiguous()
+    branches = activated(_given(first, second, third, fourth), scale, shift, relu)
+    fused = _combine([_resize(branch, size, align_corners) for branch in branches], mode).to(first.dtype)
+    return fused.mean((2, 3)) if reduce == "mean" else fused.contiguous(memory_format=layout_of(first))
 
 
 def multiplicative_fusion_backward(
@@ -46,8 +53,44 @@ def multiplicative_fusion_backward(
             down = _resize_matrix(branch, branch.shape[2], size[0], align_corners)
             across = _resize_matrix(branch, branch.shape[3], size[1], align_corners)
             gradient = down.mT @ gradient @ across
-        gradients.append(gradient.contiguous(memory_format=torch.contiguous_format))
+        gradients.append(gradient.contiguous(memory_format=layout_of(first)))
     return gradients
+
+
+def activated(branches: Sequence[Tensor], scale: Tensor | None, shift: Tensor | None, relu: bool) -> list[Tensor]:
+    """The branches as they are fused; half precision becomes float32 where a factor or a summand is."""
+    if scale is not None:
+        branches = [branch * factor[..., None, None] for branch, factor in zip(branches, scale, strict=True)]
+    if shift is not None:
+        branches = [branch + summand[..., None, None] for branch, summand in zip(branches, shift, strict=True)]
+    return [branch.relu() for branch in branches] if relu else list(branches)
+
+
+def activation_backward(
+    gradients: Sequence[Tensor],
+    branches: Sequence[Tensor],
+    fused: Sequence[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """From gradients with respect to ``fused`` to those with respect to the branches, ``scale`` and ``shift``."""
+    if relu:
+        gradients = [gradient.masked_fill(x <= 0, 0) for gradient, x in zip(gradients, fused, strict=True)]
+    grad_scale = grad_shift = None
+    if shift is not None:
+        grad_shift = _sums_like(shift, gradients)
+    if scale is not None:
+        grad_scale = _sums_like(scale, [g * branch for g, branch in zip(gradients, branches, strict=True)])
+        gradients = [g * factor[..., None, None] for g, factor in zip(gradients, scale, strict=True)]
+    gradients = [gradient.to(branch.dtype) for gradient, branch in zip(gradients, branches, strict=True)]
+    return gradients, grad_scale, grad_shift
+
+
+def _sums_like(vectors: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """Sums of each branch's maps to [branches, C] or [branches, N, C]."""
+    axes = (0, 2, 3) if vectors.dim() == 2 else (2, 3)
+    return torch.stack([x.sum(axes, dtype=vectors.dtype) for x in maps])
 
 
 def _given(*branches: Tensor | None) -> list[Tensor]:

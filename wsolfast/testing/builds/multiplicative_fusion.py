@@ -14,10 +14,10 @@ def build(images, side, dtype, reduce, contiguous=False):
             return torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
 
         branches = [maps(images, 128, side >> i, side >> i) for i in range(3)]
-        given = *branches, None, True, reduce, "multiply"
+        options = True, reduce, "multiply"
         grad = maps(images, 128) if reduce == "mean" else maps(images, 128, side, side)
-        kernels.multiplicative_fusion(*given)
-        kernels.multiplicative_fusion_backward(grad, *given)
+        kernels.multiplicative_fusion(*branches, None, None, None, False, *options)
+        kernels.multiplicative_fusion_backward(grad, *branches, None, *options)
 
     layout = "nhwc" if contiguous else "nchw"
     return KernelBuild(f"fusion {side} N={images} {reduce} {layout} {str(dtype)[6:]}", launch)
