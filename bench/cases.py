@@ -186,20 +186,31 @@ def attention_case(
 
 
 def fusion_case(
-    images: int, side: int, reduce: str, dtype: torch.dtype = torch.float32, targets: Mapping[str, float] = {}
+    images: int,
+    side: int,
+    reduce: str,
+    dtype: torch.dtype = torch.float32,
+    targets: Mapping[str, float] = {},
+    folded: bool = False,
 ):
-    """The last three stages of a ResNet50, reduced to 128 channels."""
+    """The last three stages of a ResNet50, reduced to 128 channels; ``folded`` with batch norm and ReLU on the way."""
 
     def make_inputs(device, dtype):
-        branches = [smooth((images, 128, side >> i, side >> i), i).relu().to(device, dtype) for i in range(3)]
-        return *branches, None, None, None, False, True, reduce, "multiply"
+        branches = [smooth((images, 128, side >> i, side >> i), i) for i in range(3)]
+        vectors = [None, None]
+        if folded:
+            vectors = [smooth((1, 1, 3, 128), seed)[0, 0].to(device) for seed in (3, 4)]
+        else:
+            branches = [branch.relu() for branch in branches]
+        branches = [branch.to(device, dtype) for branch in branches]
+        return *branches, None, *vectors, folded, True, reduce, "multiply"
 
     sides = "+".join(str(side >> i) for i in range(3))
     return BenchCase(
         "multiplicative_fusion",
-        f"spol {sides}x128, N={images}, {reduce}",
+        f"spol {sides}x128, N={images}, {reduce}" + (", folded" if folded else ""),
         make_inputs,
-        backward=True,
+        backward=not folded,
         # Products of three rounded maps.
         tolerance=1e-5 if dtype == torch.float32 else 2e-2,
         dtype=dtype,
@@ -302,6 +313,7 @@ _CPU = [
     attention_case("nl_ccam.conv2", 1, (16, 128), 56, 56, "dot_product"),
     *(fusion_case(images, 28, reduce) for images in (1, 8) for reduce in ("map", "mean")),
     fusion_case(8, 56, "map"),
+    *(fusion_case(images, 28, "map", folded=True) for images in (1, 8)),
     head_case(8, 200, 28),
     head_case(8, 1000, 28),
     labels_case(4, "paper"),
@@ -388,6 +400,7 @@ _CUDA = [
         for dtype in (torch.float32, torch.bfloat16)
     ),
     fusion_case(32, 56, "map"),
+    *(fusion_case(128, 28, "map", dtype, folded=True) for dtype in (torch.float32, torch.bfloat16)),
     *(
         head_case(images, classes, 28, dtype, _at_full_batch(images, _HEAD if dtype == torch.bfloat16 else {}))
         for images in _BATCHES

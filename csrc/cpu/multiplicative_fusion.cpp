@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -98,14 +99,21 @@ WSOLFAST_SIMD void scatter(const T* source, int64_t stride, int64_t lanes, int64
   for (int64_t p = 0; p < pixels; ++p, source += kLanes, out += stride) std::copy_n(source, lanes, out);
 }
 
+// Pixels `stride` apart to pixels kLanes apart, activated; a NaN is not below the floor and stays.
 template <typename T, int kLanes>
-WSOLFAST_SIMD void activate(const T* scale, const T* shift, bool relu, int64_t pixels, T* values) {
-  for (int64_t p = 0; p < pixels; ++p, values += kLanes) {
-    for (int l = 0; l < kLanes; ++l) values[l] = values[l] * scale[l] + shift[l];
+WSOLFAST_SIMD void activate(const T* source, int64_t stride, int64_t pixels, const T* scale, const T* shift, T floor,
+                            T* out) {
+  const auto activated = [floor](T value, T factor, T summand) {
+    const T moved = value * factor + summand;
+    return moved < floor ? floor : moved;
+  };
+  if (kLanes == 1) {
+    for (int64_t p = 0; p < pixels; ++p) out[p] = activated(source[p], *scale, *shift);
+  } else {
+    for (int64_t p = 0; p < pixels; ++p, source += stride, out += kLanes) {
+      for (int l = 0; l < kLanes; ++l) out[l] = activated(source[l], scale[l], shift[l]);
+    }
   }
-  if (!relu) return;
-  values -= pixels * kLanes;
-  for (int64_t i = 0; i < pixels * kLanes; ++i) values[i] = values[i] < T(0) ? T(0) : values[i];
 }
 
 // The horizontal pass: rows of the branch to rows of the output's width.
@@ -257,7 +265,9 @@ class Fusion {
   void take(size_t b, const Tile& tile, T* out) const {
     const Branch<T>& branch = branches_[b];
     const int64_t pixels = branch.height * branch.width;
-    gather<T, kLanes>(branch.data + offset(tile, pixels), channels_, tile.lanes, pixels, out);
+    const T* source = branch.data + offset(tile, pixels);
+    const bool whole = tile.lanes == kLanes;
+    if (!activation_.any() || !whole) gather<T, kLanes>(source, channels_, tile.lanes, pixels, out);
     if (!activation_.any()) return;
     T scale[kLanes], shift[kLanes];
     for (int64_t l = 0; l < kLanes; ++l) {
@@ -269,7 +279,8 @@ class Fusion {
       scale[l] = live && activation_.scale ? activation_.scale[at(activation_.scale_images)] : T(1);
       shift[l] = live && activation_.shift ? activation_.shift[at(activation_.shift_images)] : T(0);
     }
-    activate<T, kLanes>(scale, shift, activation_.relu, pixels, out);
+    const T floor = activation_.relu ? T(0) : -std::numeric_limits<T>::infinity();
+    activate<T, kLanes>(whole ? source : out, whole ? channels_ : kLanes, pixels, scale, shift, floor, out);
   }
 
   // The branch at the output's size.

@@ -112,6 +112,35 @@ class TestFusion:
         assert found.fused.shape[1] == trunk.channels
         assert_close(found.deep, reduced)
 
+    # A batch norm folded into two numbers and a gate into weights round elsewhere than their steps.
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (F64, 1e-12)])
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+    @pytest.mark.parametrize("options", [{}, {"fuse_op": "add"}, {"mca": False}, {"fuse_stages": 2}], ids=str)
+    @torch.no_grad()
+    def test_evaluation_folds_what_training_does_step_by_step(self, options, layout, dtype, tolerance):
+        # Of the three stages two have more positions than the weight has rows, which decides where the gate goes.
+        trunk = randomized(MFFNet(SimpleNamespace(stages=STAGES), width=16, **options)).to(dtype)
+        features = {name: x.to(memory_format=layout) for name, x in features_of(dtype=dtype).items()}
+        used = [features[name] for name in trunk.stages]
+        gates = [None] * len(used) if trunk.attention is None else trunk.attention(used)
+        expected = trunk._stepwise(used, gates)
+        found = trunk(features)
+        assert_close(found.fused, expected.fused, tolerance)
+        assert_close(found.deep, expected.deep, tolerance)
+        assert found.fused.is_contiguous(memory_format=layout)
+
+    @torch.no_grad()
+    def test_it_is_the_batch_norms_that_are_in_evaluation(self):
+        trunk, features = randomized(MFFNet(SimpleNamespace(stages=STAGES), width=4)), features_of()
+        expected = trunk(features).fused
+        trunk.train()
+        for module in trunk.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        assert torch.equal(trunk(features).fused, expected)
+        trunk.reduce[0][1].train()
+        assert not torch.allclose(trunk(features).fused, expected)
+
     def test_gradients(self):
         trunk = randomized(MFFNet(SimpleNamespace(stages=STAGES), width=2))
         inputs = [feature[:2].clone().requires_grad_() for feature in features_of().values()]

@@ -139,6 +139,7 @@ def test_outputs_have_the_layout_of_the_first_branch():
         assert all(g.is_contiguous(memory_format=layout) for g in torch.autograd.grad(out.sum(), features))
 
 
+@pytest.mark.skipif(ops.extension_status() is not None, reason="library calls choose the order by the layout")
 def test_layouts_agree_bit_by_bit():
     """Both of the CPU's tilings spell out one order of sums; the pixels of a mean are summed in it too."""
     features = branches(channels=37, dtype=torch.float32)

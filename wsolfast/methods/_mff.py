@@ -22,6 +22,9 @@ class Fused(NamedTuple):
 class MFFNet(nn.Module):
     """Multi-stage feature fusion on the last stages of a backbone (Wei et al., CVPR 2021, Eqs 1-2, Fig 5).
 
+    In evaluation the batch norms, ReLUs and gates cost no pass of their own: they are folded into the convolutions and
+    the fusion, which changes results by rounding only.
+
     Args:
         backbone: its last stages are fused.
         width: channels of every reduced stage and of the attention's latent vector.
@@ -70,17 +73,31 @@ class MFFNet(nn.Module):
             features: of every stage, by name.
         """
         used = [features[name] for name in self.stages]
-        if self.attention is not None:
-            used = [weight * stage for weight, stage in zip(self.attention(used), used, strict=True)]
-        reduced = [reduce(stage) for reduce, stage in zip(self.reduce, used, strict=True)]
-        return Fused(self._fuse(reduced), reduced[-1])
+        gates = [None] * len(used) if self.attention is None else self.attention(used)
+        folds = self.fuse_op != "concat" and len(used) > 1 and not any(norm.training for _, norm, _ in self.reduce)
+        return self._folded(used, gates) if folds else self._stepwise(used, gates)
 
-    def _fuse(self, reduced: list[Tensor]) -> Tensor:
+    def _stepwise(self, used: list[Tensor], gates: list[Tensor | None]) -> Fused:
+        gated = [stage if gate is None else gate * stage for stage, gate in zip(used, gates, strict=True)]
+        reduced = [reduce(stage) for reduce, stage in zip(self.reduce, gated, strict=True)]
         if len(reduced) == 1:
-            return reduced[0]
-        if self.fuse_op == "concat":
-            return torch.cat([resize_aligned(stage, reduced[0].shape[2:]) for stage in reduced], dim=1)
-        return ops.multiplicative_fusion(reduced, mode=self.fuse_op)
+            fused = reduced[0]
+        elif self.fuse_op == "concat":
+            fused = torch.cat([resize_aligned(stage, reduced[0].shape[2:]) for stage in reduced], dim=1)
+        else:
+            fused = ops.multiplicative_fusion(reduced, mode=self.fuse_op)
+        return Fused(fused, reduced[-1])
+
+    def _folded(self, used: list[Tensor], gates: list[Tensor | None]) -> Fused:
+        """The same in evaluation, where a batch norm is a factor and a summand of each channel."""
+        convs, norms, _ = zip(*self.reduce, strict=True)
+        reduced = [project(stage, conv.weight, gate) for stage, conv, gate in zip(used, convs, gates, strict=True)]
+        scale = torch.stack([norm.weight * (norm.running_var + norm.eps).rsqrt() for norm in norms])
+        bias = torch.stack([conv.bias - norm.running_mean for conv, norm in zip(convs, norms, strict=True)])
+        shift = torch.stack([norm.bias for norm in norms]) + scale * bias
+        fused = ops.multiplicative_fusion(reduced, scale=scale, shift=shift, relu=True, mode=self.fuse_op)
+        deep = reduced[-1] * scale[-1, :, None, None] + shift[-1, :, None, None]
+        return Fused(fused, deep.relu().to(fused.dtype))
 
 
 class ChannelAttention(nn.Module):
@@ -142,6 +159,23 @@ class RectifiedHead(nn.Module):
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
         maps = torch.baddbmm(self.classifier.bias[classes][:, :, None], weight, features.flatten(2))
         return maps.relu().unflatten(2, features.shape[2:])
+
+
+def project(features: Tensor, weight: Tensor, gate: Tensor | None) -> Tensor:
+    """A 1×1 convolution without bias of gated features [N, C, h, w], in their layout.
+
+    Args:
+        weight (Tensor[K, C, 1, 1]): of the convolution.
+        gate (Tensor[N, C, 1, 1]): factor of each channel of each image; multiplies whichever has fewer numbers, the
+            features or the weight.
+    """
+    if gate is None or features.shape[2] * features.shape[3] <= weight.shape[0]:
+        return functional.conv2d(features if gate is None else gate * features, weight)
+    weights = weight.flatten(1) * gate.flatten(2).mT  # [N, K, C]
+    flat = features.flatten(2)
+    # Rows of channels where they are contiguous, so that the product is too.
+    product = (flat.mT @ weights.mT).mT if flat.stride(1) == 1 else weights @ flat
+    return product.unflatten(2, features.shape[2:])
 
 
 def resize_aligned(features: Tensor, size: Sequence[int]) -> Tensor:
