@@ -51,6 +51,39 @@ def test_awkward_strings_and_numbers_survive_the_writer():
     assert recipe.stage[0].model["a key"] == 'q"uote\\ \n\t\x7f ü'
 
 
+def test_a_variant_is_the_recipe_with_its_settings():
+    text = SMALL + '[[variant]]\nname = "mild"\nset = ["stage.model.cam_relu=true", "evaluate.post=scg"]\n'
+    recipe = parse_recipe(text, "small", ["evaluate.variant=mild"])
+    assert (recipe.stage[0].model, recipe.evaluate.post) == ({}, "none")
+    measured = recipe.as_measured()
+    assert (measured.stage[0].model, measured.evaluate.post) == ({"cam_relu": True}, "scg")
+    assert (measured.name, measured.evaluate.variant) == ("small", "mild")
+    plain = parse_recipe(text, "small")
+    assert plain.as_measured() is plain
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ('name = "a b"\nset = ["evaluate.post=scg"]', "variant name 'a b'"),
+        ('name = "a"\nset = []', "variant.a.set: nothing differs"),
+        ('name = "a"\nset = ["data.crop=3"]', "'data.crop=3': only evaluate"),
+        ('name = "a"\nset = ["evaluate.variant=b"]', "only evaluate"),
+        ('name = "a"\nset = ["evaluate.pots=scg"]', "variant.a.set: unknown key 'evaluate.pots'; did you mean 'post'"),
+        (
+            'name = "a"\nset = ["evaluate.post=scg"]\n[evaluate]\nvariant = "b"',
+            "no variant 'b'; there are: a",
+        ),
+    ],
+)
+def test_a_variant_that_cannot_be_meant_is_named(variant, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(SMALL + f"[[variant]]\n{variant}\n", "small")
+    twice = '[[variant]]\nname = "a"\nset = ["evaluate.post=scg"]\n' * 2
+    with pytest.raises(RecipeError, match="two variants are called 'a'"):
+        parse_recipe(SMALL + twice, "small")
+
+
 def test_published_cells_of_spa_stand_in_its_recipes():
     numbers = load_recipe("spa_cub_vgg16").paper.numbers()
     assert numbers == {"top1_loc": 60.27, "top5_loc": 72.45, "gt_known_loc": 77.29}

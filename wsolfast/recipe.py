@@ -8,7 +8,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _FOLDER = Path(__file__).with_name("recipes")
@@ -75,6 +75,7 @@ class BackboneSpec:
     layout: str | None = None
     weights: str = "none"
     freeze_bn: bool = False
+    freeze: str | None = None  # stage up to which nothing trains
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,16 @@ class EvaluateSpec:
     )
     post: str = "none"  # "scg" refines the maps of any method by self-correlation, as SPA does its own
     scg: dict[str, object] = field(default_factory=dict)  # options of methods.SelfCorrelation, for post = "scg"
+    variant: str = ""  # the [[variant]] that is measured; none if empty
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """``[[variant]]``: a row of its own from the same training, measured otherwise."""
+
+    name: str
+    set: tuple[str, ...]  # key=value, as on the command line
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,6 +181,17 @@ class Recipe:
     paper: Paper | None = None
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
+    variant: tuple[VariantSpec, ...] = ()
+
+    def as_measured(self) -> "Recipe":
+        """The recipe with the settings of ``evaluate.variant``; itself if that is empty."""
+        name = self.evaluate.variant
+        if not name:
+            return self
+        (chosen,) = (variant for variant in self.variant if variant.name == name)
+        plain = replace(self, variant=(), evaluate=replace(self.evaluate, variant=""))
+        measured = parse_recipe(dump_recipe(plain), self.name, chosen.set)
+        return replace(measured, evaluate=replace(measured.evaluate, variant=name))
 
 
 CHOICES = {
@@ -278,9 +300,30 @@ def _check(recipe: Recipe) -> None:
                 f"{where}.schedule.gamma: expected one number or {len(schedule.milestones)}, one per milestone, "
                 f"got {len(schedule.gamma)}"
             )
+    _check_variants(recipe)
     _check_choice("runtime.amp", recipe.runtime.amp)
     _check_choice("evaluate.split", recipe.evaluate.split)
     _check_choice("evaluate.post", recipe.evaluate.post)
+
+
+def _check_variants(recipe: Recipe) -> None:
+    names = [variant.name for variant in recipe.variant]
+    if recipe.evaluate.variant not in ("", *names):
+        raise RecipeError(f"evaluate.variant: no variant {recipe.evaluate.variant!r}; {_nearest('', names)}")
+    if len(set(names)) < len(names):
+        raise RecipeError(f"variant.name: two variants are called {max(names, key=names.count)!r}")
+    for variant in recipe.variant:
+        if not re.fullmatch(r"\w[\w-]*", variant.name):
+            raise RecipeError(f"variant name {variant.name!r}: use letters, digits and dashes")
+        if not variant.set:
+            raise RecipeError(f"variant.{variant.name}.set: nothing differs; give key=value settings")
+        for setting in variant.set:
+            if not setting.startswith(("evaluate.", "stage.")) or setting.startswith("evaluate.variant"):
+                raise RecipeError(f"variant.{variant.name}.set: {setting!r}: only evaluate.* and stage.* can differ")
+        try:
+            replace(recipe, evaluate=replace(recipe.evaluate, variant=variant.name)).as_measured()
+        except RecipeError as error:
+            raise RecipeError(f"variant.{variant.name}.set: {error}") from None
 
 
 def _check_choice(key: str, value: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wsolfast import backbones
+from wsolfast.backbones import BackboneError
 
 IMAGE = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -91,6 +92,30 @@ def test_frozen_batch_norms_stay_as_they_are():
     free = backbones.build("small").train()
     free(IMAGE)
     assert all(m.num_batches_tracked == 1 for m in free.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_what_is_frozen_neither_trains_nor_changes():
+    backbone = backbones.build("small", freeze="conv3")
+    backbone.insert("conv2", "extra", nn.BatchNorm2d(32))
+    backbone.train()
+    before = copy.deepcopy(backbone.state_dict())
+    features = backbone(IMAGE)
+    features["conv5"].sum().backward()
+    trained = {name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.grad is not None}
+    assert trained == {"extra", "conv4", "conv5"}
+    state = backbone.state_dict()
+    assert {name.split(".")[0] for name in state if not torch.equal(before[name], state[name])} == trained
+    assert not any(module.training for module in backbone.conv3.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_without_anything_inserted_the_frozen_part_keeps_no_graph():
+    features = backbones.build("small", freeze="conv3").train()(IMAGE)
+    assert [name for name, value in features.items() if value.requires_grad] == ["conv4", "conv5"]
+
+
+def test_an_unknown_stage_to_freeze_is_named():
+    with pytest.raises(BackboneError, match=r"no stage 'conv9' to freeze; there are conv2, conv3"):
+        backbones.build("small", freeze="conv9")
 
 
 def test_initial_values_follow_the_seed_and_keep_the_signal():

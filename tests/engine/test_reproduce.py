@@ -104,6 +104,31 @@ def test_two_seeds_make_a_row_and_are_not_run_again(tiny_file, tmp_path, coarse_
     assert json.loads((tmp_path / "reproduce.json").read_text())["recipes"] == found["recipes"]
 
 
+def test_a_variant_is_a_row_of_the_same_training(tiny_file, tmp_path, coarse_sweep, monkeypatch):
+    with open(tiny_file, "a") as recipe:
+        recipe.write('\n[[variant]]\nname = "refined"\nset = ["evaluate.post=scg"]\n')
+    jobs, _ = plan(tmp_path, patterns=[tiny_file])
+    assert [job.name for job in jobs] == ["tiny", "tiny (refined)"]
+    assert len({job.path for job in jobs}) == 1
+    reproduce(jobs[:1], tmp_path)
+    assert [job.state() for job in jobs] == ["finished", "started"]
+    monkeypatch.setattr(running, "train", lambda run, progress: None)
+    found = reproduce(jobs, tmp_path)
+    check(found)
+    assert [job.state() for job in jobs] == ["finished", "finished"]
+    rows = found["recipes"]
+    assert list(rows) == ["tiny", "tiny (refined)"]
+    assert rows["tiny"]["paper"]
+    assert not rows["tiny (refined)"]["paper"]
+    files = [jobs[0].path / "eval" / name / "results.json" for name in ("test", "test-refined")]
+    plain, refined = (json.loads(file.read_text()) for file in files)
+    assert (plain["variant"], refined["variant"], refined["post"]) == ("", "refined", "scg")
+    assert plain["metrics"]["top1_cls"] == refined["metrics"]["top1_cls"]
+    curves = [(file.parent / "curves.json").read_text() for file in files]
+    assert curves[0] != curves[1]
+    assert "| tiny (refined) | measured, seed 0 |" in (tmp_path / "reproduce.md").read_text()
+
+
 def test_an_interrupted_list_goes_on_where_it_stood(tiny_file, tmp_path, coarse_sweep, monkeypatch):
     whole, _ = plan(tmp_path / "whole", patterns=[tiny_file], seeds=[0, 1])
     expected = reproduce(whole, tmp_path / "whole")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from wsolfast import methods
 from wsolfast.engine import train as train_module
-from wsolfast.engine.build import build_method, build_optimizer, rate_at
+from wsolfast.engine.build import build_method, build_optimizer, find_weights, rate_at
 from wsolfast.engine.errors import Interrupted, RunError, UsageError
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import epoch_order, train
@@ -328,3 +328,18 @@ def test_a_factor_of_zero_freezes_its_group(tiny, tmp_path):
 def test_a_recipe_that_cannot_be_built_names_the_key(tiny, tmp_path, override, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         train(RunFolder.create(tmp_path / "run", tiny(override)))
+
+
+def test_weights_are_found_beside_the_data(tmp_path):
+    root, beside = tmp_path / "birds", tmp_path / "weights"
+    for folder in (root, beside):
+        folder.mkdir()
+        (folder / "net.pt").touch()
+    assert find_weights("net.pt", str(root)) == str(root / "net.pt")
+    (root / "net.pt").unlink()
+    assert find_weights("net.pt", str(root)) == str(root / ".." / "weights" / "net.pt")
+    given = str(beside / "net.pt")
+    assert find_weights(given, str(root)) == given
+    for elsewhere in ("absent.pt", "none", "VGG16_Weights.IMAGENET1K_V1"):
+        assert find_weights(elsewhere, str(root)) == elsewhere
+    assert find_weights("net.pt", None) == "net.pt"

@@ -46,6 +46,7 @@ def build(
     weights: str = "none",
     input_size: int = 224,
     freeze_bn: bool = False,
+    freeze: str | None = None,
 ) -> Backbone:
     """A backbone, on torch's default device, with its weights.
 
@@ -57,6 +58,7 @@ def build(
         input_size: side of the square input in pixels, for timm networks that are built for one size.
         freeze_bn: batch norms stay in eval mode under ``.train()``. Weights whose batch norms are folded into the
             convolutions need this: their running statistics are not those of the activations.
+        freeze: name of the stage up to which nothing trains; it then costs no backward pass.
 
     Raises:
         BackboneError: if there is no such backbone, layout or form of weights.
@@ -69,13 +71,20 @@ def build(
         if layout is not None:
             raise BackboneError(f"backbone {name!r} has no layouts, got layout {layout!r}; leave it out")
         backbone = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn)
-        return load_weights(backbone, weights)
+        return _ready(backbone, weights, freeze)
     module = _module(name)
     layout = layout or module.LAYOUTS[0]
     if layout not in module.LAYOUTS:
         raise BackboneError(f"backbone {name!r} has no layout {layout!r}; there are {', '.join(module.LAYOUTS)}")
     backbone = realize(lambda: module.assemble(layout), freeze_bn=freeze_bn)
-    return load_weights(backbone, weights)
+    return _ready(backbone, weights, freeze)
+
+
+def _ready(backbone: Backbone, weights: str, freeze: str | None) -> Backbone:
+    backbone = load_weights(backbone, weights)
+    if freeze is not None:
+        backbone.freeze(freeze)
+    return backbone
 
 
 def _module(name: str):

@@ -87,6 +87,7 @@ class Backbone(nn.Module):
         self.published_names = dict(architecture.published_names)
         self.freeze_bn = freeze_bn
         self._inserted: tuple[str, ...] = ()
+        self._frozen: tuple[str, ...] = ()
         self.classifier: ClassifierHead | None = None
         self.load_report = None
         for name, values in (("input_mean", architecture.mean), ("input_std", architecture.std)):
@@ -138,16 +139,32 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: if there is no such stage, or the name is taken.
         """
-        taps = [tap for _, tap in self._steps]
-        if stage not in taps:
-            known = ", ".join(tap for tap in taps if tap)
-            raise BackboneError(f"backbone: no stage {stage!r} to insert {name!r} after; there are {known or 'none'}")
+        at = self._position(stage, f"to insert {name!r} after")
         if hasattr(self, name):
             raise BackboneError(f"backbone: there is a {name!r} already; choose another name for what is inserted")
         self.add_module(name, module)
         self._inserted += (name,)
-        at = taps.index(stage)
         self._steps = (*self._steps[:at], (self._steps[at][0], None), (name, stage), *self._steps[at + 1 :])
+
+    def freeze(self, stage: str) -> None:
+        """Keep the network as it is up to and including ``stage``: no gradient, batch norms in eval mode.
+
+        What is inserted later trains, wherever it stands.
+
+        Raises:
+            BackboneError: if there is no such stage.
+        """
+        at = self._position(stage, "to freeze")
+        self._frozen = tuple(path for path, _ in self._steps[: at + 1])
+        for path in self._frozen:
+            self.get_submodule(path).requires_grad_(False)
+
+    def _position(self, stage: str, purpose: str) -> int:
+        taps = [tap for _, tap in self._steps]
+        if stage not in taps:
+            known = ", ".join(tap for tap in taps if tap)
+            raise BackboneError(f"backbone: no stage {stage!r} {purpose}; there are {known or 'none'}")
+        return taps.index(stage)
 
     def expect_classifier(self, num_classes: int) -> None:
         """Stand zeros in for the classifier that weights would bring: a checkpoint of what was made of it follows."""
@@ -167,13 +184,13 @@ class Backbone(nn.Module):
             self.set_submodule(path, activation())
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode, except for the network's own batch norms where ``freeze_bn`` is set."""
+        """Training mode, except for what is frozen and the network's own batch norms where ``freeze_bn`` is set."""
         super().train(mode)
-        if self.freeze_bn:
-            for name, child in self.named_children():
-                for module in child.modules() if name not in self._inserted else ():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
+        own = [name for name, _ in self.named_children() if name not in self._inserted] if self.freeze_bn else []
+        for path in (*own, *self._frozen):
+            for module in self.get_submodule(path).modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
 

@@ -44,6 +44,12 @@ class TimmBackbone(Backbone):
             f"choose another backbone"
         )
 
+    def freeze(self, stage: str) -> None:
+        raise BackboneError(
+            f"backbone: timm networks run as a whole, they cannot be frozen up to {stage!r}; leave freeze out or "
+            f"choose another backbone"
+        )
+
     def pretrained_file(self) -> Path:
         """timm's own weights of this network, from the Hugging Face cache or, once, from its server."""
         if self._hub_id is None:

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -149,16 +150,34 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
     except KeyError as error:
         raise RecipeError(f"stage.{stage.name}.method: {error.args[0]}") from None
     _check_options(f"stage.{stage.name}.model", cls.__init__, stage.model, given=("self", "backbone", "num_classes"))
-    weights = spec.weights if pretrained else "none"
+    weights = find_weights(spec.weights, recipe.data.root) if pretrained else "none"
     try:
         backbone = backbones.build(
-            spec.name, layout=spec.layout, weights=weights, input_size=side, freeze_bn=spec.freeze_bn
+            spec.name,
+            layout=spec.layout,
+            weights=weights,
+            input_size=side,
+            freeze_bn=spec.freeze_bn,
+            freeze=spec.freeze,
         )
-        if weights != spec.weights:
+        if not pretrained and spec.weights != "none":
             backbone.expect_classifier(stage.num_classes or num_classes)
         return cls(backbone, stage.num_classes or num_classes, **stage.model)
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"stage.{stage.name}: {error.args[0] if error.args else error}") from error
+
+
+def find_weights(weights: str, root: str | None) -> str:
+    """``stage.backbone.weights`` as the backbone is given it: a file's name is also looked for beside the data.
+
+    Args:
+        root: the folder of the data; a relative file that is not there is looked for in it and in ``../weights``.
+    """
+    if root is not None and Path(weights).suffix and not Path(weights).expanduser().is_file():
+        for folder in (Path(root), Path(root) / ".." / "weights"):
+            if (folder / weights).is_file():
+                return str(folder / weights)
+    return weights
 
 
 def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:

@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
         recipe: the run's own with changes, for instance another protocol; the run's own if None.
-            Results with another ``post`` go to ``eval/<split>-<post>/``.
+            Results with another ``post`` go to ``eval/<split>-<post>/``, a variant's to ``eval/<split>-<variant>/``.
         limit: take so many images only, evenly spread; the results go to ``eval/<split>-limit-<N>/``.
         gaussian: measure the central Gaussian too, which takes as long as measuring the method's maps.
 
@@ -76,7 +76,10 @@ def evaluate(
         MissingError: if the run is not finished.
         RecipeError: if a setting cannot be meant, the protocol's name for instance.
     """
-    recipe, progress = recipe or run.recipe, progress if progress and is_first() else Progress(quiet=True)
+    recipe, progress = (
+        (recipe or run.recipe).as_measured(),
+        progress if progress and is_first() else Progress(quiet=True),
+    )
     protocol = eval_protocol(recipe)
     started, split = time.monotonic(), recipe.evaluate.split
     with run.lock():
@@ -98,6 +101,7 @@ def evaluate(
             "localizer": network.localizer.stage.name,
             "classifier": network.classifier_name,
             "post": recipe.evaluate.post,
+            "variant": recipe.evaluate.variant,
             "protocol": protocol.name,
             "thresholds": _describe_thresholds(protocol.thresholds),
             "metrics_version": METRICS_VERSION,
@@ -148,7 +152,11 @@ def load_localizer(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
 
 
 def eval_name(run: RunFolder, recipe: Recipe, split: str) -> str:
-    """What the evaluation of ``split`` is called: the split, and the localiser and ``post`` if not the run's own."""
+    """What the evaluation of ``split`` is called: the split, and the variant, or the localiser and ``post`` if not
+    the run's own.
+    """
+    if recipe.evaluate.variant:
+        return f"{split}-{recipe.evaluate.variant}"
     here, own = ((localizer_of(one).stage.name, one.evaluate.post) for one in (recipe, run.recipe))
     return "-".join([split, *(value for value, usual in zip(here, own, strict=True) if value != usual)])
 

@@ -46,7 +46,8 @@ def plan(
     data: Mapping[str, str] | None = None,
     overrides: Iterable[str] = (),
 ) -> tuple[list[Job], list[str]]:
-    """The runs to make, one per recipe and seed, each in a folder that names recipe, seed and settings.
+    """The rows to make, one per recipe, variant and seed; variants share the run of their recipe, in a folder that
+    names recipe, seed and settings.
 
     Args:
         patterns: GLOBs over recipe names, or recipe files; every recipe with a published number if none is given.
@@ -75,7 +76,7 @@ def plan(
         for seed in seeds:
             recipe = load_recipe(name, [*overrides, *place, f"seed={seed}"])
             folder = f"{recipe.name.replace('/', '-')}-seed{seed}-{recipe_hash(recipe)[:8]}"
-            jobs.append(Job(output / "runs" / folder, recipe))
+            jobs += [Job(output / "runs" / folder, recipe, name) for name in ("", *(v.name for v in recipe.variant))]
     return jobs, left_out
 
 
@@ -114,7 +115,8 @@ def summarize(outcomes: Sequence[Outcome]) -> dict:
     centres: dict[str, dict] = {}
     for outcome in outcomes:
         recipe = outcome.job.recipe
-        row = rows.setdefault(recipe.name, {"paper": _published(recipe), "runs": []})
+        published = {} if outcome.job.variant else _published(recipe)
+        row = rows.setdefault(outcome.job.name, {"paper": published, "runs": []})
         run = {"seed": recipe.seed, "run": str(outcome.job.path)}
         if outcome.failure is not None:
             row["runs"].append(run | {"failure": outcome.failure})
@@ -182,7 +184,7 @@ def _numbers(outcome: Outcome) -> dict[str, float]:
             measured[f"{short}_transferred"] = results["transferred"][name]
     numbers = {key: measured[key] for key in COLUMNS if key in measured}
     (record,) = read_runs([outcome.job.path])
-    localizer = localizer_of(outcome.job.recipe).stage.name
+    localizer = localizer_of(outcome.job.measured().as_measured()).stage.name
     speeds = [row["images_per_second"] for row in record.history if row.get("stage") == localizer]
     if speeds:
         numbers["train_images_per_second"] = median(speeds)

@@ -3,11 +3,11 @@
 import json
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsolfast.engine.errors import Interrupted
-from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.evaluate import eval_name, evaluate
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import change_runtime, train
@@ -16,16 +16,26 @@ from wsolfast.recipe import Recipe
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe, and the folder of its run."""
+    """A recipe, the folder of its run, and which of its variants is measured there."""
 
     path: Path
     recipe: Recipe
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, and the variant's."""
+        return f"{self.recipe.name} ({self.variant})" if self.variant else self.recipe.name
+
+    def measured(self) -> Recipe:
+        """The recipe that the evaluation follows."""
+        return replace(self.recipe, evaluate=replace(self.recipe.evaluate, variant=self.variant))
 
     def state(self) -> str:
         """``"finished"``, ``"started"`` or ``"to do"``."""
         if not (self.path / "recipe.toml").is_file():
             return "to do"
-        return "started" if _results(RunFolder(self.path)) is None else "finished"
+        return "started" if _results(RunFolder(self.path), self) is None else "finished"
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def run_recipes(
     """
     for number, job in enumerate(jobs, start=1):
         if len(jobs) > 1:
-            progress.say(f"[{number}/{len(jobs)}] {job.path.name}")
+            progress.say(f"[{number}/{len(jobs)}] {job.path.name}{f', {job.variant}' * bool(job.variant)}")
         try:
             yield Outcome(job, _run(job, progress, again=again, gaussian=gaussian))
         except Interrupted:
@@ -71,10 +81,10 @@ def run_recipes(
 
 def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:
     run = _open(job, again=again)
-    results = None if again else _results(run)
+    results = None if again else _results(run, job)
     if results is None:
         train(run, progress)
-        results = evaluate(run, gaussian=gaussian, progress=progress)
+        results = evaluate(run, job.measured(), gaussian=gaussian and not job.variant, progress=progress)
     return results
 
 
@@ -86,9 +96,9 @@ def _open(job: Job, *, again: bool) -> RunFolder:
     return run
 
 
-def _results(run: RunFolder) -> dict | None:
-    """Results of the run's last evaluation if nothing was trained since."""
-    file = run.eval_path(run.recipe.evaluate.split) / "results.json"
+def _results(run: RunFolder, job: Job) -> dict | None:
+    """Results of the job's last evaluation if nothing was trained since."""
+    file = run.eval_path(eval_name(run, job.measured(), run.recipe.evaluate.split)) / "results.json"
     weights = [run.weights_path(stage.name) for stage in run.recipe.stage]
     trained = [weight.stat().st_mtime_ns for weight in weights if weight.is_file()]
     if not file.is_file() or max(trained, default=0) > file.stat().st_mtime_ns:
