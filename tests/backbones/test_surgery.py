@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from wsolfast import backbones
 from wsolfast._compat import import_torchvision
-from wsolfast.backbones.mobilenet_v2 import SameConv2d
+from wsolfast.backbones.mobilenet_v2 import SameConv2d, StridedConv2d
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +129,22 @@ def test_same_padding_puts_the_odd_pixel_at_the_end(size):
     expected = functional.conv2d(padded, conv.weight, stride=2, groups=2)
     torch.testing.assert_close(result, expected)
     assert same.weight is conv.weight
+
+
+@pytest.mark.parametrize("kind", [StridedConv2d, SameConv2d])
+def test_strided_depthwise_convolutions_train_in_float32(kind):
+    conv = kind.of(torch.nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False))
+    image = torch.randn(2, 6, 9, 8, dtype=torch.bfloat16)
+    with torch.enable_grad():
+        exact = conv(image.float())
+        (expected,) = torch.autograd.grad(exact.sum(), conv.weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            trained = conv(image.requires_grad_())
+        (found,) = torch.autograd.grad(trained.sum(), conv.weight)
+    assert trained.dtype == torch.bfloat16
+    assert torch.equal(trained, exact.bfloat16())
+    # Only the output is rounded, and its gradient is one.
+    assert torch.equal(found, expected)
 
 
 def test_tensorflow_layouts_pad_every_strided_convolution():
