@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
+from wsolfast.engine.allocator import keep_freed_memory
 from wsolfast.engine.build import (
     build_method,
     choose_device,
@@ -81,6 +82,7 @@ def evaluate(
         progress if progress and is_first() else Progress(quiet=True),
     )
     protocol = eval_protocol(recipe)
+    keep_freed_memory()
     started, split = time.monotonic(), recipe.evaluate.split
     with run.lock():
         test = _Split.open(run, recipe, split, limit)

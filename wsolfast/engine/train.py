@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsolfast.engine import artefacts, distributed
+from wsolfast.engine.allocator import keep_freed_memory
 from wsolfast.engine.build import (
     build_method,
     build_optimizer,
@@ -57,6 +58,7 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
     """
     progress = progress if progress and distributed.is_first() else Progress(quiet=True)
     device = choose_device(run.recipe.runtime.device)
+    keep_freed_memory()
     with run.lock(), StopRequest() as stop, _deterministic(run.recipe.runtime.deterministic):
         started = time.monotonic()
         run.update_environment(device=describe_device(device), processes=distributed.world_size())
