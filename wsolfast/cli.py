@@ -653,10 +653,16 @@ def doctor(as_json: AsJson = False) -> None:
             _say(f"{key.replace('_', ' '):<17}{value}")
 
 
-@data_app.command(epilog="Examples:\n\n  wsolfast data check cub /data/CUB_200_2011 --decode")
+@data_app.command(
+    epilog="Examples:\n\n  wsolfast data check cub /data/CUB_200_2011 --decode\n\n"
+    "  wsolfast data check openimages /data/OpenImages metadata=/data/metadata/OpenImages"
+)
 def check(
-    name: Annotated[str, typer.Argument(help="cub, ilsvrc, folder or synthetic.")],
+    name: Annotated[str, typer.Argument(help="cub, ilsvrc, openimages, folder or synthetic.")],
     root: Annotated[Path | None, typer.Argument(help="The data set's folder.", show_default=False)] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="data.options of a recipe.")
+    ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
 ) -> None:
     """Check a data set on disk and say what is missing; nothing is downloaded."""
@@ -664,7 +670,10 @@ def check(
 
     if name not in data.NAMES:
         raise RecipeError(f"data set: expected one of {', '.join(data.NAMES)}, got {name!r}")
-    report = data.check(name, root, decode=decode)
+    try:
+        report = data.check(name, root, decode=decode, **_data_options(options or []))
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     _say(str(report))
     if not report.ok:
         raise typer.Exit(3)
@@ -676,7 +685,9 @@ def check(
     "  wsolfast data index cub /data/CUB_200_2011 metadata=/data/metadata/CUB --force",
 )
 def index(
-    what: Annotated[list[str], typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="cub, ilsvrc or folder.")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="cub, ilsvrc, openimages or folder.")
+    ],
     force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
     quiet: Quiet = False,
@@ -689,10 +700,10 @@ def index(
     """
     from wsolfast import data
 
-    if len(what) < 2 or any("=" not in word for word in what[2:]):
+    if len(what) < 2:
         raise RecipeError("expected NAME ROOT [OPTION=VALUE]..., such as: ilsvrc /data/ILSVRC")
     name, root, *words = what
-    options = {key: override_value(text) for key, _, text in (word.partition("=") for word in words)}
+    options = _data_options(words)
     try:
         summary = data.index(name, root, task=_progress(quiet).task, workers=workers, force=force, **options)
     except ValueError as error:
@@ -702,6 +713,14 @@ def index(
     if not quiet:
         counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
         _say(f"{'index' if summary.built else 'still holds'}: {summary.path} ({counts})")
+
+
+def _data_options(words: list[str]) -> dict[str, object]:
+    """``OPTION=VALUE`` words as options of a data set."""
+    for word in words:
+        if "=" not in word:
+            raise RecipeError(f"{word!r}: expected OPTION=VALUE, such as metadata=/data/metadata/CUB")
+    return {key: override_value(text) for key, _, text in (word.partition("=") for word in words)}
 
 
 @data_app.command(

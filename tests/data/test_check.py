@@ -17,8 +17,6 @@ def tree(tmp_path, write_image, write_text):
 
 
 def test_whole_tree_is_ok_and_counted(tree):
-    (tree / "c.png").rename(tree / "c.mask")
-    (tree / "annotations.csv").write_text(HEADER + ROWS.replace("c.png", "c.mask"))
     report = check("folder", tree, decode=True)
     assert report.ok
     assert not report.notes
@@ -61,10 +59,10 @@ def test_whole_tree_is_ok_and_counted(tree):
             "c.jpg: [50.0, 5.0, 60.0, 6.0] in (40, 30)",
         ),
         (
-            lambda tree: (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", ",,,")),
+            lambda tree: (tree / "annotations.csv").write_text(HEADER + ROWS.replace("0,0,40,30", ",,,")),
             False,
             "image without a box",
-            "c.jpg",
+            "b.jpg",
         ),
     ],
 )
@@ -78,12 +76,24 @@ def test_damage_is_found_and_named(tree, damage, decode, kind, message):
     assert str(report).endswith("not ok")
 
 
+def test_a_mask_alone_will_do_where_there_are_masks(tree):
+    (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", ",,,"))
+    assert check("folder", tree).ok
+    rows = ROWS + "b.jpg,1,bee,40,30,,,,,test,\n"
+    (tree / "annotations.csv").write_text(HEADER + rows.replace("b.jpg,1,bee,40,30,0,0,40,30,val,\n", ""))
+    (message,) = check("folder", tree).problems["image without a box or a mask"]
+    assert message.endswith("b.jpg")
+    Image.new("L", (40, 30)).save(tree / "c.png")
+    (message,) = check("folder", tree).notes["mask without an object"]
+    assert message.endswith("c.jpg")
+
+
 def test_what_does_not_hinder_is_a_note(tree, write_image):
     write_image("d.jpg")
     (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", "5,5,41,6"))
     report = check("folder", tree)
     assert report.ok
-    assert [message.rsplit("/", 1)[1] for message in report.notes["image without a label"]] == ["c.png", "d.jpg"]
+    assert [message.rsplit("/", 1)[1] for message in report.notes["image without a label"]] == ["d.jpg"]
     assert "c.jpg: [5.0, 5.0, 41.0, 6.0]" in report.notes["box overruns its image"][0]
 
 

@@ -78,7 +78,7 @@ def test_every_set_says_what_it_consults(name, tmp_path):
     usual = {key: each.default for key, each in inspect.signature(module.open_source).parameters.items()}
     options = {key: value for key, value in usual.items() if value is not inspect.Parameter.empty}
     for split in SPLITS:
-        files = module.consulted(tmp_path, split, **options)
+        files = module.consulted(tmp_path / "dataset" / "set", split, **options)
         assert files
         assert all(file.is_relative_to(tmp_path) for file in files)
     if "metadata" in options:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from oracles.masked_tree import write_folder
+from oracles.masked_tree import COUNTS, write_folder, write_openimages
 
 from wsolfast import data
 from wsolfast.engine.build import open_eval_data
@@ -28,6 +28,13 @@ def trained_on(path, tiny, name, root, *overrides):
 def masked(tiny, tmp_path, coarse_sweep):
     """A finished run on a folder of images with masks."""
     return trained_on(tmp_path / "masked", tiny, "folder", write_folder(tmp_path / "data"))
+
+
+@pytest.fixture
+def openimages(tiny, tmp_path):
+    """A finished run on a tree in OpenImages30k's layout, at the benchmark's own thresholds."""
+    root = write_openimages(tmp_path / "openimages")
+    return trained_on(tmp_path / "oi", tiny, "openimages", root, "evaluate.batch_size=32")
 
 
 def saved(run, name, split="test"):
@@ -137,3 +144,65 @@ def test_the_command_prints_pixels(masked, wsolfast):
     assert "masks of 9 images" in out
     assert "regions at" in out
     assert "GT-known" not in out
+
+
+def test_openimages_are_measured_as_the_drop_in_does(openimages, capsys):
+    drop_in = pytest.importorskip(
+        "wsolfast.compat.wsolevaluation", reason="the box engine is not compiled", exc_type=ImportError
+    )
+    results = evaluate(openimages)
+    assert results["num_images"] == COUNTS["test"]  # the image whose masks are all empty counts as background
+    root = openimages.recipe.data.root
+    maps = np.load(openimages.eval_path("test") / "maps.npz")["maps"]
+    evaluator = drop_in.MaskEvaluator(
+        metadata=drop_in.configure_metadata(f"{root}/metadata/test"),
+        dataset_name="OpenImages",
+        split="test",
+        cam_threshold_list=list(np.arange(0, 1, 0.001)),
+        iou_threshold_list=[50],
+        mask_root=root,
+        multi_contour_eval=False,
+    )
+    for score_map, image_id in zip(maps, open_eval_data(openimages.recipe, "test").image_ids, strict=True):
+        large = drop_in._numpy.resize(score_map.astype(np.float64), (224, 224), "cubic")
+        evaluator.accumulate(drop_in.normalize_scoremap(large), image_id)
+    found, missed = evaluator.gt_true_score_hist[::-1].cumsum(), evaluator.gt_false_score_hist[::-1].cumsum()
+    assert results["pixel"]["px_ap"] == evaluator.compute()
+    assert results["pixel"]["p_iou"] == 100 * (found / (found[-1] + missed)).max()
+    assert 0 < results["pixel"]["px_ap"] < 100
+    assert saved(openimages, "per_image.json")["images"][-1]["iou"] == 0
+
+
+def test_openimages_go_through_every_command(openimages, wsolfast, tmp_path):
+    root = openimages.recipe.data.root
+    assert wsolfast("data", "check", "openimages", root)[0] == 0
+    code, out, _ = wsolfast("data", "index", "openimages", root)
+    assert (code, "test 10" in out) == (0, True)
+    code, out, _ = wsolfast("eval", openimages.path)
+    assert (code, "PxAP" in out) == (0, True)
+    code, out, _ = wsolfast("report", openimages.path, "--out", tmp_path / "page.html")
+    assert code == 0
+    photo = next(iter((tmp_path / "openimages" / "test").glob("*/*.jpg")))
+    assert wsolfast("localize", openimages.path, photo)[0] == 0
+    threshold = json.loads((openimages.path / "localized" / "boxes.json").read_text())["threshold"]
+    assert threshold == saved(openimages, "results.json")["cam_threshold"]
+    code, _, err = wsolfast("data", "check", "openimages", root, "metadata")
+    assert (code, "expected OPTION=VALUE" in err) == (2, True)
+    code, _, err = wsolfast("data", "check", "openimages", root, "metdata=x")
+    assert (code, "did you mean 'metadata'?" in err) == (2, True)
+
+
+@pytest.mark.realdata
+def test_real_masks_are_measured(tiny, tmp_path, real_data, coarse_sweep):
+    recipe = tiny("data.options={}", "data.name=folder", f"data.root={real_data / 'pets3_256'}", "stage.epochs=0")
+    run = RunFolder.create(tmp_path / "pets", recipe)
+    train(run)
+    results = evaluate(run, limit=20)
+    assert results["pixel"]["images"] == 20
+    baseline = results["baselines"]["center_box"]
+    # A box of 80 % around the centre holds most of a pet that fills its image.
+    assert 35 < baseline["p_iou"] < 75
+    assert baseline["gt_known_loc"] > 30
+    assert 20 < results["pixel"]["px_ap"] < 90
+    dataset = open_eval_data(run.recipe, "test")
+    assert (dataset.mask(0) == 255).any()

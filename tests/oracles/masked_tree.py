@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from wsolfast import data
@@ -33,6 +34,44 @@ def write_folder(root: Path) -> Path:
     return root
 
 
-def _save(file: Path, pixels) -> None:
+def _save(file: Path, pixels: np.ndarray, **options) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
+    Image.fromarray(pixels).save(file, **options)
+
+
+def write_openimages(root: Path) -> Path:
+    """The benchmark's layout: ``root`` with images, masks and ``metadata``.
+
+    Masks are twice the size of their images. The object of every second image is cut into two files that overlap; the
+    upper rows are ignored, the object's among them too. The last test image has masks that are empty.
+    """
+    for split, short in SHORT.items():
+        shown, ids, labels, masks = rendered(split), [], [], []
+        for k in range(len(shown)):
+            label = int(shown.labels[k])
+            stem = f"{short}/{'0bt_c3' if label else '0bt9lr'}/{k:016x}"
+            ids.append(f"{stem}.jpg")
+            labels.append(f"{stem}.jpg,{label}")
+            _save(root / ids[-1], shown[k].image.permute(1, 2, 0).numpy(), quality=95)
+            if split != "train_weaksup":
+                objects = _instances(shown.mask(k).numpy(), 1 + k % 2)
+                if (split, k) == ("test", COUNTS["test"] - 1):
+                    objects = [0 * one for one in objects]
+                files = [f"{stem}_m0bt_c3_{n:08x}.png" for n in range(len(objects))]
+                ignored = 0 * objects[0]
+                ignored[:30] = 255
+                for file, one in zip([*files, f"{stem}_ignore.png"], [*objects, ignored], strict=True):
+                    _save(root / file, one)
+                masks += [f"{ids[-1]},{file},{f'{stem}_ignore.png' * (n == 0)}" for n, file in enumerate(files)]
+        folder = root / "metadata" / short
+        folder.mkdir(parents=True)
+        for name, lines in (("image_ids", ids), ("class_labels", labels), ("localization", masks), ("image_sizes", [])):
+            (folder / f"{name}.txt").write_text("\n".join(lines))
+    return root
+
+
+def _instances(mask: np.ndarray, count: int) -> list[np.ndarray]:
+    """An object's mask, twice as large, black and white, in ``count`` parts that overlap."""
+    large = ((mask == 1) * np.uint8(255)).repeat(2, 0).repeat(2, 1)
+    columns = np.arange(large.shape[1])
+    return [large] if count == 1 else [large * (columns < 60), large * (columns > 40)]

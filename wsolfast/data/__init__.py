@@ -43,7 +43,7 @@ __all__ = [
     "ten_crop",
 ]
 
-NAMES = ("cub", "folder", "ilsvrc", "synthetic")
+NAMES = ("cub", "folder", "ilsvrc", "openimages", "synthetic")
 
 
 def open_dataset(

@@ -37,7 +37,7 @@ class Annotation:
 
     size: tuple[int, int]  # (width, height) of the original
     boxes: Tensor  # float64 [B, 4], xyxy, half-open, pixels of the upright original
-    mask: Path | None = None
+    mask: Path | None = None  # its file, where one file is the image's
 
 
 class Source:
@@ -48,12 +48,14 @@ class Source:
         labels: int64 array [n].
         class_names: one per class.
         has_masks: whether :meth:`mask` answers.
+        masks_fit: whether masks have the size of their images.
     """
 
     image_ids: Sequence[str]
     labels: np.ndarray
     class_names: Sequence[str]
     has_masks: bool = False
+    masks_fit: bool = True
 
     def read(self, index: int) -> np.ndarray:
         """Pixels, uint8 [H, W, 3]."""
@@ -134,7 +136,9 @@ class Dataset(torch.utils.data.Dataset):
         return self._source.annotation(self._annotated(index))
 
     def mask(self, index: int) -> Tensor | None:
-        """Mask of an image at its original size, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if it has none.
+        """Mask of an image, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if it has none.
+
+        Of the size of the original image, but for data sets whose masks have a size of their own.
 
         Raises:
             RuntimeError: for ``train_weaksup``, whose masks never reach training.

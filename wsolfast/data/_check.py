@@ -136,8 +136,6 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
             found.problems.append(("unusable annotation", str(error)))
         return
     found.boxes = len(annotation.boxes)
-    if not found.boxes:
-        found.problems.append(("image without a box", name))
     if size and size != annotation.size:
         what = f"{name}: the file is {size[0]}x{size[1]}, the annotation says {annotation.size[0]}x{annotation.size[1]}"
         found.problems.append(("size differs from the annotation", what))
@@ -148,6 +146,8 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
         elif bool((box < 0).any() or (box > limit).any()):
             found.notes.append(("box overruns its image", f"{name}: {box.tolist()} in {annotation.size}"))
     _check_mask(source, index, annotation.size, name, found)
+    if not found.boxes and not found.masks:
+        found.problems.append((f"image without a box{' or a mask' * source.has_masks}", name))
 
 
 def _check_mask(source: Source, index: int, size: tuple[int, int], name: str, found: _Finding) -> None:
@@ -159,15 +159,18 @@ def _check_mask(source: Source, index: int, size: tuple[int, int], name: str, fo
     if mask is None:
         return
     found.masks = 1
-    if mask.shape != size[::-1]:
+    if not (mask == 1).any():
+        found.notes.append(("mask without an object", name))
+    if source.masks_fit and mask.shape != size[::-1]:
         what = f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]}, the image {size[0]}x{size[1]}"
         found.problems.append(("size differs from the mask", what))
 
 
 def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
     """Image files that lie among the labelled ones and have no label."""
-    known = {os.path.normpath(source.path(i)) for source in sources for i in range(len(source.image_ids))}
-    folders = {path.parent for path in map(Path, known)}
+    images = {os.path.normpath(source.path(i)) for source in sources for i in range(len(source.image_ids))}
+    known = images | {os.path.normpath(path) for source in sources for path in source.mask_paths()}
+    folders = {path.parent for path in map(Path, images)}
     for folder in folders:
         if folder.is_dir():
             for entry in os.scandir(folder):

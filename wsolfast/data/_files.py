@@ -1,6 +1,6 @@
 """Sources whose images are files under one folder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from wsolfast.data._base import Annotation, BoxTable, Source
+from wsolfast.data._masks import InstanceMasks, unite_masks
 from wsolfast.data.decode import decode, decode_mask, image_size
 from wsolfast.data.errors import DataError
 
@@ -33,7 +34,7 @@ class FileSource(Source):
         class_names: one per class.
         boxes: boxes of each image; empty for a split trained on labels.
         sizes: (width, height) by index where the annotations tell it; the rest is read from image headers.
-        masks: mask file by index, below ``mask_folder``.
+        masks: by index, the mask file of the image, or those of its objects; below ``mask_folder``.
         mask_folder: where mask paths start; ``folder`` unless told.
         decoder: see :func:`wsolfast.data.decode.decode`.
         orient: the same.
@@ -48,7 +49,7 @@ class FileSource(Source):
         *,
         boxes: BoxTable | None = None,
         sizes: dict[int, tuple[int, int]] | None = None,
-        masks: dict[int, str] | None = None,
+        masks: dict[int, str | InstanceMasks] | None = None,
         mask_folder: Path | None = None,
         decoder: str = "pil",
         orient: bool = True,
@@ -58,6 +59,7 @@ class FileSource(Source):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = class_names
         self.has_masks = bool(masks)
+        self.masks_fit = not any(isinstance(files, InstanceMasks) for files in (masks or {}).values())
         self._boxes = boxes
         self._sizes = dict(sizes or {})
         self._masks = masks or {}
@@ -79,19 +81,31 @@ class FileSource(Source):
         return Annotation(self._sizes[index], boxes, self.mask_path(index))
 
     def mask(self, index: int) -> np.ndarray | None:
-        path = self.mask_path(index)
-        return None if path is None else decode_mask(path)
+        files = self._masks.get(index)
+        if files is None:
+            return None
+        if isinstance(files, str):
+            return decode_mask(self.mask_folder / files)
+        ignored = None if files.ignored is None else self.mask_folder / files.ignored
+        return unite_masks([self.mask_folder / file for file in files.objects], ignored)
 
     def describe(self, index: int) -> str:
         return str(self.path(index))
 
-    def masked(self) -> Iterable[int]:
-        """Images that have a mask."""
-        return self._masks.keys()
+    def mask_names(self, index: int) -> str | InstanceMasks | None:
+        """Mask file of an image or those of its objects, below the mask folder; None if it has none."""
+        return self._masks.get(index)
+
+    def mask_paths(self) -> Iterator[Path]:
+        """Every mask file."""
+        for files in self._masks.values():
+            for file in (files,) if isinstance(files, str) else files.files:
+                yield self.mask_folder / file
 
     def mask_path(self, index: int) -> Path | None:
-        """Mask file of an image; None if it has none."""
-        return self.mask_folder / self._masks[index] if index in self._masks else None
+        """Mask file of an image; None if it has none, or one for each object."""
+        files = self._masks.get(index)
+        return self.mask_folder / files if isinstance(files, str) else None
 
 
 def relative_path(text: str, where: str) -> str:

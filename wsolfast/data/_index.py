@@ -34,6 +34,7 @@ import torch
 
 from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source
 from wsolfast.data._files import FileSource
+from wsolfast.data._masks import InstanceMasks
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.decode import image_size
 from wsolfast.data.errors import DataError
@@ -100,9 +101,8 @@ def build_index(
     Raises:
         DataError: if no split can be opened, or the tree changes all the while.
     """
-    name = _name(module)
     indexed_by = _indexed_options(module, options)
-    path = index_path(name, root, indexed_by)
+    path = index_path(_name(module), root, indexed_by)
     # Made before anything is looked at, because it changes the time of the root.
     path.parent.mkdir(exist_ok=True)
     if not force:
@@ -110,7 +110,7 @@ def build_index(
         if held is not None:
             return IndexSummary(path, held, (), built=False)
     tensors: dict[str, np.ndarray] = {}
-    metadata = {"format": f"wsolfast index {VERSION}", "name": name}
+    metadata = {"format": f"wsolfast index {VERSION}"}
     refused: list[DataError] = []
     images: dict[str, int] = {}
     unreadable: list[str] = []
@@ -224,11 +224,11 @@ def _index_split(
         "offsets": boxes.offsets,
     }
     if source.has_masks:
-        masks = [each.mask.relative_to(source.mask_folder) if each and each.mask else "" for each in there]
-        arrays["masks"] = _packed(map(str, masks))
+        arrays["masks"] = _packed(_mask_text(source.mask_names(index)) for index in range(count))
     header = {
         "folder": _stored(source.folder, root),
         "mask_folder": _stored(source.mask_folder, root),
+        "instance_masks": not source.masks_fit,
         "class_names": list(source.class_names),
     }
     return arrays, header, [str(each) for each in found if isinstance(each, DataError)]
@@ -247,14 +247,15 @@ def _look(source: FileSource, index: int, split: str) -> Annotation | DataError:
 def _source(
     module: ModuleType, root: Path, split: str, options: dict, header: dict, arrays: dict[str, np.ndarray]
 ) -> IndexedSource:
-    masks = enumerate(_unpacked(arrays["masks"])) if "masks" in arrays else ()
+    texts = _unpacked(arrays["masks"]) if "masks" in arrays else ()
+    named = _instance_masks if header.get("instance_masks") else str
     return IndexedSource(
         root / header["folder"],
         _unpacked(arrays["image_ids"]),
         arrays["labels"],
         header["class_names"],
         boxes=BoxTable(arrays["boxes"], arrays["offsets"]),
-        masks={index: mask for index, mask in masks if mask},
+        masks={index: named(text) for index, text in enumerate(texts) if text},
         mask_folder=root / header["mask_folder"],
         sizes=arrays["sizes"],
         reopen=partial(module.open_source, root, split, **options),
@@ -269,7 +270,19 @@ def _folders(source: FileSource) -> set[Path]:
         folders.add(source.folder / parent)
         while parent := os.path.dirname(parent):
             folders.add(source.folder / parent)
-    return folders | {source.mask_path(index).parent for index in source.masked()}
+    return folders | {path.parent for path in source.mask_paths()}
+
+
+def _mask_text(names: str | InstanceMasks | None) -> str:
+    """Names of mask files in one text; those of several objects come from lines and hold no line break."""
+    if isinstance(names, InstanceMasks):
+        return "\n".join([names.ignored or "", *names.objects])
+    return names or ""
+
+
+def _instance_masks(text: str) -> InstanceMasks:
+    ignored, *objects = text.split("\n")
+    return InstanceMasks(tuple(objects), ignored or None)
 
 
 def _states(root: Path, paths: Iterable[Path]) -> dict[str, str | int | None]:

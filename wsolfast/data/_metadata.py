@@ -62,13 +62,15 @@ def read_mask_metadata(folder: Path, split: str) -> MaskMetadata:
     """Read ``folder / {train, val, test}`` of a data set with masks.
 
     As :func:`read_metadata`, but without sizes, and ``localization.txt`` holds ``id,mask file,ignore file``; an image's
-    further lines end in a comma.
+    further lines end in a comma. The masks of ``train_weaksup`` are not read.
 
     Raises:
         DataError: as :func:`read_metadata`, and if an image has no mask or two ignore files.
     """
     folder = folder / FOLDERS[split]
     image_ids, labels, position = _read_classes(folder, split)
+    if split == "train_weaksup":
+        return MaskMetadata(image_ids, labels, [], [])
     masks: list[list[str]] = [[] for _ in image_ids]
     ignored: list[str | None] = [None] * len(image_ids)
     file = folder / "localization.txt"
@@ -102,6 +104,8 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
     unlabelled = next((image_ids[index] for index in range(len(image_ids)) if index not in labels), None)
     if unlabelled is not None:
         raise DataError(f"{folder / 'class_labels.txt'}: no label for image {unlabelled}")
+    if min(labels.values()) < 0:
+        raise DataError(f"{folder / 'class_labels.txt'}: labels are whole numbers from 0, got {min(labels.values())}")
     return image_ids, [labels[index] for index in range(len(image_ids))], position
 
 

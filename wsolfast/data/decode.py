@@ -73,6 +73,19 @@ def decode_mask(path: Path) -> np.ndarray:
     return np.where(labels > 1, np.uint8(255), labels)
 
 
+def decode_grey(path: Path) -> np.ndarray:
+    """Grey levels of a mask file of one object, uint8 [H, W].
+
+    Raises:
+        DataError: if the file is missing or broken.
+    """
+    with _open(path) as image:
+        try:
+            return np.array(image.convert("L"))
+        except _UNREADABLE as error:
+            raise DataError(f"{path}: mask cannot be decoded ({error}); repair it") from error
+
+
 def image_size(path: Path, orient: bool = True) -> tuple[int, int]:
     """(width, height) from the file's header, as :func:`decode` would return it; no pixel is decoded."""
     with _open(path) as image:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from wsolfast.data import DataError
+from wsolfast.data._masks import unite_masks
 from wsolfast.data._metadata import FOLDERS, read_mask_metadata, read_metadata
-from wsolfast.data.decode import decode_mask
 from wsolfast.engine.compare_opencv import compare_boxes, compare_pixels, import_opencv
 from wsolfast.engine.errors import Interrupted, MissingError, UsageError
 from wsolfast.engine.progress import Progress
@@ -246,21 +246,8 @@ class _Masks:
         self.accumulator.update(maps, [self.mask(n) for n in index])
 
     def mask(self, n: int) -> Tensor:
-        """All instances of an image: uint8, 0 background, 1 object, 255 ignored and not object.
-
-        At the files' size; where they differ in size, at the benchmark's.
-        """
-        files = [*self.masks[n], *([self.ignored[n]] if self.ignored[n] else [])]
-        parts = [decode_mask(file) != 0 for file in files]
-        if len({part.shape for part in parts}) > 1:
-            parts = [_nearest(part, self.side) for part in parts]
-        found = np.logical_or.reduce(parts[: len(self.masks[n])])
-        if not found.any():
-            raise DataError(f"{self.masks[n][0]}: no object pixel for image {self.image_ids[n]}")
-        mask = found.astype(np.uint8)
-        if self.ignored[n]:
-            mask[parts[-1] & ~found] = 255
-        return torch.from_numpy(mask)
+        """All objects of an image, see :func:`wsolfast.data._masks.unite_masks`."""
+        return torch.from_numpy(unite_masks(self.masks[n], self.ignored[n]))
 
     def transferable(self, results: Path) -> dict[str, float]:
         raise UsageError("--thresholds-of: what is measured on masks takes no threshold from elsewhere")
@@ -403,12 +390,3 @@ def _stamp(files: Sequence[Path]) -> str:
         status = file.stat()
         digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def _nearest(mask: np.ndarray, side: int) -> np.ndarray:
-    """OpenCV's INTER_NEAREST: the source pixel is floor(i * source / target)."""
-    rows, columns = (
-        np.minimum(np.floor(np.arange(side) * (1.0 / (side / source))).astype(np.int64), source - 1)
-        for source in mask.shape
-    )
-    return mask[rows[:, None], columns]
