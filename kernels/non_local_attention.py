@@ -81,74 +81,51 @@ def _forward_kernel(
 
 
 @triton.jit
-def _grad_weights(
-    grad, value, image, p, m,
-    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Gradient [BLOCK_P, BLOCK_M] of the weights: products of the incoming gradient with the values."""
-    total = tl.zeros((BLOCK_P, BLOCK_M), tl.float32)
-    for first in range(0, value.channels, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C)
-        grad_tile, value_tile = _tile(grad, image, c[None, :], p), _tile(value, image, c[:, None], m)
-        total = tl.dot(grad_tile, value_tile, total, input_precision=PRECISION)
-    return total
+def _of_queries(statistic, image, p, positions):
+    """Numbers of the queries ``p``, zero outside."""
+    return tl.load(statistic + image.to(tl.int64) * positions + p, mask=p < positions, other=0)
 
 
 @triton.jit
-def _query_kernel(
-    grad_query, grad, query, key, value, lse, delta,
-    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+def _score_kernel(
+    gradient, own, other, own_values, other_values, lse, delta, queries,
+    OWN_QUERIES: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    blocks = tl.cdiv(query.positions, BLOCK_P)
-    image = program // blocks
-    p = (program % blocks * BLOCK_P + tl.arange(0, BLOCK_P))[:, None]
-    d = tl.arange(0, BLOCK_D)
-    query_tile = _tile(query, image, d[None, :], p)
-    rows = image.to(tl.int64) * query.positions + p
-    lse_tile = tl.load(lse + rows, mask=p < query.positions, other=0)
-    delta_tile = tl.load(delta + rows, mask=p < query.positions, other=0)
-    total = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
-    for first in range(0, key.positions, BLOCK_M):
-        m = first + tl.arange(0, BLOCK_M)
-        key_tile = _tile(key, image, d[:, None], m[None, :])
-        weights = tl.exp2(_exponents(query_tile, key_tile, m[None, :], key.positions, PRECISION) - lse_tile)
-        grad_weights = _grad_weights(grad, value, image, p, m[None, :], PRECISION, BLOCK_P, BLOCK_M, BLOCK_C)
-        grad_scores = weights * (grad_weights - delta_tile)
-        total = tl.dot(grad_scores.to(key_tile.dtype), tl.trans(key_tile), total, input_precision=PRECISION)
-    d = d[None, :]
-    tl.store(_pointers(grad_query, image, d, p), total, mask=(d < query.channels) & (p < query.positions))
+    """Gradient of queries or keys: of the ``own`` maps, by way of their scores with the ``other``.
 
-
-@triton.jit
-def _key_kernel(
-    grad_key, grad, query, key, value, lse, delta,
-    PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
+    The values of a key are its values, those of a query its incoming gradient; the gradient of a weight is their
+    product.
+    """
     program = tl.program_id(0)
-    blocks = tl.cdiv(key.positions, BLOCK_M)
+    blocks = tl.cdiv(own.positions, BLOCK_I)
     image = program // blocks
-    m = (program % blocks * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    i = (program % blocks * BLOCK_I + tl.arange(0, BLOCK_I))[:, None]
     d = tl.arange(0, BLOCK_D)
-    key_tile = _tile(key, image, d[None, :], m)
-    total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    for first in range(0, query.positions, BLOCK_P):
-        p = first + tl.arange(0, BLOCK_P)[None, :]
-        rows = image.to(tl.int64) * query.positions + p
-        lse_tile = tl.load(lse + rows, mask=p < query.positions, other=0)
-        delta_tile = tl.load(delta + rows, mask=p < query.positions, other=0)
-        query_tile = _tile(query, image, d[:, None], p)
-        weights = tl.exp2(_exponents(key_tile, query_tile, p, query.positions, PRECISION) - lse_tile)
-        grad_weights = _grad_weights(value, grad, image, m, p, PRECISION, BLOCK_M, BLOCK_P, BLOCK_C)
+    own_tile = _tile(own, image, d[None, :], i)
+    if OWN_QUERIES:
+        lse_tile, delta_tile = _of_queries(lse, image, i, queries), _of_queries(delta, image, i, queries)
+    total = tl.zeros((BLOCK_I, BLOCK_D), tl.float32)
+    for first in range(0, other.positions, BLOCK_J):
+        j = first + tl.arange(0, BLOCK_J)[None, :]
+        if not OWN_QUERIES:
+            lse_tile, delta_tile = _of_queries(lse, image, j, queries), _of_queries(delta, image, j, queries)
+        other_tile = _tile(other, image, d[:, None], j)
+        weights = tl.exp2(_exponents(own_tile, other_tile, j, other.positions, PRECISION) - lse_tile)
+        grad_weights = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
+        for slab in range(0, own_values.channels, BLOCK_C):
+            c = slab + tl.arange(0, BLOCK_C)
+            left, right = _tile(own_values, image, c[None, :], i), _tile(other_values, image, c[:, None], j)
+            grad_weights = tl.dot(left, right, grad_weights, input_precision=PRECISION)
         grad_scores = weights * (grad_weights - delta_tile)
-        total = tl.dot(grad_scores.to(query_tile.dtype), tl.trans(query_tile), total, input_precision=PRECISION)
+        total = tl.dot(grad_scores.to(other_tile.dtype), tl.trans(other_tile), total, input_precision=PRECISION)
     d = d[None, :]
-    tl.store(_pointers(grad_key, image, d, m), total, mask=(d < key.channels) & (m < key.positions))
+    tl.store(_pointers(gradient, image, d, i), total, mask=(d < own.channels) & (i < own.positions))
 
 
 @triton.jit
 def _value_kernel(
-    grad_value, grad, query, key, value, lse, delta,
+    grad_value, grad, query, key, value, lse,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     slab, program = tl.program_id(1), tl.program_id(0)
@@ -161,8 +138,7 @@ def _value_kernel(
     total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for first in range(0, query.positions, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
-        rows = lse + image.to(tl.int64) * query.positions + p[None, :]
-        lse_tile = tl.load(rows, mask=p[None, :] < query.positions, other=0)
+        lse_tile = _of_queries(lse, image, p[None, :], query.positions)
         query_tile = _tile(query, image, d[:, None], p[None, :])
         weights = tl.exp2(_exponents(key_tile, query_tile, p[None, :], query.positions, PRECISION) - lse_tile)
         grad_tile = _tile(grad, image, c, p[:, None])
@@ -195,15 +171,24 @@ def backward(
     out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
     forward(query, key, value, out, lse)
     delta = out.mul_(grad).sum(1)
-    given = *map(_described, (grad, query, key, value)), lse, delta
-    tile = _tile_sizes("backward", query, value)
-    slabs = triton.cdiv(value.shape[1], tile["BLOCK_C"])
-    query_blocks = images * triton.cdiv(positions, tile["BLOCK_P"])
-    key_blocks = images * triton.cdiv(key.shape[2], tile["BLOCK_M"])
-    with on_device_of(query):
-        _query_kernel[(query_blocks,)](_described(grad_query), *given, **tile)
-        _key_kernel[(key_blocks,)](_described(grad_key), *given, **tile)
-        _value_kernel[(key_blocks, slabs)](_described(grad_value), *given, **tile)
+    to_query, to_key, to_value, grad, query, key, value = map(
+        _described, (grad_query, grad_key, grad_value, grad, query, key, value)
+    )
+    tile = _tile_sizes("backward", query.data, value.data)
+    shared = {name: size for name, size in tile.items() if name not in ("BLOCK_P", "BLOCK_M")}
+    block_p, block_m = tile["BLOCK_P"], tile["BLOCK_M"]
+    query_blocks, key_blocks = triton.cdiv(query.positions, block_p), triton.cdiv(key.positions, block_m)
+    with on_device_of(query.data):
+        _score_kernel[(images * query_blocks,)](
+            to_query, query, key, grad, value, lse, delta, positions,
+            OWN_QUERIES=True, BLOCK_I=block_p, BLOCK_J=block_m, **shared,
+        )  # fmt: skip
+        _score_kernel[(images * key_blocks,)](
+            to_key, key, query, value, grad, lse, delta, positions,
+            OWN_QUERIES=False, BLOCK_I=block_m, BLOCK_J=block_p, **shared,
+        )  # fmt: skip
+        slabs = triton.cdiv(value.channels, tile["BLOCK_C"])
+        _value_kernel[(images * key_blocks, slabs)](to_value, grad, query, key, value, lse, **tile)
 
 
 def _described(flat: Tensor) -> Maps:

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <array>
@@ -45,7 +46,7 @@ void multiply(const Matrix<T>& left, const Matrix<T>& right, const Matrix<T>& ou
   std::array<StableIValue, 3> stack{torch::stable::detail::from(as_tensor(left)),
                                     torch::stable::detail::from(as_tensor(right)),
                                     torch::stable::detail::from(as_tensor(out))};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 

@@ -154,8 +154,8 @@ def test_fullgraph_compile_sees_loss_and_gradient():
         ((torch.zeros(3, 4), LABEL), {}, r"vectors of shape \[N, 3, D\], got torch.float32 \[3, 4\]"),
         ((torch.zeros(3, 2, 4), LABEL), {}, r"\[N, 3, D\]"),
         ((torch.zeros(3, 3, 4, dtype=torch.int64), LABEL), {}, "floating-point"),
-        ((torch.zeros(1, 3, 4), LABEL), {}, r"integer label of shape \[1\], got torch.int64 \[3\]"),
-        ((torch.zeros(3, 3, 4), torch.zeros(3)), {}, "integer label"),
+        ((torch.zeros(1, 3, 4), LABEL), {}, r"integers of shape \[1\] for label, got torch.int64 \[3\]"),
+        ((torch.zeros(3, 3, 4), torch.zeros(3)), {}, "expected integers"),
         ((torch.zeros(3, 3, 4), LABEL), {"reduction": "none"}, "expected reduction in"),
     ],
 )

@@ -48,8 +48,8 @@ def test_fullgraph_compile_sees_the_op():
         (torch.zeros(2, 3, 4).half(), torch.zeros(1).long(), torch.zeros(1, 3, 4).half(), "float32 or float64 maps"),
         (torch.zeros(2, 3, 4), torch.zeros(1).long(), torch.zeros(1, 4, 3), r"cam of shape \[N, 3, 4\]"),
         (torch.zeros(2, 3, 4), torch.zeros(1).long(), torch.zeros(1, 3, 4).double(), "expected torch.float32 cam"),
-        (torch.zeros(2, 3, 4), torch.zeros(2).long(), torch.zeros(1, 3, 4), r"integer classes of shape \[1\]"),
-        (torch.zeros(2, 3, 4), torch.zeros(1), torch.zeros(1, 3, 4), "integer classes"),
+        (torch.zeros(2, 3, 4), torch.zeros(2).long(), torch.zeros(1, 3, 4), r"integers of shape \[1\] for classes"),
+        (torch.zeros(2, 3, 4), torch.zeros(1), torch.zeros(1, 3, 4), "expected integers"),
     ],
 )
 def test_bad_input_is_named(maps, classes, cam, message):

@@ -1,80 +1,184 @@
-"""Who serves which attention on CUDA, and the calls that need no CUDA to be right."""
+"""Who serves which attention on CUDA; and every route, walked on whatever device is there."""
 
 import pytest
 import torch
 
-from wsolfast.ops import _cuda_attention
+from wsolfast import ops
+from wsolfast.ops import _chunked_attention, _cuda_attention
 from wsolfast.ops._cuda_attention import cuda_route
 from wsolfast.reference import non_local_attention as reference
+from wsolfast.reference._layout import layout_of
 from wsolfast.testing import assert_close, seeded
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF, BRAIN, FULL, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 TURING, AMPERE, HOPPER = (7, 5), (8, 0), (9, 0)
+BOTH, FLASH, NONE = ("cudnn", "flash"), ("flash",), ()
 
 
 @pytest.mark.parametrize(
-    ("dtype", "positions", "keys", "channels", "capability", "deterministic", "route"),
+    ("dtype", "positions", "keys", "channels", "capability", "libraries", "route"),
     [
-        (BRAIN, 3136, 3136, (16, 128), HOPPER, False, "library"),
-        (HALF, 3136, 784, (16, 128), AMPERE, False, "library"),
-        (HALF, 196, 196, (64, 128), HOPPER, False, "library"),
-        # Refused by cuDNN: deterministic mode, one key, channels that are no eights, old devices.
-        (BRAIN, 3136, 3136, (16, 128), HOPPER, True, "triton"),
-        (BRAIN, 196, 196, (16, 128), HOPPER, True, "blocks"),
-        (BRAIN, 3136, 1, (16, 128), HOPPER, False, "blocks"),
-        (BRAIN, 3136, 3136, (12, 128), HOPPER, False, "triton"),
-        (BRAIN, 3136, 3136, (16, 100), HOPPER, False, "triton"),
-        (HALF, 3136, 3136, (16, 128), TURING, False, "blocks"),
+        (BRAIN, 3136, 3136, (16, 128), HOPPER, BOTH, "library"),
+        (HALF, 3136, 784, (16, 128), AMPERE, BOTH, "library"),
+        (HALF, 196, 196, (64, 128), HOPPER, BOTH, "library"),
+        (BRAIN, 12544, 12544, (64, 64), HOPPER, FLASH, "library"),
+        (BRAIN, 3136, 3136, (256, 256), HOPPER, BOTH, "library"),
+        # cuDNN alone takes unequal widths; in deterministic mode neither library is asked.
+        (BRAIN, 3136, 3136, (16, 128), HOPPER, FLASH, "triton"),
+        (BRAIN, 3136, 3136, (16, 128), HOPPER, NONE, "triton"),
+        (BRAIN, 12544, 12544, (64, 64), HOPPER, NONE, "triton"),
+        (BRAIN, 196, 196, (16, 128), HOPPER, NONE, "blocks"),
+        # Refused by both: channels that are no eights, old devices; by cuDNN one key; by FlashAttention some widths.
+        (BRAIN, 3136, 1, (16, 128), HOPPER, BOTH, "blocks"),
+        (BRAIN, 3136, 1, (64, 64), HOPPER, BOTH, "library"),
+        (BRAIN, 3136, 3136, (12, 128), HOPPER, BOTH, "triton"),
+        (BRAIN, 3136, 3136, (16, 100), HOPPER, BOTH, "triton"),
+        (BRAIN, 784, 784, (224, 224), HOPPER, BOTH, "blocks"),
+        (BRAIN, 784, 784, (264, 264), HOPPER, BOTH, "blocks"),
+        (HALF, 3136, 3136, (16, 128), TURING, BOTH, "blocks"),
         # The other blocks of NL-CCAM have few weights.
-        (BRAIN, 784, 784, (32, 256), HOPPER, False, "blocks"),
-        (BRAIN, 196, 196, (64, 512), HOPPER, False, "blocks"),
-        (BRAIN, 3136, 3136, (64, 512), HOPPER, False, "triton"),
+        (BRAIN, 784, 784, (32, 256), HOPPER, BOTH, "blocks"),
+        (BRAIN, 196, 196, (64, 512), HOPPER, BOTH, "blocks"),
+        (BRAIN, 3136, 3136, (64, 512), HOPPER, BOTH, "triton"),
         # No library has a fast kernel for float32.
-        (FULL, 3136, 3136, (16, 128), HOPPER, False, "triton"),
-        (FULL, 3136, 784, (16, 128), AMPERE, False, "triton"),
-        (FULL, 784, 784, (32, 256), HOPPER, False, "blocks"),
-        (FULL, 12544, 12544, (64, 1024), HOPPER, False, "triton"),
-        (FULL, 12544, 12544, (136, 64), HOPPER, False, "blocks"),
-        (DOUBLE, 3136, 3136, (16, 128), HOPPER, False, "blocks"),
+        (FULL, 3136, 3136, (16, 128), HOPPER, BOTH, "triton"),
+        (FULL, 3136, 784, (16, 128), AMPERE, BOTH, "triton"),
+        (FULL, 784, 784, (32, 256), HOPPER, BOTH, "blocks"),
+        (FULL, 12544, 12544, (64, 1024), HOPPER, BOTH, "triton"),
+        (FULL, 12544, 12544, (136, 64), HOPPER, BOTH, "blocks"),
+        (DOUBLE, 3136, 3136, (16, 128), HOPPER, BOTH, "blocks"),
     ],
 )
-def test_route(dtype, positions, keys, channels, capability, deterministic, route):
-    found = cuda_route(dtype, positions, keys, *channels, capability=capability, deterministic=deterministic)
-    assert found == route
+def test_route(dtype, positions, keys, channels, capability, libraries, route):
+    assert cuda_route(dtype, positions, keys, *channels, capability=capability, libraries=libraries) == route
 
 
-def flat_maps(channels_last):
-    maps = [seeded((2, c, 4, 6), dtype=HALF, seed=i) for i, c in enumerate((8, 8, 16))]
-    if channels_last:
-        maps = [x.to(memory_format=torch.channels_last) for x in maps]
-    return [x.flatten(2) for x in maps]
+def test_no_library_is_asked_in_deterministic_mode(monkeypatch):
+    monkeypatch.setattr(_cuda_attention, "_HAS_CUDNN", True)
+    assert _cuda_attention.libraries() == BOTH
+    monkeypatch.setattr(_cuda_attention, "_HAS_CUDNN", False)
+    assert _cuda_attention.libraries() == FLASH
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert _cuda_attention.libraries() == NONE
 
 
-def test_libraries_that_are_not_there_leave_it_to_others():
-    """This machine's torch has neither of the two; the third, which takes anything, must not be asked."""
-    if torch.cuda.is_available():
-        pytest.skip(reason="a CUDA device has at least one of the libraries")
-    query, key, value = flat_maps(channels_last=False)
-    assert not _cuda_attention.by_library(query, key, value, torch.empty_like(value))
+def test_the_memory_efficient_kernel_is_never_allowed(monkeypatch):
+    seen = []
+
+    def scaled_dot_product_attention(query, key, value, scale):
+        seen.append((torch.backends.cuda.mem_efficient_sdp_enabled(), scale))
+        return query
+
+    monkeypatch.setattr(_cuda_attention.functional, "scaled_dot_product_attention", scaled_dot_product_attention)
+    _cuda_attention.by_library(*maps((8, 8), HALF))
+    assert seen == [(False, 1.0)]
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+def maps(channels, dtype, layout=torch.contiguous_format):
+    query, value = channels
+    shapes = (2, query, 5, 7), (2, query, 4, 6), (2, value, 4, 6)
+    return [
+        seeded(shape, DEVICE, dtype, seed=i).contiguous(memory_format=layout).requires_grad_()
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def in_float64(inputs, grad):
+    wide = [x.detach().cpu().double().requires_grad_() for x in inputs]
+    out = reference.non_local_attention(*wide, "embedded_gaussian")
+    return out.detach(), torch.autograd.grad(out, wide, grad.cpu().double())
+
+
+def check(call, inputs):
+    """Output and gradients, within the rounding of the scores, whose exponentials amplify it."""
+    tolerance = {HALF: 1e-2, BRAIN: 6e-2, FULL: 1e-5}[inputs[0].dtype]
+    out = call(*inputs)
+    grad = seeded(out.shape, DEVICE, out.dtype, seed=3)
+    gradients = torch.autograd.grad(out, inputs, grad)
+    expected, wanted = in_float64(inputs, grad)
+    assert out.dtype == inputs[0].dtype
+    assert out.is_contiguous(memory_format=layout_of(inputs[2]))
+    assert_close(out.cpu(), expected, tolerance)
+    for gradient, exact in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == inputs[0].dtype
+        unit = max(1.0, exact.abs().max().item())
+        assert_close(gradient.cpu() / unit, exact / unit, tolerance)
+
+
+ALL_DTYPES = pytest.mark.parametrize("dtype", [HALF, BRAIN, FULL], ids=["f16", "bf16", "f32"])
+ALL_LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+
+
+@ALL_DTYPES
+@ALL_LAYOUTS
+@pytest.mark.parametrize("channels", [(8, 16), (16, 16)], ids=["unequal", "equal"])
+def test_library(channels, layout, dtype):
+    """Of whatever libraries there are: cuDNN's and FlashAttention's on CUDA, torch's own on a CPU."""
+    check(_cuda_attention.by_library, maps(channels, dtype, layout))
+
+
+@ALL_DTYPES
+@ALL_LAYOUTS
+@pytest.mark.parametrize("route", ["triton", "blocks", "small_blocks"])
+def test_route_inside_the_op(route, layout, dtype, monkeypatch):
+    """The op as CUDA calls it, half precision unwidened."""
+    if route == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+        if dtype == BRAIN and DEVICE == "cpu":
+            pytest.skip(reason="Triton's interpreter multiplies the bits of bfloat16 as integers")
+    if route == "small_blocks":
+        # Of three rows, of which the last has two.
+        monkeypatch.setattr(_chunked_attention._Block, "_held", staticmethod(lambda query: 3 * 24))
+    monkeypatch.setattr(_chunked_attention, "_route", lambda *_: "triton" if route == "triton" else "blocks")
+    op = torch.ops.wsolfast.non_local_attention.default
+    check(lambda *inputs: op(*inputs, "embedded_gaussian"), maps((8, 24), dtype, layout))
+
+
+def test_the_public_function_asks_the_library_first(monkeypatch):
+    monkeypatch.setattr(_cuda_attention, "library_serves", lambda *inputs: True)
+    monkeypatch.setattr(_chunked_attention, "_route", None)
+    check(ops.non_local_attention, maps((8, 16), FULL))
+
+
+def test_the_library_is_compiled_into_the_graph(monkeypatch):
+    monkeypatch.setattr(_cuda_attention, "library_serves", lambda *inputs: True)
+    monkeypatch.setattr(_chunked_attention, "_route", None)
+    compiled = torch.compile(ops.non_local_attention, fullgraph=True, backend="aot_eager")
+    check(compiled, maps((8, 16), FULL))
+
+
+def test_autocast_does_not_reach_the_library():
+    def call(*inputs):
+        with torch.autocast(DEVICE, dtype=BRAIN):
+            return _cuda_attention.by_library(*inputs)
+
+    check(call, maps((8, 16), FULL))
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_library(channels_last):
-    query, key, value = (x.cuda() for x in flat_maps(channels_last))
-    out = torch.empty_like(value)
-    assert _cuda_attention.by_library(query, key, value, out)
-    expected = reference.non_local_attention(*(x[..., None].float() for x in (query, key, value)), "embedded_gaussian")
-    assert_close(out[..., None], expected)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_half_precision_on_cuda(compiled):
+    function = torch.compile(ops.non_local_attention, fullgraph=True) if compiled else ops.non_local_attention
+    inputs = maps((16, 128), HALF)
+    assert _cuda_attention.library_serves(*inputs)
+    check(function, inputs)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not _cuda_attention.library_serves(*inputs)
+        check(function, inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_rows_are_copied_only_where_the_libraries_want_it():
     one = seeded((2, 32, 3, 5), dtype=HALF).to(memory_format=torch.channels_last)
     query, _, value = (x.flatten(2) for x in one.split((8, 8, 16), dim=1))
-    for maps in (query, value):
-        assert _cuda_attention._rows(maps).data_ptr() == maps.data_ptr()
+    for flat in (query, value):
+        assert _cuda_attention._rows(flat).data_ptr() == flat.data_ptr()
     odd = seeded((2, 31, 3, 5), dtype=HALF).to(memory_format=torch.channels_last)[:, 1:9].flatten(2)
-    for maps in (odd, query.contiguous()):
-        rows = _cuda_attention._rows(maps)
+    for flat in (odd, query.contiguous()):
+        rows = _cuda_attention._rows(flat)
         assert rows.is_contiguous()
-        assert torch.equal(rows[:, 0].mT, maps)
+        assert torch.equal(rows[:, 0].mT, flat)

@@ -177,8 +177,12 @@ def test_fullgraph_compile_sees_loss_and_gradient():
     ("arguments", "options", "message"),
     [
         ((torch.zeros(3, 4), LABEL), {}, r"class_maps of shape \[N, K, h, w\], got torch.float32 \[3, 4\]"),
-        ((torch.zeros(1, 2, 2, 2), torch.zeros(2).long()), {}, r"integer label of shape \[1\], got torch.int64 \[2\]"),
-        ((torch.zeros(1, 2, 2, 2), torch.zeros(1)), {}, "integer label"),
+        (
+            (torch.zeros(1, 2, 2, 2), torch.zeros(2).long()),
+            {},
+            r"integers of shape \[1\] for label, got torch.int64 \[2\]",
+        ),
+        ((torch.zeros(1, 2, 2, 2), torch.zeros(1)), {}, "expected integers"),
         ((torch.zeros(1, 2, 2, 2), LABEL), {"statistic": "mad"}, "expected statistic in"),
         ((torch.zeros(1, 2, 2, 2), LABEL), {"normalization": "max"}, "expected normalization in"),
     ],

@@ -26,11 +26,9 @@ def forward(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
     flat_query, flat_key, flat_value = (maps.flatten(2) for maps in (query, key, value))
     flat_out = out.flatten(2)
     route = _route(flat_query, flat_key, flat_value, kind)
-    if route == "library" and query.is_cuda:
-        route = "done" if _cuda_attention.by_library(flat_query, flat_key, flat_value, flat_out) else "triton"
     if route == "reordered":
         flat_out.copy_(_mixing(flat_key, flat_value) @ flat_query)
-    elif route == "library":
+    elif route == "flash":
         rows = (maps.mT.contiguous()[:, None] for maps in (flat_query, flat_key, flat_value))
         flat_out.copy_(functional.scaled_dot_product_attention(*rows, scale=1.0)[:, 0].mT)
     elif route == "triton":
@@ -65,7 +63,7 @@ def backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str)
         grad_key = torch.zeros(flat_key.shape, dtype=key.dtype, device=key.device)
         grad_value = torch.zeros(flat_value.shape, dtype=value.dtype, device=value.device)
         gradients, flat = (grad_query, grad_key, grad_value), (flat_query, flat_key, flat_value)
-        if query.is_cuda and route != "blocks":
+        if route == "triton":
             _cuda_attention.gradients_by_triton(flat_grad, *flat, gradients)
         else:
             _add_gradients_by_blocks(gradients, flat_grad, *flat, kind)
@@ -102,21 +100,17 @@ def empty_output(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor
 
 
 def _route(query: Tensor, key: Tensor, value: Tensor, kind: str) -> str:
-    """How flat maps are served: "reordered", "library", "triton" or "blocks"."""
+    """How flat maps are served: "reordered", "flash", "triton" or "blocks"."""
     p, m, d, c = query.shape[2], key.shape[2], query.shape[1], value.shape[1]
     if kind == "dot_product":
         # (V K^T) Q where that costs less than V (K^T Q); a softmax forbids it.
         return "reordered" if p * m * (d + c) > (p + m) * d * c else "blocks"
     if query.is_cuda and query.numel():
-        return _cuda_attention.cuda_route(
-            query.dtype,
-            *(p, m, d, c),
-            capability=torch.cuda.get_device_capability(query.device),
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-        )
+        # The libraries are asked before the op, so that their own kernels differentiate them.
+        return _cuda_attention.cuda_route(query.dtype, p, m, d, c, capability=_cuda_attention.capability(query.device))
     # Where D != C torch's own blockwise attention would build the weights.
     flash = query.device.type == "cpu" and d == c and _Block.rows_of(query, key) < p
-    return "library" if flash else "blocks"
+    return "flash" if flash else "blocks"
 
 
 def _mixing(key: Tensor, value: Tensor) -> Tensor:
@@ -154,7 +148,10 @@ class _Block:
         block = self.memory[: left.shape[0], : left.shape[2]]
         if left.dtype == block.dtype:
             return torch.bmm(left.mT, right, out=block)
-        return torch.bmm(left.mT, right, torch.float32, out=block)
+        if left.is_cuda:
+            return torch.bmm(left.mT, right, torch.float32, out=block)
+        # Products of half precision with a result in float32 are a kernel that other devices have not.
+        return torch.bmm(left.mT.float(), right.float(), out=block)
 
     def fill(self, query: Tensor, key: Tensor, kind: str) -> Tensor:
         """The weights of ``key`` for ``query``."""

@@ -4,14 +4,22 @@ Left to itself torch falls to its slowest kernel as soon as queries and values d
 deterministic mode; so nothing here is left to it.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from wsolfast.reference._layout import layout_of
 
 # Weights per image from which writing them costs more than computing them again: those of 56x56 queries and 28x28 keys.
 _MANY_WEIGHTS = 1568**2
 _AMPERE = (8, 0)
 _HALVES = (torch.float16, torch.bfloat16)
+_HAS_CUDNN = torch.backends.cudnn.is_available()
+# In this order; the last takes whatever the others refuse, and the memory-efficient kernel is not among them.
+_BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 
 
 def cuda_route(
@@ -22,41 +30,61 @@ def cuda_route(
     value_channels: int,
     *,
     capability: tuple[int, int],
-    deterministic: bool,
+    libraries: Collection[str] = (),
 ) -> str:
-    """Who computes the attention of ``positions`` queries to ``keys`` keys on a device of this compute capability.
+    """Who computes the attention of ``positions`` queries to ``keys`` keys, and its gradients.
 
-    * ``"library"``: cuDNN, the fastest for half precision up to 128 channels, or FlashAttention where cuDNN is missing.
-      It takes channels by eights and more than one key, and torch refuses it in deterministic mode.
+    ``capability`` is the device's; ``libraries`` are "cudnn" and "flash" where they are there and allowed.
+
+    * ``"library"``: cuDNN, the fastest for half precision up to 128 channels, which takes more than one key; or
+      FlashAttention, for queries as wide as values. Both take channels by eights.
     * ``"triton"``: our kernels, for many weights where no library runs well: float32, wide values, deterministic mode.
     * ``"blocks"``: two matrix products and a softmax of a block of weights, which few weights do not suffer from.
     """
-    half, wide = dtype in _HALVES, max(query_channels, value_channels)
-    by_eights = query_channels % 8 == value_channels % 8 == 0
-    if half and capability >= _AMPERE and wide <= 128 and by_eights and keys > 1 and not deterministic:
-        return "library"
+    half, widest = dtype in _HALVES, max(query_channels, value_channels)
+    if half and capability >= _AMPERE and query_channels % 8 == value_channels % 8 == 0:
+        cudnn = widest <= 128 and keys > 1
+        # Between 192 and 256 channels it cannot be trained through on every device.
+        flash = query_channels == value_channels and (widest <= 192 or widest == 256)
+        if ("cudnn" in libraries and cudnn) or ("flash" in libraries and flash):
+            return "library"
     fits = query_channels <= 128 and capability >= _AMPERE
     if fits and (half or dtype == torch.float32) and positions * keys >= _MANY_WEIGHTS:
         return "triton"
     return "blocks"
 
 
-def by_library(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> bool:
-    """Attention of flat maps [N, channels, positions] into ``out``, or False if torch has neither of the libraries."""
-    from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+def libraries() -> tuple[str, ...]:
+    """Those that may be asked now. Their gradients are not deterministic, and torch refuses one in that mode."""
+    if torch.are_deterministic_algorithms_enabled():
+        return ()
+    return ("cudnn", "flash") if _HAS_CUDNN else ("flash",)
 
-    rows = [_rows(maps) for maps in (query, key, value)]
-    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
-        asked = SDPAParams(*rows, None, 0.0, False, False)
-        if not (can_use_cudnn_attention(asked) or can_use_flash_attention(asked)):
-            return False
-        out.copy_(functional.scaled_dot_product_attention(*rows, scale=1.0)[:, 0].mT)
-    return True
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Of the device, by a call that the compiler takes for a constant."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.major, properties.minor
+
+
+def library_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether :func:`by_library` is the way for these maps."""
+    if not query.is_cuda or 0 in query.shape or 0 in value.shape:
+        return False
+    sizes = query.shape[2] * query.shape[3], key.shape[2] * key.shape[3], query.shape[1], value.shape[1]
+    return cuda_route(query.dtype, *sizes, capability=capability(query.device), libraries=libraries()) == "library"
+
+
+def by_library(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of maps [N, channels, h, w] by the library's kernels, which also differentiate it."""
+    rows = [_rows(maps.flatten(2)) for maps in (query, key, value)]
+    with torch.autocast(query.device.type, enabled=False), sdpa_kernel(_BACKENDS, set_priority=True):
+        mixed = functional.scaled_dot_product_attention(*rows, scale=1.0)
+    return mixed[:, 0].mT.unflatten(2, query.shape[2:]).contiguous(memory_format=layout_of(value))
 
 
 def by_triton(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
-    """Attention of flat maps into ``out``."""
+    """Attention of flat maps [N, channels, positions] into ``out``."""
     from wsolfast.kernels import non_local_attention as kernels
 
     kernels.forward(query, key, value, out)
@@ -65,7 +93,7 @@ def by_triton(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
 def gradients_by_triton(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gradients: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    """Gradients with respect to flat query, key and value into ``gradients``: deterministic, whoever went forward."""
+    """Gradients with respect to flat query, key and value into ``gradients``: deterministic."""
     from wsolfast.kernels import non_local_attention as kernels
 
     kernels.backward(grad, query, key, value, *gradients)
@@ -75,6 +103,6 @@ def _rows(maps: Tensor) -> Tensor:
     """[N, 1, positions, channels] as the libraries want it: channels last, by 16 bytes; a copy unless it is so."""
     rows = maps.mT
     eights = all(stride % 8 == 0 for stride in rows.stride()[:2])
-    if rows.stride(2) != 1 or not eights or rows.data_ptr() % 16:
-        rows = rows.contiguous()
-    return rows[:, None]
+    # What is compiled has no address yet, and the compiler aligns its inputs.
+    aligned = torch.compiler.is_compiling() or rows.data_ptr() % 16 == 0
+    return (rows if rows.stride(2) == 1 and eights and aligned else rows.contiguous())[:, None]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from wsolfast.ops._checks import check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import co_supervised_loss as reference
 
@@ -14,11 +15,7 @@ def _check(vectors: Tensor, label: Tensor, reduction: str) -> None:
             f"co_supervised_loss: expected floating-point vectors of shape [N, 3, D], "
             f"got {vectors.dtype} {list(vectors.shape)}"
         )
-    if label.is_floating_point() or label.is_complex() or label.shape != vectors.shape[:1]:
-        raise ValueError(
-            f"co_supervised_loss: expected an integer label of shape [{vectors.shape[0]}], "
-            f"got {label.dtype} {list(label.shape)}"
-        )
+    check_classes("co_supervised_loss", "label", label, vectors.shape[0])
     if reduction not in _REDUCTIONS:
         raise ValueError(f"co_supervised_loss: expected reduction in {_REDUCTIONS}, got {reduction!r}")
 

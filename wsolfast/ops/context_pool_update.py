@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from wsolfast.ops._checks import check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import context_pool_update as reference
 
@@ -17,11 +18,7 @@ def _check(maps: Tensor, classes: Tensor, cam: Tensor) -> None:
             f"context_pool_update: expected {maps.dtype} cam of shape [N, {maps.shape[1]}, {maps.shape[2]}], "
             f"got {cam.dtype} {list(cam.shape)}"
         )
-    if classes.is_floating_point() or classes.is_complex() or classes.shape != cam.shape[:1]:
-        raise ValueError(
-            f"context_pool_update: expected integer classes of shape [{cam.shape[0]}], "
-            f"got {classes.dtype} {list(classes.shape)}"
-        )
+    check_classes("context_pool_update", "classes", classes, cam.shape[0])
 
 
 def _fake(maps, classes, cam, rate, eps, touched_only):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from wsolfast.ops import _chunked_attention
+from wsolfast.ops import _chunked_attention, _cuda_attention
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import non_local_attention as reference
 
@@ -88,13 +88,16 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, *, kind: str 
         ValueError: if shapes or dtypes do not fit, there is no key, or the kind is unknown.
 
     Backends: library calls on blocks of weights; P·M weights are never in memory at once on the CPU when they exceed a
-    megabyte. CUDA: cuDNN for half precision up to 128 channels, Triton kernels for many weights in float32, with wider
-    values or in deterministic mode, else the blocks; gradients of the first two are Triton's. Differentiable once; only
-    the inputs are saved. float16 and bfloat16 have their scores and softmax in float32, all of it on the CPU; float32
-    is strict unless :func:`torch.set_float32_matmul_precision` allows TF32. Autocast changes nothing. Deterministic for
-    a fixed number of threads.
+    megabyte. CUDA: cuDNN's or FlashAttention's kernels, forward and backward, for half precision up to 128 channels or
+    256 equal ones; Triton kernels for many weights in float32, with wider values or in deterministic mode; else the
+    blocks. Differentiable once; only the inputs are saved, and by the libraries the output. float16 and bfloat16 have
+    their scores and softmax in float32, all of it on the CPU; float32 is strict unless
+    :func:`torch.set_float32_matmul_precision` allows TF32. Autocast changes nothing. Deterministic for a fixed number
+    of threads, on CUDA in float32 or with :func:`torch.use_deterministic_algorithms`.
     """
     _check(query, key, value, kind)
     if widens(query):
         return _FORWARD(query.float(), key.float(), value.float(), kind).to(query.dtype)
+    if kind == "embedded_gaussian" and _cuda_attention.library_serves(query, key, value):
+        return _cuda_attention.by_library(query, key, value)
     return _FORWARD(query, key, value, kind)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from wsolfast.ops._checks import check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import restricted_activation_loss as reference
 
@@ -15,11 +16,7 @@ def _check(class_maps: Tensor, label: Tensor, statistic: str, normalization: str
             f"restricted_activation_loss: expected floating-point class_maps of shape [N, K, h, w], "
             f"got {class_maps.dtype} {list(class_maps.shape)}"
         )
-    if label.is_floating_point() or label.is_complex() or label.shape != class_maps.shape[:1]:
-        raise ValueError(
-            f"restricted_activation_loss: expected an integer label of shape [{class_maps.shape[0]}], "
-            f"got {label.dtype} {list(label.shape)}"
-        )
+    check_classes("restricted_activation_loss", "label", label, class_maps.shape[0])
     if statistic not in _STATISTICS:
         raise ValueError(f"restricted_activation_loss: expected statistic in {_STATISTICS}, got {statistic!r}")
     if normalization not in _NORMALIZATIONS:

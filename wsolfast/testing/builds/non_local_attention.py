@@ -4,7 +4,7 @@ import torch
 
 from wsolfast.testing.kernel_builds import KernelBuild
 
-KERNELS = ("_forward_kernel", "_query_kernel", "_key_kernel", "_value_kernel")
+KERNELS = ("_forward_kernel", "_score_kernel", "_value_kernel")
 
 
 def build(query_channels, value_channels, side, dtype, images=32):
