@@ -64,6 +64,7 @@ class DataSpec:
     keep_aspect: bool = False  # in training, resize is the shorter side instead of a warp
     crop: int | None = None  # side of the random training crop
     skip_bad: bool = False
+    decoder: str | None = None  # who decodes JPEG: "auto" if absent; "fast" is inexact; see docs/data.md
     options: dict[str, object] = field(default_factory=dict)
 
 
@@ -165,6 +166,8 @@ class RuntimeSpec:
     skip_nonfinite: int = 0  # so many steps whose loss or gradient is not finite are left out before the run stops
     timeout_minutes: float = 30.0  # how long a process waits for another one
     workers: int = -1  # loader processes; -1: none on up to four cores, otherwise half the cores, at most eight
+    cache_gb: float | None = None  # so many GB of decoded, resized images are kept on disk; none if absent
+    cache_dir: str | None = None  # where; $XDG_CACHE_HOME/wsolfast if absent
     save_every_steps: int = 0  # 0: at the end of epochs and by the clock only
     save_every_minutes: float = 10.0
 
@@ -195,6 +198,7 @@ class Recipe:
 
 
 CHOICES = {
+    "data.decoder": ("auto", "pil", "simplejpeg", "cv2", "fast"),
     "stage.optim.name": ("sgd", "adam"),
     "stage.schedule.name": ("constant", "step", "poly", "exponential"),
     "runtime.amp": ("none", "bf16"),
@@ -301,6 +305,10 @@ def _check(recipe: Recipe) -> None:
                 f"got {len(schedule.gamma)}"
             )
     _check_variants(recipe)
+    if recipe.data.decoder is not None:
+        _check_choice("data.decoder", recipe.data.decoder)
+    if recipe.runtime.cache_gb is not None and not recipe.runtime.cache_gb >= 0:
+        raise RecipeError(f"runtime.cache_gb: expected 0 or more, got {recipe.runtime.cache_gb}")
     _check_choice("runtime.amp", recipe.runtime.amp)
     _check_choice("evaluate.split", recipe.evaluate.split)
     _check_choice("evaluate.post", recipe.evaluate.post)

@@ -1,19 +1,41 @@
+import io
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from wsolfast.data import DataError, decode
+from wsolfast.data import DataError, _jpeg, decode
+from wsolfast.recipe import CHOICES
 
 EXIF_ORIENTATION = 0x0112
 
 
-@pytest.fixture(params=["pil", "cv2"])
+EXACT = [name for name in decode.DECODERS if name not in decode.LOSSY]
+PACKAGES = {"cv2": "cv2", "simplejpeg": "simplejpeg", "fast": "simplejpeg"}
+
+
+@pytest.fixture(params=EXACT)
 def decoder(request):
-    if request.param == "cv2":
-        pytest.importorskip("cv2")
+    if request.param in PACKAGES:
+        pytest.importorskip(PACKAGES[request.param])
     return request.param
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Names of the libraries that decoded something, one per image."""
+    names = []
+    for name, library in _jpeg._LIBRARIES.items():
+
+        def watched(encoded, name=name, library=library):
+            pixels = library(encoded)
+            if pixels is not None:
+                names.append(name)
+            return pixels
+
+        monkeypatch.setitem(_jpeg._LIBRARIES, name, watched)
+    return names
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -25,12 +47,116 @@ def test_jpeg_of_any_colour_space_becomes_rgb(write_image, decoder, mode):
     assert np.array_equal(decode.decode(path, decoder), expected)
 
 
-def test_cv2_is_bit_identical_to_pillow(write_image):
-    pytest.importorskip("cv2")
-    noise = np.random.default_rng(0).integers(0, 256, (75, 101, 3), dtype=np.uint8)
-    for options in ({"quality": 90}, {"quality": 60, "subsampling": 0}, {"quality": 75, "progressive": True}):
-        path = write_image("noise.jpg", pixels=noise, **options)
-        assert np.array_equal(decode.decode(path, "cv2"), decode.decode(path, "pil"))
+def jpegs():
+    """Kinds of JPEG: (what it is, bytes, whether a library other than Pillow decodes it)."""
+    cv2 = pytest.importorskip("cv2")
+    generator = np.random.default_rng(0)
+    sampled = {name: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("440", "411")}
+    for height, width in ((1, 1), (1, 9), (7, 2), (16, 16), (33, 47), (75, 101)):
+        smooth = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height))
+        noise = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for image in (smooth, noise):
+            for quality, progressive in ((40, False), (95, True), (100, False)):
+                options = {"quality": quality, "progressive": progressive}
+                for kind in ("4:4:4", "4:2:2", "4:2:0"):
+                    yield kind, jpeg(image, subsampling=kind, **options), True
+                yield "restarts", jpeg(image, restart_marker_blocks=1, **options), True
+                yield "RGB", jpeg(image, keep_rgb=True, **options), True
+                yield "gray", jpeg(image.convert("L"), **options), True
+                yield "CMYK", jpeg(image.convert("CMYK"), **options), False
+                for kind, factor in sampled.items():
+                    settings = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor, cv2.IMWRITE_JPEG_QUALITY, quality)
+                    yield kind, cv2.imencode(".jpg", np.asarray(image), settings)[1].tobytes(), True
+
+
+def jpeg(image, **options):
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
+def test_other_libraries_give_pillows_bits(name, taken):
+    pytest.importorskip(name)
+    for kind, content, plain in jpegs():
+        file = decode.Encoded(content, kind)
+        before = len(taken)
+        assert np.array_equal(decode.decode(file, name), decode.decode(file, "pil")), kind
+        # OpenCV is not asked for images of several scans.
+        assert (len(taken) > before) == (plain and (name != "cv2" or content.count(b"\xff\xda") == 1)), kind
+
+
+@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
+def test_other_libraries_take_and_refuse_what_pillow_does(name):
+    pytest.importorskip(name)
+    generator = np.random.default_rng(0)
+    smooth = Image.fromarray(generator.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize((90, 70))
+    refused = 0
+    for trial in range(600):
+        content = bytearray(jpeg(smooth, quality=80, progressive=trial % 2 == 1, subsampling=trial % 3))
+        first = 2 if trial % 3 else len(content) // 2
+        for at in generator.integers(first, len(content) - 2, 1 + trial % 3):
+            content[at] = generator.integers(0, 256)
+        found = []
+        for decoder in ("pil", name):
+            try:
+                found.append(decode.decode(decode.Encoded(bytes(content), "a"), decoder))
+            except DataError:
+                found.append(None)
+        refused += found[0] is None
+        assert (found[0] is None and found[1] is None) or np.array_equal(*found), trial
+    assert 50 < refused < 550
+
+
+def test_the_fastest_exact_library_is_chosen(taken, monkeypatch, write_image):
+    pytest.importorskip("simplejpeg")
+    path = write_image("a.jpg")
+    _jpeg._exact.cache_clear()
+    try:
+        assert decode.chosen("auto") == "simplejpeg"
+        taken.clear()
+        decode.decode(path)
+        assert taken == ["simplejpeg"]
+        _jpeg._exact.cache_clear()
+        # One that rounds otherwise is not taken, and a call by name refuses it.
+        exact = _jpeg._LIBRARIES["cv2"]
+        monkeypatch.setitem(_jpeg._LIBRARIES, "simplejpeg", lambda encoded: exact(encoded) ^ 1)
+        assert decode.chosen("auto") == "cv2"
+        with pytest.raises(DataError, match="as installed it does not give Pillow's pixels"):
+            decode.decode(path, "simplejpeg")
+        _jpeg._exact.cache_clear()
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        assert decode.chosen("auto") == "pil"
+    finally:
+        _jpeg._exact.cache_clear()
+
+
+def test_fast_decodes_fewer_pixels_and_knows_the_size(tmp_path):
+    pytest.importorskip("simplejpeg")
+    smooth = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(smooth).resize((300, 200), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "a.jpg", quality=95)
+    exact = decode.decode(tmp_path / "a.jpg")
+    whole = decode.decode(tmp_path / "a.jpg", "fast")
+    assert whole.shape == exact.shape
+    # A DCT of integers with fewer bits and chroma that is not smoothed: a few levels at quality 95.
+    assert 0 < np.abs(whole.astype(int) - exact).max() <= 16
+    for wanted, shape in (((100, 150), (100, 150)), ((101, 100), (200, 300)), ((20, 30), (25, 38))):
+        pixels, size = decode.decode_at(tmp_path / "a.jpg", "fast", target=lambda h, w, wanted=wanted: wanted)
+        assert (pixels.shape[:2], size) == (shape, (300, 200))
+    pixels, size = decode.decode_at(tmp_path / "a.jpg", target=lambda height, width: (20, 30))
+    assert (pixels.shape[:2], size) == ((200, 300), (300, 200))
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
+def test_other_libraries_give_pillows_bits_on_real_images(name, real_data, taken):
+    pytest.importorskip(name)
+    files = [file for pattern in ("*.jpg", "*.JPEG") for file in sorted(real_data.rglob(pattern))][::16]
+    assert len(files) > 100
+    for file in files:
+        assert np.array_equal(decode.decode(file, name), decode.decode(file, "pil")), file
+    assert len(taken) > 0.9 * len(files)
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA"])
@@ -112,7 +238,7 @@ def test_float_image_is_refused(tmp_path):
 
 
 def test_unknown_decoder_is_refused(write_image):
-    with pytest.raises(ValueError, match="expected 'pil' or 'cv2', got 'nvjpeg'"):
+    with pytest.raises(ValueError, match="expected one of auto, pil, simplejpeg, cv2, fast, got 'nvjpeg'"):
         decode.decode(write_image("a.jpg"), "nvjpeg")
 
 
@@ -143,7 +269,13 @@ def test_bad_masks_are_named(tmp_path):
         decode.decode_mask(tmp_path / "rgb.png")
 
 
-def test_missing_opencv_names_the_extra(write_image, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(DataError, match=r"decoder='cv2' needs OpenCV: pip install 'wsolfast\[fast\]'"):
-        decode.decode(write_image("a.jpg"), "cv2")
+@pytest.mark.parametrize("decoder", PACKAGES)
+def test_a_missing_package_names_the_extra(write_image, monkeypatch, decoder):
+    monkeypatch.setitem(sys.modules, PACKAGES[decoder], None)
+    _jpeg._exact.cache_clear()
+    with pytest.raises(DataError, match=rf"decoder='{decoder}' needs .*: pip install 'wsolfast\[fast\]'"):
+        decode.decode(write_image("a.jpg"), decoder)
+
+
+def test_recipes_know_the_decoders():
+    assert CHOICES["data.decoder"] == decode.DECODERS

@@ -1,11 +1,28 @@
 """The one place that decodes images. Everything leaves it as uint8 RGB, upright, or as a :class:`DataError`."""
 
+import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from wsolfast.data._jpeg import DECODERS, LOSSY, Target, chosen, decode_jpeg, read_header
 from wsolfast.data.errors import DataError
+
+__all__ = [
+    "DECODERS",
+    "LOSSY",
+    "MAX_PIXELS",
+    "Encoded",
+    "Target",
+    "chosen",
+    "decode",
+    "decode_at",
+    "decode_grey",
+    "decode_mask",
+    "image_size",
+]
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning level; an image above it is a decompression bomb or not a photograph
 
@@ -15,15 +32,28 @@ _ADVICE = "repair or remove it, or open the data with skip_bad (--skip-bad)"
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
-def decode(path: Path, decoder: str = "pil", orient: bool = True) -> np.ndarray:
+@dataclass(frozen=True)
+class Encoded:
+    """An image file's bytes where there is no file: a member of an archive, a cell of a table."""
+
+    content: bytes = field(repr=False)
+    name: str  # what an error calls it
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def decode(file: Path | Encoded, decoder: str = "auto", orient: bool = True) -> np.ndarray:
     """Pixels of an image file as RGB.
 
     Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. The orientation that EXIF
     records is applied, so annotations are those of the upright image.
 
     Args:
-        path: image file.
-        decoder: ``"pil"``, or ``"cv2"`` for plain JPEG (bit-identical and faster; other files still go to Pillow).
+        file: image file.
+        decoder: who decodes plain JPEG data; every other file is Pillow's. ``"pil"``, ``"simplejpeg"`` and ``"cv2"``
+            give the same bits, and ``"auto"`` is the fastest of them that is installed. ``"fast"`` is not exact: it
+            takes libjpeg's quick DCT and upsampling.
         orient: False keeps the stored orientation, as loaders that ignore EXIF do.
 
     Returns:
@@ -31,22 +61,43 @@ def decode(path: Path, decoder: str = "pil", orient: bool = True) -> np.ndarray:
 
     Raises:
         DataError: if the file is missing, truncated, not an image, or larger than ``MAX_PIXELS``.
+        ValueError: for an unknown decoder.
     """
-    if decoder == "cv2":
-        pixels = _decode_jpeg_with_cv2(path, orient)
-        if pixels is not None:
-            return pixels
-    elif decoder != "pil":
-        raise ValueError(f"decoder: expected 'pil' or 'cv2', got {decoder!r}")
-    with _open(path) as image:
+    return decode_at(file, decoder, orient)[0]
+
+
+def decode_at(
+    file: Path | Encoded, decoder: str = "auto", orient: bool = True, target: Target | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """:func:`decode` for an image that is then made smaller; ``"fast"`` decodes fewer pixels where that suffices.
+
+    Args:
+        target: height and width of the image to those it is wanted at.
+
+    Returns:
+        uint8 array [h, w, 3], not smaller than wanted unless the image is, and (width, height) of the image.
+    """
+    if decoder not in DECODERS:
+        chosen(decoder)
+    if decoder != "pil":
+        file = _read(file)
+        header = read_header(file.content)
+        # An image over the limit and a turned one are left to Pillow, which refuses and turns.
+        if header and header.width * header.height <= MAX_PIXELS and not (orient and header.has_app1 and _turned(file)):
+            wanted = target(header.height, header.width) if target else None
+            pixels = decode_jpeg(file.content, header, decoder, wanted)
+            if pixels is not None:
+                return pixels, (header.width, header.height)
+    with _open(file) as image:
         try:
             upright = ImageOps.exif_transpose(image) if orient else image
-            return np.array(_to_rgb(upright))
+            pixels = np.array(_to_rgb(upright))
         except _UNREADABLE as error:
-            raise DataError(f"{path}: cannot be decoded ({error}); {_ADVICE}") from error
+            raise DataError(f"{file}: cannot be decoded ({error}); {_ADVICE}") from error
+    return pixels, (pixels.shape[1], pixels.shape[0])
 
 
-def decode_mask(path: Path) -> np.ndarray:
+def decode_mask(file: Path | Encoded) -> np.ndarray:
     """Labels of a mask file: 0 background, 1 object, 255 ignore.
 
     In the file 0 is background, 1 object, and 2 or 255 ignore; a file that holds 255 but no 1 is black and white, and
@@ -58,53 +109,53 @@ def decode_mask(path: Path) -> np.ndarray:
     Raises:
         DataError: if the file is missing, broken, not single-channel, or holds other values.
     """
-    with _open(path) as image:
+    with _open(file) as image:
         try:
             labels = np.array(image.convert("L") if image.mode == "1" else image)
         except _UNREADABLE as error:
-            raise DataError(f"{path}: mask cannot be decoded ({error}); repair it") from error
+            raise DataError(f"{file}: mask cannot be decoded ({error}); repair it") from error
     if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise DataError(f"{path}: a mask is an 8-bit palette or grayscale image, this one has mode {image.mode}")
+        raise DataError(f"{file}: a mask is an 8-bit palette or grayscale image, this one has mode {image.mode}")
     values = set(np.unique(labels).tolist())
     if values - {0, 1, 2, 255}:
-        raise DataError(f"{path}: mask values are 0, 1, 2 or 255, found {sorted(values - {0, 1, 2, 255})[:5]}")
+        raise DataError(f"{file}: mask values are 0, 1, 2 or 255, found {sorted(values - {0, 1, 2, 255})[:5]}")
     if 255 in values and 1 not in values:
         return (labels == 255).astype(np.uint8)
     return np.where(labels > 1, np.uint8(255), labels)
 
 
-def decode_grey(path: Path) -> np.ndarray:
+def decode_grey(file: Path | Encoded) -> np.ndarray:
     """Grey levels of a mask file of one object, uint8 [H, W].
 
     Raises:
         DataError: if the file is missing or broken.
     """
-    with _open(path) as image:
+    with _open(file) as image:
         try:
             return np.array(image.convert("L"))
         except _UNREADABLE as error:
-            raise DataError(f"{path}: mask cannot be decoded ({error}); repair it") from error
+            raise DataError(f"{file}: mask cannot be decoded ({error}); repair it") from error
 
 
-def image_size(path: Path, orient: bool = True) -> tuple[int, int]:
+def image_size(file: Path | Encoded, orient: bool = True) -> tuple[int, int]:
     """(width, height) from the file's header, as :func:`decode` would return it; no pixel is decoded."""
-    with _open(path) as image:
+    with _open(file) as image:
         width, height = image.size
         return (height, width) if orient and _orientation(image) in _SWAPS_AXES else (width, height)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: Path | Encoded) -> Image.Image:
     try:
-        image = Image.open(path)
+        image = Image.open(io.BytesIO(file.content) if isinstance(file, Encoded) else file)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image file; restore it or remove it from the annotations") from None
+        raise _missing(file) from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image; {_ADVICE}") from None
+        raise DataError(f"{file}: not an image; {_ADVICE}") from None
     except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read ({error}); {_ADVICE}") from error
+        raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise DataError(f"{path}: {image.width}x{image.height} px is over the limit of {MAX_PIXELS} px; shrink it")
+        raise DataError(f"{file}: {image.width}x{image.height} px is over the limit of {MAX_PIXELS} px; shrink it")
     return image
 
 
@@ -126,19 +177,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decode_jpeg_with_cv2(path: Path, orient: bool) -> np.ndarray | None:
-    """RGB pixels of a complete grayscale or YCbCr JPEG; None for every other file."""
+def _turned(file: Encoded) -> bool:
+    with _open(file) as image:
+        return _orientation(image) != 1
+
+
+def _read(file: Path | Encoded) -> Encoded:
+    if isinstance(file, Encoded):
+        return file
     try:
-        import cv2
-    except ImportError:
-        raise DataError("decoder='cv2' needs OpenCV: pip install 'wsolfast[fast]'") from None
-    with _open(path) as image:
-        if image.format != "JPEG" or image.mode not in ("L", "RGB"):
-            return None
-        orientation = _orientation(image) if orient else 1
-    encoded = path.read_bytes()
-    # OpenCV fills the missing part of a truncated file with grey and says nothing: those go to Pillow, which reports.
-    if orientation != 1 or not encoded.endswith(b"\xff\xd9"):
-        return None
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return Encoded(file.read_bytes(), str(file))
+    except FileNotFoundError:
+        raise _missing(file) from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
+
+
+def _missing(file: Path | Encoded) -> DataError:
+    return DataError(f"{file}: no such image file; restore it or remove it from the annotations")
