@@ -37,6 +37,12 @@ app.add_typer(data_app, name="data")
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Amp = Annotated[str | None, typer.Option(help="none, or bf16 for mixed precision.")]
 Workers = Annotated[int | None, typer.Option(help="Image loading processes; -1 chooses.")]
+Decoder = Annotated[
+    str | None, typer.Option(help="Who decodes JPEG: auto, pil, simplejpeg or cv2, all the same; fast is inexact.")
+]
+CacheGb = Annotated[
+    float | None, typer.Option(min=0, help="Keep decoded images on disk, so many GB at most; see runtime.cache_dir.")
+]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run's folder; the recipe's name if not given.")]
 ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Start a run that exists over, replacing its results.")]
@@ -88,6 +94,10 @@ def _runtime_overrides(**values: object) -> list[str]:
     return [f"runtime.{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
+def _decoder_override(decoder: str | None) -> list[str]:
+    return [] if decoder is None else [f"data.decoder={json.dumps(decoder)}"]
+
+
 @app.command(
     epilog="Examples:\n\n"
     "  wsolfast train demo/spa\n\n"
@@ -106,6 +116,8 @@ def train(
     amp: Amp = None,
     channels_last: Annotated[bool | None, typer.Option(help="Keep images as [N, H, W, C] in memory.")] = None,
     workers: Workers = None,
+    decoder: Decoder = None,
+    cache_gb: CacheGb = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
     skip_bad: SkipBad = False,
     skip_nonfinite: Annotated[
@@ -132,8 +144,10 @@ def train(
         workers=workers,
         skip_nonfinite=skip_nonfinite,
         deterministic=deterministic,
+        cache_gb=cache_gb,
         **_save_every(save_every),
     )
+    overrides += _decoder_override(decoder)
     if seed is not None:
         overrides.append(f"seed={seed}")
     if skip_bad:
@@ -203,6 +217,8 @@ def evaluate(
     device: Device = None,
     amp: Amp = None,
     workers: Workers = None,
+    decoder: Decoder = None,
+    cache_gb: CacheGb = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -261,7 +277,8 @@ def evaluate(
     if not what:
         raise RecipeError("give a run, a recipe, or --scoremaps DIR")
     target, *overrides = what
-    overrides += _runtime_overrides(device=device, amp=amp, workers=workers)
+    overrides += _runtime_overrides(device=device, amp=amp, workers=workers, cache_gb=cache_gb)
+    overrides += _decoder_override(decoder)
     overrides += ["data.skip_bad=true"] if skip_bad else []
     given = {"split": split, "protocol": protocol, "post": post}
     overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]

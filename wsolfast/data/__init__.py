@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import hashlib
 import importlib
 import inspect
 import re
@@ -10,19 +11,24 @@ from types import ModuleType
 
 from wsolfast.data import synthetic
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
+from wsolfast.data._cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data._check import CheckReport, check_sources
 from wsolfast.data._fetch import ARCHIVES, Archive, fetch_archive
 from wsolfast.data._index import IndexSummary, Task, build_index, open_indexed
 from wsolfast.data._synth_imagenet import TreeSummary, write_tree
+from wsolfast.data.decode import LOSSY
+from wsolfast.data.decode import chosen as chosen_decoder
 from wsolfast.data.errors import DataError, FetchError
 from wsolfast.data.transforms import Placement, View, resize, ten_crop
 
 __all__ = [
     "ARCHIVES",
+    "LOSSY",
     "NAMES",
     "SPLITS",
     "Annotation",
     "Archive",
+    "CacheSpec",
     "CheckReport",
     "DataError",
     "Dataset",
@@ -34,6 +40,7 @@ __all__ = [
     "TreeSummary",
     "View",
     "check",
+    "chosen_decoder",
     "collate",
     "fetch",
     "index",
@@ -58,6 +65,8 @@ def open_dataset(
     skip_bad: bool = False,
     keep_aspect: bool = False,
     wide: View | None = None,
+    decoder: str | None = None,
+    cache: CacheSpec | None = None,
     **options,
 ) -> Dataset:
     """Open one split of a data set. No image is decoded, unless ``skip_bad`` asks for it.
@@ -74,6 +83,8 @@ def open_dataset(
         keep_aspect: ``resize`` is the shorter side instead of a warp.
         wide: also deliver this view of the image as ``Sample.wide``, for classification without decoding twice: a
             larger warp, of which :func:`ten_crop` takes crops, or a central crop.
+        decoder: who decodes JPEG files, see :func:`wsolfast.data.decode.decode`; all but ``"fast"`` give the same bits.
+        cache: keep resized images on disk, before any crop or flip, so that they are decoded once.
         options: the data set's own, see ``wsolfast.data.<name>.open_source``.
 
     Raises:
@@ -81,8 +92,23 @@ def open_dataset(
         ValueError: for an unknown name, split or option.
     """
     view = View(resize, crop, train, keep_aspect)
+    if "decoder" in _options_of(_module(name)):
+        options.setdefault("decoder", decoder or "auto")
+        # Said here if it cannot be, and not at the first image in every loading process.
+        chosen_decoder(options["decoder"])
     source = open_source(name, root, split, **options)
-    return Dataset(source, split, view, seed=seed, wide=wide, skip_bad=skip_bad)
+    identity = {
+        "data": [name, None if root is None else str(Path(root).resolve()), split],
+        # All other decoders give the same pixels.
+        "options": {key: value for key, value in options.items() if key != "decoder" or value in LOSSY},
+        "images": hashlib.sha256("\0".join(source.image_ids).encode(errors="surrogateescape")).hexdigest(),
+    }
+
+    def cache_of(view: View) -> ImageCache:
+        return open_cache(cache, f"{name}-{split}", identity | {"size": view.size}, len(source.image_ids))
+
+    opener = None if cache is None else cache_of
+    return Dataset(source, split, view, seed=seed, wide=wide, skip_bad=skip_bad, cache=opener)
 
 
 def open_source(name: str, root: str | Path | None, split: str, **options) -> Source:
@@ -105,12 +131,16 @@ def _open(name: str, root: str | Path | None, split: str, options: dict, *, inde
 
 
 def _check_options(module: ModuleType, name: str, options: dict) -> None:
-    parameters = inspect.signature(module.open_source).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = _options_of(module)
     for option in options:
         if option not in known:
             hint = _nearest(option, known)
             raise ValueError(f"data set {name!r} has no option {option!r}; it has {', '.join(known)}{hint}")
+
+
+def _options_of(module: ModuleType) -> list[str]:
+    parameters = inspect.signature(module.open_source).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def _existing(name: str, root: str | Path | None) -> Path:

@@ -1,6 +1,6 @@
 """A data set is a source (which images, labels and boxes there are) seen through a view (how they become tensors)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +10,11 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
+from wsolfast.data._cache import ImageCache
 from wsolfast.data._random import raw_draws
+from wsolfast.data.decode import Target
 from wsolfast.data.errors import DataError
-from wsolfast.data.transforms import Placement, View
+from wsolfast.data.transforms import Placement, Size, View
 from wsolfast.types import Batch
 
 SPLITS = ("train_weaksup", "train_fullsup", "test")
@@ -61,6 +63,20 @@ class Source:
         """Pixels, uint8 [H, W, 3]."""
         raise NotImplementedError
 
+    def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
+        """Pixels of an image that is then resized, perhaps already smaller, and (width, height) of the image.
+
+        Args:
+            index: of the image.
+            target: height and width of the image to the least height and width wanted.
+        """
+        pixels = self.read(index)
+        return pixels, (pixels.shape[1], pixels.shape[0])
+
+    def state(self, index: int) -> int:
+        """64 bits that change when the image is replaced; 0 where that cannot happen."""
+        return 0
+
     def annotation(self, index: int) -> Annotation:
         """Size, boxes and the mask's file."""
         raise NotImplementedError
@@ -89,6 +105,7 @@ class Dataset(torch.utils.data.Dataset):
         seed: int = 0,
         wide: View | None = None,
         skip_bad: bool = False,
+        cache: Callable[[View], ImageCache] | None = None,
     ):
         self.split = split
         self.view = view
@@ -96,6 +113,9 @@ class Dataset(torch.utils.data.Dataset):
         self.skipped: tuple[str, ...] = ()  # one message per image that skip_bad left out
         self._source = source
         self._wide_view = wide
+        # One for each size that the views want the whole image at.
+        self._warps = {view.size: view for view in (view, wide) if view is not None}
+        self._caches = {} if cache is None else {size: cache(view) for size, view in self._warps.items()}
         self._seed = seed
         # In shared memory, so that set_epoch reaches workers that outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -111,12 +131,34 @@ class Dataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         position = self._kept[index]
-        pixels = self._source.read(position)
         name = self._source.describe(position)
+        wholes, size = self._wholes(position, name)
         draws = raw_draws(self._seed, _AUGMENTATION_STREAM, (int(self._epoch), position), 3) if self.view.train else []
-        image, placement = self.view(pixels, draws, name)
-        wide = None if self._wide_view is None else self._wide_view(pixels, [], name)[0]
+        image, placement = self.view.cut(wholes[self.view.size], size, draws, name)
+        other = self._wide_view
+        wide = None if other is None else other.cut(wholes[other.size], size, [], name)[0]
         return Sample(image, int(self.labels[index]), self.image_ids[index], index, placement, wide)
+
+    def _wholes(self, position: int, name: str) -> tuple[dict[Size, Tensor], tuple[int, int]]:
+        """The resized image at every size that the views want, and (width, height) of the original."""
+        state = self._source.state(position) if self._caches else 0
+        kept = {size: cache.get(position, state, name) for size, cache in self._caches.items()}
+        if kept and None not in kept.values():
+            return {size: whole for size, (whole, _) in kept.items()}, next(iter(kept.values()))[1]
+        pixels, image_size = self._source.read_at(position, self._largest)
+        wholes = {size: view.warp(pixels, image_size) for size, view in self._warps.items()}
+        for size, cache in self._caches.items():
+            if kept[size] is None:
+                cache.put(position, state, wholes[size], image_size)
+        return wholes, image_size
+
+    def _largest(self, height: int, width: int) -> tuple[int, int]:
+        targets = [view.target(height, width) for view in self._warps.values()]
+        return max(rows for rows, _ in targets), max(columns for _, columns in targets)
+
+    def describe_cache(self) -> list[str]:
+        """How full each cache of decoded images is; empty without one."""
+        return [cache.describe() for cache in self._caches.values()]
 
     def set_epoch(self, epoch: int) -> None:
         """Move the augmentation to ``epoch`` (0-based)."""

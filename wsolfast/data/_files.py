@@ -1,5 +1,6 @@
 """Sources whose images are files under one folder."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,7 @@ import torch
 
 from wsolfast.data._base import Annotation, BoxTable, Source
 from wsolfast.data._masks import InstanceMasks, unite_masks
-from wsolfast.data.decode import decode, decode_mask, image_size
+from wsolfast.data.decode import Target, decode, decode_at, decode_mask, image_size
 from wsolfast.data.errors import DataError
 
 
@@ -51,7 +52,7 @@ class FileSource(Source):
         sizes: dict[int, tuple[int, int]] | None = None,
         masks: dict[int, str | InstanceMasks] | None = None,
         mask_folder: Path | None = None,
-        decoder: str = "pil",
+        decoder: str = "auto",
         orient: bool = True,
     ):
         self.folder = folder
@@ -73,6 +74,12 @@ class FileSource(Source):
 
     def read(self, index: int) -> np.ndarray:
         return decode(self.path(index), self._decoder, self.orient)
+
+    def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
+        return decode_at(self.path(index), self._decoder, self.orient, target)
+
+    def state(self, index: int) -> int:
+        return file_state(self.path(index))
 
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
@@ -106,6 +113,15 @@ class FileSource(Source):
         """Mask file of an image; None if it has none, or one for each object."""
         files = self._masks.get(index)
         return self.mask_folder / files if isinstance(files, str) else None
+
+
+def file_state(path: Path) -> int:
+    """64 bits of a file's size and time; 0 if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0
+    return (found.st_mtime_ns * 0x9E3779B97F4A7C15 + found.st_size) & 0xFFFFFFFFFFFFFFFF
 
 
 def relative_path(text: str, where: str) -> str:

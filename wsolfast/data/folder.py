@@ -37,7 +37,7 @@ def open_source(
     *,
     annotations: str = "annotations.csv",
     images: str = "",
-    decoder: str = "pil",
+    decoder: str = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split``.

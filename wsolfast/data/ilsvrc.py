@@ -45,7 +45,7 @@ def open_source(
     *,
     metadata: str | Path | None = None,
     val_images: str | Path | None = None,
-    decoder: str = "pil",
+    decoder: str = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split`` in the official tree.

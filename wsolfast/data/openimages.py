@@ -37,7 +37,7 @@ def open_source(
     split: str,
     *,
     metadata: str | Path | None = None,
-    decoder: str = "pil",
+    decoder: str = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split`` in the official tree.

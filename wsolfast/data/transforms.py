@@ -1,5 +1,6 @@
 """Image geometry: resize, crop, flip, ten crops, and the way back from a view to its image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsolfast.data.errors import DataError
+
+# View.resize and View.keep_aspect: what the resized whole image depends on, besides the image.
+Size = tuple[int | tuple[int, int] | None, bool]
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,13 @@ class View:
         if self.crop is not None and (self.crop < 1 or any(self.crop > side for side in sides)):
             raise ValueError(f"crop: expected 1 <= crop <= resize, got crop={self.crop} with resize={self.resize}")
 
+    @property
+    def size(self) -> Size:
+        """What :meth:`warp` depends on."""
+        return (tuple(self.resize) if isinstance(self.resize, Sequence) else self.resize), self.keep_aspect
+
     def __call__(self, pixels: np.ndarray, draws: list[int], name: str) -> tuple[Tensor, Placement]:
-        """View of one image.
+        """View of one image: :meth:`warp`, then :meth:`cut`.
 
         Args:
             pixels: uint8 array [H, W, 3].
@@ -108,10 +117,25 @@ class View:
         Returns:
             uint8 tensor [3, h, w], contiguous, and where it lies in the image.
         """
-        height, width = pixels.shape[:2]
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        image = resize(image, self._target(height, width))
-        (rows, columns), top, left, flip = image.shape[1:], 0, 0, False
+        return self.cut(self.warp(pixels), (pixels.shape[1], pixels.shape[0]), draws, name)
+
+    def warp(self, pixels: np.ndarray, image_size: tuple[int, int] | None = None) -> Tensor:
+        """The whole image, resized: what :meth:`cut` takes from, and all that depends on nothing random.
+
+        Args:
+            pixels: uint8 array [H, W, 3], of the image or of a smaller copy.
+            image_size: (width, height) of the image, if that is a copy.
+
+        Returns:
+            uint8 tensor [3, h, w].
+        """
+        width, height = image_size or (pixels.shape[1], pixels.shape[0])
+        return resize(torch.from_numpy(pixels).permute(2, 0, 1), self.target(height, width))
+
+    def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:
+        """Crop and perhaps mirror what :meth:`warp` gave of an image of ``image_size`` (width, height)."""
+        (width, height), (rows, columns) = image_size, whole.shape[1:]
+        image, top, left, flip = whole, 0, 0, False
         scale = (columns / width, rows / height)
         if self.crop is not None:
             if min(rows, columns) < self.crop:
@@ -127,7 +151,8 @@ class View:
         view_size = (image.shape[2], image.shape[1])
         return image.contiguous(), Placement((width, height), view_size, scale, (left, top), flip)
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the whole image after the resize."""
         if self.resize is None:
             return height, width
         if self.keep_aspect:

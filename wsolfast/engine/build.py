@@ -14,7 +14,7 @@ from wsolfast.engine.distributed import find_place, world_size
 from wsolfast.engine.errors import BackendError
 from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.metrics import Protocol, get_protocol
-from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, ScheduleSpec, StageSpec
+from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, RuntimeSpec, ScheduleSpec, StageSpec
 
 
 def choose_device(name: str) -> torch.device:
@@ -121,15 +121,33 @@ def eval_size(recipe: Recipe) -> int | tuple[int, ...] | None:
 
 def _open(recipe: Recipe, split: str, **view):
     spec: DataSpec = recipe.data
-    given = set(inspect.signature(data.open_dataset).parameters) & set(spec.options)
+    options = dict(spec.options)
+    # data.options.decoder is how runs of earlier versions say data.decoder.
+    decoder = options.pop("decoder", spec.decoder)
+    given = set(inspect.signature(data.open_dataset).parameters) & set(options)
     if given:
         raise RecipeError(f"data.options.{min(given)}: not an option of data set {spec.name!r}")
     try:
         return data.open_dataset(
-            spec.name, spec.root, split, seed=recipe.seed, skip_bad=spec.skip_bad, **view, **spec.options
+            spec.name,
+            spec.root,
+            split,
+            seed=recipe.seed,
+            skip_bad=spec.skip_bad,
+            decoder=decoder,
+            cache=_cache_spec(recipe.runtime),
+            **view,
+            **options,
         )
     except (ValueError, TypeError) as error:
         raise RecipeError(f"data: {error}") from error
+
+
+def _cache_spec(runtime: RuntimeSpec) -> data.CacheSpec | None:
+    if not runtime.cache_gb:
+        return None
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsolfast"
+    return data.CacheSpec(Path(runtime.cache_dir or usual), int(runtime.cache_gb * 1e9))
 
 
 def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrained: bool = True) -> methods.Method:

@@ -109,6 +109,7 @@ def evaluate(
             "metrics_version": METRICS_VERSION,
             "limit": limit,
             "ten_crop": recipe.evaluate.ten_crop,
+            "decoder": data.chosen_decoder(recipe.data.decoder or "auto"),
             "amp": recipe.runtime.amp,
             "device": describe_device(network.device),
             "images_per_second": round(len(test.indices) / test.found.seconds, 2),
@@ -233,6 +234,8 @@ class _Split:
             progress.say(f"{self.dataset.split}: {len(self.dataset.skipped)} unreadable images are left out")
         for message in self.dataset.skipped:
             progress.say(f"skipped: {message}")
+        for message in self.dataset.describe_cache():
+            progress.say(f"cache: {message}")
         classifying = (network.classifier or network.localizer).stage
         if len(self.dataset.class_names) > (classifying.num_classes or network.num_classes):
             raise RecipeError(
@@ -240,6 +243,9 @@ class _Split:
                 f"which has {len(self.dataset.class_names)}"
             )
         seen = dataclasses.asdict(self.recipe.data) | {"root": None}
+        if seen["decoder"] not in data.LOSSY:
+            # Exact decoders give the same pixels.
+            del seen["decoder"]
         identity = fingerprint(
             *network.identity(),
             seen,

@@ -13,6 +13,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from wsolfast.data import LOSSY
 from wsolfast.engine import artefacts, distributed
 from wsolfast.engine.allocator import keep_freed_memory
 from wsolfast.engine.build import (
@@ -95,7 +96,9 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Names what a checkpoint may be continued with: the recipe without where its data lies and how it is run."""
-    core = replace(recipe, runtime=type(recipe.runtime)(), data=replace(recipe.data, root=None))
+    # Exact decoders give the same pixels, so which of them it is does not matter either.
+    decoder = recipe.data.decoder if recipe.data.decoder in LOSSY else None
+    core = replace(recipe, runtime=type(recipe.runtime)(), data=replace(recipe.data, root=None, decoder=decoder))
     return hashlib.sha256(dump_recipe(core).encode()).hexdigest()
 
 
@@ -183,6 +186,8 @@ class _StageTraining:
             self._tell(f"{len(self.dataset.skipped)} unreadable images are left out")
         for message in self.dataset.skipped:
             self._tell(f"skipped: {message}")
+        for message in self.dataset.describe_cache():
+            self._tell(f"cache: {message}")
         self.method.train()
         with self.progress.task(stage.name, total, self.at.step) as advance:
             while self.at.epoch < stage.epochs:
