@@ -560,12 +560,26 @@ def demo(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs, the baseline first.")],
     out: Annotated[Path | None, typer.Option(help="The page; report/index.html in the last run if not given.")] = None,
+    sheets: Annotated[
+        bool,
+        typer.Option(
+            "--sheets",
+            help="Also, for every run: worst, median and best images with their masks; training curves.",
+        ),
+    ] = False,
 ) -> None:
     """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
     from wsolfast.engine.report import write_report
 
     page = write_report(runs, out or runs[-1] / "report" / "index.html")
     _say(f"report: {page}")
+    if sheets:
+        from wsolfast.engine.contact_sheet import write_sheets
+
+        files, notes = write_sheets(runs, page.parent / "sheets")
+        for note in notes:
+            _say(note)
+        _say(f"sheets: {', '.join(map(str, files))}")
 
 
 @app.command(

@@ -56,6 +56,15 @@ def name_of(net):
     return next(name for name in list_stages() if get_stage(name) is type(net))
 
 
+# What Method.evidence shows, by stage; none of the others.
+EVIDENCE = {
+    "acol": {"map A", "map B"},
+    "ci_cam": {"map without context", "context of the label", "context used"},
+    "csoa": {"late map", "early map", "confident"},
+    "spa": {"coarse map"},
+    "spg": {"B1", "B2", "C"},
+}
+
 every_method = pytest.mark.parametrize("method", list_methods())
 every_stage = pytest.mark.parametrize("name", list_stages())
 
@@ -74,7 +83,8 @@ def test_losses_are_finite_and_gradients_reach_every_parameter_within_three_step
     for step in range(3):
         losses = net.training_step(batch_of(net=net), Clock(epoch=99, epochs=100, step=97 + step, steps=100))
         assert losses["loss"].shape == ()
-        assert all(key == "loss" or key.startswith("loss_") for key in losses)
+        assert all(key in ("loss", "accuracy") or key.startswith("loss_") for key in losses)
+        assert ("accuracy" in losses) == net.classifies
         assert all(value.isfinite().all() for value in losses.values())
         optimizer.zero_grad()
         losses["loss"].backward()
@@ -191,3 +201,18 @@ def test_unknown_method_names_the_nearest():
 def test_every_stage_is_found_by_its_name():
     assert "spa" in list_stages()
     assert all(issubclass(get_stage(name), Method) for name in list_stages())
+
+
+@every_stage
+def test_evidence_is_maps_in_the_unit_range(name):
+    net = build(name).eval()
+    batch = batch_of(net=net)
+    with torch.no_grad():
+        found = net.evidence(batch.image, batch.label)
+    assert set(found) == EVIDENCE.get(name, set())
+    for maps in found.values():
+        assert maps.dim() == 3
+        assert len(maps) == len(batch.label)
+        assert maps.isfinite().all()
+        assert maps.min() >= 0
+        assert maps.max() <= 1

@@ -110,6 +110,11 @@ def test_every_protocol_finds_a_plain_object(name):
     assert drawn.shape == (1, 4)
     # One step of the coarsest grid around each side.
     assert (drawn - truth).abs().max() <= 84 / 28
+    mask = functional.predicted_masks(score_map[None], sizes, protocol, middle)[0]
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    around = torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=torch.float64)
+    if protocol.frame != "crop":
+        torch.testing.assert_close(drawn, around * (side / torch.tensor([*mask.shape[::-1]] * 2)))
 
 
 def test_ci_cam_scales_in_float32_and_truncates():

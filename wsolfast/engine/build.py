@@ -61,9 +61,9 @@ def open_training_data(recipe: Recipe, stage: StageSpec):
     return _open(recipe, "train_weaksup", resize=role.resize, crop=role.crop, train=True, keep_aspect=keep_aspect)
 
 
-def open_export_data(recipe: Recipe):
-    """``train_weaksup`` as a stage sees it that leaves maps for a later one: whole images, warped, in one order."""
-    return _open(recipe, "train_weaksup", resize=recipe.data.resize, crop=None, train=False)
+def open_export_data(recipe: Recipe, split: str = "train_weaksup"):
+    """``split`` as a stage sees it that leaves maps for a later one: whole images, warped, in one order."""
+    return _open(recipe, split, resize=recipe.data.resize, crop=None, train=False)
 
 
 def open_eval_data(recipe: Recipe, split: str):

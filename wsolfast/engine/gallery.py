@@ -1,6 +1,6 @@
 """Which images a report shows, and what each run says of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,10 @@ class Shot:
     def drawn(self, view: View | None = None) -> Image.Image:
         """The photo with its true boxes and, of a view, the score map and the predicted box."""
         mapped = view is not None and view.score_map is not None
-        picture = pictures.overlay(self.photo, view.score_map) if mapped else self.photo
+        return self.with_boxes(pictures.overlay(self.photo, view.score_map) if mapped else self.photo, view)
+
+    def with_boxes(self, picture: Image.Image, view: View | None = None) -> Image.Image:
+        """``picture``, of the photo's size, with the true boxes and the predicted one of a view."""
         picture = pictures.draw_boxes(picture, self._in_photo(self.true_boxes), pictures.TRUE, dashed=True)
         if view is None or view.box is None:
             return picture
@@ -111,7 +114,12 @@ def collect_shots(runs: Sequence[RunRecord], count: int, notes: list[str]) -> li
         if not run.images.keys() & main.images.keys():
             notes.append(f"{run.label} was evaluated on other images than {main.label} and is left out of the gallery.")
     runs = [run for run in runs if run.images.keys() & main.images.keys()]
-    chosen = choose_images([run.images for run in runs], count)
+    return take_shots(runs, choose_images([run.images for run in runs], count), notes)
+
+
+def take_shots(runs: Sequence[RunRecord], chosen: Mapping[str, list[str]], notes: list[str]) -> list[Shot]:
+    """The pictures of ``chosen`` (``image_id -> reasons``), in that order; the last run gives frame and photograph."""
+    main = runs[-1]
     rows = [main.images[key] for key in chosen]
     columns = [
         _views(run, [run.images[key] for key in chosen], [_frame(main, row) for row in rows], notes) for run in runs
@@ -144,7 +152,7 @@ def draw_sheet(shots: Sequence[Shot], title: str) -> Image.Image:
     captions = [
         [
             shot.class_name,
-            *(_judged(view.row) for view in shot.views),
+            *(judged(view.row) for view in shot.views),
         ]
         for shot in sample
     ]
@@ -153,7 +161,7 @@ def draw_sheet(shots: Sequence[Shot], title: str) -> Image.Image:
     return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend)
 
 
-def _judged(row: dict) -> str:
+def judged(row: dict) -> str:
     """The overlap, and the kind of error where boxes are measured."""
     kind = row["error"]
     return f"IoU {row['iou']:.2f}" + (f" · {ERRORS[kind][0].lower()}" if kind else "")

@@ -96,6 +96,13 @@ def overlay(image: Image.Image, score_map, alpha: float = 0.55) -> Image.Image:
     return Image.blend(image.convert("RGB"), colors, alpha)
 
 
+def spotlight(image: Image.Image, mask) -> Image.Image:
+    """``image`` where ``mask`` (bool [h, w], stretched to it) holds; dark and grey elsewhere."""
+    stencil = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
+    dark = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, _HALO), 0.7)
+    return Image.composite(image.convert("RGB"), dark, stencil)
+
+
 def _dashes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
     cuts = np.arange(start, end, 2 * dash)
     return [(cut, min(cut + dash, end)) for cut in cuts]

@@ -12,6 +12,7 @@ from wsolfast.engine.charts import Chart, Series, line_chart, thin_out
 from wsolfast.engine.gallery import ERRORS, collect_shots, draw_sheet, worst_shots
 from wsolfast.engine.run_folder import write_bytes, write_text
 from wsolfast.engine.run_records import RunRecord, read_runs
+from wsolfast.engine.training_charts import training_charts
 
 METRICS = {
     "top1_cls": ("Top-1 Cls", "images whose predicted class is right"),
@@ -190,26 +191,6 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
     return charts
 
 
-def _training_charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    charts = []
-    for run in runs:
-        stages = list(dict.fromkeys(row.get("stage", "") for row in run.history))
-        for stage in stages:
-            rows = [row for row in run.history if row.get("stage", "") == stage]
-            parts = ["loss", *sorted({key for row in rows for key in row if key.startswith("loss_")})]
-            series = []
-            for color, part in enumerate(parts):
-                kept = [(row.get("step", i), row[part]) for i, row in enumerate(rows) if row.get(part) is not None]
-                x, y = thin_out([step for step, _ in kept], [value for _, value in kept])
-                series.append(Series(part.removeprefix("loss_"), color, x, y))
-            ends = (
-                f"loss from {series[0].y[0]:.3g} to {series[0].y[-1]:.3g} over {rows[-1].get('step', len(rows))} steps"
-            )
-            title = f"{run.label}, {stage}" if len(stages) > 1 else run.label
-            charts.append(line_chart(title, series, x_label="step", y_label="loss", description=ends))
-    return charts
-
-
 def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
     """Per class: images, then per run the share of boxes with IoU >= 0.5 and of right classes."""
     runs = [run for run in runs if run.images]
@@ -318,7 +299,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
         shots=shots,
         worst=worst_shots(shots),
         threshold_charts=_threshold_charts(records, notes),
-        training_charts=_training_charts(records),
+        training_charts=[chart for run in records for row in training_charts(run) for chart in row],
         classes=_class_table(records),
         compared=[run for run in records if run.images],
         environment=_environment(records),

@@ -76,7 +76,11 @@ def _history(path: Path) -> list[dict]:
     return list(rows.values())
 
 
-def _read_run(path: Path) -> RunRecord:
+def _evaluated(path: Path) -> list[str]:
+    return sorted(file.parent.name for file in path.glob("eval/*/results.json"))
+
+
+def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     recipe_file = path / "recipe.toml"
     if not recipe_file.is_file():
         raise MissingError(f"{path} is no run folder: it has no recipe.toml; name a folder that a training run wrote")
@@ -85,14 +89,15 @@ def _read_run(path: Path) -> RunRecord:
         recipe = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RunError(f"{recipe_file} is not valid TOML ({error})") from error
-    evaluated = sorted(file.parent.name for file in path.glob("eval/*/results.json"))
-    folder = path / "eval" / ("test" if "test" in evaluated else next(iter(evaluated), "test"))
+    evaluated = _evaluated(path)
+    folder = path / "eval" / (evaluation or ("test" if "test" in evaluated else next(iter(evaluated), "test")))
     results = _json(folder / "results.json")
     method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
-    post = results.get("post", "none")
+    added = [results.get("variant", ""), results.get("post", "none").replace("none", "")]
+    label = " + ".join([method, *dict.fromkeys(filter(None, added))])
     return RunRecord(
         path=path,
-        label=str(method if post == "none" else f"{method} + {post}").replace("_", "-").upper(),
+        label=label.replace("_", "-").upper(),
         recipe=recipe,
         recipe_text=text,
         env=_json(path / "env.json"),
@@ -103,6 +108,16 @@ def _read_run(path: Path) -> RunRecord:
         curves=_json(folder / "curves.json"),
         table=_json(folder / "per_image.json"),
     )
+
+
+def read_evaluations(path: Path) -> list[RunRecord]:
+    """A record for everything that was measured of a run, its variants for instance.
+
+    Raises:
+        MissingError: if the folder holds no run.
+        RunError: if one of its files is damaged.
+    """
+    return [_read_run(path, evaluation) for evaluation in _evaluated(path) or (None,)]
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:

@@ -21,7 +21,10 @@ class Method(nn.Module):
     classifies: bool = True
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged)."""
+        """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).
+
+        A method that ranks classes adds ``accuracy``, see :func:`accuracy`.
+        """
         raise NotImplementedError
 
     def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
@@ -37,6 +40,14 @@ class Method(nn.Module):
     def classify(self, image: Tensor) -> Tensor:
         """Logits [N, K] alone, for 10-crop classification."""
         raise NotImplementedError
+
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """What the map of ``label`` was made of, for people to look at: maps [N, h, w] in [0, 1] by name.
+
+        Args:
+            image, label: as for :meth:`localize`.
+        """
+        return {}
 
     def param_groups(self) -> list[ParamGroup]:
         """Trainable parameters as ``{backbone,head}_{weight,bias}``; the recipe gives each a learning-rate factor."""
@@ -62,6 +73,11 @@ class Method(nn.Module):
         and mirrored with the image.
         """
         return resize_map
+
+
+def accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Share of the images whose most likely class is their label; without a gradient."""
+    return (logits.detach().argmax(1) == label).float().mean()
 
 
 def resize_map(exported: Tensor, size: tuple[int, int]) -> Tensor:

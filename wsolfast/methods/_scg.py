@@ -108,6 +108,12 @@ class Refined(Method):
         self._features = {}
         return replace(found, localization_map=maps)
 
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        before = self.method.localize(image, label, 0).localization_map[:, 0]
+        found = self.method.evidence(image, label) | {"map before SCG": before}
+        self._features = {}
+        return found
+
     def param_groups(self) -> list[ParamGroup]:
         return self.method.param_groups()
 

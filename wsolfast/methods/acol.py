@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.methods._base import Method
+from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.types import Batch, Clock, Localization
 
@@ -52,17 +52,32 @@ class ACoL(Method):
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         features = self._features(batch.image)
         hidden = self.head.hidden(features)
-        loss = functional.cross_entropy(self.head.pooled_logits(hidden), batch.label)
+        logits = self.head.pooled_logits(hidden)
+        loss = functional.cross_entropy(logits, batch.label)
         with torch.no_grad():
             cam = self.head.maps_of(hidden, batch.label[:, None])
         erased = erase(features, ops.min_max_normalize(cam), self.erase_threshold)
         loss_second = functional.cross_entropy(self.second_head.logits(erased), batch.label)
-        return {"loss": loss + loss_second, "loss_cls": loss, "loss_cls_second": loss_second}
+        return {
+            "loss": loss + loss_second,
+            "loss_cls": loss,
+            "loss_cls_second": loss_second,
+            "accuracy": accuracy(logits, batch.label),
+        }
 
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self._features(image))
 
     def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+        logits, classes, first, second = self._branches(image, label, topk)
+        return Localization(logits, classes, torch.maximum(first, second))
+
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        _, _, first, second = self._branches(image, label, 0)
+        return {"map A": first[:, 0], "map B": second[:, 0]}
+
+    def _branches(self, image: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A's logits, the classes, and the map in [0, 1] of each by either classifier."""
         features = self._features(image)
         logits, classes, cam = self.head.localize(features, label, topk)
         first = ops.min_max_normalize(cam)
@@ -72,7 +87,7 @@ class ACoL(Method):
         )
         second = self.second_head.maps_of(hidden, classes.T.reshape(-1, 1))
         second = ops.min_max_normalize(second.unflatten(0, classes.T.shape)[:, :, 0].transpose(0, 1).contiguous())
-        return Localization(logits, classes, torch.maximum(first, second))
+        return logits, classes, first, second
 
     def _features(self, image: Tensor) -> Tensor:
         return self.backbone(image)[self.backbone.stages[-1].name]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -58,7 +59,8 @@ class ADL(ClassActivation):
         drawn = torch.rand(len(self.layers), generator=clock.generator())
         for layer, hides in zip(self.layers, (drawn < self.drop_rate).tolist(), strict=True):
             layer.hides = hides
-        return {"loss": functional.cross_entropy(self.classify(batch.image), batch.label)}
+        logits = self.classify(batch.image)
+        return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 
 
 class AttentionDropout(nn.Module):

@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
+from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -14,7 +15,8 @@ class CAM(ClassActivation):
     """
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        return {"loss": functional.cross_entropy(self.classify(batch.image), batch.label)}
+        logits = self.classify(batch.image)
+        return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 
 
 STAGES = {"localizer": CAM}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast import ops
+from wsolfast.methods._base import accuracy
 from wsolfast.methods._combinational import CombinationalMethod, project
 from wsolfast.methods._context_pool import ContextPool
 from wsolfast.types import Batch, Clock, ParamGroup
@@ -107,12 +109,30 @@ class CICAM(CombinationalMethod):
             self._grow_pool(features, up, batch.label)
         loss_up = functional.cross_entropy(up, batch.label)
         loss_down = functional.cross_entropy(down, batch.label)
-        return {"loss": self.up_loss_weight * loss_up + loss_down, "loss_up": loss_up, "loss_down": loss_down}
+        counted = up if self.map_branch == "up" else down
+        return {
+            "loss": self.up_loss_weight * loss_up + loss_down,
+            "loss_up": loss_up,
+            "loss_down": loss_down,
+            "accuracy": accuracy(counted, batch.label),
+        }
 
     def classify(self, image: Tensor) -> Tensor:
         features = self._features(image)
         up = self.classifier(features.mean((2, 3)))
         return up if self.map_branch == "up" else self._down(features, up)
+
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """The context of the label, of the class that the up branch predicts, and the map without enhancement."""
+        features = self._features(image)
+        up = self.classifier(features.mean((2, 3)))
+        vectors = self.combination.class_vectors(self._down_classifier.weight, self._down(features, up), label[:, None])
+        found = {"map without context": project(vectors, features)[:, 0]}
+        if self.enhance is not None:
+            size = features.shape[2:]
+            found["context of the label"] = self.pool.lookup(label, size)
+            found["context used"] = self.pool.lookup(up.argmax(1), size)
+        return {name: ops.min_max_normalize(maps) for name, maps in found.items()}
 
     def param_groups(self) -> list[ParamGroup]:
         """As :meth:`Method.param_groups`; the enhancing convolution learns at the backbone's rate, as released."""

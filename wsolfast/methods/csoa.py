@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from wsolfast import ops
 from wsolfast.methods._balanced_batches import BalancedBatches
-from wsolfast.methods._base import Method
+from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._csoa_losses import REDUCTIONS, co_supervised_loss
@@ -118,7 +118,8 @@ class CSoA(Method):
         features = self.backbone(batch.image)
         of_label = batch.label[:, None]
         hidden = self.late_head.hidden(features[self.late])
-        losses = {"loss_cls": functional.cross_entropy(self.late_head.pooled_logits(hidden), batch.label)}
+        logits = self.late_head.pooled_logits(hidden)
+        losses = {"loss_cls": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
         # All that both losses read of the class maps is the label's.
         late = self.late_head.maps_of(hidden, of_label)[:, 0]
         total = losses["loss_cls"]
@@ -166,6 +167,15 @@ class CSoA(Method):
                 branch = functional.interpolate(branch, image.shape[-2:], mode="bilinear", align_corners=False)
             maps.append(branch)
         return Localization(logits, classes, combine_branches(maps, self.combine))
+
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Each branch's map, and where the late one is confident: 1 object, 0 background, 0.5 neither."""
+        maps = [head.maps_of(features, label[:, None])[:, 0] for head, features in self._hidden(image)]
+        late = maps[0]
+        above = (late > late.mean((1, 2), keepdim=True)).float()
+        confident = torch.where(ops.confidence_mask(late) > 0, above, 0.5)
+        named = zip(("late map", "early map"), maps, strict=False)
+        return {name: ops.min_max_normalize(one) for name, one in named} | {"confident": confident}
 
     def batch_sampler(self, labels: Tensor, batch_size: int, seed: int) -> BalancedBatches | None:
         if not self.classes_per_batch:

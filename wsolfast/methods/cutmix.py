@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -57,7 +58,8 @@ class CutMix(ClassActivation):
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         draw = random.Random(clock.generator().initial_seed())
         if draw.random() >= self.probability:
-            return {"loss": functional.cross_entropy(self.classify(batch.image), batch.label)}
+            logits = self.classify(batch.image)
+            return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
         share = draw.betavariate(self.beta, self.beta)
         height, width = batch.image.shape[-2:]
         box = rectangle(height, width, share, (draw.randrange(height), draw.randrange(width)))
@@ -66,7 +68,9 @@ class CutMix(ClassActivation):
         logits = self.classify(mixed)
         own = functional.cross_entropy(logits, batch.label)
         pasted = functional.cross_entropy(logits, batch.label[other])
-        return {"loss": share * own + (1 - share) * pasted}
+        # Of the label with the larger share of the image.
+        larger = batch.label if share >= 0.5 else batch.label[other]
+        return {"loss": share * own + (1 - share) * pasted, "accuracy": accuracy(logits, larger)}
 
 
 def rectangle(height: int, width: int, share: float, center: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -58,7 +59,7 @@ class HaS(ClassActivation):
         seen = visible(batch.image.shape, self.patch_sizes, self.drop_rate, clock.generator())
         features = self.backbone.extract(normalized * seen.to(normalized))
         logits = self.head.logits(features[self.backbone.stages[-1].name])
-        return {"loss": functional.cross_entropy(logits, batch.label)}
+        return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 
 
 def visible(shape: torch.Size, patch_sizes: Sequence[int], drop_rate: float, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.methods._base import Method
+from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._scg import SelfCorrelation
 from wsolfast.types import Batch, Clock, Localization
@@ -91,8 +91,9 @@ class SPA(Method):
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         class_maps = self.head.class_maps(self.backbone(batch.image)[self.backbone.stages[-1].name])
-        loss = loss_cls = functional.cross_entropy(self.head.pool(class_maps), batch.label)
-        losses = {"loss_cls": loss_cls}
+        logits = self.head.pool(class_maps)
+        loss = loss_cls = functional.cross_entropy(logits, batch.label)
+        losses = {"loss_cls": loss_cls, "accuracy": accuracy(logits, batch.label)}
         if self.ram and clock.epoch >= self.ram_start:
             losses["loss_ram"] = ops.restricted_activation_loss(class_maps, batch.label, **self.ram_options)
             loss = loss_cls + self.ram_alpha * losses["loss_ram"]
@@ -102,12 +103,21 @@ class SPA(Method):
         return self.head.logits(self.backbone(image)[self.backbone.stages[-1].name])
 
     def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
-        features = self.backbone(image)
-        logits, classes, cam = self.head.localize(features[self.backbone.stages[-1].name], label, topk)
-        cam = ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
+        features, logits, classes, cam = self._coarse(image, label, topk)
         if self.refine is not None:
             cam = self.refine(features, cam, image.shape[-2:])
         return Localization(logits, classes, cam)
+
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        return {"coarse map": self._coarse(image, label, 0)[3][:, 0]}
+
+    def _coarse(
+        self, image: Tensor, label: Tensor | None, topk: int
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Features, logits, classes and their maps before SCG."""
+        features = self.backbone(image)
+        logits, classes, cam = self.head.localize(features[self.backbone.stages[-1].name], label, topk)
+        return features, logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
 
 
 STAGES = {"localizer": SPA}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast.methods._across_ranks import of_every_process
+from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -71,12 +72,11 @@ class SPG(ClassActivation):
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         features = self.backbone(batch.image)
         hidden = self.head.hidden(features[self.late])
-        loss = loss_cls = functional.cross_entropy(self.head.pooled_logits(hidden), batch.label)
-        losses = {"loss_cls": loss_cls}
+        logits = self.head.pooled_logits(hidden)
+        loss = loss_cls = functional.cross_entropy(logits, batch.label)
+        losses = {"loss_cls": loss_cls, "accuracy": accuracy(logits, batch.label)}
         size = batch.image.shape[-2:]
-        b1 = _resize(self.guide_shared(self.guide_early(features[self.early])), size)
-        b2 = _resize(self.guide_shared(self.guide_late(features[self.late])), size)
-        c = _resize(self.guide_head(hidden), size)
+        b1, b2, c = (_resize(branch, size) for branch in self._branches(features, hidden))
         with torch.no_grad():
             attention = unit_range(_resize(self.head.maps_of(hidden, batch.label[:, None]), size))
             lessons = {
@@ -88,6 +88,17 @@ class SPG(ClassActivation):
             losses[name] = guided_loss(pupil, *seeds(teacher, *self.thresholds[thresholds], self.min_seeds))
             loss = loss + losses[name]
         return {"loss": loss} | losses
+
+    def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(image)
+        branches = self._branches(features, self.head.hidden(features[self.late]))
+        return {name: branch[:, 0].sigmoid() for name, branch in zip(("B1", "B2", "C"), branches, strict=True)}
+
+    def _branches(self, features: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [N, 1, h, w] of object that B1, B2 and C give."""
+        b1 = self.guide_shared(self.guide_early(features[self.early]))
+        b2 = self.guide_shared(self.guide_late(features[self.late]))
+        return b1, b2, self.guide_head(hidden)
 
 
 def unit_range(maps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.methods._base import Method
+from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._mff import MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
@@ -78,8 +78,9 @@ class SPOLCam(Method):
         features = self.backbone(batch.image)
         fused, deep = self.fusion(features)
         logits = self.head.logits(fused)
+        right = {"accuracy": accuracy(logits, batch.label)}
         if self.loss == "cls_only":
-            return {"loss": functional.cross_entropy(logits, batch.label)}
+            return {"loss": functional.cross_entropy(logits, batch.label)} | right
         if self.aux_source == "O5":
             deep = features[self.fusion.stages[-1]]
         elif self.aux_source == "U5":
@@ -91,7 +92,7 @@ class SPOLCam(Method):
         else:
             losses["loss_cls"] = functional.cross_entropy(logits, batch.label)
         total = sum(losses.values())
-        return {"loss": total / 2 if self.loss == "distill" else total} | losses
+        return {"loss": total / 2 if self.loss == "distill" else total} | losses | right
 
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self.fusion(self.backbone(image)).fused)

@@ -104,6 +104,17 @@ def predicted_boxes(
     return boxes
 
 
+def predicted_masks(
+    score_maps: Tensor | Sequence[Tensor], image_sizes: Tensor, protocol: Protocol, threshold: float
+) -> list[Tensor]:
+    """The pixels that :func:`predicted_boxes` draws its boxes around: bool [H, W] each, in the protocol's frame."""
+    masks: list[Tensor] = [torch.empty(0)] * len(score_maps)
+    for batch in frames(score_maps, image_sizes, None, protocol):
+        for k, one in enumerate(batch.maps):
+            masks[batch.index[k]] = protocol.rule.foreground(one, threshold)
+    return masks
+
+
 def error_kinds(
     score_maps: Tensor | Sequence[Tensor],
     image_sizes: Tensor,

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from wsolfast.reference import _box_codes as codes
+from wsolfast.reference.score_map_boxes import foreground_of_map
 
 _CHOICES = {
     "interpolation": codes.INTERPOLATIONS,
@@ -87,6 +90,18 @@ class BoxRule:
                 f'BoxRule: empty_box must be four integers 0 <= x0 <= x1, 0 <= y0 <= y1 or "image", '
                 f"got {self.empty_box!r}"
             )
+
+    def foreground(self, score_map: Tensor, threshold: float) -> Tensor:
+        """The pixels that :func:`wsolfast.ops.score_map_boxes` draws boxes around, on the CPU, for looking at.
+
+        Args:
+            score_map (Tensor[H, W]): in [0, 1], or uint8 levels; as ``normalize_score_map`` leaves it.
+            threshold: in [0, 1].
+
+        Returns:
+            Tensor[H, W]: bool.
+        """
+        return foreground_of_map(score_map.cpu(), threshold, codes.BoxCodes(*self.box_codes()))
 
     def map_codes(self) -> tuple[int, int, float, bool]:
         """Interpolation, normalization, eps, normalize_first as ``normalize_score_map``'s schema takes them."""

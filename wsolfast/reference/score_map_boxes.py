@@ -32,26 +32,38 @@ def boxes_of_map(values: Tensor, thresholds: list[float], rule: BoxCodes) -> lis
     """The boxes of one map [H, W] for each threshold; thresholds that cut alike share one list."""
     height, width = values.shape
     end = BOX_ENDS[rule.box_end]
-    if rule.quantize and values.dtype != torch.uint8:
-        values = (values.to(torch.float64) * 255).to(torch.uint8)
-    values = values.to(torch.float64)
-    maximum = values.max().item() if rule.relative else 255.0 if rule.quantize else 1.0
+    values, cuts = _levels_and_cuts(values, thresholds, rule)
     empty = tuple(rule.empty_box) or _whole(height, width, end)
     known: dict[float, list[Box]] = {}
     found = []
-    for threshold in thresholds:
-        cut = float(int(threshold * maximum)) if rule.quantize else threshold * maximum
+    for cut in cuts:
         if cut not in known:
-            mask = _foreground(values, cut, COMPARISONS[rule.comparison], rule.mean_cut)
+            mask = _foreground(values, cut, rule)
             boxes = _select(mask, SELECTIONS[rule.selection], rule.connectivity)
             known[cut] = [_with_end(box, height, width, end) for box in boxes] or [empty]
         found.append(known[cut])
     return found
 
 
-def _foreground(values: Tensor, cut: float, comparison: str, mean_cut: bool) -> Tensor:
-    mask = values > cut if comparison == ">" else values >= cut
-    if mean_cut:
+def foreground_of_map(values: Tensor, threshold: float, rule: BoxCodes) -> Tensor:
+    """The pixels of one map [H, W] that its boxes at ``threshold`` are drawn around: bool [H, W]."""
+    values, (cut,) = _levels_and_cuts(values, [threshold], rule)
+    return _foreground(values, cut, rule)
+
+
+def _levels_and_cuts(values: Tensor, thresholds: list[float], rule: BoxCodes) -> tuple[Tensor, list[float]]:
+    """What is compared: float64 values, quantised if the rule does so, and the cut of each threshold."""
+    if rule.quantize and values.dtype != torch.uint8:
+        values = (values.to(torch.float64) * 255).to(torch.uint8)
+    values = values.to(torch.float64)
+    maximum = values.max().item() if rule.relative else 255.0 if rule.quantize else 1.0
+    cuts = [threshold * maximum for threshold in thresholds]
+    return values, [float(int(cut)) for cut in cuts] if rule.quantize else cuts
+
+
+def _foreground(values: Tensor, cut: float, rule: BoxCodes) -> Tensor:
+    mask = values > cut if COMPARISONS[rule.comparison] == ">" else values >= cut
+    if rule.mean_cut:
         # One after the other in raster order: a plateau at the mean must fall on the same side everywhere.
         total = 0.0
         for value in values[mask].tolist():
