@@ -25,8 +25,11 @@ COLUMNS = {
     "p_iou": "pIoU",
     "p_iou_transferred": "pIoU, transferred",
     "peak_iou": "Peak-IoU",
+    "misclassified": "Misclassified",
     "part": "Part errors",
     "more": "More errors",
+    "multi_instance": "Multi-instance errors",
+    "other": "Other errors",
     "train_images_per_second": "training images/s",
     "eval_images_per_second": "evaluation images/s",
 }
@@ -34,7 +37,9 @@ _CENTRES = {"center_box": "centre box", "center_gaussian": "centre Gaussian"}
 _LEGEND = (
     "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the threshold "
     "that is best on the test split, as published ones are; *transferred* is the one chosen on train_fullsup. "
-    "Images a second are those of the stage that localises and of the network's pass over the test images."
+    "Misclassified and the kinds of error are shares of all images, of the Top-1 box at the transferred threshold "
+    "(at the best one without train_fullsup); the rest is correct. Images a second are those of the stage that "
+    "localises and of the network's pass over the test images."
 )
 
 
