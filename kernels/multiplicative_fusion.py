@@ -77,10 +77,10 @@ def _pointers(branch, walk, y, x):
 
 
 @triton.jit
-def _vector(vectors, walk, b: tl.constexpr, DTYPE: tl.constexpr):
-    """The walk's channels [BLOCK_C, 1] of branch ``b``, or None."""
+def _vector(vectors, walk, b: tl.constexpr, missing: tl.constexpr, DTYPE: tl.constexpr):
+    """The walk's channels [BLOCK_C, 1] of branch ``b``."""
     if vectors is None:
-        found = None
+        found = tl.full(walk.channels.shape, missing, DTYPE)
     else:
         of_image = vectors.data + b * vectors.stride_b + walk.image.to(tl.int64) * vectors.stride_n
         channels = (walk.first_channel + walk.channels).to(tl.int64)
@@ -89,16 +89,20 @@ def _vector(vectors, walk, b: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def _activation(scale, shift, walk, b: tl.constexpr, RELU: tl.constexpr, DTYPE: tl.constexpr):
+    """What becomes of the values of branch ``b``: (factor, summand, floor)."""
+    floor = tl.full((), 0.0 if RELU else float("-inf"), DTYPE)
+    return _vector(scale, walk, b, 1, DTYPE), _vector(shift, walk, b, 0, DTYPE), floor
+
+
+@triton.jit
 def _values(pointers, act, walk, DTYPE: tl.constexpr):
-    """What the pointers hold, activated: ``act`` is (scale, shift, whether to rectify), of which any may be None."""
+    """What the pointers hold, activated unless ``act`` is None."""
     values = tl.load(pointers, mask=walk.mask, other=0).to(DTYPE)
-    if act[0] is not None:
-        values *= act[0]
-    if act[1] is not None:
-        values += act[1]
-    if act[2] is not None:
-        # A NaN is not negative and stays.
-        values = tl.where(values < 0, 0.0, values)
+    if act is not None:
+        values = values * act[0] + act[1]
+        # A NaN is not below the floor and stays.
+        values = tl.where(values < act[2], act[2], values)
     return values
 
 
@@ -179,20 +183,22 @@ def _walk(height, width, channels, chunks, INDEX: tl.constexpr, BLOCK_C: tl.cons
 @triton.jit
 def _forward_kernel(
     out, first, second, third, fourth, scale, shift, height, width, channels, chunks,
-    RELU: tl.constexpr, MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr,
-    INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr,
+    ACTIVATED: tl.constexpr, RELU: tl.constexpr, MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr,
+    DTYPE: tl.constexpr, INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     walk, chunk = _walk(height, width, channels, chunks, INDEX, BLOCK_C, BLOCK_W)
     rows = tl.cdiv(height, chunks)
     begin = chunk * rows
-    act_first = _vector(scale, walk, 0, DTYPE), _vector(shift, walk, 0, DTYPE), RELU
-    act_second = _vector(scale, walk, 1, DTYPE), _vector(shift, walk, 1, DTYPE), RELU
+    act_first, act_second, act_third, act_fourth = None, None, None, None
+    if ACTIVATED:
+        act_first = _activation(scale, shift, walk, 0, RELU, DTYPE)
+        act_second = _activation(scale, shift, walk, 1, RELU, DTYPE)
+        act_third = _activation(scale, shift, walk, 2, RELU, DTYPE) if third is not None else None
+        act_fourth = _activation(scale, shift, walk, 3, RELU, DTYPE) if fourth is not None else None
     at_second = _start(second, act_second, walk, begin, ALIGNED, DTYPE)
     if third is not None:
-        act_third = _vector(scale, walk, 2, DTYPE), _vector(shift, walk, 2, DTYPE), RELU
         at_third = _start(third, act_third, walk, begin, ALIGNED, DTYPE)
     if fourth is not None:
-        act_fourth = _vector(scale, walk, 3, DTYPE), _vector(shift, walk, 3, DTYPE), RELU
         at_fourth = _start(fourth, act_fourth, walk, begin, ALIGNED, DTYPE)
     if MEAN:
         total = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
@@ -273,32 +279,31 @@ def _backward_kernel(
     INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     walk, y = _walk(height, width, channels, 1, INDEX, BLOCK_C, BLOCK_W)
-    raw = None, None, None
     zeros = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
-    at_second = _start(second, raw, walk, y, ALIGNED, DTYPE)
+    at_second = _start(second, None, walk, y, ALIGNED, DTYPE)
     to_second = (y, zeros, zeros)
     if third is not None:
-        at_third = _start(third, raw, walk, y, ALIGNED, DTYPE)
+        at_third = _start(third, None, walk, y, ALIGNED, DTYPE)
         to_third = (y, zeros, zeros)
     if fourth is not None:
-        at_fourth = _start(fourth, raw, walk, y, ALIGNED, DTYPE)
+        at_fourth = _start(fourth, None, walk, y, ALIGNED, DTYPE)
         to_fourth = (y, zeros, zeros)
     if MEAN:
         shared = tl.load(_pointers(grad, walk, 0, 0), mask=walk.has_channel, other=0).to(DTYPE)
         incoming = tl.where(walk.mask, shared / (height * width), 0.0)
     for y in range(height):
         if not MEAN:
-            incoming = _row(grad, raw, walk, y, DTYPE)
-        taken = _row(first, raw, walk, y, DTYPE)
-        at_second = _advance(at_second, second, raw, walk, y, ALIGNED, DTYPE)
+            incoming = _row(grad, None, walk, y, DTYPE)
+        taken = _row(first, None, walk, y, DTYPE)
+        at_second = _advance(at_second, second, None, walk, y, ALIGNED, DTYPE)
         resized_second = _resized(at_second, second, walk, y, ALIGNED, DTYPE)
         if third is not None:
-            at_third = _advance(at_third, third, raw, walk, y, ALIGNED, DTYPE)
+            at_third = _advance(at_third, third, None, walk, y, ALIGNED, DTYPE)
             resized_third = _resized(at_third, third, walk, y, ALIGNED, DTYPE)
         else:
             resized_third = None
         if fourth is not None:
-            at_fourth = _advance(at_fourth, fourth, raw, walk, y, ALIGNED, DTYPE)
+            at_fourth = _advance(at_fourth, fourth, None, walk, y, ALIGNED, DTYPE)
             resized_fourth = _resized(at_fourth, fourth, walk, y, ALIGNED, DTYPE)
         else:
             resized_fourth = None
@@ -343,10 +348,11 @@ def multiplicative_fusion(
     chunks = 1 if pooled else min(height, triton.cdiv(_ENOUGH_PROGRAMS, programs))
     maps = (out[:, :, None, None] if pooled else out, first, second, third, fourth)
     options = _options(maps, tile, align_corners, reduce, mode)
+    activated = relu or scale is not None or shift is not None
     with on_device_of(first):
         _forward_kernel[(programs * chunks,)](
             *(_described(branch, first) for branch in maps), _vectors(scale), _vectors(shift),
-            height, width, channels, chunks, RELU=relu or None, **tile, **options,
+            height, width, channels, chunks, ACTIVATED=activated, RELU=relu, **tile, **options,
         )  # fmt: skip
     return out
 
