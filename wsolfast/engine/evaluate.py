@@ -31,7 +31,7 @@ from wsolfast.engine.progress import Progress
 from wsolfast.engine.roles import Role, classifier_of, localizer_of
 from wsolfast.engine.run_folder import RunFolder, describe_environment, now, write_json
 from wsolfast.engine.score_maps import ScoreMaps, compute_score_maps, fingerprint
-from wsolfast.methods import Method
+from wsolfast.methods import Method, method_of
 from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, ErrorSplit, center_box, center_gaussian
 from wsolfast.metrics.box_accuracy import right_classes
 from wsolfast.metrics.functional import error_kinds, predicted_boxes
@@ -99,7 +99,7 @@ def evaluate(
         results |= {
             "split": split,
             "recipe": recipe.name,
-            "method": network.localizer.stage.method.partition(".")[0],
+            "method": method_of(network.localizer.stage.method),
             "localizer": network.localizer.stage.name,
             "classifier": network.classifier_name,
             "post": recipe.evaluate.post,

@@ -1,4 +1,7 @@
-"""The folder is the registry: ``methods/<name>.py`` is the method ``<name>``; ``STAGES`` maps its stages to Modules."""
+"""The folder is the registry: ``methods/<name>.py`` is the method ``<name>``; ``STAGES`` maps its stages to Modules.
+
+A method that lives elsewhere is named by its class, ``package.module:Class``.
+"""
 
 import difflib
 import importlib
@@ -7,7 +10,7 @@ import pkgutil
 from wsolfast.methods._base import Method
 from wsolfast.methods._scg import Refined, SelfCorrelation
 
-__all__ = ["Method", "Refined", "SelfCorrelation", "get_stage", "list_methods", "list_stages"]
+__all__ = ["Method", "Refined", "SelfCorrelation", "get_stage", "list_methods", "list_stages", "method_of"]
 
 
 def list_methods() -> list[str]:
@@ -25,11 +28,13 @@ def list_stages() -> list[str]:
 
 
 def get_stage(name: str) -> type[Method]:
-    """The Module class behind ``"spa"`` or ``"spol.seg"``.
+    """The Module class behind ``"spa"``, ``"spol.seg"`` or, of a module of one's own, ``"package.module:Class"``.
 
     Raises:
-        KeyError: if there is no such method or stage; the message names the nearest one.
+        KeyError: if there is no such method, stage or class; the message says what there is instead.
     """
+    if ":" in name:
+        return _class_elsewhere(name)
     method, _, stage = name.partition(".")
     if method not in list_methods():
         raise KeyError(_unknown(name, list_stages()))
@@ -39,6 +44,33 @@ def get_stage(name: str) -> type[Method]:
     if stage not in stages:
         raise KeyError(_unknown(name, list_stages()))
     return stages[stage]
+
+
+def method_of(name: str) -> str:
+    """What results call the method that a stage belongs to: ``spol`` of ``"spol.seg"``, the class of one's own."""
+    module, colon, cls = name.partition(":")
+    return cls if colon else module.partition(".")[0]
+
+
+def _class_elsewhere(name: str) -> type[Method]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module that is there and misses another one is not ours to explain.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise KeyError(
+            f"{name!r}: no module named {error.name!r}; install it, or call python -m wsolfast in the folder it is in"
+        ) from None
+    except ValueError:  # an empty name
+        raise KeyError(f"{name!r}: expected package.module:Class") from None
+    cls = getattr(module, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Method)]
+        listed = ", ".join(sorted(set(there) - {"Method"})) or "none"
+        raise KeyError(f"{name!r}: expected a subclass of wsolfast.methods.Method; {module_name} has {listed}")
+    return cls
 
 
 def _unknown(name: str, known: list[str]) -> str:

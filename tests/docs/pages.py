@@ -1,0 +1,13 @@
+"""The pages below docs/: their text, code blocks, tables and links."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page below docs/."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
