@@ -12,7 +12,7 @@ help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
 	@echo "make test    set up, then ruff, clang-format and all tests"
 	@echo "make lint    ruff and clang-format only"
-	@echo "make format  rewrite the sources in the house style"
+	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench; PART=... for some (no network needed)"
 	@echo "make clean   remove what was built (keeps runs/)"
 
@@ -31,6 +31,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files $(NATIVE) | xargs $(BIN)/clang-format -i
+	$(BIN)/python docs/generate.py
 
 # The machine's own Python, which has the torch of its GPU.
 gpu-check:

@@ -244,7 +244,11 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
 
 
 def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """:func:`load_recipe` on TOML text; ``name`` is used where the text has no ``name`` of its own."""
+    """:func:`load_recipe` on TOML text; ``name`` is used where the text has no ``name`` of its own.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`.
+    """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

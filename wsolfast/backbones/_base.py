@@ -108,7 +108,14 @@ class Backbone(nn.Module):
         return self.extract(self.normalize(image))
 
     def normalize(self, image: Tensor) -> Tensor:
-        """The image as the network's first layer reads it: zero mean, unit deviation per channel."""
+        """The image as the network's first layer reads it: zero mean, unit deviation per channel.
+
+        Args:
+            image (Tensor[N, 3, H, W]): as for :meth:`forward`.
+
+        Raises:
+            ValueError: if ``image`` has another shape or dtype.
+        """
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(f"backbone: expected images of shape [N, 3, H, W], got {list(image.shape)}")
         if image.dtype != torch.uint8 and not image.is_floating_point():
@@ -120,7 +127,7 @@ class Backbone(nn.Module):
         return (image - mean).div_(std).to(self.input_mean.dtype)
 
     def extract(self, normalized: Tensor) -> dict[str, Tensor]:
-        """Features of every stage of images that :meth:`normalize` has prepared."""
+        """Features of every stage of images [N, 3, H, W] that :meth:`normalize` has prepared."""
         features = {}
         for path, stage in self._steps:
             normalized = self.get_submodule(path)(normalized)

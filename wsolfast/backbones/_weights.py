@@ -98,7 +98,17 @@ def find_weights(weights: str) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, found where published ones nest them; never runs code from the file."""
+    """The tensors of a checkpoint, found where published ones nest them; never runs code from the file.
+
+    Args:
+        path: a ``.safetensors`` file or what ``torch.save`` wrote.
+
+    Returns:
+        ``{name: Tensor}``, on the CPU.
+
+    Raises:
+        WeightsError: if the file is missing, damaged, holds no tensors, or more than tensors and plain values.
+    """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; give the path of an existing file")
     try:

@@ -225,7 +225,16 @@ def _check_options(where: str, function, options: dict, given: tuple[str, ...]) 
 def build_optimizer(method: nn.Module, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
     """The optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
 
-    A factor of 0 freezes its group: no gradient is computed for it. ``fused`` moves all parameters in one kernel.
+    A factor of 0 freezes its group: no gradient is computed for it.
+
+    Args:
+        method: has ``param_groups``.
+        spec: ``[stage.optim]``.
+        where: what an error calls the table.
+        fused: move all parameters in one kernel.
+
+    Raises:
+        RecipeError: if a factor names no group, or every group is frozen.
     """
     groups = method.param_groups()
     names = [group.name for group in groups]

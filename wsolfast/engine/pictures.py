@@ -89,7 +89,16 @@ def colorize(score_map) -> Image.Image:
 
 
 def overlay(image: Image.Image, score_map, alpha: float = 0.55) -> Image.Image:
-    """``image`` under its score map, resampled to the image's size; ``alpha`` is the share of the map's colours."""
+    """``image`` under its score map, resampled to the image's size.
+
+    Args:
+        image: of any mode.
+        score_map (Array[h, w]): or a CPU tensor; in [0, 1], clipped, NaN is 0.
+        alpha: share of the map's colours, in [0, 1].
+
+    Raises:
+        ValueError: if ``alpha`` or the shape of the map is wrong.
+    """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is a share in [0, 1], got {alpha}")
     colors = colorize(resize_map(score_map, image.size)).convert("RGB")
@@ -173,6 +182,9 @@ def contact_sheet(
         columns: the column titles.
         captions: one line of text under each picture, in the grid's shape.
         legend: (colour, meaning) pairs, printed below the grid.
+
+    Raises:
+        ValueError: if rows, columns and captions do not fit together.
     """
     if any(len(row) != len(columns) for row in rows) or [len(c) for c in captions] != [len(r) for r in rows]:
         raise ValueError(f"a contact sheet needs {len(columns)} pictures and captions in every row, one per column")

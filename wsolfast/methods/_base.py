@@ -59,7 +59,13 @@ class Method(nn.Module):
         return [ParamGroup(name, tuple(params)) for name, params in groups.items()]
 
     def batch_sampler(self, labels: Tensor, batch_size: int, seed: int):
-        """A batch sampler the method insists on, or None for shuffled batches."""
+        """A batch sampler the method insists on, or None for shuffled batches.
+
+        Args:
+            labels (Tensor[n]): int64, of every training image.
+            batch_size: images per batch.
+            seed: another one for every epoch.
+        """
         return None
 
     def export(self, batch: Batch) -> dict[str, Tensor]:

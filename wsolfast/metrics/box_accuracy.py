@@ -89,7 +89,15 @@ class BoxAccuracy(Accumulator):
         label: Tensor | None = None,
         topk_classes: Tensor | None = None,
     ) -> None:
-        """Add images whose one box (Tensor[N, 4], half-open, original pixels) is given: the same at every threshold."""
+        """Add images whose one box is given: the same at every threshold.
+
+        Args:
+            boxes (Tensor[N, 4]): xyxy, half-open, original pixels.
+            gt_boxes, label, topk_classes: as for :meth:`count`.
+
+        Raises:
+            ValueError: if shapes do not fit or an image has no true box.
+        """
         protocol = self.protocol
         if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(gt_boxes):
             raise ValueError(f"BoxAccuracy: expected boxes [{len(gt_boxes)}, 4], got {list(boxes.shape)}")

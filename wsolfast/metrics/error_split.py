@@ -43,7 +43,14 @@ class ErrorSplit(Accumulator):
         label: Tensor,
         topk_classes: Tensor,
     ) -> dict[str, Tensor]:
-        """Counters of a batch; the arguments are those of :meth:`BoxAccuracy.count`."""
+        """Counters of a batch.
+
+        Args:
+            score_maps, image_sizes, gt_boxes, label, topk_classes: as for :meth:`BoxAccuracy.count`.
+
+        Raises:
+            ValueError: if shapes do not fit or an image has no true box.
+        """
         first, _ = right_classes(label, topk_classes, len(score_maps))
         kinds = functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol)
         one_hot = torch.nn.functional.one_hot(kinds, len(ERROR_KINDS))

@@ -1,0 +1,349 @@
+"""What the documents say of the code, written from the code: the tables between marks, and the pages of ``docs/api``.
+
+``python docs/generate.py`` writes them; ``tests/docs/test_generated.py`` fails when one of them is out of date.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from wsolfast.methods import get_stage
+from wsolfast.metrics import PROTOCOLS
+from wsolfast.metrics.protocols import Protocol
+from wsolfast.recipe import list_recipes, recipe_path
+
+DOCS = Path(__file__).parent
+_MARK = re.compile(r"(<!-- generated: (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):$", re.MULTILINE)
+
+# Page -> modules whose ``__all__`` it shows, or the names of a module that has none.
+_API = {
+    "ops": ["wsolfast.ops"],
+    "metrics": [
+        "wsolfast.metrics",
+        ("wsolfast.metrics.functional", "box_hits best_overlaps predicted_boxes error_kinds given_box_hits px_ap"),
+    ],
+    "data": ["wsolfast.data"],
+    "backbones": ["wsolfast.backbones"],
+    "methods": ["wsolfast.methods", ("wsolfast.types", "Batch Clock Localization ParamGroup")],
+    "engine": [
+        ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
+        ("wsolfast.engine.run_folder", "RunFolder"),
+        ("wsolfast.engine.train", "train"),
+        ("wsolfast.engine.evaluate", "evaluate"),
+        ("wsolfast.engine.evaluate_maps", "evaluate_maps"),
+        ("wsolfast.engine.localize", "localize"),
+        ("wsolfast.engine.report", "write_report"),
+        ("wsolfast.engine.reproduce", "plan reproduce summarize to_markdown"),
+        ("wsolfast.engine.demo", "demo"),
+        ("wsolfast.engine.build", "build_method build_optimizer rate_at choose_device"),
+        ("wsolfast.engine.pictures", "colorize overlay draw_boxes contact_sheet"),
+        ("wsolfast.engine.errors", "RunError UsageError MissingError BackendError CheckError Interrupted"),
+    ],
+}
+
+
+def outdated() -> dict[Path, str]:
+    """The files that the code no longer agrees with, and what should stand in them."""
+    wanted = {DOCS / "api" / f"{name}.md": _api_page(name, parts) for name, parts in _API.items()}
+    for page in sorted(set(DOCS.rglob("*.md")) - set(wanted)):
+        wanted[page] = _MARK.sub(_fill, page.read_text(encoding="utf-8"))
+    return {page: text for page, text in wanted.items() if not page.is_file() or page.read_text("utf-8") != text}
+
+
+def public(page: str) -> Iterator[tuple[str, object]]:
+    """Full name and object of everything that a page of the API shows, without plain values."""
+    for part in _API[page]:
+        module_name, names = part if isinstance(part, tuple) else (part, None)
+        module = importlib.import_module(module_name)
+        for name in names.split() if names else module.__all__:
+            if inspect.isclass(getattr(module, name)) or inspect.isfunction(getattr(module, name)):
+                yield f"{module_name}.{name}", getattr(module, name)
+
+
+def sections(docstring: str) -> dict[str, str]:
+    """A docstring's text (under ``""``) and its sections, unindented."""
+    parts = _SECTION.split(docstring)
+    found = {"": parts[0].strip()}
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        inside, _, after = re.sub(r"\n(?=\S)", "\0", body, count=1).partition("\0")
+        found[title] = inspect.cleandoc(f"\n{inside}")
+        found[""] += f"\n\n{after.strip()}" if after.strip() else ""
+    return found
+
+
+def entries(section: str) -> dict[str, tuple[str, str]]:
+    """Name -> (type, meaning) of the entries of a section; ``a, b: text`` gives both the text."""
+    found = {}
+    for entry in re.split(r"\n(?=\S)", section):
+        match = re.match(r"([\w*, \n]+?)(?: \((.+?)\))?:\s+(.*)", entry, re.DOTALL)
+        if match:
+            kind, text = match[2] or "", " ".join(match[3].split())
+            found |= {name.strip("* "): (kind, text) for name in match[1].replace("\n", " ").split(",")}
+    return found
+
+
+def _fill(match: re.Match) -> str:
+    table = _TABLES[match[2]](*(match[3] or "").split())
+    return f"{match[1]}{table}\n{match[4]}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def _options(name: str) -> str:
+    """The options of a stage's constructor: name, default and what its docstring, or that of its parent, says."""
+    cls = get_stage(name)
+    rows = []
+    for option in inspect.signature(cls).parameters.values():
+        if option.name not in ("backbone", "num_classes"):
+            rows.append([f"`{option.name}`", f"`{_default(option.default)}`", markdown(_meaning(cls, option.name))])
+    return _table(["option", "default", "meaning"], rows)
+
+
+def _meaning(cls: type, option: str) -> str:
+    text = entries(sections(inspect.getdoc(cls)).get("Args", "")).get(option, ("", ""))[1]
+    elsewhere = re.match(r"as :class:`~(.+)\.(\w+)`", text)
+    if elsewhere or not text:
+        parent = getattr(importlib.import_module(elsewhere[1]), elsewhere[2]) if elsewhere else cls.__mro__[1]
+        return _meaning(parent, option)
+    return text
+
+
+def _default(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_default, value))}]"
+    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _recipes(*prefixes: str) -> str:
+    """The recipes with a stage of these methods, by folder."""
+    folders: dict[str, list[str]] = {}
+    for name in list_recipes():
+        stages = tomllib.loads(recipe_path(name).read_text(encoding="utf-8"))["stage"]
+        if {stage["method"].partition(".")[0] for stage in stages} & set(prefixes):
+            folders.setdefault(name.rpartition("/")[0], []).append(f"`{name}`")
+    rows = [[_FOLDERS[folder], ", ".join(names)] for folder, names in folders.items()]
+    return _table(["for", "recipes"], sorted(rows, key=lambda row: list(_FOLDERS.values()).index(row[0])))
+
+
+_FOLDERS = {
+    "": "the papers' tables",
+    "ablation": "rows of their ablations",
+    "wsolevaluation": "the benchmark of Choe et al.",
+    "cub50": "50 CUB classes on a CPU",
+    "ilsvrc400": "400 ImageNet images, networks as they are",
+    "demo": "the demo",
+    "demo_baselines": "the demo, `--baselines`",
+}
+
+
+def _protocols() -> str:
+    rows = [
+        [f"`{one.name}`", _frame(one), _map(one), _cut(one), _box(one), _overlap(one), _grid(one.thresholds)]
+        for one in PROTOCOLS.values()
+    ]
+    header = ["protocol", "compared in", "map", "foreground", "box", "right when", "thresholds"]
+    return _table(header, rows)
+
+
+def _traps() -> str:
+    return "\n".join(f"* **`{one.name}`**: {markdown(one.source)}" for one in PROTOCOLS.values())
+
+
+def _frame(one: Protocol) -> str:
+    side = one.input_size
+    return {
+        "input": f"the input, {side}×{side}",
+        "image": "the original image",
+        "scaled": f"cut at {f'{side}×{side}' if side else 'the size of the map'}, scaled to the image"
+        + {"exact": "", "truncate": " and truncated", "round": " and rounded"}[one.box_scaling],
+        "crop": f"the central {side} of {one.resize}×{one.resize}",
+    }[one.frame]
+
+
+def _map(one: Protocol) -> str:
+    rule = one.rule
+    resize = {"cubic": "bicubic", "linear": "bilinear", "linear_corners": "bilinear, corners aligned", "none": ""}
+    scale = {"minmax": "min-max", "minmax_eps": f"min-max + {rule.eps:g}", "max": "by its maximum", "min": "minus min"}
+    scale["none"] = "as it is"
+    parts = [resize[rule.interpolation], scale[rule.normalization]]
+    parts = parts[::-1] if rule.normalize_first else parts
+    return ", ".join(filter(None, [*parts, "8 bits" if rule.quantize else ""]))
+
+
+def _cut(one: Protocol) -> str:
+    rule = one.rule
+    level = "t · max" if rule.relative else "t"
+    return f"{rule.comparison} {level}" + (", then > mean" if rule.mean_cut else "")
+
+
+def _box(one: Protocol) -> str:
+    rule = one.rule
+    which = {
+        "contour_area": "largest contour",
+        "box_area": "largest box",
+        "pixel_area": "most pixels",
+        "union": "around everything",
+        "all": "every contour",
+    }[rule.selection]
+    if rule.selection in ("box_area", "pixel_area"):
+        which += f", {rule.connectivity}-connected"
+    end = {"clipped": "one past the last pixel, clipped", "exclusive": "one past the last", "inclusive": "last pixel"}
+    return f"{which}; ends at: {end[rule.box_end]}"
+
+
+def _overlap(one: Protocol) -> str:
+    rule = one.rule
+    whom = "" if rule.gt == "any" else " with the first true box"
+    return f"IoU {rule.hit} 0.5{whom}" + (", +1 pixel" if rule.iou_plus_one else "")
+
+
+def _grid(thresholds: tuple[float, ...]) -> str:
+    if len(thresholds) <= 3:
+        return ", ".join(f"{t:g}" for t in thresholds)
+    return f"{thresholds[0]:g} to {thresholds[-1]:.3g}, {len(thresholds)}"
+
+
+_TABLES: dict[str, Callable[..., str]] = {
+    "options": _options,
+    "recipes": _recipes,
+    "protocols": _protocols,
+    "traps": _traps,
+}
+
+
+def markdown(text: str) -> str:
+    """A docstring's markup as Markdown with formulas between dollars."""
+    text = re.sub(r"\.\. math::[ ]*((?:\n?[ ]*[^\n]+)(?:\n[ ]+[^\n]+)*)", _display, text)
+    text = re.sub(r":math:`([^`]+)`", lambda match: f"${_formula(match[1])}$", text)
+    text = re.sub(r":\w+:`~([^`]+)`", lambda match: f"`{match[1].rpartition('.')[2]}`", text)
+    return re.sub(r":\w+:`([^`]+)`", r"`\1`", text).replace("``", "`")
+
+
+def _display(match: re.Match) -> str:
+    return f"$$\n{_formula(inspect.cleandoc(match[1]).strip())}\n$$"
+
+
+def _formula(text: str) -> str:
+    """TeX without the backslashes before punctuation that Markdown takes for its own."""
+    for short, long in ((r"\,", r"\thinspace "), (r"\|", r"\Vert "), (r"\{", r"\lbrace "), (r"\}", r"\rbrace ")):
+        text = text.replace(short, long)
+    return text
+
+
+def _api_page(name: str, parts: list) -> str:
+    modules = [part[0] if isinstance(part, tuple) else part for part in parts]
+    about = markdown(inspect.getdoc(importlib.import_module(modules[0])))
+    shown = list(public(name))
+    index = " · ".join(f"[{full.rpartition('.')[2]}](#{full.rpartition('.')[2].lower()})" for full, _ in shown)
+    others = " · ".join(f"**{other}**" if other == name else f"[{other}]({other}.md)" for other in _API)
+    head = f"# `{modules[0] if len(modules) < 3 else f'wsolfast.{name}'}`\n\n{others}\n\n{about}\n\n{index}\n"
+    note = "<!-- Written by docs/generate.py from the docstrings; do not edit. -->\n"
+    return note + head + "".join(_entry(full, thing) for full, thing in shown)
+
+
+def _entry(full: str, thing: object) -> str:
+    module, _, name = full.rpartition(".")
+    text = f"\n## {name}\n\n```python\nfrom {module} import {name}\n\n{_signature(name, thing)}\n```\n\n"
+    text += _body(thing)
+    if inspect.isclass(thing):
+        for key, method in _methods(thing):
+            text += f"\n### {name}.{key}\n\n```python\n{_signature(key, method)}\n```\n\n{_body(method)}"
+    return text
+
+
+def _methods(cls: type) -> Iterator[tuple[str, Callable]]:
+    """Public methods that this package defines, those of parents included."""
+    for key in dict.fromkeys(key for parent in cls.__mro__ for key in vars(parent)):
+        method = inspect.getattr_static(cls, key)
+        method = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
+        ours = inspect.isfunction(method) and method.__module__.startswith("wsolfast")
+        if ours and not key.startswith("_") and inspect.getdoc(method):
+            yield key, method
+
+
+def _body(thing: object) -> str:
+    found = sections(inspect.getdoc(thing) or "")
+    text = f"{markdown(found[''])}\n"
+    for title in ("Args", "Attributes"):
+        listed = entries(found.get(title, ""))
+        if listed:
+            text += f"\n{title}:\n\n" + "".join(
+                f"* `{name}`{f' ({markdown(kind)})' if kind else ''}: {markdown(meaning)}\n"
+                for name, (kind, meaning) in listed.items()
+            )
+    fields = {} if "Attributes" in found or "Args" in found else _commented(thing)
+    if fields:
+        text += "\nFields:\n\n" + "".join(f"* `{name}`: {meaning}\n" for name, meaning in fields.items())
+    if found.get("Returns"):
+        text += f"\nReturns:\n\n{markdown(found['Returns'])}\n"
+    if found.get("Raises"):
+        causes = re.split(r"\n(?=\S)", found["Raises"])
+        text += "\nRaises:\n\n" + "".join(f"* {markdown(' '.join(cause.split()))}\n" for cause in causes)
+    return text
+
+
+def _commented(thing: object) -> dict[str, str]:
+    """What the comments behind a dataclass's fields say."""
+    if not dataclasses.is_dataclass(thing):
+        return {}
+    lines = re.findall(r"^    (\w+): [^#\n]+?  # (.+)$", inspect.getsource(thing), re.MULTILINE)
+    return {name: comment for name, comment in lines if not name.startswith("_")}
+
+
+def _signature(name: str, thing: object) -> str:
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return f"class {name}({thing.__mro__[1].__name__})"
+    signature = inspect.signature(thing)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    words = [_parameter(parameter) for parameter in kept]
+    keywords = [i for i, parameter in enumerate(kept) if parameter.kind is parameter.KEYWORD_ONLY]
+    if keywords and not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in kept):
+        words.insert(keywords[0], "*")
+    result = signature.return_annotation
+    returns = "" if result is signature.empty or inspect.isclass(thing) else f" -> {_type(result)}"
+    line = f"{name}({', '.join(words)}){returns}"
+    if len(line) <= 100:
+        return line
+    return f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){returns}"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    text = stars + parameter.name
+    if parameter.annotation is not parameter.empty:
+        text += f": {_type(parameter.annotation)}"
+    if parameter.default is not parameter.empty:
+        equals = " = " if ":" in text else "="
+        text += equals + ("..." if callable(parameter.default) else repr(parameter.default).replace("'", '"'))
+    return text
+
+
+def _type(hint: object) -> str:
+    """A type as the source writes it, without modules, whatever version of Python runs."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(map(_type, typing.get_args(hint)))
+    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    text = re.sub(r"\b(?:[a-z_]\w*\.)+(\w+)", r"\1", text)
+    return "None" if text == "NoneType" else text.replace("'", '"')
+
+
+def main() -> None:
+    for page, text in outdated().items():
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
