@@ -150,6 +150,13 @@ class TestCombination:
 
 
 class TestMethod:
+    def test_the_early_head_may_be_deeper_than_the_late_one(self, batch):
+        net = build(early_head="conv3", hidden_channels=8)
+        assert (len(net.late_head.hidden), net.early_head.classifier.in_channels) == (0, 8)
+        assert net.localize(batch.image, batch.label, 0).localization_map.shape[:2] == (6, 1)
+        with pytest.raises(ValueError, match="csoa: early_head: expected one of conv3, linear"):
+            build(early_head="deep")
+
     def test_losses_read_the_full_maps(self, batch):
         net = build(conf_schedule="constant", conf_weight=0.7, co_weight=0.3, conf_reduction="sum").train()
         losses = net.training_step(batch, Clock(0, 1, 0, 1))

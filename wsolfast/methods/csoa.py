@@ -25,6 +25,7 @@ EPS = 1e-6
 
 _CHOICES = {
     "head": ("conv3", "linear"),
+    "early_head": ("conv3", "linear"),
     "conf_schedule": ("linear", "linear_step", "exp", "constant"),
     "conf_reduction": REDUCTIONS,
     "co_reduction": REDUCTIONS,
@@ -43,6 +44,8 @@ class CSoA(Method):
         num_classes: K.
         head: ``"conv3"`` (the paper's) or ``"linear"``, see :class:`CamHead`.
         hidden_channels: width of the ``"conv3"`` heads.
+        early_head: kind of the early head alone; ``head`` if None. Features that were trained to be classified many
+            layers later need convolutions to be classified.
         late: stage of the classifier that predicts, the last one if None.
         early: stage of the one it teaches, with the same resolution; the last but one if None.
         conf_seg: train the early classifier, and with ConfSeg (Eqs 2-6); otherwise there is none.
@@ -73,6 +76,7 @@ class CSoA(Method):
         *,
         head: str = "conv3",
         hidden_channels: int = 1024,
+        early_head: str | None = None,
         late: str | None = None,
         early: str | None = None,
         conf_seg: bool = True,
@@ -94,6 +98,7 @@ class CSoA(Method):
         scores: str = "late",
     ):
         super().__init__()
+        early_head = early_head or head
         given = locals()
         for name, choices in _CHOICES.items():
             if given[name] not in choices:
@@ -105,7 +110,7 @@ class CSoA(Method):
         self.late, self.early = late or names[-1], early or names[-2]
         self._check_stages(conf_seg)
         self.late_head = CamHead(backbone, num_classes, head, hidden_channels, self.late)
-        self.early_head = CamHead(backbone, num_classes, head, hidden_channels, self.early) if conf_seg else None
+        self.early_head = CamHead(backbone, num_classes, early_head, hidden_channels, self.early) if conf_seg else None
         self.conf_weight, self.conf_schedule = conf_weight, conf_schedule
         self.conf_options = {"reduction": conf_reduction, "detach_teacher": detach_teacher}
         self.embedding = MaskedEmbedding(embedding, embedding_weights) if co_aug else None
