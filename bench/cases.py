@@ -316,8 +316,7 @@ _CPU = [
     *(fusion_case(images, 28, "map", folded=True) for images in (1, 8)),
     head_case(8, 200, 28),
     head_case(8, 1000, 28),
-    labels_case(4, "paper"),
-    labels_case(4, "released"),
+    *(labels_case(4, prior) for prior in GAUSSIAN_PRIORS),
 ]
 
 _BATCHES = (1, 32, 128)
@@ -407,7 +406,7 @@ _CUDA = [
         for classes in (200, 1000)
         for dtype in (torch.bfloat16, torch.float32)
     ),
-    *(labels_case(images, "paper") for images in (1, 32)),
+    *(labels_case(images, prior) for images in (*_BATCHES, 1024) for prior in GAUSSIAN_PRIORS),
     *(
         boxes_case(op, images, 255, {"ms": images * _BOXES_MS, **_BOXES} if images > 1 else {})
         for op in ("score_map_boxes", "box_sweep_hits")

@@ -8,15 +8,16 @@ Results are compared with the CPU kernels'. Exit code 5 when one differs, 4 with
 
 import argparse
 import sys
+from dataclasses import replace
 
 import torch
 
 from wsolfast import ops
-from wsolfast.ops import BoxRule
+from wsolfast.ops import GAUSSIAN_PRIORS, BoxRule
 from wsolfast.testing import OP_CASES, OpCase
 from wsolfast.testing.cases import _score_maps
 
-# Its runs do not fit shared memory, so cuts go through global memory.
+# Its runs do not fit shared memory, so cuts and contours go through global memory.
 NOISE = torch.rand((2, 96, 96), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -32,11 +33,16 @@ def private_cases() -> dict[str, list[OpCase]]:
     def noise(device, dtype):
         return NOISE.to(device, dtype)
 
+    def noisy_labels(device, dtype):
+        prior = replace(GAUSSIAN_PRIORS["released"], min_area=0.0)
+        return noise(device, dtype), *NOISE.shape[1:], *prior.codes()
+
     multi = BoxRule(selection="all")
     listed = [call(name, maps, multi) for name, maps in _score_maps.MAPS.items()]
     return {
         "_score_map_boxes_all": [*listed, call("global_memory", noise, multi)],
         "score_map_boxes": [call("global_memory", noise, BoxRule())],
+        "gaussian_prior_labels": [OpCase("global_memory", noisy_labels, differentiable=False)],
     }
 
 

@@ -9,18 +9,16 @@ namespace wsolfast::boxes {
 
 enum class ContourKind { kOuter, kHole };
 
-// `first` is a position of `level > cut`, 8-connected: of an outer contour the first in raster order of the component,
-// of a hole's the one west of the first of the hole.
-template <typename Level>
-int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first, ContourKind kind = ContourKind::kOuter) {
+// `set(position)` says whether a pixel is foreground, 8-connected; rows lie `stride` apart, and around the map nothing
+// is set. `first` is a foreground position: of an outer contour the first in raster order of the component, of a hole's
+// the one west of the first of the hole.
+template <typename Set>
+constexpr int64_t trace_doubled_area(const Set& set, int stride, int first, ContourKind kind) {
   // Counter-clockwise from east; rows count downwards.
-  static constexpr int kDx[8] = {1, 1, 0, -1, -1, -1, 0, 1};
-  static constexpr int kDy[8] = {0, -1, -1, -1, 0, 1, 1, 1};
-  const int stride = plane.grid.stride();
-  int step[8];
+  constexpr int kDx[8] = {1, 1, 0, -1, -1, -1, 0, 1};
+  constexpr int kDy[8] = {0, -1, -1, -1, 0, 1, 1, 1};
+  int step[8] = {};
   for (int d = 0; d < 8; ++d) step[d] = kDy[d] * stride + kDx[d];
-  const Level* levels = plane.data();
-  const auto set = [&](int position) { return levels[position] > cut; };
 
   // Clockwise from the background beside the first pixel, west of it or, for a hole, east: the contour's last pixel.
   const int background = kind == ContourKind::kOuter ? 4 : 0;
@@ -45,6 +43,13 @@ int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first, Cont
     back = (direction + 4) % 8;
   }
   return doubled < 0 ? -doubled : doubled;
+}
+
+// The same of `level > cut`.
+template <typename Level>
+int64_t doubled_contour_area(const Plane<Level>& plane, int cut, int first, ContourKind kind = ContourKind::kOuter) {
+  const Level* levels = plane.data();
+  return trace_doubled_area([=](int position) { return levels[position] > cut; }, plane.grid.stride(), first, kind);
 }
 
 }  // namespace wsolfast::boxes

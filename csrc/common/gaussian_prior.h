@@ -51,6 +51,12 @@ WSOLFAST_EVERYWHERE inline Moments of_row(const double sums[3], int y, int heigh
   return {sums[0], sums[1], sums[0] * dy, sums[2], sums[1] * dy, sums[0] * dy * dy};
 }
 
+// The moments of one pixel.
+WSOLFAST_EVERYWHERE inline Moments of_pixel(double weight, int y, int x, int height, int width) {
+  const double dx = x - (width - 1) / 2.0, dy = y - (height - 1) / 2.0;
+  return {weight, weight * dx, weight * dy, weight * dx * dx, weight * dx * dy, weight * dy * dy};
+}
+
 // The moments of a row of the map before the resize, whose sums are weighted along x already.
 WSOLFAST_EVERYWHERE inline Moments of_source_row(const double sums[3], const double* weights) {
   return {weights[0] * sums[0], weights[0] * sums[1], weights[1] * sums[0],
@@ -143,6 +149,17 @@ class Ellipse {
 // The pixels among which q is least: the mean lies within the grid, so a pixel within half a step of it bounds q.
 WSOLFAST_EVERYWHERE inline Ellipse around_mean(const Gaussian& g, int height, int width) {
   return {g, g.form_at(std::round(g.x), std::round(g.y)), true, height, width};
+}
+
+// The least q of a pixel, over every `step`th of the rows that come into question.
+WSOLFAST_EVERYWHERE inline double least_form(const Gaussian& g, int height, int width, int first, int step) {
+  const Ellipse around = around_mean(g, height, width);
+  double least = g.form_at(std::round(g.x), std::round(g.y));
+  for (int y = around.begin() + first; y < around.end(); y += step) {
+    const Span span = around.row(y);
+    for (int x = span.x0; x <= span.x1; ++x) least = std::min(least, g.form_at(x, y));
+  }
+  return least;
 }
 
 }  // namespace wsolfast::gaussian_prior

@@ -1,5 +1,3 @@
-#include "common/gaussian_prior_labels.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -13,6 +11,7 @@
 #include "boxes/runs.h"
 #include "boxes/simd.h"
 #include "boxes/trace.h"
+#include "common/gaussian_prior.h"
 #include "cpu/score_maps.h"
 
 namespace {
@@ -188,22 +187,10 @@ class Labeller {
     return whole;
   }
 
-  Moments of_pixel(int y, int x) const {
-    const double weight = resizer_.blended_row(y).at(x);
-    const double dx = x - (grid_.width - 1) / 2.0, dy = y - (grid_.height - 1) / 2.0;
-    return {weight, weight * dx, weight * dy, weight * dx * dx, weight * dx * dy, weight * dy * dy};
-  }
-
   void keep(const Moments& moments, const Rule& rule) {
     if (!(moments.weight > kLeastWeight)) return;
     Gaussian g = fit(moments, rule.covariance_scale, grid_.height, grid_.width);
-    if (rule.grid_max) {
-      double least = g.form_at(std::round(g.x), std::round(g.y));
-      visit(around_mean(g, grid_.height, grid_.width), [&](int y, int x0, int x1) {
-        for (int x = x0; x <= x1; ++x) least = std::min(least, g.form_at(x, y));
-      });
-      g.least = least;
-    }
+    if (rule.grid_max) g.least = least_form(g, grid_.height, grid_.width, 0, 1);
     gaussians_.push_back(g);
   }
 
@@ -292,7 +279,7 @@ class Labeller {
           for (int k = 0; k < 4; ++k) {
             const bool is_around = beside[k] != 0 && parent_of_hole_[beside[k]] == component;
             if (!is_around || std::find(beside, beside + k, beside[k]) != beside + k) continue;
-            around_hole_[beside[k]] += of_pixel(y, x);
+            around_hole_[beside[k]] += of_pixel(resizer_.blended_row(y).at(x), y, x, grid_.height, grid_.width);
           }
         }
       }
@@ -315,25 +302,20 @@ class Labeller {
   std::vector<int32_t> hole_at_, parent_of_hole_;
 };
 
+// [N, h, w] -> uint8 [N, height, width]
 Tensor gaussian_prior_labels_cpu(Tensor cam, int64_t height, int64_t width, double weight_low, double weight_high,
                                  bool per_contour, double min_area, double covariance_scale, bool grid_max,
                                  double object_cam, double object_gaussian, double background_cam,
                                  double background_gaussian, bool empty_background) {
+  WSOLFAST_CHECK(cam.dim() == 3 && cam.size(1) > 0 && cam.size(2) > 0 && height > 0 && width > 0, kOp,
+                 "expected maps [N, h, w] and a size that are not empty");
   const Rule rule{weight_low,      weight_high, per_contour,     min_area,       covariance_scale,
                   grid_max,        object_cam,  object_gaussian, background_cam, background_gaussian,
                   empty_background};
-  return wsolfast::gaussian_prior_labels_on_host(cam, height, width, rule);
-}
-
-}  // namespace
-
-Tensor wsolfast::gaussian_prior_labels_on_host(const Tensor& cam, int64_t height, int64_t width, const Rule& rule) {
-  WSOLFAST_CHECK(cam.dim() == 3 && cam.size(1) > 0 && cam.size(2) > 0 && height > 0 && width > 0, kOp,
-                 "expected maps [N, h, w] and a size that are not empty");
   const Tensor maps = torch::stable::contiguous(cam);
   Tensor labels = torch::stable::new_empty(maps, {maps.size(0), height, width}, ScalarType::Byte);
   uint8_t* out = labels.mutable_data_ptr<uint8_t>();
-  for_each_score_map(maps, kOp, [&](int64_t n, const auto* map) {
+  wsolfast::for_each_score_map(maps, kOp, [&](int64_t n, const auto* map) {
     static thread_local Labeller labeller;
     static thread_local std::vector<double> wide;
     const auto h = static_cast<int>(maps.size(1)), w = static_cast<int>(maps.size(2));
@@ -343,5 +325,7 @@ Tensor wsolfast::gaussian_prior_labels_on_host(const Tensor& cam, int64_t height
   });
   return labels;
 }
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(wsolfast, CPU, m) { m.impl("gaussian_prior_labels", TORCH_BOX(&gaussian_prior_labels_cpu)); }

@@ -196,6 +196,15 @@ class Components {
     Group::sync();
   }
 
+  // Pixels of each hole, what lies in it left out.
+  __device__ __forceinline__ void measure_holes() {
+    for_runs([&](int, int r) {
+      if (store_.gap[r + 1] == 0) return;
+      atomicAdd(&store_.at(kSize, item_of(store_.gap, r + 1)), store_.x0(r + 1) - store_.x1(r) - 1);
+    });
+    Group::sync();
+  }
+
   // Twice the polygon area, holes left out, and 1 - holes of each component (8-connected).
   __device__ __forceinline__ void measure_windows() {
     for_runs([&](int, int r) { atomicAdd(&store_.at(kEuler, item_of(store_.run, r)), 1); });

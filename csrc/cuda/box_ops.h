@@ -8,39 +8,19 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
 #include "common/check.h"
 #include "common/make_rule.h"
 #include "cuda/box_pipeline.cuh"
 #include "cuda/launch.h"
 #include "cuda/score_maps.h"
+#include "cuda/scratch.h"
 
 namespace wsolfast::cuda {
 
-using torch::stable::Tensor;
-
-// Memory of PyTorch's allocator, given back when the op returns: later work on the stream may then reuse it.
-class Scratch {
- public:
-  explicit Scratch(const Tensor& like) : like_(like) {}
-
-  void* operator()(int64_t bytes) const {
-    blocks_.push_back(torch::stable::new_empty(like_, {bytes}, torch::headeronly::ScalarType::Byte));
-    return blocks_.back().mutable_data_ptr();
-  }
-
- private:
-  Tensor like_;
-  mutable std::vector<Tensor> blocks_;
-};
-
 inline DeviceLimits limits_of(int32_t device) {
-  int processors = 0, shared_bytes = 0;
-  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  WSOLFAST_CHECK(processors > 0 && shared_bytes > 0, "limits_of", "device ", device, " does not tell its limits");
-  return {processors, shared_bytes};
+  return {attribute_of(device, cudaDevAttrMultiProcessorCount),
+          attribute_of(device, cudaDevAttrMaxSharedMemoryPerBlockOptin)};
 }
 
 // Digitises the maps and hands the pipeline to `function`.

@@ -5,38 +5,18 @@
 #include <limits>
 
 #include "common/dispatch.h"
-#include "common/gaussian_prior_labels.h"
 #include "cuda/gaussian_prior_labels.cuh"
 #include "cuda/launch.h"
+#include "cuda/scratch.h"
 
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-using wsolfast::cuda::Launcher;
-using wsolfast::cuda::ResizeShape;
-using wsolfast::gaussian_prior::Rule;
 
 constexpr const char* kOp = "gaussian_prior_labels";
 
-Tensor labels_on_device(const Tensor& cam, int64_t height, int64_t width, const Rule& rule) {
-  const Tensor maps = torch::stable::contiguous(cam);
-  const int64_t count = maps.size(0), h = maps.size(1), w = maps.size(2);
-  Tensor labels = torch::stable::new_empty(maps, {count, height, width}, ScalarType::Byte);
-  if (count == 0) return labels;
-  Tensor scaled = torch::stable::new_empty(maps, {count, h, w}, ScalarType::Double);
-  Tensor axis_sums = torch::stable::new_empty(maps, {h + w, 3}, ScalarType::Double);
-  const ResizeShape shape{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height), static_cast<int>(width)};
-  const Launcher launch(kOp, maps.get_device());
-  wsolfast::dispatch_float_double(maps.scalar_type(), kOp, [&](auto zero) {
-    wsolfast::cuda::gaussian_prior_labels(launch, maps.const_data_ptr<decltype(zero)>(), count, shape, rule,
-                                          axis_sums.mutable_data_ptr<double>(), scaled.mutable_data_ptr<double>(),
-                                          labels.mutable_data_ptr<uint8_t>());
-  });
-  return labels;
-}
-
-// [N, h, w] -> uint8 [N, height, width]. Contours are traced on the host, which waits for the maps.
+// [N, h, w] -> uint8 [N, height, width]
 Tensor gaussian_prior_labels_cuda(Tensor cam, int64_t height, int64_t width, double weight_low, double weight_high,
                                   bool per_contour, double min_area, double covariance_scale, bool grid_max,
                                   double object_cam, double object_gaussian, double background_cam,
@@ -46,12 +26,34 @@ Tensor gaussian_prior_labels_cuda(Tensor cam, int64_t height, int64_t width, dou
   for (int64_t side : {cam.size(1), cam.size(2), height, width}) {
     WSOLFAST_CHECK(side > 0 && side < std::numeric_limits<int32_t>::max() / 4, kOp, "a side of ", side, " pixels");
   }
-  const Rule rule{weight_low,      weight_high, per_contour,     min_area,       covariance_scale,
-                  grid_max,        object_cam,  object_gaussian, background_cam, background_gaussian,
-                  empty_background};
-  if (!rule.per_contour || !rule.uses_gaussians()) return labels_on_device(cam, height, width, rule);
-  const Tensor host = torch::stable::to(cam, torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  return torch::stable::to(wsolfast::gaussian_prior_labels_on_host(host, height, width, rule), cam.device());
+  const wsolfast::gaussian_prior::Rule rule{
+      weight_low,      weight_high,    per_contour,         min_area,        covariance_scale, grid_max, object_cam,
+      object_gaussian, background_cam, background_gaussian, empty_background};
+  const Tensor maps = torch::stable::contiguous(cam);
+  const int64_t count = maps.size(0), h = maps.size(1), w = maps.size(2);
+  Tensor labels = torch::stable::new_empty(maps, {count, height, width}, ScalarType::Byte);
+  if (count == 0) return labels;
+  Tensor scaled = torch::stable::new_empty(maps, {count, h, w}, ScalarType::Double);
+  const wsolfast::cuda::ResizeShape shape{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height),
+                                          static_cast<int>(width)};
+  const wsolfast::cuda::Launcher launch(kOp, maps.get_device());
+  wsolfast::dispatch_float_double(maps.scalar_type(), kOp, [&](auto zero) {
+    const auto* cams = maps.const_data_ptr<decltype(zero)>();
+    auto* scratch = scaled.mutable_data_ptr<double>();
+    auto* out = labels.mutable_data_ptr<uint8_t>();
+    if (rule.per_contour && rule.uses_gaussians()) {
+      const Tensor overflows = torch::stable::new_zeros(maps, {1}, ScalarType::Int);
+      wsolfast::cuda::label_by_contours(
+          launch, wsolfast::cuda::Scratch(maps),
+          {wsolfast::cuda::attribute_of(maps.get_device(), cudaDevAttrMultiProcessorCount)}, cams, count, shape, rule,
+          overflows.mutable_data_ptr<int32_t>(), scratch, out);
+    } else {
+      Tensor axis_sums = torch::stable::new_empty(maps, {h + w, 3}, ScalarType::Double);
+      wsolfast::cuda::label_by_maps(launch, cams, count, shape, rule, axis_sums.mutable_data_ptr<double>(), scratch,
+                                    out);
+    }
+  });
+  return labels;
 }
 
 }  // namespace

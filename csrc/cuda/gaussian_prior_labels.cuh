@@ -1,31 +1,13 @@
-// Pseudo labels from class maps with one Gaussian per map: operation for operation what csrc/cpu does, so the labels
-// are the same bytes. Needs --fmad=false.
+// Pseudo labels from class maps: operation for operation what csrc/cpu does, so the labels are the same bytes. Needs
+// --fmad=false.
 #pragma once
 
 #include <cstdint>
 
-#include "common/gaussian_prior.h"
-#include "cuda/normalize_score_map.cuh"
+#include "cuda/contour_gaussians.cuh"
+#include "cuda/prior_map.cuh"
 
 namespace wsolfast::cuda {
-
-using gaussian_prior::Ellipse;
-using gaussian_prior::Gaussian;
-using gaussian_prior::Moments;
-using gaussian_prior::Span;
-
-constexpr int kLabelThreads = 256;
-using LabelCta = Cta<kLabelThreads>;
-
-struct LabelRule {
-  gaussian_prior::Rule rule;
-  double object_reach, background_reach;  // of the Gaussian
-
-  explicit LabelRule(const gaussian_prior::Rule& rule)
-      : rule(rule),
-        object_reach(gaussian_prior::reach_of(rule.object_gaussian)),
-        background_reach(gaussian_prior::reach_of(rule.background_gaussian)) {}
-};
 
 // Sums of 1, p and p^2 over the pixels of an axis, p counted from its middle, each weighted as it enters source pixel
 // i: sums[3 * i] and the next two. Each thread gathers for its pixel, in the order in which the CPU scatters.
@@ -61,11 +43,10 @@ __global__ void __launch_bounds__(kLabelThreads) axis_moments_kernel(ResizeShape
   }
 }
 
-// One map as a CTA works on it.
-class Labels {
+// The Gaussian of a whole map, as a CTA fits it.
+class MapGaussian {
  public:
-  __device__ Labels(const double* coarse, const ResizeShape& shape, const LabelRule& rule)
-      : coarse_(coarse), shape_(shape), rule_(rule) {}
+  __device__ MapGaussian(const ResizedMap& map, const LabelRule& rule) : map_(map), shape_(map.shape), rule_(rule) {}
 
   // Known to all threads; false where the map gives no Gaussian.
   __device__ __forceinline__ bool fit(const double* axis_sums, Gaussian* gaussian) const {
@@ -73,70 +54,13 @@ class Labels {
     if (!(whole.weight > gaussian_prior::kLeastWeight)) return false;
     *gaussian = gaussian_prior::fit(whole, rule_.rule.covariance_scale, shape_.height, shape_.width);
     if (!rule_.rule.grid_max) return true;
-    const Ellipse around = gaussian_prior::around_mean(*gaussian, shape_.height, shape_.width);
-    double least = gaussian->form_at(std::round(gaussian->x), std::round(gaussian->y));
-    for (int y = around.begin() + LabelCta::rank(); y < around.end(); y += kLabelThreads) {
-      const Span span = around.row(y);
-      for (int x = span.x0; x <= span.x1; ++x) least = smaller(least, gaussian->form_at(x, y));
-    }
-    gaussian->least = LabelCta::reduce(least, [](double a, double b) { return smaller(a, b); });
+    const double least =
+        gaussian_prior::least_form(*gaussian, shape_.height, shape_.width, LabelCta::rank(), kLabelThreads);
+    gaussian->least = LabelCta::reduce(least, [](double a, double b) { return b < a ? b : a; });
     return true;
   }
 
-  __device__ __forceinline__ void write(bool has_gaussian, const Gaussian& gaussian, uint8_t* labels) const {
-    constexpr int kRows = 64;
-    __shared__ Taps row_taps[kRows];
-    __shared__ Span object[kRows], unsure[kRows];
-    for (int first = 0; first < shape_.height; first += kRows) {
-      const int rows = shape_.height - first < kRows ? shape_.height - first : kRows;
-      // Both ellipses of a row at a time, by different warps.
-      const int row = LabelCta::rank() % kRows, part = LabelCta::rank() / kRows;
-      if (row < rows && part == 0) row_taps[row] = linear_taps(first + row, shape_.h, shape_.height, false);
-      if (row < rows && part == 1)
-        object[row] = span_of(has_gaussian, gaussian, rule_.object_reach, false, first + row);
-      if (row < rows && part == 2) {
-        unsure[row] = span_of(has_gaussian, gaussian, rule_.background_reach, true, first + row);
-      }
-      __syncthreads();
-      for (int x = LabelCta::rank(); x < shape_.width; x += kLabelThreads) {
-        const Column column(*this, x);
-        for (int y = 0; y < rows; ++y) {
-          const double value = column.at(row_taps[y]);
-          const bool is_object = value > rule_.rule.object_cam || (object[y].x0 <= x && x <= object[y].x1);
-          const bool is_unsure = !(value < rule_.rule.background_cam) || (unsure[y].x0 <= x && x <= unsure[y].x1);
-          labels[static_cast<int64_t>(first + y) * shape_.width + x] = is_object   ? gaussian_prior::kObject
-                                                                       : is_unsure ? gaussian_prior::kIgnore
-                                                                                   : gaussian_prior::kBackground;
-        }
-      }
-      __syncthreads();
-    }
-  }
-
  private:
-  // A column of the resized map.
-  struct Column {
-    const Labels& labels;
-    Taps taps;
-
-    __device__ Column(const Labels& labels, int x)
-        : labels(labels), taps(linear_taps(x, labels.shape_.w, labels.shape_.width, false)) {}
-    __device__ __forceinline__ double at(const Taps& rows) const {
-      return combine<2>(rows, [&](int tap) {
-        const double* line = labels.coarse_ + static_cast<int64_t>(rows.index[tap]) * labels.shape_.w;
-        return combine<2>(taps, [&](int i) { return line[taps.index[i]]; });
-      });
-    }
-  };
-
-  __device__ static double smaller(double a, double b) { return b < a ? b : a; }
-
-  __device__ __forceinline__ Span span_of(bool has_gaussian, const Gaussian& gaussian, double reach, bool border,
-                                          int y) const {
-    if (!has_gaussian) return {0, -1};
-    return Ellipse(gaussian, reach, border, shape_.height, shape_.width).row(y);
-  }
-
   // Adds moments(row) over the rows one after the other, as the last bit depends on it. fill(row, sums) is run by
   // `threads` threads of a warp for each row; what the first of them leaves in sums counts.
   template <int kThreadsOfRow, typename Fill, typename OfRow>
@@ -163,7 +87,7 @@ class Labels {
     const double *along_x = axis_sums, *along_y = axis_sums + 3 * static_cast<int64_t>(shape_.w);
     const auto fill = [&](int y, int, double sums[3]) {
       if (y >= shape_.h) return;
-      const double* line = coarse_ + static_cast<int64_t>(y) * shape_.w;
+      const double* line = map_.scaled + static_cast<int64_t>(y) * shape_.w;
       for (int x = 0; x < shape_.w; ++x) {
         for (int power = 0; power < 3; ++power) sums[power] += line[x] * along_x[3 * x + power];
       }
@@ -180,9 +104,9 @@ class Labels {
     const auto fill = [&](int y, int lane, double sums[3]) {
       double own[3] = {};
       if (y < shape_.height) {
-        const Taps rows = linear_taps(y, shape_.h, shape_.height, false);
+        const Taps row = map_.row(y);
         for (int i = lane; i < shape_.width; i += kLanes) {
-          const double value = Column(*this, i).at(rows), x = origin + i;
+          const double value = map_.at(row, map_.column(i)), x = origin + i;
           const double inside = value >= rule_.rule.weight_low && value <= rule_.rule.weight_high ? value : 0.0;
           own[0] += inside;
           own[1] += inside * x;
@@ -200,58 +124,110 @@ class Labels {
     });
   }
 
-  const double* coarse_;
+  const ResizedMap& map_;
   const ResizeShape& shape_;
   const LabelRule& rule_;
 };
 
+// A pixel's label.
+__device__ __forceinline__ uint8_t label_of(const gaussian_prior::Rule& rule, double value, bool in_object,
+                                            bool above_background) {
+  if (value > rule.object_cam || in_object) return gaussian_prior::kObject;
+  return !(value < rule.background_cam) || above_background ? gaussian_prior::kIgnore : gaussian_prior::kBackground;
+}
+
+// The labels of a map with at most one Gaussian.
+__device__ __forceinline__ void write_labels(const ResizedMap& map, const LabelRule& rule, bool has_gaussian,
+                                             const Gaussian& gaussian, uint8_t* labels) {
+  constexpr int kRows = 64;
+  __shared__ Span object[kRows], unsure[kRows];
+  const ResizeShape& shape = map.shape;
+  const auto span_of = [&](double reach, bool border, int y) {
+    return has_gaussian ? Ellipse(gaussian, reach, border, shape.height, shape.width).row(y) : Span{0, -1};
+  };
+  // Both ellipses of a row at a time, by other warps than those of its taps.
+  const auto prepare = [&](int first, int rows) {
+    const int row = LabelCta::rank() % kRows, part = LabelCta::rank() / kRows;
+    if (row < rows && part == 1) object[row] = span_of(rule.object_reach, false, first + row);
+    if (row < rows && part == 2) unsure[row] = span_of(rule.background_reach, true, first + row);
+  };
+  map.for_pixels<kRows>(prepare, [&](int y, int x, double value) {
+    if (x >= shape.width) return;
+    const auto within = [&](const Span& span) { return span.x0 <= x && x <= span.x1; };
+    labels[static_cast<int64_t>(y) * shape.width + x] =
+        label_of(rule.rule, value, within(object[y % kRows]), within(unsure[y % kRows]));
+  });
+}
+
+// The labels of a map by the planes of what its Gaussians reach.
+__device__ __forceinline__ void write_labels(const ResizedMap& map, const LabelRule& rule, const PlaneShape& planes,
+                                             const uint32_t* object, const uint32_t* background, uint8_t* labels) {
+  map.for_pixels<64>([](int, int) {},
+                     [&](int y, int x, double value) {
+                       if (x >= map.shape.width) return;
+                       const int64_t word = static_cast<int64_t>(y) * planes.stride + x / 32;
+                       labels[static_cast<int64_t>(y) * map.shape.width + x] =
+                           label_of(rule.rule, value, object[word] >> x % 32 & 1, background[word] >> x % 32 & 1);
+                     });
+}
+
 // One CTA per map. `scaled` [N, h, w] takes the maps divided by their maxima. A map that is not finite is ignored.
-template <typename Pixel>
+// With `planes` they say what the Gaussians reach, otherwise one is fitted to each map.
+template <typename Pixel, bool kPlanes>
 __global__ void __launch_bounds__(kLabelThreads, 2)
     gaussian_prior_labels_kernel(const Pixel* cams, ResizeShape shape, LabelRule rule, const double* axis_sums,
-                                 double* scaled, uint8_t* out) {
+                                 ReachPlanes planes, double* scaled, uint8_t* out) {
+  const int64_t n = blockIdx.x, size = static_cast<int64_t>(shape.height) * shape.width;
   const int64_t source_size = static_cast<int64_t>(shape.h) * shape.w;
-  const int64_t size = static_cast<int64_t>(shape.height) * shape.width;
-  const Pixel* cam = cams + blockIdx.x * source_size;
-  double* coarse = scaled + blockIdx.x * source_size;
-  uint8_t* labels = out + blockIdx.x * size;
-  double top = 0;
-  bool finite = true;
-  for (int64_t i = LabelCta::rank(); i < source_size; i += kLabelThreads) {
-    const auto value = static_cast<double>(cam[i]);
-    finite &= value - value == 0.0;
-    top = value > top ? value : top;
-  }
-  finite = __syncthreads_and(finite);
-  top = LabelCta::reduce(top, Largest<double>{});
-  if (!finite || top == 0) {
-    const bool background = finite && rule.rule.empty_background;
+  uint8_t* labels = out + n * size;
+  const MapKind kind = scale_map(cams + n * source_size, source_size, scaled + n * source_size);
+  if (kind != MapKind::kUsual) {
+    const bool background = kind == MapKind::kEmpty && rule.rule.empty_background;
     for (int64_t i = LabelCta::rank(); i < size; i += kLabelThreads) {
       labels[i] = background ? gaussian_prior::kBackground : gaussian_prior::kIgnore;
     }
     return;
   }
-  for (int64_t i = LabelCta::rank(); i < source_size; i += kLabelThreads) {
-    const auto value = static_cast<double>(cam[i]);
-    coarse[i] = (value > 0.0 ? value : 0.0) / (top + gaussian_prior::kMaximumEps);
+  const ResizedMap map{scaled + n * source_size, shape};
+  if constexpr (kPlanes) {
+    write_labels(map, rule, planes.shape, planes.object(n), planes.background(n), labels);
+  } else {
+    Gaussian gaussian{};
+    const bool has_gaussian = rule.rule.uses_gaussians() && MapGaussian(map, rule).fit(axis_sums, &gaussian);
+    write_labels(map, rule, has_gaussian, gaussian, labels);
   }
-  __syncthreads();
-  const Labels map(coarse, shape, rule);
-  Gaussian gaussian{};
-  const bool has_gaussian = rule.rule.uses_gaussians() && map.fit(axis_sums, &gaussian);
-  map.write(has_gaussian, gaussian, labels);
 }
 
-// `axis_sums` [h + w, 3] and `scaled` [N, h, w] are scratch.
+// One Gaussian per map. `axis_sums` [h + w, 3] and `scaled` [N, h, w] are scratch.
 template <typename Pixel, typename Launch>
-void gaussian_prior_labels(const Launch& launch, const Pixel* cams, int64_t count, const ResizeShape& shape,
-                           const gaussian_prior::Rule& rule, double* axis_sums, double* scaled, uint8_t* labels) {
+void label_by_maps(const Launch& launch, const Pixel* cams, int64_t count, const ResizeShape& shape,
+                   const gaussian_prior::Rule& rule, double* axis_sums, double* scaled, uint8_t* labels) {
   if (rule.uses_gaussians() && rule.weighs_everything()) {
     const int64_t sides = static_cast<int64_t>(shape.h) + shape.w;
     launch(axis_moments_kernel, (sides + kLabelThreads - 1) / kLabelThreads, kLabelThreads, 0, shape, axis_sums);
   }
-  launch(gaussian_prior_labels_kernel<Pixel>, count, kLabelThreads, 0, cams, shape, LabelRule(rule), axis_sums, scaled,
-         labels);
+  const ReachPlanes none{PlaneShape(0, 0, 0), nullptr};
+  launch(gaussian_prior_labels_kernel<Pixel, false>, count, kLabelThreads, 0, cams, shape, LabelRule(rule), axis_sums,
+         none, scaled, labels);
+}
+
+// One Gaussian per contour. allocate(bytes) gives device memory that lives as long as the caller, aligned to 16 bytes;
+// `overflows` is one zero.
+template <typename Pixel, typename Launch, typename Allocate>
+void label_by_contours(const Launch& launch, const Allocate& allocate, const ContourLimits& limits, const Pixel* cams,
+                       int64_t count, const ResizeShape& shape, const gaussian_prior::Rule& rule, int32_t* overflows,
+                       double* scaled, uint8_t* labels) {
+  const ContourPlan plan = plan_contours(limits, count, shape.height, shape.width);
+  const PlaneShape planes(shape.height, shape.width, 2);
+  const int64_t plane_bytes = count * planes.words_of_image() * static_cast<int64_t>(sizeof(uint32_t));
+  const ReachPlanes reach{planes, static_cast<uint32_t*>(allocate(plane_bytes))};
+  auto* memory = static_cast<unsigned char*>(allocate(plan.bytes()));
+  auto* overflow_maps = static_cast<int32_t*>(allocate(count * static_cast<int64_t>(sizeof(int32_t))));
+  const ContourProblem problem{shape, LabelRule(rule), count, scaled, reach, memory, overflows, overflow_maps};
+  launch(contour_gaussians_kernel<Pixel>, plan.ctas, kLabelThreads, plan.shared_bytes, cams, problem, plan);
+  if (plan.slots > 0) launch(contour_overflow_kernel, plan.slots, kLabelThreads, 0, problem, plan);
+  launch(gaussian_prior_labels_kernel<Pixel, true>, count, kLabelThreads, 0, cams, shape, LabelRule(rule), nullptr,
+         reach, scaled, labels);
 }
 
 }  // namespace wsolfast::cuda

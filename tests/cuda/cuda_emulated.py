@@ -20,6 +20,8 @@ FLAGS = (
 
 # Processors, shared memory that a CTA can have and memory for what does not fit, in bytes.
 H200 = (132, 227 * 1024, 1 << 27)
+# The same for the contours of gaussian_prior_labels, which take less shared memory than there is.
+CONTOURS = (132, 96 * 1024, 1 << 27)
 
 
 def build(folder: Path) -> Path:
@@ -87,12 +89,22 @@ class Emulated:
         self.call(f"normalize_score_map_{_suffix(maps)}", maps, *maps.shape, height, width, *codes, out)
         return out
 
-    def gaussian_prior_labels(self, maps: torch.Tensor, height: int, width: int, *codes) -> torch.Tensor:
+    def gaussian_prior_labels(
+        self, maps: torch.Tensor, height: int, width: int, *codes, limits: tuple = CONTOURS
+    ) -> torch.Tensor:
         maps = maps.contiguous()
         labels = torch.full((len(maps), height, width), 77, dtype=torch.uint8)
-        rule = torch.tensor(codes, dtype=torch.float64)
-        self.call(f"gaussian_prior_labels_{_suffix(maps)}", maps, *maps.shape, height, width, rule, labels)
+        if len(maps):
+            rule, given = torch.tensor(codes, dtype=torch.float64), torch.tensor(limits, dtype=torch.int64)
+            self.call(f"gaussian_prior_labels_{_suffix(maps)}", maps, *maps.shape, height, width, rule, given, labels)
         return labels
+
+    def plan_contours(self, height: int, width: int, images: int, limits: tuple) -> dict[str, int]:
+        """How the contours of maps would be spread over a device."""
+        names = ("run_capacity", "item_capacity", "shared_bytes", "ctas", "slots")
+        out = torch.zeros(len(names), dtype=torch.int64)
+        self.call("plan_contours", height, width, images, torch.tensor(limits, dtype=torch.int64), out)
+        return dict(zip(names, out.tolist(), strict=True))
 
     def pixel_histogram(self, maps: torch.Tensor, masks: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         maps, masks, bins = maps.contiguous(), masks.contiguous(), len(edges) - 1

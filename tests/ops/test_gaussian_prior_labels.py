@@ -254,22 +254,38 @@ def test_labels_on_a_gpu_are_those_of_the_cpu(preset, dtype):
 
 
 @pytest.mark.cuda
-def test_a_gpu_ignores_maps_that_are_not_finite():
-    cams = blobs(3, 9, 8)
-    expected = ops.gaussian_prior_labels(cams, (20, 21))
-    cams[1, 4, 5], expected[1] = torch.nan, 255
-    assert torch.equal(ops.gaussian_prior_labels(cams.cuda(), (20, 21)).cpu(), expected)
+@pytest.mark.parametrize("min_area", [0.0, 20.0])
+@pytest.mark.parametrize("density", [0.3, 0.5, 0.7, 0.9])
+def test_speckled_maps_on_a_gpu(density, min_area):
+    """Thousands of runs and contours, which do not fit shared memory, among maps whose contours do."""
+    generator = torch.Generator().manual_seed(int(10 * density))
+    mask = torch.rand(6, 128, 131, generator=generator) < density
+    cams = torch.where(mask, 0.1 + 0.3 * torch.rand(mask.shape, generator=generator), 0.9)
+    cams[:3] = blobs(3, 128, 131)
+    prior = replace(RELEASED, min_area=min_area, object_threshold=2.0, background_threshold=0.2)
+    labels = ops.gaussian_prior_labels(cams.cuda(), (128, 131), prior=prior)
+    assert torch.equal(labels.cpu(), ops.gaussian_prior_labels(cams, (128, 131), prior=prior))
 
 
 @pytest.mark.cuda
-def test_labels_in_a_graph_on_another_stream():
+@pytest.mark.parametrize("prior", ["paper", "released"])
+def test_a_gpu_ignores_maps_that_are_not_finite(prior):
+    cams = blobs(3, 9, 8)
+    expected = ops.gaussian_prior_labels(cams, (20, 21), prior=prior)
+    cams[1, 4, 5], expected[1] = torch.nan, 255
+    assert torch.equal(ops.gaussian_prior_labels(cams.cuda(), (20, 21), prior=prior).cpu(), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("prior", ["paper", "released"])
+def test_labels_in_a_graph_on_another_stream(prior):
     """Nothing waits for the device; the graph is replayed on other maps."""
     cams = blobs(4, 32, 32).cuda()
-    ops.gaussian_prior_labels(cams)
+    ops.gaussian_prior_labels(cams, prior=prior)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        labels = ops.gaussian_prior_labels(cams)
+        labels = ops.gaussian_prior_labels(cams, prior=prior)
     cams.copy_(blobs(4, 32, 32, seed=1))
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(labels.cpu(), ops.gaussian_prior_labels(blobs(4, 32, 32, seed=1)))
+    assert torch.equal(labels.cpu(), ops.gaussian_prior_labels(blobs(4, 32, 32, seed=1), prior=prior))

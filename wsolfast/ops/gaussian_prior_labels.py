@@ -170,9 +170,8 @@ def gaussian_prior_labels(
         ValueError: if shape, dtype or size do not fit or the preset is unknown; if a map is not finite, where the
             labels are made on the host. On a GPU such a map is ignored as a whole, since to tell would be to wait.
 
-    Backends: CPU (C++, in float64); CUDA (C++, the same bytes, without waiting) for one Gaussian per map. Contours
-    (``per_contour``, as "released" has it) are traced on the host wherever the maps are. Not differentiable.
-    Deterministic.
+    Backends: CPU (C++, in float64), CUDA (C++, the same bytes, without waiting for the device), elsewhere the reference
+    on the host. Not differentiable. Deterministic.
     """
     _check(cam, size)
     if isinstance(prior, str):
@@ -181,7 +180,7 @@ def gaussian_prior_labels(
         prior = GAUSSIAN_PRIORS[prior]
     if cam.element_size() < 4:
         cam = cam.float()
-    if cam.is_cuda and _HAS_CUDA_KERNEL and not prior.per_contour:
+    if cam.is_cuda and _HAS_CUDA_KERNEL:
         return _LABELS(cam.detach(), *size, *prior.codes())
     _check_finite(cam)
     return _LABELS(cam.detach().cpu(), *size, *prior.codes()).to(cam.device)

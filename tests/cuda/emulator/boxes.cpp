@@ -6,6 +6,7 @@
 namespace {
 
 using namespace wsolfast::cuda;
+using cuda_emulator::Heap;
 using wsolfast::boxes::Rule;
 
 // The first ten integers are the codes of BoxRule in the order of the ops' schemas, empty_box spread out (-1: none).
@@ -25,28 +26,6 @@ Rule rule_of(const int64_t* codes) {
   rule.gt_first_only = codes[13] != 0;
   return rule;
 }
-
-// Device memory with nothing sensible in it and a guard behind it.
-class Heap {
- public:
-  void* operator()(int64_t bytes) const {
-    blocks_.emplace_back(static_cast<size_t>(bytes) + kGuard, 0xCB);
-    return blocks_.back().data();
-  }
-  void check() const {
-    for (const auto& block : blocks_) {
-      for (size_t i = block.size() - kGuard; i < block.size(); ++i) {
-        if (block[i] != 0xCB) {
-          throw std::runtime_error("wrote past " + std::to_string(block.size() - kGuard) + " bytes of device memory");
-        }
-      }
-    }
-  }
-
- private:
-  static constexpr size_t kGuard = 64;
-  mutable std::vector<std::vector<unsigned char>> blocks_;
-};
 
 struct Arguments {
   const void* maps;
