@@ -36,7 +36,8 @@ _API = {
         ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
         ("wsolfast.engine.run_folder", "RunFolder"),
         ("wsolfast.engine.train", "train"),
-        ("wsolfast.engine.evaluate", "evaluate"),
+        ("wsolfast.engine.evaluate", "evaluate evaluate_shard"),
+        ("wsolfast.engine.eval_split", "Shard"),
         ("wsolfast.engine.evaluate_maps", "evaluate_maps"),
         ("wsolfast.engine.localize", "localize"),
         ("wsolfast.engine.report", "write_report"),
@@ -44,7 +45,7 @@ _API = {
         ("wsolfast.engine.demo", "demo"),
         ("wsolfast.engine.build", "build_method build_optimizer rate_at choose_device"),
         ("wsolfast.engine.pictures", "colorize overlay draw_boxes contact_sheet"),
-        ("wsolfast.engine.errors", "RunError UsageError MissingError BackendError CheckError Interrupted"),
+        ("wsolfast.engine.errors", "RunError UsageError InUseError MissingError BackendError CheckError Interrupted"),
     ],
 }
 

@@ -36,7 +36,7 @@ app.add_typer(data_app, name="data")
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Amp = Annotated[str | None, typer.Option(help="none, or bf16 for mixed precision.")]
-Workers = Annotated[int | None, typer.Option(help="Image loading processes; -1 chooses.")]
+Workers = Annotated[int | None, typer.Option(help="Image loading processes, in evaluation threads; -1 chooses.")]
 Decoder = Annotated[
     str | None, typer.Option(help="Who decodes JPEG: auto, pil, simplejpeg or cv2, all the same; fast is inexact.")
 ]
@@ -208,6 +208,12 @@ def evaluate(
     protocol: Protocol = None,
     post: Post = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many images, evenly spread.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts; whoever is last measures them all.")
+    ] = None,
+    merge_shards: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Measure what N parts, done elsewhere, have left.")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="For a recipe: a network's weights, or a trained run's model.safetensors.")
     ] = None,
@@ -241,11 +247,12 @@ def evaluate(
 ) -> None:
     """Measure a run, or a recipe with weights from elsewhere; or score maps on disk, with --scoremaps.
 
-    Score maps are computed once and kept. Under torchrun or srun, processes share the images of a run. Those on disk
-    need --metadata and --dataset; a run of them that was interrupted goes on when it is started again.
+    Score maps are computed once and kept, batch by batch: what was interrupted goes on when it is started again. Under
+    torchrun or srun, processes share the images of a run; --shard shares them among commands that know nothing of each
+    other but the run's folder. Score maps on disk need --metadata and --dataset.
     """
     if scoremaps is not None:
-        if what or weights or limit or name or post or metadata is None or dataset is None:
+        if what or weights or limit or shard or merge_shards or name or post or metadata is None or dataset is None:
             raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
         from wsolfast.engine.evaluate_maps import evaluate_maps
 
@@ -284,10 +291,15 @@ def evaluate(
     overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
 
     from wsolfast.engine.distributed import is_first, processes
+    from wsolfast.engine.eval_split import Shard
     from wsolfast.engine.evaluate import evaluate as evaluate_run
+    from wsolfast.engine.evaluate import evaluate_shard
     from wsolfast.engine.pretrained import adopt
     from wsolfast.engine.run_folder import RunFolder
 
+    if shard and merge_shards:
+        raise RecipeError("--shard does a part, --merge-shards measures all: give one of them")
+    part = Shard.parse(shard) if shard else None
     if Path(target).is_dir():
         if weights is not None:
             raise RecipeError("--weights goes with a recipe; a run has its own")
@@ -299,9 +311,13 @@ def evaluate(
         if run is None:
             run = adopt(_run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
             recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
-        results = evaluate_run(run, recipe, limit=limit, progress=_progress(quiet or as_json))
+        told = _progress(quiet or as_json)
+        if part is None:
+            results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=told)
+        else:
+            results = evaluate_shard(run, recipe, part, limit=limit, progress=told)
         first = is_first()
-    if not first:
+    if not first or (results is None and not as_json):
         return
     if as_json:
         _say(json.dumps(results, indent=2))

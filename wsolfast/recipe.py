@@ -165,7 +165,9 @@ class RuntimeSpec:
     deterministic: bool = False  # only algorithms that give the same bits every time; slower on a GPU
     skip_nonfinite: int = 0  # so many steps whose loss or gradient is not finite are left out before the run stops
     timeout_minutes: float = 30.0  # how long a process waits for another one
-    workers: int = -1  # loader processes; -1: none on up to four cores, otherwise half the cores, at most eight
+    # Loader processes of training; -1: none on up to four cores, otherwise half the cores, at most eight. In evaluation
+    # threads that decode; -1: half the cores, on a GPU all of them, at most 16.
+    workers: int = -1
     cache_gb: float | None = None  # so many GB of decoded, resized images are kept on disk; none if absent
     cache_dir: str | None = None  # where; $XDG_CACHE_HOME/wsolfast if absent
     save_every_steps: int = 0  # 0: at the end of epochs and by the clock only

@@ -87,7 +87,7 @@ def test_an_inexact_decoder_is_named_and_never_shares_maps(tiny_file, photograph
     recipe = parse_recipe(text, "photographs", [f"data.root={photographs}"])
     run = RunFolder.create(photographs / "run", recipe)
     train(run)
-    maps = run.eval_path("test") / "maps.npz"
+    maps = run.eval_path("test") / "maps" / "000000-000004.safetensors"
 
     def fingerprint(decoder):
         results = evaluate(run, parse_recipe(dump_recipe(recipe), recipe.name, [f"data.decoder={decoder}"]))

@@ -11,7 +11,6 @@ import torch
 from torch import multiprocessing
 
 from wsolfast.engine import distributed
-from wsolfast.engine import evaluate as evaluate_module
 from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.run_folder import RunFolder
@@ -111,10 +110,9 @@ def grow_pool(folder, classes, maps):
 
 
 def evaluate_all(source, folder):
-    """Copies of the runs in ``source`` are evaluated in chunks of 4 images, at coarse thresholds."""
+    """Copies of the runs in ``source`` are evaluated at coarse thresholds."""
     protocol = PROTOCOLS["wsolevaluation"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate_module, "_CHUNK", 4)
         patch.setitem(PROTOCOLS, protocol.name, replace(protocol, thresholds=tuple(k * 0.05 for k in range(20))))
         for method, batch_size in EVALUATED:
             target = folder / f"{method}-{batch_size}"
@@ -194,7 +192,7 @@ def test_pools_of_one_two_and_three_processes_have_the_same_bits(done):
 def results(folder):
     """All that an evaluation found, without how and when."""
     found = {name: json.loads((folder / "eval" / "test" / f"{name}.json").read_text()) for name in RESULT_FILES}
-    for name in ("images_per_second", "seconds", "seconds_metrics", "evaluated", "environment"):
+    for name in ("images_per_second", "seconds", "seconds_metrics", "throughput", "evaluated", "environment"):
         found["results"].pop(name)
     return found
 

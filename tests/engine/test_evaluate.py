@@ -1,20 +1,23 @@
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 
 from wsolfast import data
 from wsolfast._compat import import_torchvision
-from wsolfast.engine import evaluate as evaluate_module
+from wsolfast.engine import eval_split
 from wsolfast.engine.build import build_method, eval_protocol, open_eval_data
 from wsolfast.engine.checkpoint import save_weights, seed_everything
 from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.evaluate import best_iou, evaluate, load_localizer
+from wsolfast.engine.eval_split import compute_score_maps
+from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.measure import best_iou
+from wsolfast.engine.network import Look, load_localizer
 from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.score_maps import compute_score_maps
+from wsolfast.engine.score_maps import ScoreMaps
 from wsolfast.engine.train import train
 from wsolfast.metrics import BoxAccuracy, center_box
 from wsolfast.recipe import RecipeError
@@ -30,12 +33,27 @@ def counted_passes(monkeypatch):
     passes = []
     original = compute_score_maps
 
-    def counting(method, dataset, **options):
+    def counting(look, dataset, *rest, **options):
         passes.append(dataset.split)
-        return original(method, dataset, **options)
+        return original(look, dataset, *rest, **options)
 
-    monkeypatch.setattr(evaluate_module, "compute_score_maps", counting)
+    monkeypatch.setattr(eval_split, "compute_score_maps", counting)
     return passes
+
+
+def looked_at(method, dataset, indices, batch_size, **options):
+    """Maps, classes and scores of a few images."""
+    look = Look(method, device=torch.device("cpu"), **options)
+    cut = [range(i, min(i + batch_size, len(indices))) for i in range(0, len(indices), batch_size)]
+    found = list(compute_score_maps(look, dataset, indices, cut))
+    assert [batch.images for batch in found] == cut
+    return (torch.cat([getattr(batch, name) for batch in found]) for name in ("maps", "classes", "scores"))
+
+
+def kept_maps(run, split="test"):
+    """Every score map that an evaluation left, in order."""
+    found = ScoreMaps(run.eval_path(split) / "maps").rows(range(10))
+    return torch.stack([found[row] for row in sorted(found)])
 
 
 def test_numbers_are_those_of_the_metrics_on_the_methods_own_maps(trained):
@@ -111,11 +129,11 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
     passes = counted_passes(monkeypatch)
     first = evaluate(trained)
     assert passes == ["test", "train_fullsup"]
-    maps = np.load(trained.eval_path("test") / "maps.npz")
-    assert maps["maps"].dtype == np.float32
-    assert maps["maps"].shape[0] == 10
-    assert maps["maps"].min() >= 0
-    assert maps["maps"].max() <= 1
+    maps = kept_maps(trained)
+    assert maps.dtype == torch.float32
+    assert len(maps) == 10
+    assert maps.min() >= 0
+    assert maps.max() <= 1
     assert evaluate(trained)["metrics"] == first["metrics"]
     evaluate(trained, recipe_with(trained, protocol="spa"))
     assert len(passes) == 2
@@ -131,10 +149,12 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
 def test_torn_score_maps_are_computed_again(trained, monkeypatch):
     passes = counted_passes(monkeypatch)
     evaluate(trained)
-    file = trained.eval_path("test") / "maps.npz"
-    file.write_bytes(file.read_bytes()[:1000])
+    file = trained.eval_path("test") / "maps" / "000004-000008.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-5])
     evaluate(trained)
     assert passes == ["test", "train_fullsup", "test"]
+    assert torch.equal(*(load(bytes_)["maps"] for bytes_ in (content, file.read_bytes())))
 
 
 def test_a_limit_takes_images_from_all_over_the_split(trained):
@@ -150,9 +170,7 @@ def test_ten_crops_rank_classes_by_mean_probability(tiny):
     recipe = tiny("evaluate.ten_crop=true")
     dataset = open_eval_data(recipe, "test")
     method = build_method(recipe, recipe.stage[0], 2).eval()
-    found = compute_score_maps(
-        method, dataset, indices=[3, 5], batch_size=2, device=torch.device("cpu"), crop=32, topk=2
-    )
+    _, classes, scores = looked_at(method, dataset, [3, 5], 2, crop=32, topk=2)
     for row, index in enumerate([3, 5]):
         wide = dataset[index].wide
         assert wide.shape == (3, 40, 40)
@@ -160,8 +178,8 @@ def test_ten_crops_rank_classes_by_mean_probability(tiny):
         views += [view.flip(-1) for view in views]
         with torch.inference_mode():
             expected = sum(method.classify(view[None]).softmax(1) for view in views)[0] / 10
-        assert torch.allclose(found.scores[row], expected.sort(descending=True).values, atol=1e-6)
-        assert torch.equal(found.classes[row], expected.argsort(descending=True))
+        assert torch.allclose(scores[row], expected.sort(descending=True).values, atol=1e-6)
+        assert torch.equal(classes[row], expected.argsort(descending=True))
 
 
 def test_central_crop_ranks_the_classes_that_a_map_combines(tiny):
@@ -172,7 +190,7 @@ def test_central_crop_ranks_the_classes_that_a_map_combines(tiny):
     classify = method.classify
     method.classify = lambda image: -classify(image)
     indices = list(range(10))
-    found = compute_score_maps(method, dataset, indices=indices, batch_size=4, device=torch.device("cpu"), topk=2)
+    maps, classes, _ = looked_at(method, dataset, indices, 4, topk=2)
     whole = torch.stack([dataset[i].image for i in indices])
     centre = torch.stack([dataset[i].wide for i in indices])
     assert centre.shape == (10, 3, 32, 32)
@@ -180,8 +198,8 @@ def test_central_crop_ranks_the_classes_that_a_map_combines(tiny):
         logits = method.classify(centre)
         expected = method.localize(whole, topk=1, ranking=logits)
         own = method.localize(whole, topk=1)
-    assert torch.equal(found.classes, logits.argsort(dim=1, descending=True))
-    assert torch.allclose(found.maps, expected.localization_map[:, 0], atol=1e-6)
+    assert torch.equal(classes, logits.argsort(dim=1, descending=True))
+    assert torch.allclose(maps, expected.localization_map[:, 0], atol=1e-6)
     assert not torch.equal(expected.classes, own.classes)
 
 
@@ -206,9 +224,9 @@ def test_the_map_that_is_kept_is_the_labels(tiny):
             return Localization(torch.zeros(len(image), 3), label[:, None], value.expand(-1, 1, 2, 2))
 
     dataset = open_eval_data(tiny(), "test")
-    found = compute_score_maps(Telltale(), dataset, indices=range(10), batch_size=3, device=torch.device("cpu"))
-    assert torch.equal(found.maps[:, 0, 0], dataset.labels.float() / 10)
-    assert found.classes.shape == (10, 3)
+    maps, classes, _ = looked_at(Telltale(), dataset, list(range(10)), 3)
+    assert torch.equal(maps[:, 0, 0], dataset.labels.float() / 10)
+    assert classes.shape == (10, 3)
 
 
 def test_images_without_a_box_are_left_out_and_counted(trained, monkeypatch):

@@ -13,6 +13,7 @@ from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.report import write_report
 from wsolfast.engine.reproduce import COLUMNS, plan, reproduce
 from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.score_maps import ScoreMaps
 from wsolfast.engine.train import train
 from wsolfast.metrics import PixelAccuracy, mask_overlaps
 
@@ -41,9 +42,15 @@ def saved(run, name, split="test"):
     return json.loads((run.eval_path(split) / name).read_text())
 
 
+def kept_maps(run, split):
+    """Every score map that an evaluation left, in order."""
+    count = len(open_eval_data(run.recipe, split))
+    found = ScoreMaps(run.eval_path(split) / "maps").rows(range(count))
+    return torch.stack([found[k] for k in range(count)])
+
+
 def counted(run, split):
-    dataset = open_eval_data(run.recipe, split)
-    maps = torch.from_numpy(np.load(run.eval_path(split) / "maps.npz")["maps"])
+    dataset, maps = open_eval_data(run.recipe, split), kept_maps(run, split)
     rows = [k for k in range(len(dataset)) if dataset.mask(k) is not None]
     accuracy = PixelAccuracy()
     accuracy.update(maps[rows], [dataset.mask(k) for k in rows])
@@ -153,7 +160,7 @@ def test_openimages_are_measured_as_the_drop_in_does(openimages, capsys):
     results = evaluate(openimages)
     assert results["num_images"] == COUNTS["test"]  # the image whose masks are all empty counts as background
     root = openimages.recipe.data.root
-    maps = np.load(openimages.eval_path("test") / "maps.npz")["maps"]
+    maps = kept_maps(openimages, "test").numpy()
     evaluator = drop_in.MaskEvaluator(
         metadata=drop_in.configure_metadata(f"{root}/metadata/test"),
         dataset_name="OpenImages",

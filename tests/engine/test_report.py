@@ -5,11 +5,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from wsolfast import data
 from wsolfast.engine import gallery, pictures, report, run_records
 from wsolfast.engine.errors import MissingError, RunError, UsageError
+from wsolfast.engine.score_maps import MapBatch, ScoreMaps
+from wsolfast.engine.stopwatch import FIELDS
 
 SIZE = 96
 THRESHOLDS = np.linspace(0, 0.99, 50)
@@ -176,7 +179,7 @@ def write_run(
         results["transferred"] = {"gt_known_loc": found - 1.5, "max_box_acc": peaks["iou50"] - 2}
     split = folder / "eval" / "test"
     split.mkdir(parents=True)
-    np.savez(split / "maps.npz", maps=np.asarray(maps, np.float32))
+    write_maps(split, maps)
     for name, value in (
         ("results", results),
         ("curves", {"thresholds": THRESHOLDS.tolist(), **curves}),
@@ -184,6 +187,16 @@ def write_run(
     ):
         (split / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
     return folder
+
+
+def write_maps(split, maps):
+    """As an evaluation leaves them, in two batches."""
+    maps = torch.tensor(np.asarray(maps, np.float32))
+    for part in (slice(0, 5), slice(5, None)):
+        few = maps[part]
+        nothing = {name: 0.0 for name in FIELDS}
+        classes = torch.zeros(len(few), 1, dtype=torch.int64)
+        ScoreMaps(split / "maps").save(MapBatch(part.start, few, classes, classes.float(), nothing))
 
 
 @pytest.fixture(scope="module")
@@ -449,7 +462,7 @@ def test_an_unfinished_run_says_how_to_finish_it(tmp_path):
 
 def test_a_run_that_kept_little_is_still_reported(tmp_path):
     run = write_run(tmp_path / "spa", images=8)
-    (run / "eval/test/maps.npz").unlink()
+    shutil.rmtree(run / "eval/test/maps")
     (run / "metrics.jsonl").unlink()
     (run / "env.json").unlink()
     results = json.loads((run / "eval/test/results.json").read_text(encoding="utf-8"))
@@ -492,8 +505,7 @@ def test_boxes_of_another_frame_are_shown_in_the_last_run_s(tmp_path):
         row["box"] = [value / 2 for value in row["box"]]
     table |= {"frame": "input", "frame_size": [SIZE / 2, SIZE / 2]}
     (split / "per_image.json").write_text(json.dumps(table), encoding="utf-8")
-    with np.load(split / "maps.npz") as archive:
-        maps = archive["maps"]
+    maps = ScoreMaps(split / "maps").rows(range(8))
     shots = gallery.collect_shots(run_records.read_runs([cam, spa]), 8, notes := [])
     assert notes == []
     for i, shot in enumerate(shots):
@@ -510,9 +522,8 @@ def test_an_evaluation_of_a_few_images_finds_its_photographs(tmp_path):
     (run / "eval/test").rename(run / "eval/test-limit-8")
     table = run / "eval/test-limit-8/per_image.json"
     content = json.loads(table.read_text(encoding="utf-8"))
-    with np.load(table.with_name("maps.npz")) as archive:
-        maps = archive["maps"]
-    np.savez(table.with_name("maps.npz"), maps=maps[::-1])
+    maps = ScoreMaps(table.with_name("maps")).rows(range(8))
+    write_maps(table.parent, [maps[7 - row] for row in range(8)])
     for row in content["images"]:
         row["map"] = 7 - row["index"]
     table.write_text(json.dumps(content), encoding="utf-8")

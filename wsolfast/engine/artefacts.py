@@ -4,7 +4,6 @@ They lie beside the stage's weights in files of some thousand images, each writt
 content, so that an interrupted export goes on where it stopped.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
+from wsolfast.engine import tensor_files
 from wsolfast.engine.build import count_workers, open_export_data
 from wsolfast.engine.distributed import from_all, from_first, rank, world_size
 from wsolfast.engine.errors import Interrupted, MissingError
@@ -64,10 +64,12 @@ def save(
         for number, start in enumerate(range(0, len(batches), per_file)):
             part = batches[start : start + per_file]
             file = _folder(run, stage.name) / f"{number:05d}.safetensors"
-            if from_first(_read(file, identity) is None):
+            if from_first(tensor_files.read(file, identity) is None):
                 mine = part[rank() :: world_size()]
                 loader = load_batches(dataset, mine, data.collate, workers=workers, device=device)
-                _write(file, _in_order(from_all([_export(method, batch.to(device)) for batch in loader])), identity)
+                exported = _in_order(from_all([_export(method, batch.to(device)) for batch in loader]))
+                content = tensor_files.pack(exported, identity)
+                write_bytes(file, lambda stream, content=content: stream.write(content))
             advance(sum(map(len, part)))
             if any(from_all(stop.requested)):
                 raise Interrupted(f"stopped in the export of {stage.name}; wsolfast train --resume {run.path}")
@@ -92,7 +94,7 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
         if not files:
             raise MissingError(f"{_folder(run, source)}: holds no exported maps; {again}")
         for file in files:
-            exported = _read(file)
+            exported = tensor_files.read(file)
             if exported is None:
                 raise MissingError(f"{file}: damaged; {again}")
             if field not in exported:
@@ -132,36 +134,6 @@ def _in_order(shares: list[list[dict[str, Tensor]]]) -> dict[str, Tensor]:
     """The exports of batches that were dealt out among processes, one each in turn, as one."""
     batches = [exported for turn in zip_longest(*shares) for exported in turn if exported is not None]
     return {name: torch.cat([exported[name] for exported in batches]) for name in batches[0]}
-
-
-def _write(file: Path, tensors: dict[str, Tensor], identity: str) -> None:
-    import safetensors.torch
-
-    content = safetensors.torch.save(tensors, {"identity": identity, "sha256": _digest(tensors)})
-    write_bytes(file, lambda stream: stream.write(content))
-
-
-def _read(file: Path, identity: str | None = None) -> dict[str, Tensor] | None:
-    """What :func:`_write` wrote; None if it is absent, damaged, or of another identity."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            about = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError):
-        return None
-    intact = about.get("sha256") == _digest(tensors)
-    return tensors if intact and identity in (None, about.get("identity")) else None
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def _folder(run: RunFolder, stage: str) -> Path:

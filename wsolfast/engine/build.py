@@ -54,6 +54,17 @@ def count_workers(wanted: int) -> int:
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
+def count_decoders(wanted: int, device: torch.device) -> int:
+    """Threads that decode for an evaluation, 0 for none besides the caller's; -1 asks for what the device needs.
+
+    A GPU keeps all cores busy with decoding; on a CPU the network wants them, and waits for no image.
+    """
+    cores = len(os.sched_getaffinity(0)) // find_place().local_world_size
+    if wanted >= 0:
+        return wanted
+    return max(1, min(16, cores if device.type == "cuda" else cores // 2))
+
+
 def open_training_data(recipe: Recipe, stage: StageSpec):
     """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
     role = Role(recipe, stage)

@@ -149,17 +149,19 @@ def on_first(act: Callable[[], object]) -> None:
     """Let the first process ``act`` while the others wait.
 
     Raises:
-        RunError: in the others, with the first one's message, if it failed; in the first one, whatever went wrong.
+        RunError: in the others, with the first one's message, if it failed, and of its kind if it was one of these; in
+            the first one, whatever went wrong.
     """
     if not is_first():
         complaint = from_first(None)
         if complaint is not None:
-            raise RunError(f"the first process stopped: {complaint}")
+            kind, text = complaint
+            raise kind(f"the first process stopped: {text}")
         return
     try:
         act()
     except Exception as error:
-        from_first(str(error))
+        from_first((type(error) if isinstance(error, RunError) else RunError, str(error)))
         raise
     from_first(None)
 

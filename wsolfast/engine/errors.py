@@ -13,6 +13,10 @@ class UsageError(RunError):
     exit_code = 2
 
 
+class InUseError(UsageError):
+    """Another process works in the folder."""
+
+
 class MissingError(RunError):
     """A run, image or weights file that is not there or cannot be read."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsolfast import data
 from wsolfast.engine.build import choose_device, open_eval_data, open_export_data
-from wsolfast.engine.evaluate import load_localizer, load_method
+from wsolfast.engine.network import load_localizer, load_method
 from wsolfast.engine.roles import Role, localizer_of
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.recipe import Recipe

@@ -10,6 +10,7 @@ from wsolfast.data import DataError
 from wsolfast.engine import pictures
 from wsolfast.engine.build import open_eval_data
 from wsolfast.engine.run_records import RunRecord
+from wsolfast.engine.score_maps import ScoreMaps
 from wsolfast.recipe import RecipeError, parse_recipe
 
 ERRORS = {
@@ -189,14 +190,12 @@ def _views(run: RunRecord, rows: Sequence[dict], frames: Sequence[tuple], notes:
 
 
 def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.ndarray | None]:
-    file = run.evaluation / "maps.npz"
-    if not file.is_file():
-        notes.append(f"{run.label} kept no score maps ({file.name} is missing), so only its boxes are drawn.")
-        return [None] * len(rows)
     position = {image_id: i for i, image_id in enumerate(run.images)}
-    with np.load(file) as archive:
-        maps = archive["maps"]
-    return [maps[row.get("map", position[row["image_id"]])] for row in rows]
+    wanted = [row.get("map", position[row["image_id"]]) for row in rows]
+    found = ScoreMaps(run.evaluation / "maps").rows(wanted)
+    if len(found) < len(set(wanted)):
+        notes.append(f"{run.label} kept no score maps of some images (maps/), so only their boxes are drawn.")
+    return [found[row].numpy() if row in found else None for row in wanted]
 
 
 def _photos(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[Image.Image | None]:

@@ -12,7 +12,8 @@ from wsolfast import data
 from wsolfast.data.decode import decode
 from wsolfast.engine.build import choose_device, classifier_view, eval_protocol, eval_view
 from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.evaluate import eval_name, load_localizer, load_method
+from wsolfast.engine.eval_split import eval_name
+from wsolfast.engine.network import load_localizer, load_method
 from wsolfast.engine.pictures import draw_boxes, overlay
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.roles import classifier_of, localizer_of

@@ -21,7 +21,7 @@ import torch
 
 from wsolfast.data import atomic
 from wsolfast.engine.distributed import is_first, on_first, world_size
-from wsolfast.engine.errors import MissingError, UsageError
+from wsolfast.engine.errors import InUseError, MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
 _OWNED = (
@@ -71,7 +71,7 @@ class RunFolder:
             if not exist_ok and any((path / name).exists() for name in _OWNED):
                 raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
         path.mkdir(parents=True, exist_ok=True)
-        with _held(path):
+        with _held(path, ".lock"):
             for name in _OWNED:
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)
@@ -125,31 +125,36 @@ class RunFolder:
             with (self.path / name).open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
 
-    def lock(self) -> contextlib.AbstractContextManager:
+    def lock(self, part: str | None = None) -> contextlib.AbstractContextManager:
         """Holds the folder for this process; the system releases it when the process dies, however it dies.
 
+        Args:
+            part: hold this part of the work only, beside processes that hold others.
+
         Raises:
-            UsageError: if another process holds it.
+            InUseError: if another process holds it.
         """
-        return locked(self.path)
+        return locked(self.path, part)
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, part: str | None = None) -> Iterator[None]:
     """Holds a folder for this process, or for those that share its run; see :meth:`RunFolder.lock`."""
     with contextlib.ExitStack() as held:
-        on_first(lambda: held.enter_context(_held(path)))
+        on_first(lambda: held.enter_context(_held(path, ".lock", shared=part is not None)))
+        if part is not None:
+            on_first(lambda: held.enter_context(_held(path, f".lock-{part}")))
         yield
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    with (path / ".lock").open("a+", encoding="utf-8") as stream:
+def _held(path: Path, name: str, *, shared: bool = False) -> Iterator[None]:
+    with (path / name).open("a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             stream.seek(0)
-            raise UsageError(
+            raise InUseError(
                 f"{path} is in use by another wsolfast process ({stream.read().strip() or 'unknown'}); "
                 "wait for it or choose another --name"
             ) from None

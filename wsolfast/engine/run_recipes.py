@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsolfast.engine.errors import Interrupted
-from wsolfast.engine.evaluate import eval_name, evaluate
+from wsolfast.engine.eval_split import eval_name
+from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import change_runtime, train

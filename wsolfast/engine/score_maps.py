@@ -1,57 +1,37 @@
-"""The first pass of evaluation: the network runs once over every image; scores and score maps are kept."""
+"""Score maps of a split on disk: a file per batch that the network has seen, each whole or absent."""
 
 import hashlib
 import json
-import time
-import zipfile
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wsolfast import data
-from wsolfast.engine import distributed
-from wsolfast.engine.loading import load_batches
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.run_folder import write_bytes
-from wsolfast.methods import Method
-from wsolfast.types import Batch
+from wsolfast.data import atomic
+from wsolfast.engine import tensor_files
+from wsolfast.engine.stopwatch import FIELDS
+
+_TENSORS = ("maps", "classes", "scores")
+_NAME = re.compile(r"(\d{6,})-(\d{6,})\.safetensors")
 
 
 @dataclass(frozen=True)
-class ScoreMaps:
-    """What the network said of each image, in the order in which it was asked."""
+class MapBatch:
+    """What the networks said of consecutive images of those that were asked for."""
 
+    start: int  # position of the first image
     maps: Tensor  # float32 [n, h, w] in [0, 1]: the localization map of the true class, at its own resolution
     classes: Tensor  # int64 [n, k]: the most likely classes, the first one first
     scores: Tensor  # float32 [n, k]: their probabilities
-    seconds: float  # that the pass took
+    seconds: Mapping[str, float] | None = None  # by stopwatch.FIELDS: what it took, divided among parallel workers
 
-    def save(self, file: Path, fingerprint: str) -> None:
-        """Write as ``.npz``; ``fingerprint`` says what the maps depend on."""
-        arrays = {
-            "maps": self.maps.numpy(),
-            "classes": self.classes.numpy(),
-            "scores": self.scores.numpy(),
-            "seconds": np.float64(self.seconds),
-            "fingerprint": np.array(fingerprint),
-        }
-        write_bytes(file, lambda stream: np.savez(stream, **arrays))
-
-    @classmethod
-    def load(cls, file: Path, fingerprint: str) -> "ScoreMaps | None":
-        """What :meth:`save` wrote; None if there is nothing, or something else."""
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                if str(arrays["fingerprint"]) != fingerprint:
-                    return None
-                tensors = [torch.from_numpy(arrays[name]) for name in ("maps", "classes", "scores")]
-                return cls(*tensors, float(arrays["seconds"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
+    @property
+    def images(self) -> range:
+        """Positions of its images."""
+        return range(self.start, self.start + len(self.maps))
 
 
 def fingerprint(*parts: object) -> str:
@@ -66,68 +46,74 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def _collate(samples: Sequence[data.Sample]) -> tuple[Batch, Tensor | None]:
-    wide = None if samples[0].wide is None else torch.stack([sample.wide for sample in samples])
-    return data.collate(samples), wide
-
-
-def compute_score_maps(
-    method: Method,
-    dataset: data.Dataset,
-    *,
-    classifier: Method | None = None,
-    indices: Sequence[int],
-    batch_size: int,
-    device: torch.device,
-    crop: int | None = None,
-    topk: int = 5,
-    workers: int = 0,
-    amp: str = "none",
-    channels_last: bool = False,
-    progress: Progress | None = None,
-) -> ScoreMaps:
-    """Classify and localise the images at ``indices``, each decoded once; several processes share the work.
+class ScoreMaps:
+    """The files of one evaluation.
 
     Args:
-        classifier: ranks the classes by the second view, which the data set must deliver; the method itself if None.
-        crop: side of the ten crops of the second view whose mean probabilities rank the classes; None ranks by the
-            second view itself, or by the localisation forward if the data set delivers none.
-        topk: how many classes are kept.
-        amp: "bf16" runs the network in bfloat16; maps are kept as float32 all the same.
+        folder: holds ``<first>-<end>.safetensors``, positions of images.
+        identity: what the maps depend on besides the images; None reads whatever is there.
+        image_ids: of all images that were asked for, in order. A file counts if its own are still the same.
     """
-    progress = progress or Progress(quiet=True)
-    # Whole batches are dealt out, so that an image's neighbours, and its last digits, do not depend on the processes.
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    mine = range(distributed.rank(), len(batches), distributed.world_size())
-    loader = load_batches(dataset, [batches[k] for k in mine], _collate, workers=workers, device=device)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    method.eval().to(device)
-    ranks = method if classifier is None else classifier.eval().to(device)
-    found_by_batch: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-    done, started = 0, time.monotonic()
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"),
-        progress.task(f"{dataset.split}: score maps", sum(len(batches[k]) for k in mine)) as advance,
-    ):
-        for k, (batch, wide) in zip(mine, loader, strict=True):
-            image = batch.image.to(device, memory_format=layout, non_blocking=True)
-            probability, ranking = None, {}
-            if wide is not None:
-                wide = wide.to(device)
-                crops = [wide] if crop is None else data.ten_crop(wide, crop).unbind(1)
-                views = (ranks.classify(view.contiguous(memory_format=layout)).float().softmax(1) for view in crops)
-                probability = sum(views) / len(crops)
-                ranking = {"ranking": probability} if method.combines_classes else {}
-            found = method.localize(image, label=batch.label.to(device), topk=0, **ranking)
-            if probability is None:
-                probability = found.logits.float().softmax(1)
-            best = probability.topk(min(topk, probability.shape[1]), dim=1)
-            parts = (found.localization_map[:, 0].float(), best.indices, best.values)
-            found_by_batch[k] = tuple(part.cpu() for part in parts)
-            done += len(batch.image_id)
-            advance(len(batch.image_id), f"{done / (time.monotonic() - started):.1f} images/s")
-    for share in distributed.from_all(found_by_batch):
-        found_by_batch |= share
-    maps, classes, scores = zip(*(found_by_batch[k] for k in range(len(batches))), strict=True)
-    return ScoreMaps(torch.cat(maps), torch.cat(classes), torch.cat(scores), time.monotonic() - started)
+
+    def __init__(self, folder: Path, identity: str | None = None, image_ids: Sequence[str] = ()):
+        self.folder, self.identity, self.image_ids = folder, identity, image_ids
+
+    def save(self, batch: MapBatch) -> None:
+        """Write a batch, which says what it took; several processes may do so."""
+        tensors = {name: getattr(batch, name).contiguous() for name in _TENSORS}
+        tensors["seconds"] = torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
+        content = tensor_files.pack(tensors, self._identity_of(batch.images) or "")
+        # Not waited for on disk: what the machine's power cuts off is noticed by its digest and computed again.
+        atomic.write_bytes(self._file(batch.images), lambda stream: stream.write(content), durable=False)
+
+    def load(self, images: range) -> MapBatch | None:
+        """What :meth:`save` wrote; None if it is absent, damaged, or something else."""
+        found = tensor_files.read(self._file(images), self._identity_of(images))
+        if found is None or len(found["maps"]) != len(images):
+            return None
+        seconds = dict(zip(FIELDS, found["seconds"].tolist(), strict=True))
+        return MapBatch(images.start, *(found[name] for name in _TENSORS), seconds)
+
+    def batches(self, batch_size: int) -> tuple[list[range], list[range]]:
+        """How the images are cut into batches, and which of those are there.
+
+        Files that cover all images count, whatever their batches were; otherwise those of ``batch_size`` do.
+        """
+        images = len(self.image_ids)
+        there = [part for part in self._listed() if self.load(part) is not None]
+        if [0, *(part.stop for part in there)] == [*(part.start for part in there), images]:
+            return there, there
+        cut = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+        return cut, sorted(set(cut) & set(there), key=lambda part: part.start)
+
+    def remove_all_but(self, kept: Sequence[range]) -> None:
+        """Delete what no longer counts."""
+        names = {self._file(part).name for part in kept}
+        for file in self.folder.glob("*.safetensors") if self.folder.is_dir() else ():
+            if file.name not in names:
+                file.unlink()
+
+    def rows(self, images: Sequence[int]) -> dict[int, Tensor]:
+        """Maps [h, w] of some images, by position; those that are not there are left out."""
+        found = {}
+        for part in self._listed():
+            wanted = [position for position in images if position in part]
+            batch = self.load(part) if wanted else None
+            if batch is not None:
+                found |= {position: batch.maps[position - batch.start] for position in wanted}
+        return found
+
+    def _listed(self) -> list[range]:
+        return sorted(self._named(), key=lambda part: (part.start, part.stop))
+
+    def _named(self) -> Iterator[range]:
+        for file in self.folder.iterdir() if self.folder.is_dir() else ():
+            name = _NAME.fullmatch(file.name)
+            if name is not None:
+                yield range(int(name[1]), int(name[2]))
+
+    def _identity_of(self, images: range) -> str | None:
+        return self.identity and fingerprint(self.identity, list(self.image_ids[images.start : images.stop]))
+
+    def _file(self, images: range) -> Path:
+        return self.folder / f"{images.start:06d}-{images.stop:06d}.safetensors"

@@ -52,9 +52,12 @@ class ErrorSplit(Accumulator):
             ValueError: if shapes do not fit or an image has no true box.
         """
         first, _ = right_classes(label, topk_classes, len(score_maps))
-        kinds = functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol)
-        one_hot = torch.nn.functional.one_hot(kinds, len(ERROR_KINDS))
-        return {"images": torch.tensor(len(kinds)), "kinds": one_hot.sum(0)}
+        return _kind_counts(functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol))
+
+    def update_kinds(self, kinds: Tensor) -> None:
+        """Add images whose kinds (Tensor[N, T], index into ``ERROR_KINDS``) are known already."""
+        for name, value in _kind_counts(kinds).items():
+            self._state[name] += value
 
     def summarize(self, state: Mapping[str, Tensor], at: float | None = None) -> dict:
         """Percent of images of each kind.
@@ -77,3 +80,8 @@ class ErrorSplit(Accumulator):
         counts = state["kinds"][self.protocol.thresholds.index(threshold)].tolist()
         shares = {kind: percent(count, images) for kind, count in zip(ERROR_KINDS, counts, strict=True)}
         return shares | {"images": images, "cam_threshold": threshold}
+
+
+def _kind_counts(kinds: Tensor) -> dict[str, Tensor]:
+    one_hot = torch.nn.functional.one_hot(kinds, len(ERROR_KINDS))
+    return {"images": torch.tensor(len(kinds)), "kinds": one_hot.sum(0)}
