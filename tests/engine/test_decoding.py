@@ -10,7 +10,7 @@ from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import change_runtime, recipe_hash, train
 from wsolfast.recipe import RecipeError, dump_recipe, parse_recipe
 
-CHANGING = ("seconds", "evaluated", "images_per_second", "environment")
+CHANGING = ("seconds", "evaluated", "images_per_second", "throughput", "environment")
 
 
 def weights(run):
