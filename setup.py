@@ -7,7 +7,7 @@ Two shared objects are built with ninja:
 * ``wsolfast/_numpy.*.so``: the torch-free box engine for NumPy arrays (pybind11).
 
 Environment: ``WSOLFAST_CUDA=auto|0|1`` (auto: nvcc is on PATH or CUDA_HOME is set), ``WSOLFAST_EXT=0`` (pure-Python
-install).
+install), ``WSOLFAST_NUMPY=0`` (without the second, which needs pybind11 and Python's headers).
 """
 
 import os
@@ -57,8 +57,7 @@ def ninja_escape(path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path) -> Path:
-    import pybind11
+def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -> Path:
     import torch
 
     torch_dir = Path(torch.__file__).parent
@@ -72,11 +71,6 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path) -> Path:
         f"builddir = {ninja_escape(build_dir)}",
         "rule cxx",
         f"  command = {cxx} -MMD -MF $out.d {common} {defines} {torch_include} -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "rule cxx_python",
-        f"  command = {cxx} -MMD -MF $out.d {common} -isystem {pybind11.get_include()} "
-        f"-isystem {sysconfig.get_path('include')} -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
@@ -104,11 +98,21 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path) -> Path:
         ]
         objects += [compile_with("nvcc", source) for source in sorted((ROOT / "csrc/cuda").glob("*.cu"))]
         link_flags += f" -L{cuda_library_dir(nvcc)} -lcudart_static -lrt"
-    binding = compile_with("cxx_python", ROOT / "csrc/numpy_bindings.cpp")
-    for output, inputs, flags in (
-        (ops_library, objects + engine, link_flags),
-        (numpy_module, [binding, *engine], "-lpthread"),
-    ):
+    outputs = [(ops_library, objects + engine, link_flags)]
+    if numpy_module is not None:
+        import pybind11
+
+        lines += [
+            "rule cxx_python",
+            f"  command = {cxx} -MMD -MF $out.d {common} -isystem {pybind11.get_include()} "
+            f"-isystem {sysconfig.get_path('include')} -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+        ]
+        outputs.append(
+            (numpy_module, [compile_with("cxx_python", ROOT / "csrc/numpy_bindings.cpp"), *engine], "-lpthread")
+        )
+    for output, inputs, flags in outputs:
         lines += [f"build {ninja_escape(output)}: link {' '.join(map(ninja_escape, inputs))}", f"  flags = {flags}"]
     build_dir.mkdir(parents=True, exist_ok=True)
     script = build_dir / "build.ninja"
@@ -126,17 +130,16 @@ class NinjaBuildExt(build_ext):
             raise SystemExit("no C++ compiler: install g++, or set WSOLFAST_EXT=0 for a pure-Python install")
         # Not setuptools' temporary folder, so that rebuilds are incremental.
         build_dir = ROOT / "build" / sysconfig.get_config_var("SOABI")
-        script = write_ninja(
-            build_dir,
-            package / "_C.so",
-            package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX")),
-        )
+        numpy_module = package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX"))
+        with_numpy = os.environ.get("WSOLFAST_NUMPY") != "0"
+        script = write_ninja(build_dir, package / "_C.so", numpy_module if with_numpy else None)
         if subprocess.run([sys.executable, "-m", "ninja", "-f", str(script)], check=False).returncode:
             raise SystemExit("compiling csrc/ failed: see the compiler's message above")
 
     def get_outputs(self):
         package = Path(self.build_lib) / "wsolfast"
-        return [str(package / "_C.so"), str(package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX")))]
+        outputs = [str(package / "_C.so"), str(package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX")))]
+        return outputs if os.environ.get("WSOLFAST_NUMPY") != "0" else outputs[:1]
 
 
 setup(

@@ -14,8 +14,8 @@ no other, and none is begun that ``--minutes`` have passed for: run the command 
 besides, where that is set.
 
 The machine's own Python is used, by way of an environment of its own in build/; what it lacks can lie as wheels in
-``.wheels/``, which git ignores. Exit code: 0 all asked for has passed, 1 something is left to do, 4 no CUDA device, 5 a
-step failed.
+``.wheels/``, which git ignores. A step that needs what is nowhere fails and says so, the others run. Exit code: 0 all
+asked for has passed, 1 something is left to do, 4 no CUDA device, 5 a step failed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,10 +40,8 @@ PARTS = ("build", "ceilings", "tests", "sanitize", "bench")
 WHEELS = ROOT / ".wheels"
 # Import name and distribution, of what building, testing and timing import.
 PACKAGES = {
-    "pip": "pip",
     "setuptools": "setuptools>=77",
     "ninja": "ninja",
-    "pybind11": "pybind11",
     "numpy": "numpy",
     "triton": "triton",
     "pytest": "pytest",
@@ -51,17 +49,35 @@ PACKAGES = {
 }
 # A step that hangs must leave time to write down that it did.
 MARGIN_SECONDS = 10
+# Finds the checkout's packages where they lie, as an installation would, without pip and setuptools.
+FINDER = """import importlib.util, sys
+
+FOLDERS = {folders!r}
+
+
+class Checkout:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        folder = FOLDERS.get(name)
+        return folder and importlib.util.spec_from_file_location(
+            name, folder + "/__init__.py", submodule_search_locations=[folder]
+        )
+
+
+sys.meta_path.insert(0, Checkout)
+"""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command; ``needs`` are programs without which it cannot start, ``shown`` says to print its output, and
-    ``repeated`` that it is run again although it passed."""
+    """One command; ``needs`` are programs and ``imports`` modules without which it cannot start, ``shown`` says to
+    print its output, and ``repeated`` that it is run again although it passed."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     must_pass_tests: bool = False
     shown: bool = False
     repeated: bool = False
@@ -70,8 +86,8 @@ class Step:
 class Check:
     """What is known so far about one device and one state of the code, and the running of more."""
 
-    def __init__(self, folder: Path, device: str, end: float):
-        self.folder, self.device, self.end = folder, device, end
+    def __init__(self, folder: Path, device: str, end: float, lacking: Mapping[str, str] = {}):
+        self.folder, self.device, self.end, self.lacking = folder, device, end, lacking
         facts = {"device": device_name(device), "torch": torch.__version__, "sources": sources_digest()}
         known = read_json(folder / "gpu-check.json")
         same = all(known.get(key) == value for key, value in facts.items())
@@ -81,14 +97,17 @@ class Check:
         return not step.repeated and self.state["parts"].get(part, {}).get(step.name, {}).get("status") == "passed"
 
     def run(self, part: str, step: Step) -> str:
-        """Run a step and write down how it went: passed, failed, out of time, or missing a program."""
+        """Run a step and write down how it went: passed, failed, or out of time. Without what it needs it failed."""
         left = self.end - time.monotonic() - MARGIN_SECONDS
         if left <= 0:
             return "out of time"
         begin = time.monotonic()
         missing = [program for program in step.needs if shutil.which(program) is None]
+        absent = [self.lacking[module] for module in step.imports if module in self.lacking]
         if missing:
             status, output = "failed", f"not on PATH: {', '.join(missing)}\n"
+        elif absent:
+            status, output = "failed", f"not installed: {', '.join(absent)}\n"
         else:
             status, output = self._status_of(step, left)
         counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", output)}
@@ -140,11 +159,7 @@ class Check:
 
 
 def prepare() -> str:
-    """An environment that sees the machine's packages, the wheels carried along and this checkout; its Python.
-
-    Raises:
-        SystemExit: if the checkout cannot be installed into it.
-    """
+    """An environment that sees the machine's packages, the wheels carried along and this checkout; its Python."""
     home = ROOT / "build" / "gpu-check" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = home / "bin" / "python"
     if not python.exists():
@@ -153,32 +168,50 @@ def prepare() -> str:
     theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in theirs)
     (site_packages / "machine.pth").write_text(lines)
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    wheels = sorted(map(str, WHEELS.glob("*.whl")))
-    if wheels:
-        run_or_exit([*pip, *wheels])
-    # Only names the checkout's packages; csrc/ is compiled by the part that says how it went.
-    run_or_exit([*pip, "--no-build-isolation", "-e", str(ROOT)], WSOLFAST_EXT="0")
+    folders = {"wsolfast": str(ROOT / "wsolfast"), "wsolfast.kernels": str(ROOT / "kernels")}
+    (site_packages / "wsolfast_checkout.py").write_text(FINDER.format(folders=folders))
+    (site_packages / "wsolfast_checkout.pth").write_text("import wsolfast_checkout\n")
+    if wheels := sorted(map(str, WHEELS.glob("*.whl"))):
+        try:
+            install(str(python), wheels)
+        except SystemExit as error:
+            print(error, file=sys.stderr)
     return str(python)
 
 
-def lacking(python: str) -> str | None:
-    """One line about the packages that are neither installed nor carried, and how to carry them."""
+def install(python: str, wheels: list[str]) -> None:
+    if subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode:
+        run_or_exit([python, "-m", "ensurepip"])
+    options = ["-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    run_or_exit([python, "-m", "pip", "install", *options, *wheels])
+
+
+def lacking(python: str) -> dict[str, str]:
+    """Modules that cannot be imported, and their distributions."""
     probe = (
-        "import importlib.metadata, importlib.util, json, sys\n"
+        "import importlib, importlib.metadata, json, sys\n"
+        "missing = {}\n"
         "for module, wanted in json.loads(sys.argv[1]).items():\n"
         "    name, _, least = wanted.partition('>=')\n"
-        "    there = importlib.util.find_spec(module) is not None\n"
-        "    if not there or least and int(importlib.metadata.version(name).split('.')[0]) < int(least):\n"
-        "        print(wanted)\n"
+        "    try:\n"
+        "        importlib.import_module(module)\n"
+        "        there = not least or int(importlib.metadata.version(name).split('.')[0]) >= int(least)\n"
+        "    except ImportError:\n"
+        "        there = False\n"
+        "    if not there:\n"
+        "        missing[module] = wanted\n"
+        "print(json.dumps(missing))\n"
     )
-    missing = run_or_exit([python, "-c", probe, json.dumps(PACKAGES)]).split()
-    if not missing:
-        return None
+    return json.loads(run_or_exit([python, "-c", probe, json.dumps(PACKAGES)]).splitlines()[-1])
+
+
+def how_to_carry(distributions: Iterable[str]) -> str:
+    """One line about packages that are neither installed nor carried."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = list(distributions)
     return (
-        f"this machine's Python lacks {', '.join(missing)}; where there is a network: pip download -d .wheels "
-        f"--no-deps --only-binary=:all: --python-version {version} {shlex.join(missing)}"
+        f"this machine's Python lacks {', '.join(wanted)}; where there is a network: pip download -d .wheels "
+        f"--only-binary=:all: --python-version {version} {shlex.join(wanted)}"
     )
 
 
@@ -194,14 +227,22 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
     bench, tiny = str(ROOT / "bench"), device == "cpu"
     if part == "build":
         if tiny:
-            return [Step("sources", [python, "setup.py", "-q", "--version"])]
+            return [Step("sources", [python, "setup.py", "-q", "--version"], imports=("setuptools",))]
         build = [python, "setup.py", "-q", "build_ext", "--inplace"]
         loads = "from wsolfast import ops; assert ops.extension_status() is None, ops.extension_status()"
         table = "print(*(f'{op}: {who}' for op, who in ops.backends().items()), sep='\\n')"
         programs = ("nvcc", os.environ.get("CXX", "g++").split()[0])
         # Nothing is compiled twice; what is built does not travel with the results to another machine.
         return [
-            Step("extension", build, {"WSOLFAST_CUDA": "1"}, needs=programs, repeated=True),
+            # The ops alone: the module for NumPy arrays wants Python's headers, and nothing here asks for it.
+            Step(
+                "extension",
+                build,
+                {"WSOLFAST_CUDA": "1", "WSOLFAST_NUMPY": "0"},
+                needs=programs,
+                imports=("setuptools", "ninja"),
+                repeated=True,
+            ),
             Step("loads", [python, "-c", f"{loads}; {table}"], repeated=True),
         ]
     if part == "ceilings":
@@ -211,7 +252,12 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
     if part == "tests":
         pytest = [python, "-m", "pytest", "-q", *(["--collect-only"] if tiny else [])]
         return [
-            Step(str(path.relative_to(ROOT)), [*pytest, "-m", chosen, str(path)], must_pass_tests=not tiny)
+            Step(
+                str(path.relative_to(ROOT)),
+                [*pytest, "-m", chosen, str(path)],
+                imports=("pytest", "numpy"),
+                must_pass_tests=not tiny,
+            )
             for path, chosen in device_tests()[: 1 if tiny else None]
         ]
     if part == "sanitize":
@@ -300,12 +346,11 @@ def main(arguments: list[str] | None = None) -> int:
         ROOT / "build" / "gpu-check" / "dry-run" if options.dry_run else ROOT / "bench/results" / slug
     )
     folder.mkdir(parents=True, exist_ok=True)
-    check = Check(folder, device, end)
     python = sys.executable if options.dry_run else prepare()
+    if absent := lacking(python):
+        print(f"gpu-check: {how_to_carry(absent.values())}", file=sys.stderr)
+    check = Check(folder, device, end, absent)
     outcomes = []
-    if line := lacking(python):
-        print(f"gpu-check: {line}", file=sys.stderr)
-        outcomes.append("failed")
     asked = options.parts or list(PARTS)
     if not options.dry_run and asked != ["ceilings"]:
         asked = ["build", *(part for part in asked if part != "build")]

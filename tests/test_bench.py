@@ -1,5 +1,6 @@
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -153,6 +154,13 @@ class TestOps:
             bench.ops.main(["--op", "self_corelation"])
         assert "no case of op 'self_corelation'; known: " in capsys.readouterr().err
 
+    def test_references_are_not_compared_with_themselves(self, bench, monkeypatch, capsys):
+        monkeypatch.setattr(bench.ops.ops, "extension_status", lambda: "not built")
+        with pytest.raises(SystemExit) as stopped:
+            bench.ops.main(["--cases", "tiny", "--op", "class_head_pool"])
+        assert stopped.value.code == 4
+        assert "class_head_pool: served by their references (not built)" in capsys.readouterr().err
+
     def test_targets_name_contenders_that_exist(self, bench):
         for case in bench.cases.CASES["cuda"]:
             names = [peer.name for peer in bench.peers.peers_of(case, "cuda")]
@@ -196,7 +204,7 @@ class TestGpuCheck:
 
         run = bench.gpu_check.Check.run
         monkeypatch.setattr(bench.gpu_check, "steps", steps)
-        monkeypatch.setattr(bench.gpu_check, "lacking", lambda python: None)
+        monkeypatch.setattr(bench.gpu_check, "lacking", lambda python: {})
         monkeypatch.setattr(
             bench.gpu_check.Check, "run", lambda self, part, step: (seen.append(part), run(self, part, step))[1]
         )
@@ -239,13 +247,40 @@ class TestGpuCheck:
         assert check.run("sanitize", bench.gpu_check.Step("x", ["x"], needs=("no-such-tool",))) == "failed"
         assert check.state["parts"]["sanitize"]["x"]["output"] == ["not on PATH: no-such-tool"]
 
-    def test_a_missing_package_is_named_with_a_way_to_carry_it(self, bench, monkeypatch):
-        assert bench.gpu_check.lacking(sys.executable) is None
+    def test_a_missing_package_is_named_with_a_way_to_carry_it(self, bench, monkeypatch, tmp_path):
+        assert bench.gpu_check.lacking(sys.executable) == {}
         packages = {"setuptools": "setuptools>=1000", "no_such_module": "no-such-package", "json": "json"}
         monkeypatch.setattr(bench.gpu_check, "PACKAGES", packages)
-        line = bench.gpu_check.lacking(sys.executable)
-        assert line.startswith("this machine's Python lacks setuptools>=1000, no-such-package; ")
-        assert line.endswith("'setuptools>=1000' no-such-package")
+        # Found, but without what it needs itself.
+        (tmp_path / "halves.py").write_text("import no_such_module")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        packages["halves"] = "halves"
+        absent = bench.gpu_check.lacking(sys.executable)
+        assert absent == {name: wanted for name, wanted in packages.items() if name != "json"}
+        line = bench.gpu_check.how_to_carry(absent.values())
+        assert line.startswith("this machine's Python lacks setuptools>=1000, no-such-package, halves; ")
+        assert line.endswith("'setuptools>=1000' no-such-package halves")
+
+    def test_only_steps_that_need_a_missing_package_fail(self, bench, tmp_path):
+        check = bench.gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60, {"pytest": "pytest", "ninja": "ninja"})
+        passes = [sys.executable, "-S", "-c", ""]
+        assert check.run("tests", bench.gpu_check.Step("x", passes, imports=("numpy", "pytest"))) == "failed"
+        assert check.state["parts"]["tests"]["x"]["output"] == ["not installed: pytest"]
+        assert check.run("ceilings", bench.gpu_check.Step("y", passes)) == "passed"
+
+    def test_the_checkout_is_found_without_installing_it(self, bench, tmp_path, monkeypatch):
+        """By a Python that has neither pip nor setuptools."""
+        monkeypatch.setattr(bench.gpu_check, "ROOT", tmp_path)
+        monkeypatch.setattr(bench.gpu_check, "WHEELS", tmp_path / "none")
+        for name, folder in (("wsolfast", "wsolfast"), ("wsolfast.kernels", "kernels")):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "__init__.py").write_text(f"name = {name!r}")
+        python = bench.gpu_check.prepare()
+        code = "import wsolfast, wsolfast.kernels; print(wsolfast.name, wsolfast.kernels.name)"
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path / "kernels"
+        )
+        assert done.stdout.split() == ["wsolfast", "wsolfast.kernels"]
 
     def test_what_runs_on_a_gpu(self, bench, tmp_path, monkeypatch):
         monkeypatch.setattr(bench.gpu_check, "cuda_ops", lambda python: ["score_map_boxes"])
