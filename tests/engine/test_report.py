@@ -252,6 +252,23 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
+@pytest.mark.parametrize(
+    ("method", "post", "label"),
+    [
+        ("csoa", "none", "CSoA"),
+        ("ci_cam", "none", "CI-CAM"),
+        ("has", "scg", "HaS + SCG"),
+        ("spol.seg", "none", "SPOL"),
+        ("one_of_my_own", "none", "one_of_my_own"),
+    ],
+)
+def test_a_run_is_called_as_the_paper_spells_its_method(tmp_path, method, post, label):
+    run = write_run(tmp_path / "run", method)
+    file = run / "eval" / "test" / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"method": method, "post": post}))
+    assert run_records.read_runs([run])[0].label == label
+
+
 def test_page_is_well_formed_and_ids_are_unique(pair):
     ids = [attrs["id"] for _, attrs in pair[2].elements if "id" in attrs]
     assert len(ids) == len(set(ids))

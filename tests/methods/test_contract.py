@@ -1,6 +1,7 @@
 """What every method in the folder keeps, with the options of its demo recipe."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from wsolfast import backbones, data
 from wsolfast.engine import artefacts
 from wsolfast.engine.build import build_optimizer, rate_at
 from wsolfast.engine.demo import demo_recipes
-from wsolfast.methods import Method, get_stage, list_methods, list_stages
+from wsolfast.methods import Method, display_name, get_stage, list_methods, list_stages
 from wsolfast.metrics import BoxAccuracy
 from wsolfast.metrics.baselines import center_box
 from wsolfast.recipe import load_recipe
@@ -65,6 +66,7 @@ EVIDENCE = {
     "spg": {"B1", "B2", "C"},
 }
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 every_method = pytest.mark.parametrize("method", list_methods())
 every_stage = pytest.mark.parametrize("name", list_stages())
 
@@ -193,7 +195,17 @@ def learn(net, stage, exported):
             optimizer.step()
 
 
+@every_method
+def test_method_is_spelt_as_in_its_paper(method):
+    spelt = display_name(method)
+    assert "".join(filter(str.isalnum, spelt)).lower() == method.replace("_", "")
+    assert f"`{method}`" in README
+    assert display_name(f"{method}.localizer") == spelt
+
+
 def test_unknown_method_names_the_nearest():
+    with pytest.raises(KeyError, match="did you mean 'csoa'"):
+        display_name("cso")
     with pytest.raises(KeyError, match="did you mean 'spa'"):
         get_stage("spaa")
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wsolfast.engine.errors import MissingError, RunError, UsageError
+from wsolfast.methods import display_name, list_methods
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,13 @@ def _evaluated(path: Path) -> list[str]:
     return sorted(file.parent.name for file in path.glob("eval/*/results.json"))
 
 
+def _label(method: str, added: Sequence[str]) -> str:
+    """What a run is called: its method as the paper spells it, and how its maps were refined."""
+    known = method.partition(".")[0] in list_methods()
+    name = display_name(method) if known else method.rpartition(":")[2]
+    return " + ".join([name, *(one.replace("_", "-").upper() for one in dict.fromkeys(filter(None, added)))])
+
+
 def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     recipe_file = path / "recipe.toml"
     if not recipe_file.is_file():
@@ -94,10 +102,9 @@ def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     results = _json(folder / "results.json")
     method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
     added = [results.get("variant", ""), results.get("post", "none").replace("none", "")]
-    label = " + ".join([method, *dict.fromkeys(filter(None, added))])
     return RunRecord(
         path=path,
-        label=label.replace("_", "-").upper(),
+        label=_label(str(method), added),
         recipe=recipe,
         recipe_text=text,
         env=_json(path / "env.json"),

@@ -1,6 +1,7 @@
-"""The folder is the registry: ``methods/<name>.py`` is the method ``<name>``; ``STAGES`` maps its stages to Modules.
+"""The folder is the registry: ``methods/<name>.py`` is the method ``<name>``.
 
-A method that lives elsewhere is named by its class, ``package.module:Class``.
+``STAGES`` there maps its stages to Modules, ``NAME`` is how its paper spells it. A method that lives elsewhere is named
+by its class, ``package.module:Class``.
 """
 
 import difflib
@@ -10,7 +11,16 @@ import pkgutil
 from wsolfast.methods._base import Method
 from wsolfast.methods._scg import Refined, SelfCorrelation
 
-__all__ = ["Method", "Refined", "SelfCorrelation", "get_stage", "list_methods", "list_stages", "method_of"]
+__all__ = [
+    "Method",
+    "Refined",
+    "SelfCorrelation",
+    "display_name",
+    "get_stage",
+    "list_methods",
+    "list_stages",
+    "method_of",
+]
 
 
 def list_methods() -> list[str]:
@@ -25,6 +35,18 @@ def list_stages() -> list[str]:
         stages = importlib.import_module(f"{__name__}.{method}").STAGES
         names += [method] if len(stages) == 1 else [f"{method}.{stage}" for stage in stages]
     return names
+
+
+def display_name(name: str) -> str:
+    """How the paper spells the method: ``"CI-CAM"`` for ``"ci_cam"``, ``"SPOL"`` for ``"spol.seg"``.
+
+    Raises:
+        KeyError: if there is no such method; the message names the nearest one.
+    """
+    method = name.partition(".")[0]
+    if method not in list_methods():
+        raise KeyError(_unknown(method, list_methods()))
+    return importlib.import_module(f"{__name__}.{method}").NAME
 
 
 def get_stage(name: str) -> type[Method]:

@@ -98,4 +98,5 @@ def erase(features: Tensor, score_map: Tensor, threshold: float) -> Tensor:
     return features * (score_map < threshold)
 
 
+NAME = "ACoL"
 STAGES = {"localizer": ACoL}

@@ -85,4 +85,5 @@ class AttentionDropout(nn.Module):
         return features * (attention < self.threshold * peak)
 
 
+NAME = "ADL"
 STAGES = {"localizer": ADL}

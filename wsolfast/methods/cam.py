@@ -19,4 +19,5 @@ class CAM(ClassActivation):
         return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 
 
+NAME = "CAM"
 STAGES = {"localizer": CAM}

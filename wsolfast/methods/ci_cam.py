@@ -187,4 +187,5 @@ class CICAM(CombinationalMethod):
         return project(vectors * (1 + self.enhance.bias), features) + in_context
 
 
+NAME = "CI-CAM"
 STAGES = {"localizer": CICAM}

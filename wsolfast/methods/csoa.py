@@ -229,4 +229,5 @@ def combine_branches(maps: list[Tensor], combine: str) -> Tensor:
     return shares.amax(0) if combine == "union" else shares.amin(0)
 
 
+NAME = "CSoA"
 STAGES = {"localizer": CSoA}

@@ -90,4 +90,5 @@ def paste(image: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> tuple
     return mixed, 1 - (y1 - y0) * (x1 - x0) / (image.shape[-2] * image.shape[-1])
 
 
+NAME = "CutMix"
 STAGES = {"localizer": CutMix}

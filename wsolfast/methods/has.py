@@ -75,4 +75,5 @@ def visible(shape: torch.Size, patch_sizes: Sequence[int], drop_rate: float, gen
     return seen
 
 
+NAME = "HaS"
 STAGES = {"localizer": HaS}

@@ -22,4 +22,5 @@ class NLCCAM(CombinationalMethod):
         return self.classifier(self._features(image).mean((2, 3)))
 
 
+NAME = "NL-CCAM"
 STAGES = {"localizer": NLCCAM}

@@ -120,4 +120,5 @@ class SPA(Method):
         return features, logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
 
 
+NAME = "SPA"
 STAGES = {"localizer": SPA}

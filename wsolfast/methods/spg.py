@@ -146,4 +146,5 @@ def _initialized(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
+NAME = "SPG"
 STAGES = {"localizer": SPG}

@@ -188,4 +188,5 @@ def _trained(backbone: nn.Module, frozen_stem: bool) -> nn.Module:
     return backbone
 
 
+NAME = "SPOL"
 STAGES = {"cam": SPOLCam, "seg": SPOLSeg}
