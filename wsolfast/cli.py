@@ -80,6 +80,15 @@ def _exit_code(error: Exception) -> int | None:
     return getattr(error, "exit_code", None)
 
 
+def _refuse_company(command: str) -> None:
+    """Some work is not shared: several processes would do all of it each, in one folder."""
+    from wsolfast.engine.distributed import find_place
+
+    count = find_place().world_size
+    if count > 1:
+        raise RecipeError(f"{command}: work for one process, {count} were started; give it without torchrun or srun")
+
+
 def _say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
@@ -256,6 +265,7 @@ def evaluate(
             raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
         from wsolfast.engine.evaluate_maps import evaluate_maps
 
+        _refuse_company("eval --scoremaps")
         split = split or "test"
         folder = out or runs / f"maps-{dataset}-{split}"
         found = evaluate_maps(
@@ -477,6 +487,7 @@ def localize(
     from wsolfast.engine.localize import localize as localize_files
     from wsolfast.engine.run_folder import RunFolder
 
+    _refuse_company("localize")
     output = out or run / "localized"
     found = localize_files(
         RunFolder(run),
@@ -525,6 +536,7 @@ def convert(
     """Turn a checkpoint of the authors' code into a finished run that eval and localize take; none of its code runs."""
     from wsolfast import convert as converter
 
+    _refuse_company("convert")
     file, *overrides = what
     found = converter.read_checkpoint(Path(file), source=source, recipe=recipe, pool=pool, overrides=overrides)
     if dry_run:
@@ -564,12 +576,21 @@ def demo(
     baselines: Annotated[bool, typer.Option("--baselines", help="HaS, CutMix, ADL, ACoL and SPG, too.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network."""
-    from wsolfast.engine.demo import demo as run_demo
+    """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network.
 
-    results, page = run_demo(out, seed=seed, minutes=minutes, baselines=baselines, progress=_progress(quiet))
-    _print_comparison(results)
-    _say(f"report: {page}")
+    Under torchrun or srun, processes share every run.
+    """
+    from wsolfast.engine.demo import demo as run_demo
+    from wsolfast.engine.demo import demo_recipes
+    from wsolfast.engine.distributed import is_first, processes
+
+    runtime = load_recipe(demo_recipes(baselines=False)[0]).runtime
+    with processes(runtime.device, runtime.timeout_minutes):
+        results, page = run_demo(out, seed=seed, minutes=minutes, baselines=baselines, progress=_progress(quiet))
+        first = is_first()
+    if first:
+        _print_comparison(results)
+        _say(f"report: {page}")
 
 
 @app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
@@ -587,6 +608,7 @@ def report(
     """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
     from wsolfast.engine.report import write_report
 
+    _refuse_company("report")
     page = write_report(runs, out or runs[-1] / "report" / "index.html")
     _say(f"report: {page}")
     if sheets:
@@ -622,16 +644,20 @@ def reproduce(
 ) -> None:
     """Train and evaluate recipes over seeds, and write a table of the papers' numbers beside the measured ones.
 
-    Finished runs are kept, interrupted ones continue, a failed one is a row with its reason.
+    Finished runs are kept, interrupted ones continue, a failed one is a row with its reason. Under torchrun or srun,
+    processes share every run, and the first that fails ends the list.
     """
     from wsolfast.engine import reproduce as reproducing
+    from wsolfast.engine.distributed import find_place, processes
 
     overrides = [*(what or []), *_runtime_overrides(device=device, amp=amp, workers=workers)]
     folders = dict(word.partition("=")[::2] if "=" in word else ("", word) for word in data or [])
     jobs, left_out = reproducing.plan(
         output, patterns=recipes or (), seeds=_seeds(seeds), data=folders, overrides=overrides
     )
-    if list_only:
+    first = find_place().rank == 0
+    quiet = quiet or not first
+    if list_only and first:
         for job in jobs:
             _say(f"{job.state():<8}  {job.path}")
     if left_out and not quiet:
@@ -640,7 +666,9 @@ def reproduce(
         return
     if not jobs:
         raise RecipeError("nothing to run: give --data DIR, or --data NAME=DIR for each data set")
-    summary = reproducing.reproduce(jobs, output, _progress(quiet))
+    runtime = jobs[0].recipe.runtime
+    with processes(runtime.device, runtime.timeout_minutes):
+        summary = reproducing.reproduce(jobs, output, _progress(quiet))
     if not quiet:
         _say(reproducing.to_markdown(summary))
         _say(f"table: {output / 'reproduce.md'}")

@@ -1,19 +1,20 @@
 """Several processes are held against one: the same batches, losses, pools and results."""
 
 import json
-import os
 import shutil
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import multiprocessing
+from ranks import on_ranks
 
 from wsolfast.engine import distributed
+from wsolfast.engine.build import open_eval_data
 from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.network import load_localizer
 from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.score_maps import ScoreMaps
 from wsolfast.engine.train import _StageTraining, train
 from wsolfast.methods import list_methods
 from wsolfast.methods._context_pool import ContextPool
@@ -22,7 +23,8 @@ from wsolfast.recipe import load_recipe
 from wsolfast.types import Clock
 
 # Method and batch size of what is evaluated.
-EVALUATED = [("spa", 1), ("spa", 4), ("ci_cam", 4)]
+EVALUATED = [("spa", 1), ("spa", 7), ("spa", 32), ("ci_cam", 4)]
+POOLED = (torch.tensor([3, 0, 0, 1, 3, 0, 2]), torch.arange(175.0).sin().view(7, 5, 5))
 RESULT_FILES = ("results", "curves", "per_image")
 
 RECIPES = {name.rpartition("/")[2]: name for name in demo_recipes(baselines=True)}
@@ -59,7 +61,7 @@ def recipe_of(method, *overrides):
     return load_recipe(name, [*SMALL, *stages, *overrides])
 
 
-def train_all(folder, methods):
+def train_all(folder, methods, *overrides):
     """What every process does, in double precision; the state that each ends with is kept beside the run.
 
     In single precision a rectified class map near zero has the sign of its rounding: SPOL's gradients then differ by
@@ -77,28 +79,8 @@ def train_all(folder, methods):
         patch.setattr(_StageTraining, "go", go_and_keep)
         patch.setattr(Clock, "generator", lambda self: drawing.append(method) or draw(self))
         for method in methods:
-            train(RunFolder.create(folder / method, recipe_of(method)))
+            train(RunFolder.create(folder / method, recipe_of(method, *overrides)))
     (folder / f"drawing.rank{distributed.rank()}").write_text(" ".join(drawing))
-
-
-def as_rank(rank, world_size, port, work, arguments):
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    with distributed.processes("cpu", timeout_minutes=1):
-        work(*arguments)
-
-
-def on_ranks(world_size, work, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(as_rank, (world_size, port, work, arguments), nprocs=world_size)
 
 
 def grow_pool(folder, classes, maps):
@@ -109,20 +91,27 @@ def grow_pool(folder, classes, maps):
     torch.save(pool.maps, folder / f"pool.rank{distributed.rank()}")
 
 
-def evaluate_all(source, folder):
+def evaluate_all(source, folder, evaluated=tuple(EVALUATED)):
     """Copies of the runs in ``source`` are evaluated at coarse thresholds."""
     protocol = PROTOCOLS["wsolevaluation"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROTOCOLS, protocol.name, replace(protocol, thresholds=tuple(k * 0.05 for k in range(20))))
-        for method, batch_size in EVALUATED:
+        for method, batch_size in evaluated:
             target = folder / f"{method}-{batch_size}"
             distributed.on_first(lambda method=method, target=target: shutil.copytree(source / method, target))
             evaluate(RunFolder(target), recipe_of(method, f"evaluate.batch_size={batch_size}"))
 
 
+def at_eight(source, folder):
+    """More processes than there are batches, chunks, or images in a batch."""
+    train_all(folder, ["ci_cam"], "stage.localizer.batch_size=10")
+    grow_pool(folder, *POOLED)
+    evaluate_all(source, folder, [("ci_cam", 4)])
+
+
 def everything(source, folder, methods):
     train_all(folder, methods)
-    grow_pool(folder, torch.tensor([3, 0, 0, 1, 3, 0, 2]), torch.arange(175.0).sin().view(7, 5, 5))
+    grow_pool(folder, *POOLED)
     evaluate_all(source, folder)
 
 
@@ -137,6 +126,18 @@ def done(tmp_path_factory):
     on_ranks(2, everything, folders[0], folders[1], list_methods())
     on_ranks(3, everything, folders[0], folders[2], [])
     return folders
+
+
+@pytest.fixture(scope="module")
+def eight(done, tmp_path_factory):
+    """Folders of what one and eight processes did."""
+    one, folder = (tmp_path_factory.mktemp(name) for name in ("alone", "eight"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_all(one, ["ci_cam"], "stage.localizer.batch_size=10")
+    torch.set_num_threads(threads)
+    on_ranks(8, at_eight, done[0], folder)
+    return one, folder
 
 
 def events(run):
@@ -205,9 +206,53 @@ def test_one_two_and_three_processes_find_the_same(done, method, batch_size):
         assert other == alone
 
 
-def test_the_size_of_batches_changes_no_result_but_by_the_networks_rounding(done):
+def maps_of(folder):
+    rows = ScoreMaps(folder / "eval" / "test" / "maps").rows(range(11))
+    return torch.stack([rows[k] for k in range(11)])
+
+
+@pytest.mark.parametrize("batch_size", [7, 32])
+def test_the_size_of_batches_changes_no_result_but_by_the_networks_rounding(done, batch_size):
     """Convolutions of one image sum in another order: maps differ by 1e-6, and PxAP by less than 1e-4 points."""
-    single, four = (results(done[0] / f"spa-{batch_size}") for batch_size in (1, 4))
-    assert single["results"].pop("pixel") == pytest.approx(four["results"].pop("pixel"), abs=1e-4)
-    assert single["results"] == four["results"]
-    assert single["curves"] == four["curves"]
+    folders = [done[0] / f"spa-{size}" for size in (1, batch_size)]
+    assert (maps_of(folders[0]) - maps_of(folders[1])).abs().max() < 2e-6
+    single, several = map(results, folders)
+    assert single["results"].pop("pixel") == pytest.approx(several["results"].pop("pixel"), abs=1e-4)
+    assert single["results"].pop("transferred") == pytest.approx(several["results"].pop("transferred"), abs=1e-4)
+    assert single == several
+
+
+def test_without_rounding_the_size_of_batches_changes_nothing(done):
+    """In double precision every map has the same bits, of which it keeps single ones, at any size of batches."""
+    dataset = open_eval_data(recipe_of("spa"), "test")
+    method = load_localizer(RunFolder(done[0] / "spa"), recipe_of("spa"), 3).double().eval()
+    images = torch.stack([dataset[k].image for k in range(len(dataset))])
+    found = []
+    with torch.inference_mode():
+        for size in (1, 7, 32):
+            batches = zip(images.split(size), dataset.labels.split(size), strict=True)
+            maps = [method.localize(image, label=label, topk=0).localization_map for image, label in batches]
+            found.append(torch.cat(maps).float())
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_eight_processes_find_what_one_does_though_most_have_nothing_to_do(done, eight):
+    assert results(eight[1] / "ci_cam-4") == results(done[0] / "ci_cam-4")
+    pools = [torch.load(file) for file in sorted(eight[1].glob("pool.rank*"))]
+    assert len(pools) == 8
+    assert all(torch.equal(pool, torch.load(done[0] / "pool.rank0")) for pool in pools)
+
+
+def test_eight_processes_train_one_model(eight):
+    alone, shared = (folder / "ci_cam" for folder in eight)
+    states = [torch.load(shared / f"localizer.rank{rank}", weights_only=True) for rank in range(8)]
+    expected = torch.load(alone / "localizer.rank0", weights_only=True)
+    assert expected["pool.maps"].any()
+    for name, value in expected.items():
+        assert all(torch.equal(states[0][name], state[name]) for state in states[1:]), name
+        # As between one process and two.
+        torch.testing.assert_close(
+            states[0][name], value, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    for one, eight_ in zip(events(alone), events(shared), strict=True):
+        assert eight_["loss"] == pytest.approx(one["loss"], rel=1e-6)

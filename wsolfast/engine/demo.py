@@ -6,6 +6,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from wsolfast.engine.distributed import on_first
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.report import write_report
 from wsolfast.engine.run_recipes import Job, run_recipes
@@ -29,7 +30,7 @@ def demo(
     baselines: bool = False,
     progress: Progress | None = None,
 ):
-    """Run the demo; a demo that is there is done again.
+    """Run the demo; a demo that is there is done again. Several processes share every run of it.
 
     Args:
         output: folder of the runs and of ``report/index.html``.
@@ -45,7 +46,8 @@ def demo(
         scaled = (replace(stage, epochs=_scaled(stage.epochs, minutes)) for stage in recipe.stage)
         jobs.append(Job(output / name.rpartition("/")[2], replace(recipe, stage=tuple(scaled))))
     outcomes = list(run_recipes(jobs, progress or Progress(quiet=True), again=True))
-    page = write_report([job.path for job in jobs], output / "report" / "index.html")
+    page = output / "report" / "index.html"
+    on_first(lambda: write_report([job.path for job in jobs], page))
     return {outcome.results["method"]: outcome.results for outcome in outcomes}, page
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
+from wsolfast.engine.distributed import from_first, is_first
 from wsolfast.engine.errors import Interrupted, MissingError, RunError
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.roles import localizer_of
@@ -88,6 +89,8 @@ def plan(
 def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = None) -> dict:
     """Run the jobs that are not finished; ``reproduce.json`` and ``reproduce.md`` are written after each of them.
 
+    Several processes share every job, and then stop at the first that fails.
+
     Returns:
         What ``reproduce.json`` holds.
 
@@ -99,7 +102,8 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
     try:
         for outcome in run_recipes(jobs, progress or Progress(quiet=True), keep_going=True, gaussian=True):
             outcomes.append(outcome)
-            summary = summarize(outcomes)
+            # Elsewhere what the first process has written may not be seen yet.
+            summary = from_first(summarize(outcomes) if is_first() else None)
             _write(output, summary)
     except Interrupted as error:
         raise Interrupted(f"{error}; or give the same command again to finish the list") from None

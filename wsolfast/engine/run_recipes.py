@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wsolfast.engine.distributed import from_first, is_first, world_size
 from wsolfast.engine.errors import Interrupted
 from wsolfast.engine.eval_split import eval_name
 from wsolfast.engine.evaluate import evaluate
@@ -53,14 +54,18 @@ def run_recipes(
 ) -> Iterator[Outcome]:
     """Train and evaluate every job: finished ones give the results that they have, started ones continue.
 
+    Several processes (see :func:`wsolfast.engine.distributed.processes`) share every job.
+
     Args:
         again: start every run over instead.
-        keep_going: a job that fails is an outcome with its reason, and the next one is started.
+        keep_going: a job that fails is an outcome with its reason, and the next one is started. Several processes stop
+            all the same: where one of them failed, the others wait for it in the middle of the job.
         gaussian: measure the central Gaussian, too.
 
     Raises:
         Interrupted: a signal asked for a stop.
     """
+    progress = progress if is_first() else Progress(quiet=True)
     for number, job in enumerate(jobs, start=1):
         if len(jobs) > 1:
             progress.say(f"[{number}/{len(jobs)}] {job.path.name}{f', {job.variant}' * bool(job.variant)}")
@@ -71,7 +76,7 @@ def run_recipes(
         except KeyboardInterrupt:
             raise Interrupted(f"stopped while measuring {job.path}") from None
         except Exception as error:
-            if not keep_going:
+            if not keep_going or world_size() > 1:
                 raise
             failure = _describe(error)
             progress.say(f"failed: {failure}")
@@ -82,7 +87,7 @@ def run_recipes(
 
 def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:
     run = _open(job, again=again)
-    results = None if again else _results(run, job)
+    results = from_first(_results(run, job) if is_first() and not again else None)
     if results is None:
         train(run, progress)
         results = evaluate(run, job.measured(), gaussian=gaussian and not job.variant, progress=progress)
@@ -90,7 +95,7 @@ def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:
 
 
 def _open(job: Job, *, again: bool) -> RunFolder:
-    if again or not (job.path / "recipe.toml").is_file():
+    if from_first(again or not (job.path / "recipe.toml").is_file()):
         return RunFolder.create(job.path, job.recipe, exist_ok=again)
     run = RunFolder(job.path)
     change_runtime(run, job.recipe)
