@@ -260,6 +260,7 @@ class Page(HTMLParser):
         ("has", "scg", "HaS + SCG"),
         ("spol.seg", "none", "SPOL"),
         ("one_of_my_own", "none", "one_of_my_own"),
+        ("package.module:OfMyOwn", "none", "OfMyOwn"),
     ],
 )
 def test_a_run_is_called_as_the_paper_spells_its_method(tmp_path, method, post, label):
