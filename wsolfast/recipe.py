@@ -63,6 +63,8 @@ class DataSpec:
     )
     keep_aspect: bool = False  # in training, resize is the shorter side instead of a warp
     crop: int | None = None  # side of the random training crop
+    crop_area: tuple[float, ...] | None = None  # least and most share of the area that a training crop is resized from
+    rand_augment: tuple[int, ...] | None = None  # in training: number and magnitude (0 to 30) of distortions
     skip_bad: bool = False
     decoder: str | None = None  # who decodes JPEG: "auto" if absent; "fast" is inexact; see docs/data.md
     options: dict[str, object] = field(default_factory=dict)
@@ -315,6 +317,8 @@ def _check(recipe: Recipe) -> None:
         _check_choice("data.decoder", recipe.data.decoder)
     if recipe.runtime.cache_gb is not None and not recipe.runtime.cache_gb >= 0:
         raise RecipeError(f"runtime.cache_gb: expected 0 or more, got {recipe.runtime.cache_gb}")
+    if recipe.data.rand_augment is not None and any(stage.uses for stage in recipe.stage):
+        raise RecipeError("data.rand_augment: moves pixels, which the maps of an earlier stage do not follow")
     _check_choice("runtime.amp", recipe.runtime.amp)
     _check_choice("evaluate.split", recipe.evaluate.split)
     _check_choice("evaluate.post", recipe.evaluate.post)

@@ -64,6 +64,8 @@ def open_dataset(
     seed: int = 0,
     skip_bad: bool = False,
     keep_aspect: bool = False,
+    crop_area: tuple[float, float] | None = None,
+    rand_augment: tuple[int, int] | None = None,
     wide: View | None = None,
     decoder: str | None = None,
     cache: CacheSpec | None = None,
@@ -81,6 +83,8 @@ def open_dataset(
         seed: of the augmentation.
         skip_bad: decode every image once and leave the unreadable ones out; ``Dataset.skipped`` lists them.
         keep_aspect: ``resize`` is the shorter side instead of a warp.
+        crop_area: shares of the area that training crops lie between, see :class:`View`.
+        rand_augment: number and magnitude of distortions in training, see :class:`View`.
         wide: also deliver this view of the image as ``Sample.wide``, for classification without decoding twice: a
             larger warp, of which :func:`ten_crop` takes crops, or a central crop.
         decoder: who decodes JPEG files, see :func:`wsolfast.data.decode.decode`; all but ``"fast"`` give the same bits.
@@ -91,7 +95,7 @@ def open_dataset(
         DataError: if the folder, an annotation file or the split is missing, empty or malformed.
         ValueError: for an unknown name, split or option.
     """
-    view = View(resize, crop, train, keep_aspect)
+    view = View(resize, crop, train, keep_aspect, crop_area, rand_augment)
     if "decoder" in _options_of(_module(name)):
         options.setdefault("decoder", decoder or "auto")
         # Said here if it cannot be, and not at the first image in every loading process.

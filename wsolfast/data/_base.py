@@ -133,7 +133,7 @@ class Dataset(torch.utils.data.Dataset):
         position = self._kept[index]
         name = self._source.describe(position)
         wholes, size = self._wholes(position, name)
-        draws = raw_draws(self._seed, _AUGMENTATION_STREAM, (int(self._epoch), position), 3) if self.view.train else []
+        draws = raw_draws(self._seed, _AUGMENTATION_STREAM, (int(self._epoch), position), self.view.draws)
         image, placement = self.view.cut(wholes[self.view.size], size, draws, name)
         other = self._wide_view
         wide = None if other is None else other.cut(wholes[other.size], size, [], name)[0]

@@ -1,5 +1,6 @@
 """Image geometry: resize, crop, flip, ten crops, and the way back from a view to its image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,10 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsolfast.data._rand_augment import DRAWS, MAGNITUDES, rand_augment
 from wsolfast.data.errors import DataError
 
 # View.resize and View.keep_aspect: what the resized whole image depends on, besides the image.
 Size = tuple[int | tuple[int, int] | None, bool]
+
+# The crop's top and left and the flip; then four for each of ten attempts at an area.
+_FLIP_DRAWS = 3
+_CROP_DRAWS = _FLIP_DRAWS + 4 * 10
 
 
 @dataclass(frozen=True)
@@ -24,18 +30,25 @@ class Placement:
     image_size: tuple[int, int]  # (width, height) of the image
     view_size: tuple[int, int]  # (width, height) of the view
     scale: tuple[float, float]  # (x, y), view pixels per image pixel
-    offset: tuple[int, int]  # (x, y), view pixels cut off at the left and the top
+    offset: tuple[float, float]  # (x, y), view pixels cut off at the left and the top
     flip: bool = False
 
     @property
     def resized_size(self) -> tuple[int, int]:
-        """(width, height) of the whole image after the resize, before the crop."""
+        """(width, height) of the whole image at the scale of the view, before the crop."""
         width, height = (round(size * scale) for size, scale in zip(self.image_size, self.scale, strict=True))
         return width, height
 
     def cut(self, whole: Tensor) -> Tensor:
-        """The view of a map [..., height, width] over the whole resized image: cropped and mirrored with the image."""
-        (left, top), (width, height) = self.offset, self.view_size
+        """The view of a map [..., height, width] over the whole resized image: cropped and mirrored with the image.
+
+        Crops of a random area start between the map's pixels: there the map follows to a pixel.
+        """
+        width, height = self.view_size
+        left, top = (
+            min(round(start), size - side)
+            for start, size, side in zip(self.offset, (whole.shape[-1], whole.shape[-2]), self.view_size, strict=True)
+        )
         view = whole[..., top : top + height, left : left + width]
         return view.flip(-1) if self.flip else view
 
@@ -78,19 +91,25 @@ class Placement:
 
 @dataclass(frozen=True)
 class View:
-    """How an image becomes a tensor: resize, then crop, then perhaps mirror.
+    """How an image becomes a tensor: resize, in training perhaps distort, then crop, then perhaps mirror.
 
     Args:
         resize: one side or (height, width) that the whole image is warped to; None keeps its size.
         crop: side of the square crop, random in training and central otherwise; None takes everything.
         train: random crop and horizontal flip with probability 1/2.
         keep_aspect: ``resize`` is the shorter side and the image keeps its aspect ratio.
+        crop_area: in training the crop is a rectangle whose share of the area lies between these two and whose aspect
+            ratio is 3/4 to 4/3, resized to ``crop``: torchvision's RandomResizedCrop.
+        rand_augment: in training, how many operations of what magnitude (0 to 30) distort the whole image, see
+            :mod:`wsolfast.data._rand_augment`.
     """
 
     resize: int | tuple[int, int] | None = None
     crop: int | None = None
     train: bool = False
     keep_aspect: bool = False
+    crop_area: tuple[float, float] | None = None
+    rand_augment: tuple[int, int] | None = None
 
     def __post_init__(self):
         sides = (self.resize,) if isinstance(self.resize, int) else tuple(self.resize or ())
@@ -100,6 +119,22 @@ class View:
             raise ValueError(f"keep_aspect: resize is then the shorter side, one integer; got {self.resize!r}")
         if self.crop is not None and (self.crop < 1 or any(self.crop > side for side in sides)):
             raise ValueError(f"crop: expected 1 <= crop <= resize, got crop={self.crop} with resize={self.resize}")
+        area, distortions = self.crop_area, self.rand_augment
+        if area is not None and (self.crop is None or len(area) != 2 or not 0 < area[0] <= area[1] <= 1):
+            raise ValueError(f"crop_area: expected a crop and two shares, 0 < least <= most <= 1, got {area!r}")
+        if distortions is not None and (
+            len(distortions) != 2 or distortions[0] < 0 or not 0 <= distortions[1] <= MAGNITUDES
+        ):
+            raise ValueError(f"rand_augment: expected how many, and a magnitude of 0 to 30, got {distortions!r}")
+
+    @property
+    def draws(self) -> int:
+        """How many 64-bit integers a view of an image takes; none outside of training."""
+        if not self.train:
+            return 0
+        if self.rand_augment is not None:
+            return _CROP_DRAWS + self.rand_augment[0] * DRAWS
+        return _FLIP_DRAWS if self.crop_area is None else _CROP_DRAWS
 
     @property
     def size(self) -> Size:
@@ -111,7 +146,8 @@ class View:
 
         Args:
             pixels: uint8 array [H, W, 3].
-            draws: three 64-bit integers, for the crop's top, its left and the flip; read in training only.
+            draws: 64-bit integers, :attr:`draws` of them: for the crop's top, its left and the flip, for the crop's
+                area, and for the distortions.
             name: what an error calls the image.
 
         Returns:
@@ -137,7 +173,14 @@ class View:
         (width, height), (rows, columns) = image_size, whole.shape[1:]
         image, top, left, flip = whole, 0, 0, False
         scale = (columns / width, rows / height)
-        if self.crop is not None:
+        if self.train and self.rand_augment is not None:
+            image = rand_augment(image, *self.rand_augment, draws[_CROP_DRAWS:])
+        if self.train and self.crop_area is not None:
+            x, y, w, h = random_area(columns, rows, self.crop_area, draws[_FLIP_DRAWS:_CROP_DRAWS])
+            image = resize(image[:, y : y + h, x : x + w], (self.crop, self.crop))
+            across, down = self.crop / w, self.crop / h
+            scale, left, top = (scale[0] * across, scale[1] * down), x * across, y * down
+        elif self.crop is not None:
             if min(rows, columns) < self.crop:
                 raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
             spare_rows, spare_columns = rows - self.crop, columns - self.crop
@@ -160,6 +203,26 @@ class View:
             # Integer floor division, as torchvision rounds the longer side.
             return self.resize * height // shorter, self.resize * width // shorter
         return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+
+
+def random_area(width: int, height: int, share: tuple[float, float], draws: Sequence[int]) -> tuple[int, int, int, int]:
+    """A random rectangle (x, y, w, h) of an image: torchvision's RandomResizedCrop.
+
+    Ten times an area, even between the two shares, and an aspect ratio, log-even between 3/4 and 4/3, are drawn; the
+    first rectangle that fits is taken, at an even place. If none does, it is the central one of the nearest ratio.
+
+    Args:
+        draws: 64-bit integers, four for each time.
+    """
+    for k in range(0, len(draws), 4):
+        area, ratio = (draw * 2.0**-64 for draw in draws[k : k + 2])
+        area = width * height * (share[0] + area * (share[1] - share[0]))
+        ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return draws[k + 2] % (width - w + 1), draws[k + 3] % (height - h + 1), w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

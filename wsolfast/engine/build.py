@@ -67,9 +67,17 @@ def count_decoders(wanted: int, device: torch.device) -> int:
 
 def open_training_data(recipe: Recipe, stage: StageSpec):
     """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
-    role = Role(recipe, stage)
-    keep_aspect = recipe.data.keep_aspect
-    return _open(recipe, "train_weaksup", resize=role.resize, crop=role.crop, train=True, keep_aspect=keep_aspect)
+    role, spec = Role(recipe, stage), recipe.data
+    return _open(
+        recipe,
+        "train_weaksup",
+        resize=role.resize,
+        crop=role.crop,
+        train=True,
+        keep_aspect=spec.keep_aspect,
+        crop_area=spec.crop_area,
+        rand_augment=spec.rand_augment,
+    )
 
 
 def open_export_data(recipe: Recipe, split: str = "train_weaksup"):
