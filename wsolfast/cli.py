@@ -733,7 +733,7 @@ def doctor(as_json: AsJson = False) -> None:
     "  wsolfast data check openimages /data/OpenImages metadata=/data/metadata/OpenImages"
 )
 def check(
-    name: Annotated[str, typer.Argument(help="cub, ilsvrc, openimages, folder or synthetic.")],
+    name: Annotated[str, typer.Argument(help="cub, ilsvrc, openimages, folder, shards, parquet or synthetic.")],
     root: Annotated[Path | None, typer.Argument(help="The data set's folder.", show_default=False)] = None,
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="data.options of a recipe.")
@@ -761,7 +761,8 @@ def check(
 )
 def index(
     what: Annotated[
-        list[str], typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="cub, ilsvrc, openimages or folder.")
+        list[str],
+        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="cub, ilsvrc, openimages, folder or shards."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
@@ -796,6 +797,39 @@ def _data_options(words: list[str]) -> dict[str, object]:
         if "=" not in word:
             raise RecipeError(f"{word!r}: expected OPTION=VALUE, such as metadata=/data/metadata/CUB")
     return {key: override_value(text) for key, _, text in (word.partition("=") for word in words)}
+
+
+@data_app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast data pack cub /data/CUB_200_2011 /data/cub-shards\n\n"
+    "  wsolfast data pack parquet /data/hf-birds /data/bird-shards box_format=xywh\n\n"
+    "  wsolfast train spa_cub_vgg16 data.name=shards data.root=/data/cub-shards",
+)
+def pack(
+    what: Annotated[list[str], typer.Argument(metavar="NAME ROOT DIR [OPTION=VALUE]...", show_default=False)],
+    per_shard: Annotated[int, typer.Option(min=1, help="Images in a tar file.")] = 1000,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a data set as tar files, which data.name=shards and WebDataset read; images are copied byte for byte.
+
+    Interrupted, it is finished by giving the same command again. OPTION=VALUE are the data.options of a recipe.
+    """
+    from wsolfast import data
+
+    if len(what) < 3 or any("=" not in word for word in what[3:]):
+        raise RecipeError("expected NAME ROOT DIR [OPTION=VALUE]..., such as: cub /data/CUB_200_2011 /data/cub-shards")
+    name, root, output, *words = what
+    options = {key: override_value(text) for key, _, text in (word.partition("=") for word in words)}
+    try:
+        summary = data.pack(
+            name, root, output, per_shard=per_shard, task=_progress(quiet).task, workers=workers, **options
+        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    if not quiet:
+        counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
+        _say(f"{summary.root}: {summary.shards} shards, {summary.written} of them new ({counts})")
 
 
 @data_app.command(

@@ -337,3 +337,29 @@ def test_a_full_disk_stops_the_caching_and_not_the_run(tree, spec, monkeypatch, 
     monkeypatch.setattr(os, "pwrite", original)
     assert_same(samples(opened(tree, spec, **view), [0]), expected)
     assert opened(tree, spec, **view).describe_cache()[0].startswith("6 of 6")
+
+
+def test_memory_stays_flat(tree, spec):
+    """Neither filling nor reading keeps pages in the process: 60 images of 300 kB are 18 MB."""
+    image = Image.new("RGB", (320, 320), "red")
+    rows = []
+    for i in range(60):
+        image.putpixel((i, 0), (0, 0, 0))
+        image.save(tree / f"images/many{i}.jpg")
+        rows.append(f"images/many{i}.jpg,test,0,1,2,20,25")
+    (tree / "annotations.csv").write_text("image,split,class_id,x0,y0,x1,y1\n" + "\n".join(rows) + "\n")
+    dataset = opened(tree, spec, split="test")
+
+    def resident():
+        with open("/proc/self/statm") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for i in range(10):
+        assert dataset[i].image.shape == (3, 320, 320)
+    before = resident()
+    for _ in range(2):
+        for i in range(len(dataset)):
+            dataset[i]
+    assert cache_files(spec)[0].stat().st_size > 60 * 300_000
+    # The allocator may hold a few buffers of the last images.
+    assert resident() - before < 4_000_000

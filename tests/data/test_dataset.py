@@ -130,7 +130,7 @@ def test_images_of_different_sizes_are_refused_by_name():
         (
             ("folders", None, "test"),
             ValueError,
-            "expected one of cub, folder, ilsvrc, synthetic, got 'folders'; did you mean 'folder'",
+            "expected one of cub, folder, .*, synthetic, got 'folders'; did you mean 'folder'",
         ),
         (
             ("synthetic", None, "train"),

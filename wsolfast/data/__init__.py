@@ -15,6 +15,7 @@ from wsolfast.data._cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data._check import CheckReport, check_sources
 from wsolfast.data._fetch import ARCHIVES, Archive, fetch_archive
 from wsolfast.data._index import IndexSummary, Task, build_index, open_indexed
+from wsolfast.data._pack import PackSummary, pack_sources
 from wsolfast.data._synth_imagenet import TreeSummary, write_tree
 from wsolfast.data.decode import LOSSY
 from wsolfast.data.decode import chosen as chosen_decoder
@@ -34,6 +35,7 @@ __all__ = [
     "Dataset",
     "FetchError",
     "IndexSummary",
+    "PackSummary",
     "Placement",
     "Sample",
     "Source",
@@ -45,12 +47,13 @@ __all__ = [
     "fetch",
     "index",
     "open_dataset",
+    "pack",
     "resize",
     "synth_imagenet",
     "ten_crop",
 ]
 
-NAMES = ("cub", "folder", "ilsvrc", "openimages", "synthetic")
+NAMES = ("cub", "folder", "ilsvrc", "openimages", "parquet", "shards", "synthetic")
 
 
 def open_dataset(
@@ -167,7 +170,7 @@ def index(
     """Write what a data set's files say into one file, which :func:`open_dataset` then opens instead.
 
     Args:
-        name: one of ``NAMES`` but ``synthetic``, which has no files.
+        name: one of ``NAMES`` but ``synthetic``, which has no files, and ``parquet``, whose files tell all at once.
         root: the data set's folder; the index lies in ``.wsolfast`` below it.
         task: makes a progress display from a title and a number of images, see ``engine.progress``.
         workers: threads; by the number of cores unless told.
@@ -181,8 +184,54 @@ def index(
     module = _module(name)
     if name == "synthetic":
         raise ValueError("data set 'synthetic' is rendered: there is nothing to index")
+    if name == "parquet":
+        raise ValueError("data set 'parquet' tells labels and boxes at once: there is nothing to index")
     _check_options(module, name, options)
-    return build_index(module, _existing(name, root), options, task=task or _silent, workers=workers, force=force)
+    root, task = _existing(name, root), task or _silent
+    if name == "shards":
+        return module.index(root, task=task, workers=workers, force=force, **options)
+    return build_index(module, root, options, task=task, workers=workers, force=force)
+
+
+def pack(
+    name: str,
+    root: str | Path | None,
+    output: str | Path,
+    *,
+    per_shard: int = 1000,
+    task: Task | None = None,
+    workers: int | None = None,
+    **options,
+) -> PackSummary:
+    """Write every split of a data set as tar files, which ``open_dataset("shards", output, ...)`` and others read.
+
+    Files of images are copied byte for byte, rendered images are PNG. Called again it writes what is missing.
+
+    Args:
+        name: one of ``NAMES``.
+        root: the data set's folder; None for ``synthetic``.
+        output: a new or empty folder, or one of an earlier call with the same settings.
+        per_shard: images in a shard.
+        task: makes a progress display from a title and a number of images.
+        workers: threads; by the number of cores unless told.
+        options: the data set's own, as for :func:`open_dataset`.
+
+    Raises:
+        DataError: if no split can be opened, an image cannot be read, or ``output`` holds anything else.
+        ValueError: for an unknown name or option, or a number out of range.
+    """
+    if per_shard < 1:
+        raise ValueError(f"per_shard: expected at least 1, got {per_shard}")
+    sources, refused = {}, []
+    for split in SPLITS:
+        try:
+            sources[split] = open_source(name, root, split, **options)
+        except DataError as error:
+            refused.append(error)
+    if not sources:
+        raise refused[0]
+    origin = {"data": [name, None if root is None else str(Path(root).resolve())], "options": options}
+    return pack_sources(sources, Path(output), origin, per_shard=per_shard, task=task or _silent, workers=workers)
 
 
 def synth_imagenet(

@@ -77,6 +77,10 @@ class Source:
         """64 bits that change when the image is replaced; 0 where that cannot happen."""
         return 0
 
+    def header_size(self, index: int) -> tuple[int, int] | None:
+        """(width, height) that the image's file itself says; None without one."""
+        return None
+
     def annotation(self, index: int) -> Annotation:
         """Size, boxes and the mask's file."""
         raise NotImplementedError

@@ -11,7 +11,6 @@ import torch
 
 from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import FileSource
-from wsolfast.data.decode import image_size
 from wsolfast.data.errors import DataError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -117,8 +116,8 @@ def _check_image(source: Source, index: int, annotated: bool, decode: bool) -> _
     try:
         if isinstance(source, FileSource) and not source.path(index).is_file():
             found.problems.append(("label without an image", f"{name}: no such file"))
-        elif isinstance(source, FileSource) and (annotated or decode):
-            size = image_size(source.path(index), source.orient)
+        elif annotated or decode:
+            size = source.header_size(index)
         if size and decode:
             source.read(index)
     except DataError as error:
@@ -132,7 +131,7 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
     try:
         annotation = source.annotation(index)
     except DataError as error:
-        if size is not None or not isinstance(source, FileSource):
+        if size is not None or not found.problems:
             found.problems.append(("unusable annotation", str(error)))
         return
     found.boxes = len(annotation.boxes)

@@ -81,9 +81,12 @@ class FileSource(Source):
     def state(self, index: int) -> int:
         return file_state(self.path(index))
 
+    def header_size(self, index: int) -> tuple[int, int]:
+        return image_size(self.path(index), self.orient)
+
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
-            self._sizes[index] = image_size(self.path(index), self.orient)
+            self._sizes[index] = self.header_size(index)
         boxes = torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
         return Annotation(self._sizes[index], boxes, self.mask_path(index))
 

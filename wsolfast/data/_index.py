@@ -36,7 +36,6 @@ from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source
 from wsolfast.data._files import FileSource
 from wsolfast.data._masks import InstanceMasks
 from wsolfast.data.atomic import write_bytes
-from wsolfast.data.decode import image_size
 from wsolfast.data.errors import DataError
 
 VERSION = 1
@@ -131,14 +130,14 @@ def build_index(
             raise DataError(f"{changed}: changed while it was indexed; give the command again")
         text = json.dumps(header)
         tensors |= {f"{split}.{key}": array for key, array in arrays.items()}
-        metadata |= {split: text, f"{split}.sha256": _digest(text, arrays)}
+        metadata |= {split: text, f"{split}.sha256": digest_of(text, arrays)}
         images[split] = len(source.image_ids)
         unreadable += complaints
     if not images:
         with contextlib.suppress(OSError):
             path.parent.rmdir()
         raise refused[0]
-    _write(path, tensors, metadata)
+    write_index(path, tensors, metadata)
     return IndexSummary(path, images, tuple(unreadable), built=True)
 
 
@@ -148,12 +147,12 @@ def open_indexed(module: ModuleType, root: Path, split: str, options: dict) -> I
     if not path.exists():
         return None
     try:
-        found = _read(path, split)
+        found = read_split(path, split)
         if found is None:
             return None
         header, arrays = found
         changed = _changed(root, header["fingerprint"])
-    except _Unusable as error:
+    except Unusable as error:
         _log.warning("%s: %s; the files are read instead. Renew it: %s", path, error, _command(module, root))
         return None
     if changed is not None:
@@ -164,7 +163,7 @@ def open_indexed(module: ModuleType, root: Path, split: str, options: dict) -> I
     return _source(module, root, split, options, header, arrays)
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why an index cannot be used."""
 
 
@@ -187,7 +186,7 @@ def _still_held(path: Path, module: ModuleType, root: Path, options: dict) -> di
     images = {}
     try:
         for split in SPLITS:
-            found = _read(path, split) if path.exists() else None
+            found = read_split(path, split) if path.exists() else None
             if found is None:
                 try:
                     module.open_source(root, split, **options)
@@ -197,7 +196,7 @@ def _still_held(path: Path, module: ModuleType, root: Path, options: dict) -> di
             if _changed(root, found[0]["fingerprint"]) is not None:
                 return None
             images[split] = len(found[1]["labels"])
-    except _Unusable:
+    except Unusable:
         return None
     return images or None
 
@@ -217,14 +216,14 @@ def _index_split(
     there = [each if isinstance(each, Annotation) else None for each in found]
     boxes = BoxTable.from_lists([each.boxes.tolist() if each else [] for each in there])
     arrays = {
-        "image_ids": _packed(source.image_ids),
+        "image_ids": pack_texts(source.image_ids),
         "labels": source.labels,
         "sizes": np.array([each.size if each else (0, 0) for each in there], np.int32),
         "boxes": boxes.boxes,
         "offsets": boxes.offsets,
     }
     if source.has_masks:
-        arrays["masks"] = _packed(_mask_text(source.mask_names(index)) for index in range(count))
+        arrays["masks"] = pack_texts(_mask_text(source.mask_names(index)) for index in range(count))
     header = {
         "folder": _stored(source.folder, root),
         "mask_folder": _stored(source.mask_folder, root),
@@ -238,7 +237,7 @@ def _look(source: FileSource, index: int, split: str) -> Annotation | DataError:
     try:
         if split == "train_weaksup":
             # Boxes of the training images are not even stored.
-            return Annotation(image_size(source.path(index), source.orient), torch.zeros((0, 4)))
+            return Annotation(source.header_size(index), torch.zeros((0, 4)))
         return source.annotation(index)
     except DataError as error:
         return error
@@ -247,11 +246,11 @@ def _look(source: FileSource, index: int, split: str) -> Annotation | DataError:
 def _source(
     module: ModuleType, root: Path, split: str, options: dict, header: dict, arrays: dict[str, np.ndarray]
 ) -> IndexedSource:
-    texts = _unpacked(arrays["masks"]) if "masks" in arrays else ()
+    texts = unpack_texts(arrays["masks"]) if "masks" in arrays else ()
     named = _instance_masks if header.get("instance_masks") else str
     return IndexedSource(
         root / header["folder"],
-        _unpacked(arrays["image_ids"]),
+        unpack_texts(arrays["image_ids"]),
         arrays["labels"],
         header["class_names"],
         boxes=BoxTable(arrays["boxes"], arrays["offsets"]),
@@ -314,27 +313,27 @@ def _stored(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path.absolute())
 
 
-def _packed(texts: Iterable[str]) -> np.ndarray:
+def pack_texts(texts: Iterable[str]) -> np.ndarray:
     # Every text is closed by a zero, which no path has: so no text at all and one empty text differ.
     return np.frombuffer("".join(f"{text}\0" for text in texts).encode(errors="surrogateescape"), np.uint8)
 
 
-def _unpacked(packed: np.ndarray) -> list[str]:
+def unpack_texts(packed: np.ndarray) -> list[str]:
     return packed.tobytes().decode(errors="surrogateescape").split("\0")[:-1]
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def write_index(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     import safetensors.numpy
 
     content = safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in tensors.items()}, metadata)
     write_bytes(path, lambda stream: stream.write(content))
 
 
-def _read(path: Path, split: str) -> tuple[dict, dict[str, np.ndarray]] | None:
+def read_split(path: Path, split: str) -> tuple[dict, dict[str, np.ndarray]] | None:
     """Header and arrays of a split; None if the index has none of it.
 
     Raises:
-        _Unusable: if the file is damaged or of another version.
+        Unusable: if the file is damaged or of another version.
     """
     import safetensors
 
@@ -344,17 +343,17 @@ def _read(path: Path, split: str) -> tuple[dict, dict[str, np.ndarray]] | None:
             keys = [key for key in opened.keys() if key.startswith(f"{split}.")]  # noqa: SIM118
             arrays = {key.partition(".")[2]: opened.get_tensor(key) for key in keys}
     except (OSError, safetensors.SafetensorError) as error:
-        raise _Unusable(f"damaged ({error})") from None
+        raise Unusable(f"damaged ({error})") from None
     if about.get("format") != f"wsolfast index {VERSION}":
-        raise _Unusable(f"of another version ({about.get('format')})")
+        raise Unusable(f"of another version ({about.get('format')})")
     if split not in about and not arrays:
         return None
-    if about.get(f"{split}.sha256") != _digest(about.get(split, ""), arrays):
-        raise _Unusable(f"damaged (the SHA-256 of {split} does not match)")
+    if about.get(f"{split}.sha256") != digest_of(about.get(split, ""), arrays):
+        raise Unusable(f"damaged (the SHA-256 of {split} does not match)")
     return json.loads(about[split]), arrays
 
 
-def _digest(header: str, arrays: dict[str, np.ndarray]) -> str:
+def digest_of(header: str, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(header.encode())
     for key in sorted(arrays):
         part = np.ascontiguousarray(arrays[key])
