@@ -219,6 +219,9 @@ class ImageCache:
 
     def _open(self) -> int | None:
         """Descriptor of the file in this process; None while there is none of ours."""
+        if self._file is not None:
+            # Without the lock, which a thread holds while it writes.
+            return self._file.fileno()
         with self._turn:
             if self._file is None and not self._closed and self.path.exists():
                 file = self.path.open("r+b", buffering=0)
