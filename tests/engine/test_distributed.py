@@ -15,7 +15,7 @@ from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.network import load_localizer
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.score_maps import ScoreMaps
-from wsolfast.engine.train import _StageTraining, train
+from wsolfast.engine.train import StageTraining, train
 from wsolfast.methods import list_methods
 from wsolfast.methods._context_pool import ContextPool
 from wsolfast.metrics import PROTOCOLS
@@ -67,7 +67,7 @@ def train_all(folder, methods, *overrides):
     In single precision a rectified class map near zero has the sign of its rounding: SPOL's gradients then differ by
     percents between any two orders of summation.
     """
-    build, go, draw = _StageTraining._build, _StageTraining.go, Clock.generator
+    build, go, draw = StageTraining._build, StageTraining.go, Clock.generator
     drawing = []
 
     def go_and_keep(self):
@@ -75,8 +75,8 @@ def train_all(folder, methods, *overrides):
         torch.save(self.method.state_dict(), self.run.path / f"{self.stage.name}.rank{distributed.rank()}")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_StageTraining, "_build", lambda self, pretrained: build(self, pretrained).double())
-        patch.setattr(_StageTraining, "go", go_and_keep)
+        patch.setattr(StageTraining, "_build", lambda self, pretrained: build(self, pretrained).double())
+        patch.setattr(StageTraining, "go", go_and_keep)
         patch.setattr(Clock, "generator", lambda self: drawing.append(method) or draw(self))
         for method in methods:
             train(RunFolder.create(folder / method, recipe_of(method, *overrides)))

@@ -311,7 +311,7 @@ def test_ways_of_running_change_no_more_than_rounding(tiny, tmp_path, monkeypatc
 
 def test_more_processes_than_images_in_a_batch_are_refused(tiny, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", tiny())
-    training = train_module._StageTraining
+    training = train_module.StageTraining
     stage = training.__new__(training)
     stage.stage, stage.dataset = run.recipe.stage[0], range(20)
     monkeypatch.setattr(distributed, "world_size", lambda: 5)

@@ -55,7 +55,7 @@ def no_training(monkeypatch):
 
 def interrupted_at(monkeypatch, step_number):
     """Asks for a stop at a step counted over all runs."""
-    step, count = train_module._StageTraining._step, 0
+    step, count = train_module.StageTraining.step, 0
 
     def interrupted_step(self, *batch):
         nonlocal count
@@ -64,7 +64,7 @@ def interrupted_at(monkeypatch, step_number):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *batch)
 
-    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
 
 
 def test_two_seeds_make_a_row_and_are_not_run_again(tiny_file, tmp_path, coarse_sweep, no_training):

@@ -108,7 +108,7 @@ def interrupt(monkeypatch, owner, name, count):
 )
 def test_a_run_that_is_stopped_in_any_stage_continues_bit_for_bit(whole, tmp_path, monkeypatch, step):
     run = RunFolder.create(tmp_path / "run", recipe_of())
-    interrupt(monkeypatch, train_module._StageTraining, "_step", step)
+    interrupt(monkeypatch, train_module.StageTraining, "step", step)
     with pytest.raises(Interrupted, match="--resume"):
         train(run)
     torch.rand(7)
@@ -148,7 +148,7 @@ def test_what_is_exported_covers_whole_images_at_the_fused_resolution(whole):
 
 def test_a_damaged_export_is_named_and_written_again(whole, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", recipe_of("stage.seg.epochs=1"))
-    interrupt(monkeypatch, train_module._StageTraining, "_step", CAM_STEPS + 1)
+    interrupt(monkeypatch, train_module.StageTraining, "step", CAM_STEPS + 1)
     with pytest.raises(Interrupted):
         train(run)
     monkeypatch.undo()

@@ -96,7 +96,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method,
     train(whole)
 
     run = RunFolder.create(tmp_path / "stopped", tiny())
-    step, count = train_module._StageTraining._step, 0
+    step, count = train_module.StageTraining.step, 0
 
     def interrupted_step(self, indices, parts):
         nonlocal count
@@ -105,7 +105,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method,
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, indices, parts)
 
-    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; continue with: .*--resume"):
         train(run)
     assert not run.weights_path("localizer").exists()
@@ -120,7 +120,7 @@ def test_dropout_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
     recipe = tiny("stage.model={head = 'conv2', hidden_channels = 8, dropout = 0.5}")
     whole = RunFolder.create(tmp_path / "whole", recipe)
     train(whole)
-    run, count, step = RunFolder.create(tmp_path / "stopped", recipe), 0, train_module._StageTraining._step
+    run, count, step = RunFolder.create(tmp_path / "stopped", recipe), 0, train_module.StageTraining.step
 
     def interrupted_step(self, indices, parts):
         nonlocal count
@@ -129,7 +129,7 @@ def test_dropout_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, indices, parts)
 
-    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
     with pytest.raises(Interrupted):
         train(run)
     torch.rand(7)
@@ -145,7 +145,7 @@ def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeyp
     assert [round(event["lr"], 6) for event in events(whole)] == [0.01] * 3 + [0.005] * 3
 
     run = RunFolder.create(tmp_path / "stopped", recipe)
-    seen, step = [], train_module._StageTraining._step
+    seen, step = [], train_module.StageTraining.step
 
     def interrupted_step(self, indices, parts):
         seen.extend(parts)
@@ -153,7 +153,7 @@ def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeyp
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, indices, parts)
 
-    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
     with pytest.raises(Interrupted):
         train(run)
     train(RunFolder(run.path))

@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(("method", "stage"), STAGES)
 def test_a_stopped_stage_continues_bit_for_bit(method, stage, whole, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "stopped", tiny(method))
-    step, seen = train_module._StageTraining._step, []
+    step, seen = train_module.StageTraining.step, []
 
     def interrupted_step(self, *batch):
         seen.append(self.stage.name)
@@ -75,10 +75,10 @@ def test_a_stopped_stage_continues_bit_for_bit(method, stage, whole, tmp_path, m
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *batch)
 
-    monkeypatch.setattr(train_module._StageTraining, "_step", interrupted_step)
+    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
     with pytest.raises(Interrupted, match=f"stopped at step {STOP_AT}"):
         train(run)
-    monkeypatch.setattr(train_module._StageTraining, "_step", step)
+    monkeypatch.setattr(train_module.StageTraining, "step", step)
     torch.rand(7)
     train(RunFolder(run.path))
     for name in (stage.name for stage in run.recipe.stage):

@@ -66,7 +66,7 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         finished = [run.weights_path(stage.name).exists() for stage in run.recipe.stage]
         for index, done in enumerate(distributed.from_first(finished)):
             if not done:
-                _StageTraining(run, index, run.recipe.stage[index], device, progress, stop).go()
+                StageTraining(run, index, run.recipe.stage[index], device, progress, stop).go()
         run.update_environment(finished=now(), seconds=round(time.monotonic() - started, 1))
 
 
@@ -128,7 +128,7 @@ class _Losses(nn.Module):
         return {name: loss if name == "loss" else loss.detach() for name, loss in losses.items()}
 
 
-class _StageTraining:
+class StageTraining:
     def __init__(self, run: RunFolder, index: int, stage: StageSpec, device, progress: Progress, stop: StopRequest):
         self.run, self.stage, self.device, self.progress, self.stop = run, stage, device, progress, stop
         self.seed = run.recipe.seed + index
@@ -141,7 +141,7 @@ class _StageTraining:
         fused = run.recipe.runtime.fused_optimizer
         self.optimizer = build_optimizer(self.method, stage.optim, f"stage.{stage.name}.optim", fused=fused)
         self.at = Position()
-        self.steps_per_epoch = len(self._batches(0))
+        self.steps_per_epoch = len(self.batches(0))
         self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
         self.saved_at = time.monotonic()
         self.stopping, self.save_due = False, False  # as all processes agreed in the last step
@@ -206,8 +206,8 @@ class _StageTraining:
         every = max(1, self.steps_per_epoch // _EVENTS_PER_EPOCH)
         recent: list[dict[str, float]] = []
         epoch_losses: list[float] = []
-        for indices, parts in self._loader():
-            losses = self._step(indices, parts)
+        for indices, parts in self.loader():
+            losses = self.step(indices, parts)
             at.step += 1
             at.step_in_epoch += 1
             seen += len(indices)
@@ -237,7 +237,7 @@ class _StageTraining:
         self._save()
         self._stop_if_asked()
 
-    def _step(self, indices: Sequence[int], parts: Sequence[Batch]) -> dict[str, float] | None:
+    def step(self, indices: Sequence[int], parts: Sequence[Batch]) -> dict[str, float] | None:
         """One step over the batch ``indices``, of which this process holds ``parts``; None if it was left out."""
         at, skips = self.at, self.run.recipe.runtime.skip_nonfinite
         for group in self.optimizer.param_groups:
@@ -307,7 +307,7 @@ class _StageTraining:
     def _rate(self, step: int) -> float:
         return self.stage.optim.lr * rate_at(self.stage.schedule, step, self.steps_per_epoch, self.stage.epochs)
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def batches(self, epoch: int) -> list[list[int]]:
         """Indices of every batch of an epoch, by the method's own sampler if it has one."""
         seed = _epoch_seed(self.seed, epoch)
         sampler = self.method.batch_sampler(self.dataset.labels, self.stage.batch_size, seed)
@@ -327,10 +327,10 @@ class _StageTraining:
         turns = distributed.split(batch, min(self.stage.accumulate, len(batch) // ranks))
         return [distributed.split(turn, ranks)[distributed.rank()] for turn in turns]
 
-    def _loader(self) -> Iterator[tuple[list[int], list[Batch]]]:
+    def loader(self) -> Iterator[tuple[list[int], list[Batch]]]:
         """What is left of the epoch: the indices of each batch, and this process's parts of it."""
         self.dataset.set_epoch(self.at.epoch)
-        batches = self._batches(self.at.epoch)[self.at.step_in_epoch :]
+        batches = self.batches(self.at.epoch)[self.at.step_in_epoch :]
         parts = [self._parts(batch) for batch in batches]
         loader = load_batches(
             self.dataset,
