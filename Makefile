@@ -13,7 +13,7 @@ help:
 	@echo "make test    set up, then ruff, clang-format and all tests"
 	@echo "make lint    ruff and clang-format only"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
-	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench; PART=... for some (no network needed)"
+	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"
 	@echo "make clean   remove what was built (keeps runs/)"
 
 demo: $(VENV)/.installed

@@ -2,16 +2,17 @@
 
     python bench/gpu_check.py [build|ceilings|tests|sanitize|bench ...] [--minutes 9] [--out FOLDER]
 
-* ``build``: compiles csrc/ in place with nvcc; also the first thing that the three last ones do;
+* ``build``: compiles csrc/ in place with nvcc; also the first thing that the four last ones do;
 * ``ceilings``: what the device can do at best (ceilings.py);
 * ``tests``: every test marked ``cuda`` and those of the Triton kernels, which run on the device where there is one;
 * ``sanitize``: compute-sanitizer's memcheck and racecheck on the kernels of csrc/cuda (sanitize.py);
-* ``bench``: the table of the ops against their peers (ops.py).
+* ``bench``: the table of the ops against their peers (ops.py);
+* ``end_to_end``: training steps and evaluation against the network alone (end_to_end.py).
 
 A part is a list of steps. Steps that passed on this device with this state of the code are skipped, a failed one hides
 no other, and none is begun that ``--minutes`` have passed for: run the command again and it goes on. Results go to
-``bench/results/<device>/`` (``gpu-check.json``, ``ceilings.json``, ``ops.json``, ``gpu-check.log``), and to ``$OUT``
-besides, where that is set.
+``bench/results/<device>/`` (``gpu-check.json``, ``ceilings.json``, ``ops.json``, ``end-to-end.json``,
+``gpu-check.log``), and to ``$OUT`` besides, where that is set.
 
 The machine's own Python is used, by way of an environment of its own in build/; what it lacks can lie as wheels in
 ``.wheels/``, which git ignores. A step that needs what is nowhere fails and says so, the others run. Exit code: 0 all
@@ -36,7 +37,7 @@ from pathlib import Path
 import torch
 from measure import ROOT, commit, device_name, driver_version, read_json, sources_digest, write_json
 
-PARTS = ("build", "ceilings", "tests", "sanitize", "bench")
+PARTS = ("build", "ceilings", "tests", "sanitize", "bench", "end_to_end")
 WHEELS = ROOT / ".wheels"
 # Import name and distribution, of what building, testing and timing import.
 PACKAGES = {
@@ -46,6 +47,9 @@ PACKAGES = {
     "triton": "triton",
     "pytest": "pytest",
     "hypothesis": "hypothesis",
+    "torchvision": "torchvision",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
 }
 # A step that hangs must leave time to write down that it did.
 MARGIN_SECONDS = 10
@@ -276,6 +280,16 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
             for op in cuda_ops(python)
             for name in ("memcheck", "racecheck")
         ]
+    if part == "end_to_end":
+        command = [python, f"{bench}/end_to_end.py", "--device", device, "--json", str(folder / "end-to-end.json")]
+        if tiny:
+            options = ["--quick", "--rounds", "1", "--case", "CAM", "--source", "memory"]
+            return [Step("quick", [*command, *options], shown=True)]
+        # One process each, and what is compiled for one of them serves the next.
+        return (
+            Step(case, [*command, "--case", case, "--minutes", f"{(end - time.monotonic()) / 60 - 1:.2f}"], shown=True)
+            for case in end_to_end_cases(python)
+        )
     command = [python, f"{bench}/ops.py", "--device", device, "--json", str(folder / "ops.json")]
     command += ["--ceilings", str(folder / "ceilings.json")]
     if tiny:
@@ -313,6 +327,12 @@ def benched_ops(python: str) -> list[str]:
     """Ops that have cases, in their order."""
     probe = "from cases import CASES; print(*dict.fromkeys(case.op for case in CASES['cuda']))"
     return run_or_exit([python, "-c", probe], PYTHONPATH=str(ROOT / "bench")).split()
+
+
+def end_to_end_cases(python: str) -> list[str]:
+    """Names of the cases for a GPU, in their order."""
+    probe = "from end_to_end_cases import CASES; print(*(case.name for case in CASES['cuda']), sep='\\n')"
+    return run_or_exit([python, "-c", probe], PYTHONPATH=str(ROOT / "bench")).splitlines()
 
 
 def summary(check: Check, asked: list[str]) -> list[str]:

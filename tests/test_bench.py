@@ -12,7 +12,20 @@ import torch
 from wsolfast import ops
 
 BENCH = Path(__file__).parents[1] / "bench"
-MODULES = ("cases", "ceilings", "gpu_check", "labels", "measure", "ops", "peers")
+MODULES = (
+    "cases",
+    "ceilings",
+    "end_to_end",
+    "end_to_end_cases",
+    "evaluations",
+    "gpu_check",
+    "labels",
+    "measure",
+    "ops",
+    "peers",
+    "published_training",
+    "training_steps",
+)
 needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 
 
@@ -168,6 +181,55 @@ class TestOps:
                 assert any(name == target or name.startswith(f"{target} ") for name in names), (case.name, target)
 
 
+@needs_kernels
+class TestEndToEnd:
+    """``bench/end_to_end.py``."""
+
+    @staticmethod
+    def run(bench, path, work, *cases):
+        options = ("--quick", "--rounds", "1", "--source", "memory", "--work", work, "--case", *cases)
+        return bench.end_to_end.main([*options, "--json", str(path)])
+
+    @pytest.mark.parametrize(
+        ("work", "peers"),
+        [("train", {"network", "classifier", "published"}), ("evaluate", {"network", "backbone", "published"})],
+    )
+    def test_every_contender_does_the_work(self, bench, tmp_path, capsys, work, peers):
+        assert self.run(bench, tmp_path / "rows.json", work, "SPA") == 0
+        results = json.loads((tmp_path / "rows.json").read_text())
+        (row,) = results["rows"]
+        assert (row["case"], row["work"], row["source"]) == ("SPA small network", work, "memory")
+        assert row["status"] == "ok"
+        assert set(row["times_of"]) == peers
+        assert set(row["images_per_second"]) == {"ours", *peers}
+        assert {"device", "torch", "commit", "load_average"} <= set(results["environment"])
+        assert capsys.readouterr().out.splitlines()[-1] == bench.end_to_end.as_line(row)
+
+    def test_a_wrong_loss_is_not_timed(self, bench, tmp_path, monkeypatch):
+        losses = bench.training_steps.LOSSES
+        monkeypatch.setitem(losses, "spa", lambda method, batch, loss=losses["spa"]: 1.01 * loss(method, batch))
+        assert self.run(bench, tmp_path / "rows.json", "train", "SPA") == 5
+        (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+        assert row["status"].startswith("wrong: ")
+        assert "images_per_second" not in row
+
+    def test_ratios_are_medians_of_rounds(self, bench):
+        seconds = {"ours": [0.010, 0.022, 0.012], "network": [0.010, 0.020, 0.010]}
+        row = bench.end_to_end.summarized(seconds, {"network": 1.1, "images_per_second": 100})
+        assert row["times_of"]["network"] == pytest.approx(1.1)
+        assert row["images_per_second"]["ours"] == pytest.approx(1 / 0.012)
+        assert row["met"] == {"network": True, "images_per_second": False}
+        line = bench.end_to_end.as_line({"case": "c", "work": "train", "source": "jpeg", "status": "ok"} | row)
+        assert line == "| c | train | jpeg | 83.3 | 1.10 |  |  | MET 1.10 of network, MISSED 100 images/s |"
+
+    def test_what_an_evaluation_costs_once_is_taken_out(self, bench):
+        # Two seconds whatever is seen, and 0.1 an image.
+        case = SimpleNamespace(batch=4, images=20)
+        seconds = {"ours": [(2 + 20 * 0.1) / 20], "start": [(2 + 4 * 0.1) / 4]}
+        assert bench.end_to_end.without_start(seconds, case) == pytest.approx(2)
+        assert seconds == {"ours": [pytest.approx(0.1)]}
+
+
 class TestGpuCheck:
     """``bench/gpu_check.py``."""
 
@@ -176,13 +238,13 @@ class TestGpuCheck:
     def test_dry_run_goes_through_every_part_but_the_tests_own(self, bench, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("OUT", str(tmp_path / "sent"))
         (tmp_path / "sent").mkdir()
-        parts = ["build", "ceilings", "bench"]
+        parts = ["build", "ceilings", "bench", "end_to_end"]
         assert bench.gpu_check.main([*parts, "--dry-run", "--out", str(tmp_path / "out")]) == 0
         state = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
         assert list(state["parts"]) == parts
         assert all(step["status"] == "passed" for part in state["parts"].values() for step in part.values())
         files = {path.name for path in (tmp_path / "out").iterdir()}
-        assert files == {"gpu-check.json", "gpu-check.log", "ceilings.json", "ops.json"}
+        assert files == {"gpu-check.json", "gpu-check.log", "ceilings.json", "ops.json", "end-to-end.json"}
         assert {path.name for path in (tmp_path / "sent").iterdir()} == files
         assert set(json.loads((tmp_path / "out" / "ceilings.json").read_text())["ceilings"]) == {
             "copy_bytes_per_s",
@@ -296,6 +358,13 @@ class TestGpuCheck:
         assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
         assert "tests/test_bench.py" not in names("tests")
         assert names("bench") == ["class_head_pool"]
+        assert names("end_to_end") == [
+            "CAM VGG16",
+            "SPA VGG16",
+            "CI-CAM VGG16",
+            "SPOL-cam ResNet50",
+            "SPOL-seg ResNet50",
+        ]
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
     def test_without_a_device(self, bench, capsys):

@@ -1,0 +1,145 @@
+"""Who evaluates in end_to_end.py: the engine, the networks alone, and the published way."""
+
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from end_to_end_cases import EndToEnd, enliven, recipe_of
+from published_training import network_logits
+from torch import Tensor
+
+from wsolfast import data
+from wsolfast.engine.build import eval_protocol
+from wsolfast.engine.eval_split import EvalSplit
+from wsolfast.engine.measure import Counters, Truths, Verdicts
+from wsolfast.engine.network import Network
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.metrics.functional import box_hits
+
+QUIET = Progress(quiet=True)
+# Share of thresholds at which the published boxes are as right or wrong as ours.
+AGREEMENT = 0.98
+
+
+class Remembered:
+    """A data set whose images are decoded once, at the start; more of them than there are is round and round."""
+
+    def __init__(self, dataset: data.Dataset):
+        self.dataset = dataset
+        self.samples = [dataset[index] for index in range(len(dataset))]
+
+    def __getitem__(self, index: int) -> data.Sample:
+        return self.samples[index]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getattr__(self, name: str):
+        return getattr(self.dataset, name)
+
+
+class Evaluation:
+    """The contenders of one recipe's evaluation; all run the same networks."""
+
+    def __init__(self, case: EndToEnd, root: Path, device: str, folder: Path):
+        self.case, self.device = case, torch.device(device)
+        self.recipe = recipe_of(case, root, device, None)
+        self.run = RunFolder.create(folder / "evaluate", self.recipe)
+        self.protocol = eval_protocol(self.recipe)
+        self.splits = {source: self._open(source) for source in ("memory", "jpeg")}
+        self.run.keep_class_names(self.splits["jpeg"].dataset.class_names)
+        self.network = Network(self.run, self.recipe, len(self.splits["jpeg"].dataset.class_names))
+        self.look = self.network.look
+        images = [sample.image for sample in self.splits["memory"].dataset.samples[: case.batch]]
+        for backbone in self.look.backbones:
+            enliven(backbone, torch.stack(images).to(self.device))
+
+    def _open(self, source: str) -> EvalSplit:
+        split = EvalSplit(self.run, self.recipe, "test", None)
+        if source == "memory":
+            split.dataset = Remembered(split.dataset)
+        split.indices = [index % len(split.dataset) for index in range(self.case.images)]
+        return split
+
+    def check(self) -> None:
+        """Hits of the published way are ours, of the label's map in float32.
+
+        Raises:
+            AssertionError: if more than a few differ, which rounding may move across a threshold.
+        """
+        published = self._published("memory")
+        if published is None:
+            return
+        dataset = self.splits["memory"].dataset
+        agreed = []
+        for index in range(min(8, len(dataset))):
+            sample, note = dataset[index], dataset.annotations(index)
+            with torch.inference_mode():
+                found = self.look.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
+            maps = found.localization_map[:, 0]
+            ours = box_hits(maps, torch.tensor([note.size]), [note.boxes], self.protocol)[0]
+            agreed.append((ours.numpy() == published.hits(index)).mean())
+        assert statistics.fmean(agreed) >= AGREEMENT, f"hits as published at {agreed} of the thresholds"
+
+    def _published(self, source: str):
+        """An :class:`published_evaluation.ImageByImage`, on a CPU and where the method and protocol have one."""
+        if self.device.type != "cpu":
+            return None
+        from published_evaluation import ImageByImage
+
+        known = ImageByImage.knows(self.look.method, self.protocol)
+        return ImageByImage(self.look.method, self.splits[source].dataset, self.protocol) if known else None
+
+    def calls(self, source: str) -> dict[str, Callable[[], int]]:
+        """One evaluation by each contender, images from ``source``."""
+        split = self.splits[source]
+        calls = {
+            "ours": lambda: self._evaluate(split, split.indices),
+            # What an evaluation costs once, whatever it sees, is told from what every image costs.
+            "start": lambda: self._evaluate(split, split.indices[: self.case.batch]),
+            "network": lambda: self._forward(split, self._network_step),
+            "backbone": lambda: self._forward(split, self._backbone_step),
+        }
+        published = self._published(source)
+        if published is not None:
+            # Each image costs the same, so a batch of them is enough.
+            some = split.indices[: self.case.batch]
+            calls["published"] = lambda: len([published.hits(index) for index in some])
+        return calls
+
+    def _evaluate(self, split: EvalSplit, indices: list[int]) -> int:
+        shutil.rmtree(split.folder, ignore_errors=True)
+        split.indices, every = indices, split.indices
+        split.truths = Truths(split.dataset, indices)
+        split.plan(self.network)
+        counters = Counters(split.truths, self.protocol)
+        split.look(self.network, counters, QUIET)
+        results, _ = counters.measure(None)
+        Verdicts(counters, results["cam_threshold"]).write(split.folder / "per_image.json", split.again(QUIET))
+        split.indices = every
+        return len(indices)
+
+    def _forward(self, split: EvalSplit, step: Callable) -> int:
+        """All images in batches through ``step``, decoded here and now, without anything that overlaps."""
+        runtime, look = self.recipe.runtime, self.look
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=runtime.amp == "bf16"):
+            for start in range(0, len(split.indices), self.case.batch):
+                samples = [split.dataset[index] for index in split.indices[start : start + self.case.batch]]
+                views = [torch.stack([sample.image for sample in samples])]
+                if samples[0].wide is not None:
+                    views.append(torch.stack([sample.wide for sample in samples]))
+                step(*(view.to(self.device).contiguous(memory_format=look.layout) for view in views))
+        return len(split.indices)
+
+    def _network_step(self, image: Tensor, wide: Tensor | None = None) -> None:
+        network_logits(self.look.method, image)
+        if wide is not None:
+            self.look.ranks.classify(wide)
+
+    def _backbone_step(self, image: Tensor, wide: Tensor | None = None) -> None:
+        self.look.method.backbone(image)
+        if wide is not None:
+            self.look.ranks.backbone(wide)

@@ -1,0 +1,149 @@
+"""Who takes training steps in end_to_end.py: the engine, bare loops, and the published way."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
+from published_training import LOSSES, label_maker, network_logits
+from torch import Tensor
+from torch.nn import functional
+
+from wsolfast import data, methods
+from wsolfast.engine import artefacts
+from wsolfast.engine.build import build_method, build_optimizer
+from wsolfast.engine.loading import load_batches
+from wsolfast.engine.progress import Progress
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.signals import StopRequest
+from wsolfast.engine.train import StageTraining
+from wsolfast.recipe import Recipe, StageSpec
+from wsolfast.testing import assert_close
+from wsolfast.types import Batch, Clock
+
+
+class BareLoop:
+    """A training step without an engine: what anybody would write."""
+
+    def __init__(self, recipe: Recipe, stage: StageSpec, loss: Callable[[methods.Method, Batch], Tensor], device: str):
+        runtime = recipe.runtime
+        self.layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+        self.device, self.amp, self.loss = torch.device(device), runtime.amp == "bf16", loss
+        torch.manual_seed(recipe.seed)
+        method = build_method(recipe, stage, stage.num_classes, pretrained=False)
+        self.method = method.to(self.device, memory_format=self.layout).train()
+        if runtime.compile:
+            self.method.backbone.compile()
+        self.optimizer = build_optimizer(self.method, stage.optim, "optim", fused=runtime.fused_optimizer)
+
+    def step(self, batch: Batch) -> Tensor:
+        batch = batch.to(self.device)
+        batch = replace(batch, image=batch.image.to(memory_format=self.layout))
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            loss = self.loss(self.method, batch)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
+    """Cross-entropy of the network's logits; a network without classes learns that its map is zero."""
+    logits = network_logits(method, batch.image)
+    if method.classifies:
+        return functional.cross_entropy(logits, batch.label)
+    mean = logits.float().mean((1, 2, 3))
+    return functional.binary_cross_entropy_with_logits(mean, torch.zeros_like(mean))
+
+
+def classifier_of(stage: StageSpec) -> StageSpec:
+    """The stage's backbone with pooled features and a linear layer."""
+    factors = {name: rate for name, rate in stage.optim.lr_factors.items() if name.startswith(("backbone", "head"))}
+    optim = replace(stage.optim, lr_factors=factors)
+    return replace(stage, method="cam", model={"head": "linear"}, uses={}, optim=optim)
+
+
+class Training:
+    """The contenders of one stage's training, each with weights of its own."""
+
+    def __init__(self, case: EndToEnd, root: Path, device: str, folder: Path):
+        recipe = recipe_of(case, root, device, case.stage)
+        self.run = RunFolder.create(folder / "train", recipe)
+        names = [stage.name for stage in recipe.stage]
+        index = names.index(case.stage)
+        self.device, self.steps = torch.device(device), case.steps
+        for earlier in range(index):
+            self._open(earlier).go()
+        self.ours = self._open(index)
+        self.ours.method.train()
+        _, (example, *_) = next(self.ours.loader())
+        stage = recipe.stage[index]
+        self.loops = {
+            "network": BareLoop(recipe, stage, plain_loss, device),
+            "classifier": BareLoop(recipe, classifier_of(stage), plain_loss, device),
+        }
+        if stage.method in LOSSES:
+            self.loops["published"] = BareLoop(recipe, stage, LOSSES[stage.method], device)
+        for method in (self.ours.method, *(loop.method for loop in self.loops.values())):
+            enliven(method.backbone, example.image.to(self.device))
+        self.collate = dict.fromkeys(self.loops, data.collate)
+        if stage.uses:
+            exported = artefacts.load(self.run, stage)
+            self.collate["published"] = artefacts.Collate(exported, label_maker(self.ours.method))
+
+    def _open(self, index: int) -> StageTraining:
+        stage = self.run.recipe.stage[index]
+        return StageTraining(self.run, index, stage, self.device, Progress(quiet=True), StopRequest())
+
+    def check(self) -> None:
+        """The engine's loss of a batch is the published one.
+
+        Raises:
+            AssertionError: if it is not.
+        """
+        if "published" not in self.loops:
+            return
+        loop = self.loops["published"]
+        loop.method.load_state_dict(self.ours.method.state_dict())
+        _, (part, *_) = next(self.ours.loader())
+        batch, clock = part.to(self.device), Clock(epoch=0, epochs=1, step=0, steps=1)
+        found = []
+        for loss in (lambda method, batch: method.training_step(batch, clock)["loss"], loop.loss):
+            buffers = {name: buffer.clone() for name, buffer in loop.method.named_buffers()}
+            torch.manual_seed(0)
+            with torch.no_grad():
+                found.append(loss(loop.method, batch).float().cpu())
+            loop.method.load_state_dict(buffers, strict=False)
+        # Single precision; sigmoids are cut off in the published one.
+        assert_close(*found, 1e-4)
+
+    def calls(self, source: str) -> dict[str, Callable[[], int]]:
+        """Some steps of each contender, images from ``source``."""
+        mine = self._batches(source, self.ours.loader)
+        calls = {"ours": lambda: sum(self._engine_step(*next(mine)) for _ in range(self.steps))}
+        for name, loop in self.loops.items():
+            theirs = self._batches(source, lambda name=name: self._plain_batches(self.collate[name]))
+            calls[name] = lambda loop=loop, theirs=theirs: sum(
+                self._bare_step(loop, next(theirs)) for _ in range(self.steps)
+            )
+        return calls
+
+    def _batches(self, source: str, open_loader: Callable[[], Iterator]) -> Iterator:
+        if source == "jpeg":
+            return itertools.chain.from_iterable(open_loader() for _ in itertools.count())
+        return itertools.cycle(list(itertools.islice(open_loader(), TURNS)))
+
+    def _plain_batches(self, collate: Callable) -> Iterator[Batch]:
+        batches = self.ours.batches(self.ours.at.epoch)
+        return load_batches(self.ours.dataset, batches, collate, workers=0, device=self.device)
+
+    def _engine_step(self, indices: Sequence[int], parts: Sequence[Batch]) -> int:
+        self.ours.step(indices, parts)
+        return len(indices)
+
+    @staticmethod
+    def _bare_step(loop: BareLoop, batch: Batch) -> int:
+        loop.step(batch)
+        return len(batch.label)
