@@ -18,7 +18,8 @@ class Launcher {
   template <typename... Parameters, typename... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t grid, int block, size_t shared_bytes,
                   Arguments... arguments) const {
-    constexpr size_t kWithoutAsking = 48 * 1024;
+    // 48 KB are had without asking, what a kernel declares included.
+    constexpr size_t kWithoutAsking = 32 * 1024;
     WSOLFAST_CHECK(grid <= std::numeric_limits<int32_t>::max(), op_, "too many maps: ", grid);
     if (shared_bytes > kWithoutAsking) {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
