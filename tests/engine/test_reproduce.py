@@ -2,8 +2,10 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from wsolfast import methods
@@ -16,6 +18,23 @@ from wsolfast.methods.cam import CAM
 from wsolfast.recipe import RecipeError, list_recipes, load_recipe
 
 PAPER = '\n[paper]\ntitle = "A paper"\nvenue = "A conference"\ntop1_loc_error = 40.0\n'
+AS_IT_IS = """
+summary = "a network that is not trained"
+[data]
+name = "folder"
+crop = 32
+[[stage]]
+name = "localizer"
+method = "cam"
+epochs = 0
+[stage.backbone]
+name = "small"
+[evaluate]
+protocol = "wsolevaluation"
+[runtime]
+workers = 0
+device = "cpu"
+"""
 SECOND_STAGE = """
 [[stage]]
 name = "pupil"
@@ -102,6 +121,26 @@ def test_two_seeds_make_a_row_and_are_not_run_again(tiny_file, tmp_path, coarse_
     again = reproduce(jobs, tmp_path)
     assert again["recipes"] == found["recipes"]
     assert json.loads((tmp_path / "reproduce.json").read_text())["recipes"] == found["recipes"]
+
+
+def test_a_network_as_it_is_needs_no_training_images(tmp_path, coarse_sweep):
+    """One command for a folder that holds nothing but a test split."""
+    root, pixels = tmp_path / "data", np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    lines = ["image,class_id,x0,y0,x1,y1,split"]
+    for k in range(4):
+        Image.fromarray(pixels.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(root / f"images/{k}.png")
+        lines.append(f"images/{k}.png,{k % 2},4,6,30,28,test")
+    (root / "annotations.csv").write_text("\n".join(lines))
+    recipe = tmp_path / "as_it_is.toml"
+    recipe.write_text(AS_IT_IS)
+    jobs, _ = plan(tmp_path / "out", patterns=[str(recipe)], data={"": str(root)})
+    found = reproduce(jobs, tmp_path / "out")
+    check(found)
+    row = found["recipes"]["as_it_is"]["mean"]
+    assert 0 <= row["gt_known_loc"] <= 100
+    assert "train_images_per_second" not in row
+    assert not list(jobs[0].path.rglob("*.safetensors"))
 
 
 def test_a_variant_is_a_row_of_the_same_training(tiny_file, tmp_path, coarse_sweep, monkeypatch):

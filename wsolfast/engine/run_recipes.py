@@ -89,7 +89,9 @@ def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:
     run = _open(job, again=again)
     results = from_first(_results(run, job) if is_first() and not again else None)
     if results is None:
-        train(run, progress)
+        # A network that is measured as it is needs no images to train on.
+        if any(stage.epochs for stage in run.recipe.stage):
+            train(run, progress)
         results = evaluate(run, job.measured(), gaussian=gaussian and not job.variant, progress=progress)
     return results
 
