@@ -42,6 +42,14 @@ def spec(tmp_path):
 VIEWS = {
     "train": {"split": "train_weaksup", "resize": 40, "crop": 32, "train": True, "seed": 3},
     "train, aspect": {"split": "train_weaksup", "resize": 40, "crop": 32, "train": True, "keep_aspect": True},
+    "train, any area, distorted": {
+        "split": "train_weaksup",
+        "resize": 48,
+        "crop": 32,
+        "train": True,
+        "crop_area": (0.3, 1.0),
+        "rand_augment": (2, 9),
+    },
     "eval": {"split": "test", "resize": (40, 36), "crop": 32},
     "eval, two views": {"split": "test", "resize": 32, "wide": View(48)},
     "eval, two views of one size": {"split": "test", "resize": 48, "wide": View(48, 40)},

@@ -169,7 +169,20 @@ class View:
         return resize(torch.from_numpy(pixels).permute(2, 0, 1), self.target(height, width))
 
     def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:
-        """Crop and perhaps mirror what :meth:`warp` gave of an image of ``image_size`` (width, height)."""
+        """The view of what :meth:`warp` gave: all that is random.
+
+        Args:
+            whole (Tensor[3, H, W]): uint8.
+            image_size: (width, height) of the image.
+            draws: as for a call.
+            name: the same.
+
+        Returns:
+            uint8 tensor [3, h, w], contiguous, and where it lies in the image.
+
+        Raises:
+            DataError: if the image is smaller than the crop.
+        """
         (width, height), (rows, columns) = image_size, whole.shape[1:]
         image, top, left, flip = whole, 0, 0, False
         scale = (columns / width, rows / height)
