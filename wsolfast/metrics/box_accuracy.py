@@ -102,12 +102,12 @@ class BoxAccuracy(Accumulator):
         if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(gt_boxes):
             raise ValueError(f"BoxAccuracy: expected boxes [{len(gt_boxes)}, 4], got {list(boxes.shape)}")
         hits = functional.given_box_hits(boxes, gt_boxes, protocol.rule, protocol.iou_thresholds)
-        counts = self._class_counts(hits[:, None].expand(-1, len(protocol.thresholds), -1), label, topk_classes)
+        # One row for all thresholds.
+        counts = self._class_counts(hits[:, None], label, topk_classes)
         if self._max_box:
             hits = functional.given_box_hits(boxes, gt_boxes, self._benchmark.rule, _LEVELS)
-            each = hits[:, None].expand(-1, len(self._benchmark.thresholds), -1)
-            counts["max_box_acc"] = each[:, :, _LEVELS.index(0.5)].sum(0)
-            counts["max_box_acc_v2"] = each.sum(0)
+            counts["max_box_acc"] = hits[:, _LEVELS.index(0.5)].sum(0)
+            counts["max_box_acc_v2"] = hits.sum(0)
         for name, value in counts.items():
             self._state[name] += value
 

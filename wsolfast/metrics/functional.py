@@ -188,9 +188,13 @@ def given_box_hits(
         Tensor[N, I]: bool.
     """
     levels = as_float64(iou_thresholds)
-    truths = checked_gt_boxes(gt_boxes)
-    best = [_best_overlaps(boxes[n : n + 1].double(), truths[n], rule, plus_one=False) for n in range(len(boxes))]
-    return _reaches(torch.stack(best), levels, rule)
+    truths = [boxes[:1] if rule.gt == "first" else boxes for boxes in checked_gt_boxes(gt_boxes)]
+    counts = torch.tensor([len(boxes) for boxes in truths], dtype=torch.int64)
+    every = torch.cat([*truths, torch.empty(0, 4, dtype=torch.float64)])
+    own = boxes.double().repeat_interleave(counts, 0)
+    overlap = (torch.minimum(own[:, 2:], every[:, 2:]) - torch.maximum(own[:, :2], every[:, :2])).clamp(min=0).prod(1)
+    ious = _ratio(overlap, _area(own, 0.0) + _area(every, 0.0) - overlap)
+    return _reaches(torch.segment_reduce(ious, "max", lengths=counts)[:, None], levels, rule)
 
 
 def px_ap(histogram: Tensor) -> float:
