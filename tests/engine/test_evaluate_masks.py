@@ -1,11 +1,13 @@
 """Runs on data that has masks and no boxes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from oracles.masked_tree import COUNTS, write_folder, write_openimages
+from ranks import on_ranks
 
 from wsolfast import data
 from wsolfast.engine.build import open_eval_data
@@ -82,6 +84,28 @@ def test_pixels_are_measured_where_there_are_no_boxes(masked):
     assert all(0 < row["iou"] < 1 for row in table)
     right = [row["predicted"] == row["label"] for row in table]
     assert results["metrics"] == {"top1_cls": 100 * sum(right) / 9, "top5_cls": 100.0}
+
+
+def test_three_processes_find_the_same_pixels(tiny, tmp_path):
+    masked = trained_on(tmp_path / "masked", tiny, "folder", write_folder(tmp_path / "data"))
+    expected = evaluate_here(masked)
+    shutil.copytree(masked.path, tmp_path / "shared")
+    shutil.rmtree(tmp_path / "shared" / "eval")
+    on_ranks(3, evaluate_here, RunFolder(tmp_path / "shared"))
+    shared = RunFolder(tmp_path / "shared")
+    for name in ("pixel", "metrics", "transferred", "transferred_thresholds", "oracle_threshold", "baselines"):
+        assert saved(shared, "results.json")[name] == expected[name]
+    assert saved(shared, "per_image.json") == saved(masked, "per_image.json")
+
+
+def evaluate_here(run):
+    """The same on every process, with as many threads as the others have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return evaluate(run)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_central_box_and_gaussian_stand_beside_it(masked):
