@@ -81,7 +81,7 @@ class Evaluation:
                 found = self.look.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
             maps = found.localization_map[:, 0]
             ours = box_hits(maps, torch.tensor([note.size]), [note.boxes], self.protocol)[0]
-            agreed.append((ours.numpy() == published.hits(index)).mean())
+            agreed.append(round(float((ours.numpy() == published.hits(index)).mean()), 3))
         assert statistics.fmean(agreed) >= AGREEMENT, f"hits as published at {agreed} of the thresholds"
 
     def _published(self, source: str):

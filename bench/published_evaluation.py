@@ -74,7 +74,7 @@ def spa_maps(method: Method, image: Tensor, label: int, size: tuple[int, int]) -
     for kind in (label, *best):
         cam = class_maps[kind].numpy()
         cam = (cam - cam.min()) / (cam.max() - cam.min() + CAM_EPS)
-        whole = cv2.resize(cam, size, interpolation=cv2.INTER_LINEAR)
+        whole = cv2.resize(cam, (image.shape[3], image.shape[2]), interpolation=cv2.INTER_LINEAR)
         coarse = torch.from_numpy(cv2.resize(whole, sides[::-1], interpolation=cv2.INTER_LINEAR))[None, None]
         refined = reference.self_correlation_map(layers, coarse, eps=0.0, precision="strict", **options)
         maps.append(refined[0, 0].numpy())
