@@ -6,6 +6,7 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import tomllib
 import types
@@ -134,8 +135,8 @@ def _recipes(*prefixes: str) -> str:
         stages = tomllib.loads(recipe_path(name).read_text(encoding="utf-8"))["stage"]
         if {stage["method"].partition(".")[0] for stage in stages} & set(prefixes):
             folders.setdefault(name.rpartition("/")[0], []).append(f"`{name}`")
-    rows = [[_FOLDERS[folder], ", ".join(names)] for folder, names in folders.items()]
-    return _table(["for", "recipes"], sorted(rows, key=lambda row: list(_FOLDERS.values()).index(row[0])))
+    order = sorted(folders, key=lambda folder: (list(_FOLDERS).index(folder) if folder in _FOLDERS else 99, folder))
+    return _table(["for", "recipes"], [[_FOLDERS.get(key, f"`{key}`"), ", ".join(folders[key])] for key in order])
 
 
 _FOLDERS = {
@@ -144,6 +145,7 @@ _FOLDERS = {
     "wsolevaluation": "the benchmark of Choe et al.",
     "cub50": "50 CUB classes on a CPU",
     "ilsvrc400": "400 ImageNet images, networks as they are",
+    "pets3": "three breeds of pets, with masks",
     "demo": "the demo",
     "demo_baselines": "the demo, `--baselines`",
 }
@@ -216,7 +218,23 @@ def _grid(thresholds: tuple[float, ...]) -> str:
     return f"{thresholds[0]:g} to {thresholds[-1]:.3g}, {len(thresholds)}"
 
 
+def _speeds(*files: str) -> str:
+    """Smallest and largest speed-up of every op over the cases of results files."""
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for name in files:
+        file = DOCS.parent / "bench" / "results" / f"{name}.json"
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+            ratios.setdefault((row["op"], row["mode"]), []).append(row["speed_up"])
+    modes = {"fwd": "forward", "fwd+bwd": "with backward"}
+    rows = [
+        [f"`{op}`", modes[mode], str(len(found)), f"{min(found):.2g}x to {max(found):.2g}x"]
+        for (op, mode), found in ratios.items()
+    ]
+    return _table(["op", "pass", "cases", "faster than the reference"], rows)
+
+
 _TABLES: dict[str, Callable[..., str]] = {
+    "speeds": _speeds,
     "options": _options,
     "recipes": _recipes,
     "protocols": _protocols,

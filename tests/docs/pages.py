@@ -1,11 +1,16 @@
 """The pages below docs/: their text, code blocks, tables and links."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+
+_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -1,17 +1,12 @@
 """What docs/generate.py writes is what stands there, and what it reads from says enough."""
 
-import importlib.util
 import inspect
 import re
 
 import pytest
-from pages import DOCS, PAGES, blocks
+from pages import DOCS, PAGES, blocks, generate
 
 from wsolfast.metrics import PROTOCOLS
-
-SPEC = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-generate = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(generate)
 
 PUBLIC = dict(pair for page in generate._API for pair in generate.public(page))
 METHODS = {

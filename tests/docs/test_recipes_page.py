@@ -1,0 +1,48 @@
+"""docs/recipes.md names every key of a recipe with its default, and nothing else."""
+
+import dataclasses
+import re
+
+import pytest
+from pages import DOCS, generate
+
+from wsolfast import recipe
+from wsolfast.recipe import list_recipes
+
+TEXT = (DOCS / "recipes.md").read_text(encoding="utf-8")
+SPECS = [thing for thing in vars(recipe).values() if isinstance(thing, type) and dataclasses.is_dataclass(thing)]
+
+
+def rows(spec):
+    section = re.search(rf"^### {spec.__name__}$(.*?)(?=^#)", TEXT, flags=re.MULTILINE | re.DOTALL)[1]
+    return re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", section, flags=re.MULTILINE)
+
+
+def default_of(field):
+    if field.default is not dataclasses.MISSING:
+        return "–" if field.default is None else f"`{generate._default(field.default)}`"
+    if field.default_factory is dict:
+        return "`{}`"
+    return "–" if field.default_factory is dataclasses.MISSING else "defaults"
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)
+def test_table_has_the_keys_of_the_code(spec):
+    fields = {field.name: default_of(field) for field in dataclasses.fields(spec)}
+    listed = {name: default for name, default, _ in rows(spec)}
+    if spec is recipe.Paper:
+        listed |= {name: "–" for _, _, meaning in rows(spec) for name in re.findall(r"`(\w+)`", meaning)}
+        assert listed == fields
+    else:
+        assert list(listed.items()) == list(fields.items())
+
+
+def test_choices_of_a_key_are_all_named():
+    for key, choices in recipe.CHOICES.items():
+        for choice in choices:
+            assert f"`{choice}`" in TEXT or f'`"{choice}"`' in TEXT, f"{key}: {choice} is not said"
+
+
+def test_folders_of_recipes_are_all_named():
+    folders = {name.rpartition("/")[0] for name in list_recipes()} - {""}
+    assert folders <= set(re.findall(r"`(\w+)/`", TEXT))
