@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -14,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wsolfast.methods import get_stage
+from wsolfast.methods import get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
 from wsolfast.recipe import list_recipes, recipe_path
@@ -131,12 +132,19 @@ def _default(value: object) -> str:
 def _recipes(*prefixes: str) -> str:
     """The recipes with a stage of these methods, by folder."""
     folders: dict[str, list[str]] = {}
-    for name in list_recipes():
-        stages = tomllib.loads(recipe_path(name).read_text(encoding="utf-8"))["stage"]
-        if {stage["method"].partition(".")[0] for stage in stages} & set(prefixes):
+    for name, methods in _methods_of_recipes().items():
+        if methods & set(prefixes):
             folders.setdefault(name.rpartition("/")[0], []).append(f"`{name}`")
     order = sorted(folders, key=lambda folder: (list(_FOLDERS).index(folder) if folder in _FOLDERS else 99, folder))
     return _table(["for", "recipes"], [[_FOLDERS.get(key, f"`{key}`"), ", ".join(folders[key])] for key in order])
+
+
+@functools.cache
+def _methods_of_recipes() -> dict[str, set[str]]:
+    texts = {name: recipe_path(name).read_text(encoding="utf-8") for name in list_recipes()}
+    return {
+        name: {method_of(stage["method"]) for stage in tomllib.loads(text)["stage"]} for name, text in texts.items()
+    }
 
 
 _FOLDERS = {
