@@ -73,6 +73,15 @@ def test_results_name_the_method(stage, name):
 
 def test_page_lists_what_a_method_may_define():
     page = (DOCS / "extending.md").read_text(encoding="utf-8")
-    for name in ("training_step", "localize", "classify", "param_groups", "batch_sampler", "export", "mask_maker"):
+    for name in (
+        "training_step",
+        "localize",
+        "classify",
+        "param_groups",
+        "batch_sampler",
+        "export",
+        "mask_maker",
+        "evidence",
+    ):
         assert f"`{name}(" in page or f"`{name}()`" in page
         assert hasattr(Method, name)
