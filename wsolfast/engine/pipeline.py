@@ -121,9 +121,7 @@ class _Launcher:
     def _mark(self):
         if self.copies is None:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        return torch.cuda.current_stream(self.device).record_event(torch.cuda.Event(enable_timing=True))
 
     def _launch(self, slot: Slot) -> _Launched:
         self.network = []
@@ -135,8 +133,7 @@ class _Launcher:
         if self.copies is not None:
             # torch takes page-locked memory for it, so this returns at once.
             results = tuple(result.to("cpu", non_blocking=True) for result in results)
-            done = torch.cuda.Event()
-            done.record()
+            done = torch.cuda.current_stream(self.device).record_event()
         return _Launched(slot, results, {"copy": copying, "network": self.network, "step": computing}, done)
 
     def _copied(self, *tensors: Tensor | None) -> tuple[list[Tensor | None], list]:

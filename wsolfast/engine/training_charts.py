@@ -23,8 +23,11 @@ def training_charts(run: RunRecord) -> list[list[Chart]]:
 def draw_training(run: RunRecord) -> Image.Image | None:
     """:func:`training_charts` as one picture, a row per stage; None if nothing was logged."""
     rows = training_charts(run)
-    if not rows:
-        return None
+    return draw_charts(rows) if rows else None
+
+
+def draw_charts(rows: Sequence[Sequence[Chart]]) -> Image.Image:
+    """Rows of charts as one picture."""
     sample = rows[0][0]
     step_x, step_y = sample.width + _GAP, sample.height + _TITLE + _LEGEND + _GAP
     size = (2 * _MARGIN + max(map(len, rows)) * step_x - _GAP, 2 * _MARGIN + len(rows) * step_y - _GAP)
