@@ -6,6 +6,8 @@ stands for its column. The first ``count`` entries of ``order`` are the position
 only their rows are made. Sums over rows are left as one partial per tile of rows and added in the order of the tiles.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -422,39 +424,42 @@ def _with_entry(table, layer, values, LAYERS: tl.constexpr):
     return tl.where((tl.arange(0, LAYERS) == layer)[None, :], values[:, None], table)
 
 
+class Stored(NamedTuple):
+    """A tile of rows, ``slot`` of the products in memory, and all that its maps are joined from."""
+
+    base_ptr: tl.tensor
+    own_ptr: tl.tensor
+    total_ptr: tl.tensor
+    paths_ptr: tl.tensor
+    image: tl.tensor
+    rows: tl.tensor
+    live: tl.tensor
+    slot: tl.tensor
+    B: tl.tensor
+    P: tl.tensor
+    LD: tl.tensor
+    ROWS: tl.tensor
+    so_th: tl.tensor
+    so_weight: tl.tensor
+
+
 @triton.jit
-def _tile_of_maps(
-    base_ptr,
-    own_ptr,
-    total_ptr,
-    paths_ptr,
-    image,
-    layer,
-    rows,
-    live,
-    slot,
-    columns,
-    B,
-    P,
-    LD,
-    ROWS,
-    low,
-    span,
-    so_th,
-    so_weight,
-    VARIANT: tl.constexpr,
-    MODE: tl.constexpr,
-):
+def _tile_of_maps(stored, layer, columns, low, span, VARIANT: tl.constexpr, MODE: tl.constexpr):
     """Joined orders of one layer before the column sums, for a tile of rows."""
-    compute: tl.constexpr = own_ptr.dtype.element_ty
-    plane = layer * B + image
-    own = tl.load(own_ptr + plane * P + rows)
-    total = tl.load(total_ptr + plane * P + rows) if VARIANT == "head" else own
-    first = _first_order(base_ptr + plane * P * LD, own, rows, live, columns, LD, compute)
+    compute: tl.constexpr = stored.own_ptr.dtype.element_ty
+    P, LD = stored.P, stored.LD
+    plane = layer * stored.B + stored.image
+    own = tl.load(stored.own_ptr + plane * P + stored.rows)
+    total = tl.load(stored.total_ptr + plane * P + stored.rows) if VARIANT == "head" else own
+    base = stored.base_ptr + plane * P * LD
+    first = _first_order(base, own, stored.rows, stored.live, columns, LD, compute)
     paths = first
     if MODE != "first":
-        paths = _stored_paths(paths_ptr, total, plane, live, slot, columns, P, LD, ROWS, VARIANT)
-    return _larger(first, paths, low, span, total + own + FIRST_ORDER_EPS, so_th, so_weight, VARIANT, MODE)
+        paths = _stored_paths(
+            stored.paths_ptr, total, plane, stored.live, stored.slot, columns, P, LD, stored.ROWS, VARIANT
+        )
+    first_sum = total + own + FIRST_ORDER_EPS
+    return _larger(first, paths, low, span, first_sum, stored.so_th, stored.so_weight, VARIANT, MODE)
 
 
 @triton.jit
@@ -505,7 +510,10 @@ def _stored_rows_kernel(
     live = (begin + slot < count) & (slot < ROWS)
     rows = tl.load(order_ptr + image * P + begin + slot, mask=live, other=0).to(tl.int64)
     compute: tl.constexpr = own_ptr.dtype.element_ty
-    threshold, weight = _scalar(so_th, compute), _scalar(so_weight, compute)
+    stored = Stored(
+        base_ptr, own_ptr, total_ptr, paths_ptr, image, rows, live, slot, B, P, LD, ROWS,
+        _scalar(so_th, compute), _scalar(so_weight, compute),
+    )  # fmt: skip
     lows = tl.zeros((BLOCK_M, TABLE), compute)
     spans = tl.full((BLOCK_M, TABLE), 1, compute)
     sums = tl.full((BLOCK_M, TABLE), 1, compute)
@@ -532,26 +540,7 @@ def _stored_rows_kernel(
             for start in range(0, P, BLOCK_N):
                 columns = start + tl.arange(0, BLOCK_N)
                 larger = _tile_of_maps(
-                    base_ptr,
-                    own_ptr,
-                    total_ptr,
-                    paths_ptr,
-                    image,
-                    layer,
-                    rows,
-                    live,
-                    slot,
-                    columns,
-                    B,
-                    P,
-                    LD,
-                    ROWS,
-                    _entry(lows, layer, TABLE),
-                    _entry(spans, layer, TABLE),
-                    threshold,
-                    weight,
-                    VARIANT,
-                    MODE,
+                    stored, layer, columns, _entry(lows, layer, TABLE), _entry(spans, layer, TABLE), VARIANT, MODE
                 )
                 larger_sum += tl.sum(tl.where((columns < P)[None, :], larger, 0), 1)
             sums = _with_entry(sums, layer, larger_sum + COLUMN_EPS, TABLE)
@@ -564,26 +553,7 @@ def _stored_rows_kernel(
             maps = tl.zeros((BLOCK_M, BLOCK_N), compute)
             for layer in tl.static_range(LAYERS):
                 larger = _tile_of_maps(
-                    base_ptr,
-                    own_ptr,
-                    total_ptr,
-                    paths_ptr,
-                    image,
-                    layer,
-                    rows,
-                    live,
-                    slot,
-                    columns,
-                    B,
-                    P,
-                    LD,
-                    ROWS,
-                    _entry(lows, layer, TABLE),
-                    _entry(spans, layer, TABLE),
-                    threshold,
-                    weight,
-                    VARIANT,
-                    MODE,
+                    stored, layer, columns, _entry(lows, layer, TABLE), _entry(spans, layer, TABLE), VARIANT, MODE
                 )
                 maps += larger / _entry(sums, layer, TABLE)[:, None]
             if final == 0:

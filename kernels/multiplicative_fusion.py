@@ -376,7 +376,8 @@ def multiplicative_fusion_backward(
         return [gradient for gradient in gradients if gradient is not None]
     if reduce == "mean":
         grad = grad[:, :, None, None]
-    tile = _tile(first)
+    # Of four branches more rows are held at a time.
+    tile = _tile(first, _TILE if fourth is None else _TILE // 2)
     maps = (grad, *branches, *gradients)
     options = _options(maps, tile, align_corners, reduce, mode)
     with on_device_of(first):
@@ -404,12 +405,12 @@ def _described(maps: Tensor | None, first: Tensor) -> Branch | None:
     return Branch(maps, *size, *maps.stride())
 
 
-def _tile(first: Tensor) -> dict[str, int]:
+def _tile(first: Tensor, values: int = _TILE) -> dict[str, int]:
     """All columns, and fewer channels where there are too few images to keep the device busy."""
     images, channels, _, width = first.shape
     block_w = max(16, triton.next_power_of_2(width))
     contiguous = layout_of(first) == torch.channels_last
-    most = max(1, _TILE // block_w) * (2 if contiguous else 1)
+    most = max(1, values // block_w) * (2 if contiguous else 1)
     wanted = max(images * channels // _ENOUGH_PROGRAMS, _LINE if contiguous else 1)
     block_c = min(triton.next_power_of_2(wanted), most, triton.next_power_of_2(channels))
     return {"BLOCK_C": block_c, "BLOCK_W": block_w, "num_warps": max(1, min(8, block_c * block_w // 64))}

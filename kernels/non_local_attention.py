@@ -195,18 +195,22 @@ def _described(flat: Tensor) -> Maps:
     return Maps(flat, *flat.stride(), *flat.shape[1:])
 
 
-# By half precision and at most 32 query channels: (BLOCK_P, BLOCK_M, channels of a slab, warps, stages). On sm_80 and
-# sm_90 none spills up to 64 query channels.
+# By half precision and the most query channels: (BLOCK_P, BLOCK_M, channels of a slab, warps, stages). None spills on
+# sm_80 and sm_90.
 _TILES = {
-    (True, True): {"forward": (128, 64, 128, 8, 2), "backward": (64, 64, 128, 8, 2)},
-    (True, False): {"forward": (64, 32, 128, 8, 2), "backward": (64, 32, 64, 8, 2)},
-    (False, True): {"forward": (64, 32, 64, 8, 2), "backward": (32, 32, 32, 4, 2)},
-    (False, False): {"forward": (32, 32, 64, 8, 2), "backward": (32, 32, 32, 8, 2)},
+    (True, 32): {"forward": (128, 64, 128, 8, 2), "backward": (64, 64, 128, 8, 2)},
+    (True, 128): {"forward": (64, 32, 128, 8, 2), "backward": (64, 32, 64, 8, 2)},
+    (False, 32): {"forward": (64, 32, 64, 8, 2), "backward": (32, 32, 32, 4, 2)},
+    (False, 64): {"forward": (32, 32, 64, 4, 1), "backward": (32, 32, 32, 8, 2)},
+    (False, 128): {"forward": (32, 32, 64, 8, 2), "backward": (16, 16, 32, 4, 2)},
 }
 
 
 def _tile_sizes(kernel: str, query: Tensor, value: Tensor) -> dict:
-    block_p, block_m, slab, warps, stages = _TILES[query.element_size() < 4, query.shape[1] <= 32][kernel]
+    half, channels = query.element_size() < 4, query.shape[1]
+    # More channels than any are still right, only slow.
+    fitting = [most for wide, most in _TILES if wide == half and channels <= most]
+    block_p, block_m, slab, warps, stages = _TILES[half, min(fitting, default=128)][kernel]
     return {
         "PRECISION": dot_precision(query.dtype),
         "BLOCK_P": block_p,

