@@ -6,9 +6,11 @@
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
 import json
 import re
+import sys
 import tomllib
 import types
 import typing
@@ -241,8 +243,20 @@ def _speeds(*files: str) -> str:
     return _table(["op", "pass", "cases", "faster than the reference"], rows)
 
 
+def _scaling(part: str) -> str:
+    """A table of scaling.py, a neighbour of this file that is in no package."""
+    spec = importlib.util.spec_from_file_location("scaling", DOCS / "scaling.py")
+    scaling = importlib.util.module_from_spec(spec)
+    sys.modules["scaling"] = scaling
+    spec.loader.exec_module(scaling)
+    rows = getattr(scaling, part)()
+    gpus = [f"{count} GPU{'s' * (count > 1)}" for count in scaling.GPUS]
+    return _table(["", *(["", "from"] if part == "sizes" else gpus)], rows)
+
+
 _TABLES: dict[str, Callable[..., str]] = {
     "speeds": _speeds,
+    "scaling": _scaling,
     "options": _options,
     "recipes": _recipes,
     "protocols": _protocols,
