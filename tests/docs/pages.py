@@ -4,9 +4,15 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
+from wsolfast import ops
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+
+needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="minutes of boxes by the references")
 
 _spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
 generate = importlib.util.module_from_spec(_spec)

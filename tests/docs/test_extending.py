@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from pages import DOCS, blocks
+from pages import DOCS, blocks, needs_kernels
 from PIL import Image
 
 from wsolfast.methods import Method, get_stage, method_of
@@ -13,6 +13,7 @@ from wsolfast.methods import Method, get_stage, method_of
 
 
 @pytest.mark.slow
+@needs_kernels
 def test_method_of_the_page_is_trained_measured_and_shown(tmp_path, type_in):
     (tmp_path / "flip_cam.py").write_text(METHOD)
     (tmp_path / "flip_cam.toml").write_text(RECIPE)

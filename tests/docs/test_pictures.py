@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from pages import DOCS
+from pages import DOCS, needs_kernels
 from PIL import Image
 
 
 @pytest.mark.slow
+@needs_kernels
 def test_pictures_of_the_page_are_drawn_and_are_the_same_again(tmp_path):
     small = ["stage.epochs=1", "stage.batch_size=8", "data.options={size=48,num_train=16,num_val=4,num_test=12}"]
     for folder in ("one", "two"):
