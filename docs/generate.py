@@ -110,7 +110,8 @@ def _options(name: str) -> str:
     rows = []
     for option in inspect.signature(cls).parameters.values():
         if option.name not in ("backbone", "num_classes"):
-            rows.append([f"`{option.name}`", f"`{_default(option.default)}`", markdown(_meaning(cls, option.name))])
+            meaning = markdown(_meaning(cls, option.name)).replace("see `CamHead`", "see [heads](cam.md#options)")
+            rows.append([f"`{option.name}`", f"`{_default(option.default)}`", meaning])
     return _table(["option", "default", "meaning"], rows)
 
 

@@ -59,8 +59,10 @@ class CSoA(Method):
         co_gamma: weight of background distances in it.
         co_delta: weight of distances between classes in it.
         co_reduction: ``"sum"`` (the paper) or ``"mean"`` over each set of pairs.
-        co_foreground: how the late map becomes a foreground in [0, 1].
-        embedding: what images are compared by, see :class:`MaskedEmbedding`.
+        co_foreground: how the late map becomes a foreground in [0, 1]: ``"minmax"``, ``"minmax_detached"`` (extrema
+            without gradient) or ``"sigmoid"``.
+        embedding: what images are compared by: ``"alexnet"`` (fc7), ``"alexnet_conv5"``, ``"alexnet_flat"``,
+            ``"backbone"`` or ``"features"`` (of the method's own backbone), see :class:`MaskedEmbedding`.
         embedding_weights: of AlexNet.
         classes_per_batch: batches hold equal shares of at most so many classes; 0 for shuffled batches.
         combine: where either branch sees the object (``"union"``) or where both do (``"intersection"``, for
