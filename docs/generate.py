@@ -345,8 +345,8 @@ def _commented(thing: object) -> dict[str, str]:
 
 
 def _signature(name: str, thing: object) -> str:
-    if inspect.isclass(thing) and issubclass(thing, Exception):
-        return f"class {name}({thing.__mro__[1].__name__})"
+    if inspect.isclass(thing) and not dataclasses.is_dataclass(thing) and "__init__" not in vars(thing):
+        return f"class {name}({thing.__mro__[1].__name__})".replace("(object)", "")
     signature = inspect.signature(thing)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
     words = [_parameter(parameter) for parameter in kept]
@@ -368,7 +368,8 @@ def _parameter(parameter: inspect.Parameter) -> str:
         text += f": {_type(parameter.annotation)}"
     if parameter.default is not parameter.empty:
         equals = " = " if ":" in text else "="
-        text += equals + ("..." if callable(parameter.default) else repr(parameter.default).replace("'", '"'))
+        value = repr(parameter.default).replace("'", '"')
+        text += equals + ("..." if value.startswith("<") else value)
     return text
 
 
