@@ -16,6 +16,8 @@ _OPTIONAL = (
     ("timm", "timm", "backbones named timm:*: pip install 'wsolfast[train]'"),
     ("torchmetrics", "torchmetrics", "metric wrappers: pip install 'wsolfast[eval]'"),
     ("opencv-python-headless", "cv2", "faster decoding, eval --compare: pip install 'wsolfast[fast]'"),
+    ("simplejpeg", "simplejpeg", "fastest decoding: pip install 'wsolfast[fast]'"),
+    ("pyarrow", "pyarrow", "parquet data: pip install 'wsolfast[parquet]'"),
     ("triton", "triton", "GPU kernels; comes with CUDA builds of torch"),
 )
 
