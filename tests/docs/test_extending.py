@@ -62,6 +62,12 @@ def test_name_that_leads_nowhere_is_explained(elsewhere, name, message):
         get_stage(name)
 
 
+def test_command_line_says_where_a_method_was_looked_for(wsolfast):
+    code, _, complaint = wsolfast("train", "demo/cam", "stage.method=not_there:FlipCAM")
+    assert code == 2
+    assert "stage.localizer.method: 'not_there:FlipCAM': no module named 'not_there'" in complaint
+
+
 def test_what_a_module_misses_itself_is_left_as_it_is(elsewhere):
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         get_stage("misses_another:FlipCAM")
