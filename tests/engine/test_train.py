@@ -343,3 +343,31 @@ def test_weights_are_found_beside_the_data(tmp_path):
     for elsewhere in ("absent.pt", "none", "VGG16_Weights.IMAGENET1K_V1"):
         assert find_weights(elsewhere, str(root)) == elsewhere
     assert find_weights("net.pt", None) == "net.pt"
+
+
+def test_seconds_of_training_add_up_and_stay(tiny, tmp_path, monkeypatch):
+    """An hour in the table is an hour of training, however often the run was continued or asked for again."""
+    run = RunFolder.create(tmp_path / "run", tiny())
+
+    def seconds():
+        return json.loads((run.path / "env.json").read_text()).get("seconds", 0.0)
+
+    clock = iter(range(0, 10_000, 5))
+    monkeypatch.setattr(train_module.time, "monotonic", lambda: float(next(clock)))
+    step = train_module.StageTraining.step
+
+    def interrupted_step(self, indices, parts):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, indices, parts)
+
+    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
+    with pytest.raises(Interrupted):
+        train(run)
+    first = seconds()
+    assert first > 0
+    monkeypatch.setattr(train_module.StageTraining, "step", step)
+    train(RunFolder(run.path))
+    both = seconds()
+    assert both > first
+    train(RunFolder(run.path))
+    assert seconds() == both

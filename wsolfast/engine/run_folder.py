@@ -108,9 +108,15 @@ class RunFolder:
 
     def update_environment(self, **values: object) -> None:
         """Add to ``env.json``."""
+        write_json(self.path / "env.json", self._environment() | values)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count time spent on training, over all the times that the run was continued."""
+        self.update_environment(seconds=round(self._environment().get("seconds", 0.0) + seconds, 2))
+
+    def _environment(self) -> dict[str, object]:
         file = self.path / "env.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        write_json(file, known | values)
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def event(self, **values: object) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -61,13 +61,18 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
     device = choose_device(run.recipe.runtime.device)
     keep_freed_memory()
     with run.lock(), StopRequest() as stop, _deterministic(run.recipe.runtime.deterministic):
+        finished = distributed.from_first([run.weights_path(stage.name).exists() for stage in run.recipe.stage])
+        if all(finished):
+            return
         started = time.monotonic()
         run.update_environment(device=describe_device(device), processes=distributed.world_size())
-        finished = [run.weights_path(stage.name).exists() for stage in run.recipe.stage]
-        for index, done in enumerate(distributed.from_first(finished)):
-            if not done:
-                StageTraining(run, index, run.recipe.stage[index], device, progress, stop).go()
-        run.update_environment(finished=now(), seconds=round(time.monotonic() - started, 1))
+        try:
+            for index, done in enumerate(finished):
+                if not done:
+                    StageTraining(run, index, run.recipe.stage[index], device, progress, stop).go()
+            run.update_environment(finished=now())
+        finally:
+            run.add_seconds(time.monotonic() - started)
 
 
 def change_runtime(run: RunFolder, recipe: Recipe) -> None:
