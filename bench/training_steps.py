@@ -137,7 +137,7 @@ class Training:
 
     def _plain_batches(self, collate: Callable) -> Iterator[Batch]:
         batches = self.ours.batches(self.ours.at.epoch)
-        return load_batches(self.ours.dataset, batches, collate, workers=0, device=self.device)
+        return load_batches(self.ours.dataset, batches, collate, workers=0, pin_memory=self.device.type == "cuda")
 
     def _engine_step(self, indices: Sequence[int], parts: Sequence[Batch]) -> int:
         self.ours.step(indices, parts)

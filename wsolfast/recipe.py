@@ -172,6 +172,8 @@ class RuntimeSpec:
     workers: int = -1
     cache_gb: float | None = None  # so many GB of decoded, resized images are kept on disk; none if absent
     cache_dir: str | None = None  # where; $XDG_CACHE_HOME/wsolfast if absent
+    # Training images are decoded once into so many GB of the device's memory, if all of them fit.
+    device_cache_gb: float | None = None
     save_every_steps: int = 0  # 0: at the end of epochs and by the clock only
     save_every_minutes: float = 10.0
 
@@ -315,8 +317,10 @@ def _check(recipe: Recipe) -> None:
     _check_variants(recipe)
     if recipe.data.decoder is not None:
         _check_choice("data.decoder", recipe.data.decoder)
-    if recipe.runtime.cache_gb is not None and not recipe.runtime.cache_gb >= 0:
-        raise RecipeError(f"runtime.cache_gb: expected 0 or more, got {recipe.runtime.cache_gb}")
+    for key in ("cache_gb", "device_cache_gb"):
+        gigabytes = getattr(recipe.runtime, key)
+        if gigabytes is not None and not gigabytes >= 0:
+            raise RecipeError(f"runtime.{key}: expected 0 or more, got {gigabytes}")
     if recipe.data.rand_augment is not None and any(stage.uses for stage in recipe.stage):
         raise RecipeError("data.rand_augment: moves pixels, which the maps of an earlier stage do not follow")
     _check_choice("runtime.amp", recipe.runtime.amp)

@@ -5,6 +5,8 @@ import logging
 import pytest
 import torch
 
+from wsolfast.data import Dataset
+from wsolfast.engine.build import open_training_data
 from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.train import change_runtime, recipe_hash, train
@@ -37,6 +39,27 @@ def test_training_and_evaluation_are_the_same_from_the_cache(trained, tiny, tmp_
     assert ("is full" in caplog.text) == (gigabytes != "1")
 
 
+@pytest.mark.parametrize(("gigabytes", "decoded"), [("1", "once"), ("0.00001", "every epoch")])
+def test_training_is_the_same_from_images_in_the_devices_memory(
+    trained, tiny, tmp_path, monkeypatch, gigabytes, decoded
+):
+    reads = []
+    wholes = Dataset._wholes
+    monkeypatch.setattr(Dataset, "_wholes", lambda self, *image: reads.append(image) or wholes(self, *image))
+    run = RunFolder.create(tmp_path / "held", tiny(f"runtime.device_cache_gb={gigabytes}"))
+    train(run)
+    assert all(torch.equal(ours, weights(trained)[key]) for key, ours in weights(run).items())
+    images = len(open_training_data(run.recipe, run.recipe.stage[0]))
+    assert (len(reads) == images) == (decoded == "once")
+    assert ("are decoded every epoch" in (run.path / "train.log").read_text()) == (decoded == "every epoch")
+
+
+def test_images_that_are_resampled_are_not_held(tiny, tmp_path):
+    run = RunFolder.create(tmp_path / "held", tiny("runtime.device_cache_gb=1", "data.crop_area=[0.5, 1.0]"))
+    with pytest.raises(RecipeError, match=r"runtime\.device_cache_gb: images are held for views that crop and mirror"):
+        train(run)
+
+
 def test_absent_settings_leave_recipes_and_checkpoints_as_they_were(tiny):
     text = dump_recipe(tiny())
     assert "decoder" not in text
@@ -58,6 +81,7 @@ def test_a_run_continues_with_another_exact_decoder_and_not_with_an_inexact_one(
     [
         ("data.decoder=nvjpeg", "data.decoder: expected one of auto, pil, simplejpeg, cv2, fast, got 'nvjpeg'"),
         ("runtime.cache_gb=-1", "runtime.cache_gb: expected 0 or more, got -1"),
+        ("runtime.device_cache_gb=-1", "runtime.device_cache_gb: expected 0 or more, got -1"),
     ],
 )
 def test_what_cannot_be_meant_is_said(tiny, override, message):

@@ -19,6 +19,7 @@ from wsolfast.types import Batch
 
 SPLITS = ("train_weaksup", "train_fullsup", "test")
 _AUGMENTATION_STREAM = 0
+_IMAGES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Dataset(torch.utils.data.Dataset):
         # One for each size that the views want the whole image at.
         self._warps = {view.size: view for view in (view, wide) if view is not None}
         self._caches = {} if cache is None else {size: cache(view) for size, view in self._warps.items()}
+        self._held: list[tuple[Tensor, tuple[int, int]]] = []
         self._seed = seed
         # In shared memory, so that set_epoch reaches workers that outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -136,12 +138,64 @@ class Dataset(torch.utils.data.Dataset):
         index = range(len(self))[index]
         position = self._kept[index]
         name = self._source.describe(position)
-        wholes, size = self._wholes(position, name)
+        if self._held:
+            whole, size = self._held[index]
+            wholes = {self.view.size: whole}
+        else:
+            wholes, size = self._wholes(position, name)
         draws = raw_draws(self._seed, _AUGMENTATION_STREAM, (int(self._epoch), position), self.view.draws)
         image, placement = self.view.cut(wholes[self.view.size], size, draws, name)
         other = self._wide_view
         wide = None if other is None else other.cut(wholes[other.size], size, [], name)[0]
         return Sample(image, int(self.labels[index]), self.image_ids[index], index, placement, wide)
+
+    def hold(
+        self, device: torch.device | str, limit: int, advance: Callable[[int], object] = lambda steps: None
+    ) -> bool:
+        """Decode every image once and keep it, resized, in the memory of ``device``, where its views are then cut.
+
+        What is left of a view is cropping and mirroring, so its bits are those of decoding anew.
+
+        Args:
+            device: where images lie from now on.
+            limit: bytes that they may take; they are kept all or none.
+            advance: called with 1 for every image.
+
+        Returns:
+            Whether they fit.
+
+        Raises:
+            ValueError: if views are resampled (``crop_area``) or distorted (``rand_augment``), or there are two of each
+                image.
+            DataError: an image cannot be read.
+        """
+        if self.view.crop_area is not None or self.view.rand_augment is not None or self._wide_view is not None:
+            raise ValueError(
+                "images are held for views that crop and mirror, not for crop_area, rand_augment or ten_crop"
+            )
+
+        def whole(index: int) -> tuple[Tensor, tuple[int, int]]:
+            position = self._kept[index]
+            wholes, size = self._wholes(position, self._source.describe(position))
+            return wholes[self.view.size], size
+
+        held, left = [], limit
+        with ThreadPoolExecutor() as pool:
+            # A few at a time, so that no more than the limit is ever decoded.
+            for start in range(0, len(self), _IMAGES_AT_ONCE):
+                for image, size in pool.map(whole, range(start, min(start + _IMAGES_AT_ONCE, len(self)))):
+                    left -= image.numel()
+                    if left < 0:
+                        return False
+                    held.append((image.to(device), size))
+                    advance(1)
+        self._held = held
+        return True
+
+    @property
+    def is_held(self) -> bool:
+        """Whether :meth:`hold` keeps the images, so that samples come from its device."""
+        return bool(self._held)
 
     def _wholes(self, position: int, name: str) -> tuple[dict[Size, Tensor], tuple[int, int]]:
         """The resized image at every size that the views want, and (width, height) of the original."""

@@ -66,7 +66,7 @@ def save(
             file = _folder(run, stage.name) / f"{number:05d}.safetensors"
             if from_first(tensor_files.read(file, identity) is None):
                 mine = part[rank() :: world_size()]
-                loader = load_batches(dataset, mine, data.collate, workers=workers, device=device)
+                loader = load_batches(dataset, mine, data.collate, workers=workers, pin_memory=device.type == "cuda")
                 exported = _in_order(from_all([_export(method, batch.to(device)) for batch in loader]))
                 content = tensor_files.pack(exported, identity)
                 write_bytes(file, lambda stream, content=content: stream.write(content))

@@ -10,7 +10,7 @@ from wsolfast.engine.errors import RunError
 
 
 def load_batches(
-    dataset: Dataset, batches: Sequence[Sequence[int]], collate: Callable, *, workers: int, device: torch.device
+    dataset: Dataset, batches: Sequence[Sequence[int]], collate: Callable, *, workers: int, pin_memory: bool
 ) -> Iterator:
     """One collated batch per list of indices in ``batches``.
 
@@ -23,7 +23,7 @@ def load_batches(
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin_memory,
         # Its own generator: drawing the workers' seed from the global one would depend on how often we resumed.
         generator=torch.Generator().manual_seed(0),
     )

@@ -193,6 +193,7 @@ class StageTraining:
             self._tell(f"skipped: {message}")
         for message in self.dataset.describe_cache():
             self._tell(f"cache: {message}")
+        self._hold_images()
         self.method.train()
         with self.progress.task(stage.name, total, self.at.step) as advance:
             while self.at.epoch < stage.epochs:
@@ -205,6 +206,18 @@ class StageTraining:
         save_weights(self.run.weights_path(stage.name), self.method.state_dict(), about)
         # What the first process wrote is there before anyone reads it.
         distributed.from_first(None)
+
+    def _hold_images(self) -> None:
+        gigabytes = self.run.recipe.runtime.device_cache_gb
+        if not gigabytes:
+            return
+        with self.progress.task(f"{self.stage.name}: decode", len(self.dataset)) as advance:
+            try:
+                fits = self.dataset.hold(self.device, int(gigabytes * 1e9), advance)
+            except ValueError as error:
+                raise RecipeError(f"runtime.device_cache_gb: {error}") from error
+        if not fits:
+            self._tell(f"the images need more than runtime.device_cache_gb = {gigabytes:g} and are decoded every epoch")
 
     def _epoch(self, advance) -> None:
         at, seen, started = self.at, 0, time.monotonic()
@@ -341,8 +354,8 @@ class StageTraining:
             self.dataset,
             [part for of_batch in parts for part in of_batch],
             self.collate,
-            workers=count_workers(self.run.recipe.runtime.workers),
-            device=self.device,
+            workers=0 if self.dataset.is_held else count_workers(self.run.recipe.runtime.workers),
+            pin_memory=self.device.type == "cuda" and not self.dataset.is_held,
         )
         for batch, of_batch in zip(batches, parts, strict=True):
             yield batch, list(islice(loader, len(of_batch)))
