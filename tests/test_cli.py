@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from wsolfast import cli, recipe
@@ -137,6 +138,31 @@ def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):
     )
 
 
+def test_a_network_as_it_is_localises_photos_by_the_names_of_its_weights(wsolfast, tmp_path):
+    from wsolfast._compat import import_torchvision
+
+    models = import_torchvision().models
+    torch.manual_seed(0)
+    torch.save(models.squeezenet1_1().state_dict(), tmp_path / "squeezenet.pt")
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    names = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]
+    code, out, err = wsolfast("localize", "imagenet/squeezenet", "photo.png", "--weights", "squeezenet.pt")
+    assert code == 0, err
+    (image,) = json.loads((tmp_path / "runs" / "imagenet-squeezenet" / "localized" / "boxes.json").read_text())[
+        "images"
+    ]
+    assert image["class_name"] == names[image["class_id"]]
+    assert f"photo.png: {image['class_name']}" in out
+    code, _, err = wsolfast("localize", "runs/imagenet-squeezenet", "photo.png", "--class", names[7])
+    assert code == 0, err
+    code, _, err = wsolfast("localize", "runs/imagenet-squeezenet", "photo.png", "--weights", "squeezenet.pt")
+    assert (code, err.strip()) == (2, "error: --weights goes with a recipe; a run has its own")
+    code, _, err = wsolfast("localize", "demo/cam", "photo.png")
+    assert code == 2
+    assert "recipe demo/cam is to be trained" in err
+
+
 def test_reproduce_lists_runs_and_fails_with_a_table(wsolfast, tmp_path):
     short = ["stage.epochs=1", "stage.batch_size=8", "data.options={num_train=16, num_val=8, num_test=8, size=48}"]
     words = ["reproduce", "--recipes", "demo/cam", "--recipes", "demo/nl_ccam", *short]
@@ -237,7 +263,7 @@ def test_data_is_rendered_indexed_and_opened_by_its_index(wsolfast, tmp_path):
         (["eval", "nowhere"], 2, "no recipe named 'nowhere'"),
         (["eval", "demo/cam"], 2, "recipe demo/cam is to be trained"),
         (["eval", "demo/cam", "--weights", "absent.pt"], 3, "no weights at absent.pt"),
-        (["localize", "nowhere", "x.jpg"], 3, "nowhere is no run folder"),
+        (["localize", "demo/cam", "x.jpg"], 3, "no image at x.jpg; give the paths of existing files"),
         (["report", "nowhere"], 3, "nowhere is no run folder"),
         (["train"], 2, "give a recipe (wsolfast recipes lists them) or --resume RUN"),
         (["train", "demo/cm"], 2, "did you mean 'demo/cam'?"),

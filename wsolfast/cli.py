@@ -50,6 +50,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave unreadable images out and say which, instead of stopping.")
 ]
+Weights = Annotated[
+    Path | None, typer.Option(help="For a recipe: a network's weights, or a trained run's model.safetensors.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Post = Annotated[str | None, typer.Option(help="How maps are refined: none, or scg; the recipe's if not given.")]
 Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
@@ -223,9 +226,7 @@ def evaluate(
     merge_shards: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Measure what N parts, done elsewhere, have left.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="For a recipe: a network's weights, or a trained run's model.safetensors.")
-    ] = None,
+    weights: Weights = None,
     name: Name = None,
     runs: Runs = Path("runs"),
     exist_ok: ExistOk = False,
@@ -469,12 +470,17 @@ def _print_comparison(results: dict[str, dict]) -> None:
 @app.command(
     epilog="Examples:\n\n"
     "  wsolfast localize runs/demo/spa photo.jpg\n\n"
-    "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/",
+    "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/\n\n"
+    "  wsolfast localize imagenet/resnet50 photo.jpg\n\n"
+    "  wsolfast localize imagenet/squeezenet photo.jpg --weights squeezenet1_1.pt",
 )
 def localize(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run.")],
+    target: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A trained run, or a network as it is.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Image files.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; RUN/localized if not given.")] = None,
+    weights: Weights = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
     class_: Annotated[str | None, typer.Option("--class", help="Name or number; the most likely if not given.")] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Where the map is cut; what eval chose if not given.")
@@ -483,14 +489,27 @@ def localize(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Localise the object in image files: an overlay PNG for each, one boxes.json for all."""
+    """Localise the object in image files: an overlay PNG for each, one boxes.json for all.
+
+    The recipes imagenet/* take ImageNet classifiers as torchvision has trained them: no data and no training is needed.
+    """
     from wsolfast.engine.localize import localize as localize_files
+    from wsolfast.engine.localize import require_any
+    from wsolfast.engine.pretrained import adopt
     from wsolfast.engine.run_folder import RunFolder
 
     _refuse_company("localize")
-    output = out or run / "localized"
+    require_any(images)
+    if Path(target).is_dir():
+        if weights is not None:
+            raise RecipeError("--weights goes with a recipe; a run has its own")
+        run = RunFolder(target)
+    else:
+        recipe = load_recipe(target)
+        run = adopt(_run_path(runs, name, recipe.name), recipe, weights)
+    output = out or run.path / "localized"
     found = localize_files(
-        RunFolder(run),
+        run,
         images,
         output,
         class_name=class_,

@@ -10,7 +10,7 @@ import pkgutil
 
 from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
-from wsolfast.backbones._weights import LoadReport, WeightsError, load_weights, read_state
+from wsolfast.backbones._weights import LoadReport, WeightsError, class_names_of, load_weights, read_state
 
 __all__ = [
     "AlexNetEmbedding",
@@ -21,6 +21,7 @@ __all__ = [
     "StageInfo",
     "WeightsError",
     "build",
+    "class_names_of",
     "list_backbones",
     "list_layouts",
     "read_state",

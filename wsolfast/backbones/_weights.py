@@ -97,6 +97,22 @@ def find_weights(weights: str) -> Path:
     )
 
 
+def class_names_of(weights: str) -> tuple[str, ...]:
+    """What the classes of pretrained weights are called, in the order of the classifier.
+
+    Args:
+        weights: as for :func:`wsolfast.backbones.build`.
+
+    Returns:
+        The names that torchvision keeps with its enums; empty for anything else.
+
+    Raises:
+        BackboneError: if torchvision has no such enum.
+    """
+    enum = _ENUM.fullmatch(weights)
+    return tuple(_torchvision_weights(enum[1]).meta["categories"]) if enum else ()
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, found where published ones nest them; never runs code from the file.
 
@@ -217,12 +233,15 @@ def _is_folded(state: Mapping[str, Tensor]) -> bool:
     return bool(means) and not any(mean.any() for mean in means) and all((scale == 1).all() for scale in scales)
 
 
-def _torchvision_file(enum: str) -> Path:
-    models = import_torchvision().models
+def _torchvision_weights(enum: str):
     try:
-        url = models.get_weight(enum).url
+        return import_torchvision().models.get_weight(enum)
     except (ValueError, KeyError, AttributeError):
         raise BackboneError(f"torchvision has no weights {enum!r}; write them as VGG16_Weights.IMAGENET1K_V1") from None
+
+
+def _torchvision_file(enum: str) -> Path:
+    url = _torchvision_weights(enum).url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not path.is_file():
         require_online(url, f"{enum} are not in {path.parent}")

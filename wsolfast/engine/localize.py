@@ -27,8 +27,8 @@ _DEFAULT_THRESHOLD = 0.2
 
 def localize(
     run: RunFolder,
-    files: Sequence[Path],
-    output: Path,
+    files: Sequence[str | Path],
+    output: str | Path,
     *,
     class_name: str | None = None,
     threshold: float | None = None,
@@ -39,6 +39,9 @@ def localize(
     """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
 
     Args:
+        run: a trained run, or what :func:`wsolfast.engine.pretrained.adopt` makes of a network as it is.
+        files: images; those that cannot be read are listed under ``failed``.
+        output: folder, made where it is missing.
         class_name: name or number of the class to localise; None takes each image's most likely class.
         threshold: where the score map is cut; None takes the one that the run's evaluation chose.
         post: how maps are refined, ``"none"`` or ``"scg"``; None does what the run's recipe says.
@@ -48,8 +51,10 @@ def localize(
 
     Raises:
         UsageError: if the run knows no such class.
-        MissingError: if the run is not finished, or nothing tells its classes.
+        MissingError: if none of the files exists, the run is not finished, or nothing tells its classes.
     """
+    files, output = [Path(file) for file in files], Path(output)
+    require_any(files)
     progress, recipe = progress or Progress(quiet=True), run.recipe
     if post is not None:
         recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
@@ -104,6 +109,16 @@ def localize(
     told = {"run": str(run.path), "protocol": protocol.name, "threshold": threshold, "images": found, "failed": failed}
     write_json(output / "boxes.json", told)
     return told
+
+
+def require_any(files: Sequence[Path]) -> None:
+    """Spare the loading of a network where there is nothing to localise.
+
+    Raises:
+        MissingError: if there is no file at any of these paths.
+    """
+    if not any(file.is_file() for file in files):
+        raise MissingError(f"no image at {', '.join(map(str, files[:3]))}; give the paths of existing files")
 
 
 def _find_class(wanted: str, names: Sequence[str]) -> int:

@@ -1,9 +1,10 @@
-"""A run folder for a network that is evaluated as it is, with weights from a file."""
+"""A run folder for a network that is taken as it is, with weights from a file or from torchvision."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from wsolfast.backbones import class_names_of
 from wsolfast.engine.distributed import from_first, on_first
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.roles import localizer_of
@@ -26,7 +27,9 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
     if weights is not None and not weights.is_file():
         raise MissingError(f"no weights at {weights}; give the path of an existing file")
     whole = weights is not None and _is_whole_model(weights)
+    names: tuple[str, ...] = ()
     if not whole:
+        names = class_names_of(stage.backbone.weights)
         if stage.epochs > 0:
             given = f"{weights} holds no trained method" if weights else "it has no weights yet"
             raise UsageError(
@@ -43,6 +46,8 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
             raise UsageError(f"{path} holds another run; choose another --name, or replace it with --exist-ok")
     else:
         run = RunFolder.create(path, recipe, exist_ok=exist_ok)
+        if names and len(names) == stage.num_classes:
+            on_first(lambda: run.keep_class_names(names))
     if whole:
         on_first(lambda: _copy(weights, run.weights_path(stage.name)))
     return run
