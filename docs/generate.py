@@ -1,9 +1,10 @@
-"""What the documents say of the code, written from the code: the tables between marks, and the pages of ``docs/api``.
+"""What the README and the documents say of the code, written from it: tables between marks, the pages of ``docs/api``.
 
 ``python docs/generate.py`` writes them; ``tests/docs/test_generated.py`` fails when one of them is out of date.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import importlib
 import importlib.util
@@ -17,10 +18,11 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wsolfast.methods import get_stage, method_of
+from wsolfast.engine.roles import localizer_of
+from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
-from wsolfast.recipe import list_recipes, recipe_path
+from wsolfast.recipe import list_recipes, load_recipe, recipe_path
 
 DOCS = Path(__file__).parent
 _MARK = re.compile(r"(<!-- generated: (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -57,7 +59,7 @@ _API = {
 def outdated() -> dict[Path, str]:
     """The files that the code no longer agrees with, and what should stand in them."""
     wanted = {DOCS / "api" / f"{name}.md": _api_page(name, parts) for name, parts in _API.items()}
-    for page in sorted(set(DOCS.rglob("*.md")) - set(wanted)):
+    for page in [DOCS.parent / "README.md", *sorted(set(DOCS.rglob("*.md")) - set(wanted))]:
         wanted[page] = _MARK.sub(_fill, page.read_text(encoding="utf-8"))
     return {page: text for page, text in wanted.items() if not page.is_file() or page.read_text("utf-8") != text}
 
@@ -155,6 +157,7 @@ _FOLDERS = {
     "ablation": "rows of their ablations",
     "wsolevaluation": "the benchmark of Choe et al.",
     "cub50": "50 CUB classes on a CPU",
+    "imagenet": "torchvision's networks as they are",
     "ilsvrc400": "400 ImageNet images, networks as they are",
     "pets3": "three breeds of pets, with masks",
     "demo": "the demo",
@@ -244,6 +247,40 @@ def _speeds(*files: str) -> str:
     return _table(["op", "pass", "cases", "faster than the reference"], rows)
 
 
+def _zoo(*patterns: str) -> str:
+    """Recipes by name, with what their papers publish and what ``bench/results`` has measured, in percent."""
+    measured = {}
+    for file in sorted((DOCS.parent / "bench" / "results").glob("*/reproduce.json")):
+        measured |= json.loads(file.read_text(encoding="utf-8"))["recipes"]
+    rows = []
+    for name in dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(list_recipes(), pattern)):
+        recipe = load_recipe(name)
+        paper = recipe.paper.numbers() if recipe.paper else {}
+        method = display_name(method_of(localizer_of(recipe).stage.method))
+        networks = " and ".join(dict.fromkeys(stage.backbone.name for stage in recipe.stage))
+        data = _SETS.get(name.partition("/")[0]) or _SETS[recipe.data.name]
+        for title in [title for title in measured if title.partition(" ")[0] == name] or [name]:
+            variant = title.removeprefix(name)
+            published = {} if variant else paper
+            cells = [f"{published[key]:.2f}" if key in published else "" for key in _ZOO]
+            cells += [_measured(measured.get(title), key) for key in _ZOO]
+            rows.append([method + variant, networks, data, *cells, f"`{name}`"])
+    columns = [f"{whose} {title}" for whose in ("paper:", "measured:") for title in _ZOO.values()]
+    return _table(["method", "network", "data", *columns, "recipe"], rows)
+
+
+def _measured(found: dict | None, key: str) -> str:
+    """A mean over seeds and, of several, the lowest and the highest."""
+    if found is None or found["mean"].get(key) is None:
+        return ""
+    spread = f" ({found['lowest'][key]:.1f}–{found['highest'][key]:.1f})" if len(found["runs"]) > 1 else ""
+    return f"{found['mean'][key]:.1f}{spread}"
+
+
+_ZOO = {"top1_loc": "Top-1 Loc", "gt_known_loc": "GT-known"}
+_SETS = {"cub": "CUB", "ilsvrc": "ILSVRC", "cub50": "CUB-50", "ilsvrc400": "ILSVRC-400", "pets3": "Pets-3"}
+
+
 def _scaling(part: str) -> str:
     """A table of scaling.py, a neighbour of this file that is in no package."""
     spec = importlib.util.spec_from_file_location("scaling", DOCS / "scaling.py")
@@ -258,6 +295,7 @@ def _scaling(part: str) -> str:
 _TABLES: dict[str, Callable[..., str]] = {
     "speeds": _speeds,
     "scaling": _scaling,
+    "zoo": _zoo,
     "options": _options,
     "recipes": _recipes,
     "protocols": _protocols,

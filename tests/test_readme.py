@@ -21,7 +21,7 @@ def blocks(language):
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 # Commands on data sets that a reader brings: understood up to the missing folder.
-NEEDS_DATA = ("/data/", "DIR/", "runs/cub50-spa")
+NEEDS_DATA = ("/data/", "DIR/", "runs/cub50-spa", "photo.jpg")
 
 
 def run(command, cwd, timeout=120):
@@ -73,8 +73,8 @@ def test_no_other_commands_are_shown():
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=range(len(blocks("python"))))
-def test_snippet_runs(code, tmp_path):
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_snippet_runs(code, after_the_demo):
+    done = subprocess.run([sys.executable, "-c", code], cwd=after_the_demo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
