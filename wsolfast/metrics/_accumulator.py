@@ -1,6 +1,7 @@
 """What the accumulators share: integer counters that add up the same however the data are split."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +17,25 @@ class Accumulator:
     _config: dict[str, object]
     zeros: dict[str, Tensor]
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
-    def count(self, *args, **kwargs) -> dict[str, Tensor]:
+    def count(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The counters of one batch alone."""
         raise NotImplementedError
 
-    def summarize(self, state: Mapping[str, Tensor], **kwargs) -> dict:
-        """Numbers from counters."""
+    def summarize(self, state: Mapping[str, Tensor], at: Any = None) -> dict:
+        """Numbers from counters: each at its own best threshold, or at the one given."""
         raise NotImplementedError
 
-    def update(self, *args, **kwargs) -> None:
+    def update(self, *args: Any, **kwargs: Any) -> None:
         """Add a batch; takes what :meth:`count` takes."""
         for name, value in self.count(*args, **kwargs).items():
             self._state[name] += value
 
-    def compute(self, **kwargs) -> dict:
+    def compute(self, at: Any = None) -> dict:
         """The numbers of everything counted so far; takes what :meth:`summarize` takes besides the counters."""
-        return self.summarize(self._state, **kwargs)
+        return self.summarize(self._state, at)
 
     def reset(self) -> None:
         """Forget everything counted."""

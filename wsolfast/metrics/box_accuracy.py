@@ -42,7 +42,7 @@ class BoxAccuracy(Accumulator):
         self._max_box = max_box
         self._config = {"protocol": asdict(self.protocol), "max_box": max_box}
         grid = (len(self.protocol.thresholds), len(self.protocol.iou_thresholds))
-        shapes = {"images": (), "classified": (), "top1_cls": (), "top5_cls": ()}
+        shapes: dict[str, tuple[int, ...]] = {"images": (), "classified": (), "top1_cls": (), "top5_cls": ()}
         shapes |= {name: grid for name in ("gt_known_loc", "top1_loc", "top5_loc")}
         if max_box:
             shapes |= {"max_box_acc": (len(self._benchmark.thresholds),)}

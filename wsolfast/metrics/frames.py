@@ -69,11 +69,13 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
     scale = as_float64(image_sizes).reshape(-1, 2).repeat_interleave(torch.tensor(counts, dtype=torch.int64), 0)
     scale = torch.cat([scale, scale], 1)  # [G, 4]
     if protocol.frame == "crop":
-        offset = (protocol.resize - protocol.input_size) // 2
-        moved = torch.minimum(boxes.clamp(min=0), scale - 1) * (protocol.resize / scale) - offset
-        parts = moved.clamp(0, protocol.input_size).split(counts)
+        whole, side = _crop_sides(protocol)
+        moved = torch.minimum(boxes.clamp(min=0), scale - 1) * (whole / scale) - (whole - side) // 2
+        parts = moved.clamp(0, side).split(counts)
         return [part[(part[:, 2:] > part[:, :2]).all(1)] for part in parts]
     if protocol.frame == "input":
+        # Protocol checks that this frame has one.
+        assert protocol.input_size is not None
         # The corners of the official files stand unchanged in the benchmark's, but inside the image.
         boxes = (torch.minimum(boxes, scale - 1) * protocol.input_size / scale).trunc()
     elif protocol.rule.iou_plus_one:
@@ -100,9 +102,17 @@ def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) ->
     """Half-open boxes of map k in pixels of the original image, nothing rounded."""
     image = as_float64([*batch.image_sizes[k]] * 2)
     if protocol.frame == "crop":
-        offset = (protocol.resize - protocol.input_size) // 2
-        return (boxes + offset) * (image / protocol.resize)
+        whole, side = _crop_sides(protocol)
+        return (boxes + (whole - side) // 2) * (image / whole)
     return boxes * (image / _map_size(batch))
+
+
+def _crop_sides(protocol: Protocol) -> tuple[int, int]:
+    """Of the whole image and of its central crop."""
+    # Protocol checks that frame "crop" has both.
+    assert protocol.resize is not None
+    assert protocol.input_size is not None
+    return protocol.resize, protocol.input_size
 
 
 def _map_size(batch: FrameBatch) -> Tensor:
@@ -123,7 +133,7 @@ def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]
             f"metrics: expected image_sizes as {count} pairs of positive integers (w, h), got {sizes.dtype} "
             f"{list(sizes.shape)}"
         )
-    return [tuple(pair) for pair in sizes.tolist()]
+    return [(width, height) for width, height in sizes.tolist()]
 
 
 def checked_gt_boxes(gt_boxes: Sequence[Tensor]) -> list[Tensor]:

@@ -286,5 +286,5 @@ def _best_overlaps(boxes: Tensor, truths: Tensor, rule: BoxRule, plus_one: bool)
     return _ratio(overlap, box_area + truth_area - overlap).amax(1)
 
 
-def _reaches(iou: Tensor | float, level: Tensor | float, rule: BoxRule) -> Tensor:
+def _reaches(iou: Tensor, level: Tensor | float, rule: BoxRule) -> Tensor:
     return iou >= level if rule.hit == ">=" else iou > level

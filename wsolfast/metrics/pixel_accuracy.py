@@ -35,7 +35,7 @@ class PixelAccuracy(Accumulator):
 
     def __init__(self, size: int = 224, thresholds: Sequence[float] | None = None):
         benchmark = get_protocol("wsolevaluation")
-        self._size = size
+        self.size = size
         self._thresholds = benchmark.thresholds if thresholds is None else tuple(map(float, thresholds))
         self._edges = as_float64([*self._thresholds, 1.0, 2.0, 3.0])
         self._scores = benchmark.rule
@@ -66,11 +66,11 @@ class PixelAccuracy(Accumulator):
         for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
             mask = _checked_mask(n, mask).to(one.device)
             counts["images"] += 1
-            scores = ops.normalize_score_map(one[None], (self._size, self._size), self._scores)
-            small = _nearest(mask, self._size)
+            scores = ops.normalize_score_map(one[None], (self.size, self.size), self._scores)
+            small = _nearest(mask, self.size)
             counts["scores"] += ops.pixel_histogram(scores, small[None], self._edges.to(one.device)).cpu()
             levels = (ops.normalize_score_map(one[None], None, self._levels) * 255).floor()
-            levels = ops.normalize_score_map(levels, tuple(mask.shape), self._resize)
+            levels = ops.normalize_score_map(levels, (mask.shape[0], mask.shape[1]), self._resize)
             levels = (levels + 0.5).floor().to(torch.uint8)
             histogram = ops.pixel_histogram(levels, mask[None], _LEVEL_EDGES.to(one.device)).cpu()
             counts["levels"] += histogram

@@ -43,7 +43,7 @@ class Protocol:
     resize: int | None = None
     box_scaling: Literal["truncate", "round", "exact"] = "exact"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.thresholds:
             raise ValueError(f"protocol {self.name}: needs at least one threshold")
         if 0.5 not in self.iou_thresholds:

@@ -1,11 +1,16 @@
 """The accumulators as ``torchmetrics.Metric``: distributed by summing integer counters. Needs ``wsolfast[eval]``."""
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
 
 from wsolfast._compat import import_torchmetrics
 from wsolfast.metrics import _accumulator, box_accuracy, error_split, pixel_accuracy
 
-_Metric = import_torchmetrics().Metric
+if TYPE_CHECKING:
+    from torchmetrics import Metric as _Metric
+else:
+    _Metric = import_torchmetrics().Metric
 
 
 class _Wrapped(_Metric):
@@ -16,13 +21,13 @@ class _Wrapped(_Metric):
     full_state_update = False
     _accumulator: type[_accumulator.Accumulator]
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__()
         self._counts = self._accumulator(*args, **kwargs)
         for name, zero in self._counts.zeros.items():
             self.add_state(name, zero.clone(), dist_reduce_fx="sum")
 
-    def update(self, *args, **kwargs) -> None:
+    def update(self, *args: Any, **kwargs: Any) -> None:
         """See the accumulator's ``count``."""
         for name, value in self._counts.count(*args, **kwargs).items():
             setattr(self, name, getattr(self, name) + value.to(self.device))

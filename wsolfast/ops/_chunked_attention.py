@@ -29,8 +29,8 @@ def forward(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
     if route == "reordered":
         flat_out.copy_(_mixing(flat_key, flat_value) @ flat_query)
     elif route == "flash":
-        rows = (maps.mT.contiguous()[:, None] for maps in (flat_query, flat_key, flat_value))
-        flat_out.copy_(functional.scaled_dot_product_attention(*rows, scale=1.0)[:, 0].mT)
+        queries, keys, values = (maps.mT.contiguous()[:, None] for maps in (flat_query, flat_key, flat_value))
+        flat_out.copy_(functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)[:, 0].mT)
     elif route == "triton":
         _cuda_attention.by_triton(flat_query, flat_key, flat_value, flat_out)
     elif route == "blocks":

@@ -77,9 +77,9 @@ def library_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 def by_library(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of maps [N, channels, h, w] by the library's kernels, which also differentiate it."""
-    rows = [_rows(maps.flatten(2)) for maps in (query, key, value)]
+    queries, keys, values = (_rows(maps.flatten(2)) for maps in (query, key, value))
     with torch.autocast(query.device.type, enabled=False), sdpa_kernel(_BACKENDS, set_priority=True):
-        mixed = functional.scaled_dot_product_attention(*rows, scale=1.0)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)
     return mixed[:, 0].mT.unflatten(2, query.shape[2:]).contiguous(memory_format=layout_of(value))
 
 

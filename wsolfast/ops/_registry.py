@@ -7,6 +7,7 @@ names both.
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -85,7 +86,7 @@ def extension_status() -> str | None:
 def _without_autocast(function: Callable) -> Callable:
     """Autocast would round the matrix products inside an op; what an op computes in is said by its inputs."""
 
-    def run(*args):
+    def run(*args: Any) -> Any:
         device = next(x.device.type for x in args if isinstance(x, torch.Tensor))
         if not torch.is_autocast_enabled(device):
             return function(*args)
@@ -102,7 +103,7 @@ def _has_kernel(qualified: str, key: str) -> bool:
 def _lazy_launcher(path: str) -> Callable:
     module, function = path.split(":")
 
-    def launch(*args):
+    def launch(*args: Any) -> Any:
         return getattr(importlib.import_module(module), function)(*args)
 
     return _without_autocast(launch)

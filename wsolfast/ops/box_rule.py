@@ -69,7 +69,7 @@ class BoxRule:
     hit: Literal[">=", ">"] = ">="
     gt: Literal["any", "first"] = "any"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(repr, choices))

@@ -1,5 +1,7 @@
 """Whether the boxes of score maps overlap the true ones enough, at many thresholds."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,9 @@ from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_maps_and_thresho
 from wsolfast.reference import box_sweep_hits as reference
 
 
-def _fake(maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, *rule):
+def _fake(
+    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *rule: Any
+) -> Tensor:
     return maps.new_empty((maps.shape[0], thresholds.shape[0], iou_thresholds.shape[0]), dtype=torch.bool)
 
 

@@ -1,5 +1,7 @@
 """Classification head on feature maps: 1x1 convolution, ReLU and global mean without the class maps in memory."""
 
+from typing import Any
+
 from torch import Tensor
 
 from wsolfast.ops import _blocked_class_head
@@ -25,22 +27,24 @@ def _check(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise ValueError(f"class_head_pool: features are {features.dtype}, the {name} is {tensor.dtype}")
 
 
-def _fake(features, weight, bias, relu):
+def _fake(features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     return features.new_empty(features.shape[0], weight.shape[0])
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.relu = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     features, weight, bias = ctx.saved_tensors
     grad_features, grad_weight, grad_bias = _BACKWARD(grad, features, weight, bias, ctx.relu)
     return grad_features, grad_weight, None if bias is None else grad_bias, None
 
 
-def _fake_backward(grad, features, weight, bias, relu):
+def _fake_backward(
+    grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return features.new_empty(features.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 

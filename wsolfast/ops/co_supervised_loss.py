@@ -1,5 +1,7 @@
 """CSoA's co-supervised augmentation (CoAug), a loss over all pairs of images of a batch."""
 
+from typing import Any
+
 from torch import Tensor
 
 from wsolfast.ops._checks import check_classes
@@ -20,22 +22,24 @@ def _check(vectors: Tensor, label: Tensor, reduction: str) -> None:
         raise ValueError(f"co_supervised_loss: expected reduction in {_REDUCTIONS}, got {reduction!r}")
 
 
-def _fake(vectors, label, gamma, delta, eps, reduction):
+def _fake(
+    vectors: Tensor, label: Tensor, gamma: float, delta: float, eps: float, reduction: str
+) -> tuple[Tensor, Tensor, Tensor]:
     n = vectors.shape[0]
     return vectors.new_empty(()), vectors.new_empty(n, n), vectors.new_empty(n, 2)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, pair_slope, image_slope = output
     ctx.mark_non_differentiable(pair_slope, image_slope)
     ctx.save_for_backward(inputs[0], pair_slope, image_slope)
 
 
-def _backward(ctx, grad, *_):
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     return _BACKWARD(grad, *ctx.saved_tensors), None, None, None, None, None
 
 
-def _fake_backward(grad, vectors, pair_slope, image_slope):
+def _fake_backward(grad: Tensor, vectors: Tensor, pair_slope: Tensor, image_slope: Tensor) -> Tensor:
     return vectors.new_empty(vectors.shape)
 
 

@@ -15,7 +15,7 @@ def _check(maps: Tensor) -> None:
         )
 
 
-def _fake(maps):
+def _fake(maps: Tensor) -> Tensor:
     return maps.new_empty(maps.shape, dtype=torch.promote_types(maps.dtype, torch.float32))
 
 

@@ -1,5 +1,7 @@
 """CSoA's confident segmentation (ConfSeg): a deep classifier teaches a shallower one where it is sure."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,24 +26,24 @@ def _check(late: Tensor, early: Tensor, reduction: str) -> None:
         raise ValueError(f"confident_segmentation_loss: expected reduction in {_REDUCTIONS}, got {reduction!r}")
 
 
-def _fake(late, early, weight):
+def _fake(late: Tensor, early: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(late.dtype, torch.float32)
     return late.new_empty((), dtype=wide), late.new_empty(late.shape, dtype=wide), late.new_empty(late.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *_, ctx.weight = inputs
     _, mask, sign = output
     ctx.mark_non_differentiable(mask, sign)
     ctx.save_for_backward(sign)
 
 
-def _backward(ctx, grad, *_):
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     gradient = _BACKWARD(grad, *ctx.saved_tensors, ctx.weight)
     return -gradient if ctx.needs_input_grad[0] else None, gradient, None
 
 
-def _fake_backward(grad, sign, weight):
+def _fake_backward(grad: Tensor, sign: Tensor, weight: float) -> Tensor:
     return sign.new_empty(sign.shape)
 
 

@@ -21,7 +21,7 @@ def _check(maps: Tensor, classes: Tensor, cam: Tensor) -> None:
     check_classes("context_pool_update", "classes", classes, cam.shape[0])
 
 
-def _fake(maps, classes, cam, rate, eps, touched_only):
+def _fake(maps: Tensor, classes: Tensor, cam: Tensor, rate: float, eps: float, touched_only: bool) -> Tensor:
     return maps.new_empty(maps.shape)
 
 

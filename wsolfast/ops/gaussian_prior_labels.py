@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class GaussianPrior:
     quantize: bool = False
     empty: Literal["ignore", "background"] = "ignore"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("weight_low", "weight_high", "min_area", "object_threshold", "background_threshold"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"GaussianPrior: {name} must not be negative, got {getattr(self, name)}")
@@ -72,19 +72,25 @@ class GaussianPrior:
 
     def codes(self) -> tuple[float, float, bool, float, float, bool, float, float, float, float, bool]:
         """The fields as the schema takes them: the four thresholds say when a pixel is object or background."""
+        above, below = self.object_threshold, self.background_threshold
         if self.source == "cam":
-            thresholds = (self.object_threshold, math.inf, self.background_threshold, math.inf)
-        elif self.source == "gaussian":
-            thresholds = (math.inf, self.gate, math.inf, math.inf)
+            above_fit, below_fit = math.inf, math.inf
         elif self.gate is None:
-            thresholds = (self.object_threshold, self.object_threshold) + (self.background_threshold,) * 2
+            above_fit, below_fit = above, below
+        elif self.source == "gaussian":
+            above, above_fit, below, below_fit = math.inf, self.gate, math.inf, math.inf
         else:
-            thresholds = (self.object_threshold, self.gate, self.background_threshold, math.inf)
+            above_fit, below_fit = self.gate, math.inf
         band = (float(self.weight_low), float(self.weight_high))
         fit = (self.per_contour, float(self.min_area), float(self.covariance_scale), self.norm == "grid_max")
         if self.quantize:
-            thresholds = (*map(_above_byte, thresholds[:2]), *map(_below_byte, thresholds[2:]))
-        return *band, *fit, *map(float, thresholds), self.empty == "background"
+            above, above_fit, below, below_fit = (
+                _above_byte(above),
+                _above_byte(above_fit),
+                _below_byte(below),
+                _below_byte(below_fit),
+            )
+        return *band, *fit, float(above), float(above_fit), float(below), float(below_fit), self.empty == "background"
 
 
 def _above_byte(threshold: float) -> float:
@@ -127,7 +133,7 @@ def _check_finite(cam: Tensor) -> None:
         raise ValueError(f"gaussian_prior_labels: expected finite maps, maps {bad} are not; check the model's outputs")
 
 
-def _fake(cam, height, width, *rule):
+def _fake(cam: Tensor, height: int, width: int, *rule: Any) -> Tensor:
     return cam.new_empty((cam.shape[0], height, width), dtype=torch.uint8)
 
 

@@ -1,5 +1,7 @@
 """Per-map min-max normalisation, the last step of almost every score map."""
 
+from typing import Any
+
 from torch import Tensor
 
 from wsolfast.ops._registry import define_op
@@ -13,21 +15,21 @@ def _check(maps: Tensor) -> None:
         raise ValueError(f"min_max_normalize: expected floating-point maps, got {maps.dtype}; call .float() first")
 
 
-def _fake(maps, eps):
+def _fake(maps: Tensor, eps: float) -> Tensor:
     return maps.new_empty(maps.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, ctx.eps = inputs
     ctx.save_for_backward(maps, output)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     maps, output = ctx.saved_tensors
     return _BACKWARD(grad, maps, output, ctx.eps), None
 
 
-def _fake_backward(grad, maps, output, eps):
+def _fake_backward(grad: Tensor, maps: Tensor, output: Tensor, eps: float) -> Tensor:
     return maps.new_empty(maps.shape)
 
 

@@ -1,6 +1,7 @@
 """SPOL's fusion of shallow and deep features: resize to the finest, then multiply."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,18 +48,29 @@ def _check(features: Sequence[Tensor], scale: Tensor | None, shift: Tensor | Non
             )
 
 
-def _fake(first, second, third, fourth, scale, shift, relu, align_corners, reduce, mode):
+def _fake(
+    first: Tensor,
+    second: Tensor,
+    third: Tensor | None,
+    fourth: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    align_corners: bool,
+    reduce: str,
+    mode: str,
+) -> Tensor:
     if reduce == "mean":
         return first.new_empty(first.shape[:2])
     return _empty(first, first)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.relu, ctx.align_corners, ctx.reduce, ctx.mode = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *branches, scale, shift = ctx.saved_tensors
     given = [branch for branch in branches if branch is not None]
     missing = [None] * (_MOST_BRANCHES - len(given))
@@ -68,7 +80,16 @@ def _backward(ctx, grad):
     return *gradients, *missing, *rest, None, None, None, None
 
 
-def _fake_backward(grad, first, second, third, fourth, align_corners, reduce, mode):
+def _fake_backward(
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    third: Tensor | None,
+    fourth: Tensor | None,
+    align_corners: bool,
+    reduce: str,
+    mode: str,
+) -> list[Tensor]:
     return [_empty(branch, first) for branch in (first, second, third, fourth) if branch is not None]
 
 

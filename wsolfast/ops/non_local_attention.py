@@ -1,5 +1,7 @@
 """Attention of every position of a feature map to every position of another: the core of a non-local block."""
 
+from typing import Any
+
 from torch import Tensor
 
 from wsolfast.ops import _chunked_attention, _cuda_attention
@@ -34,16 +36,16 @@ def _check(query: Tensor, key: Tensor, value: Tensor, kind: str) -> None:
         )
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *maps, ctx.kind = inputs
     ctx.save_for_backward(*maps)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_BACKWARD(grad, *ctx.saved_tensors, ctx.kind), None
 
 
-def _fake_backward(grad, query, key, value, kind):
+def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str) -> tuple[Tensor, ...]:
     return tuple(maps.new_empty(maps.shape) for maps in (query, key, value))
 
 

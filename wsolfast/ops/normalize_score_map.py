@@ -8,7 +8,9 @@ from wsolfast.ops.box_rule import BoxRule
 from wsolfast.reference import normalize_score_map as reference
 
 
-def _fake(maps, height, width, interpolation, normalization, eps, normalize_first):
+def _fake(
+    maps: Tensor, height: int, width: int, interpolation: int, normalization: int, eps: float, normalize_first: bool
+) -> Tensor:
     return maps.new_empty((maps.shape[0], height, width), dtype=torch.float64)
 
 

@@ -9,7 +9,7 @@ from wsolfast.ops.score_map_boxes import check_values, values_can_be_read
 from wsolfast.reference import pixel_histogram as reference
 
 
-def _fake(maps, masks, edges):
+def _fake(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
     return maps.new_empty((2, edges.shape[0] - 1), dtype=torch.int64)
 
 

@@ -1,11 +1,13 @@
 """The detour of SPA's coarse map: up to the image and down again, evaluated without the image-sized map."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 
-def resize_roundtrip(cam: Tensor, image_size: tuple[int, int]) -> Tensor:
+def resize_roundtrip(cam: Tensor, image_size: Sequence[int]) -> Tensor:
     """Resize maps bilinearly to the image and back to their own size.
 
     The two resizes are linear and separable, so they are one h x h and one w x w matrix. The round trip is not the

@@ -1,5 +1,7 @@
 """SPA's restricted activation module (RAM), the loss term that keeps a class map from saturating at object parts."""
 
+from typing import Any
+
 from torch import Tensor
 
 from wsolfast.ops._checks import check_classes
@@ -25,12 +27,14 @@ def _check(class_maps: Tensor, label: Tensor, statistic: str, normalization: str
         )
 
 
-def _fake(class_maps, label, tau, sigma, statistic, normalization):
+def _fake(
+    class_maps: Tensor, label: Tensor, tau: float, sigma: float, statistic: str, normalization: str
+) -> tuple[Tensor, Tensor]:
     n, _, h, w = class_maps.shape
     return class_maps.new_empty(()), class_maps.new_empty(n, h, w)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     class_maps, label = inputs[:2]
     slope = output[1]
     ctx.classes = class_maps.shape[1]
@@ -38,12 +42,12 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(slope, label)
 
 
-def _backward(ctx, grad, _):
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     slope, label = ctx.saved_tensors
     return _BACKWARD(grad, slope, label, ctx.classes), None, None, None, None, None
 
 
-def _fake_backward(grad, slope, label, classes):
+def _fake_backward(grad: Tensor, slope: Tensor, label: Tensor, classes: int) -> Tensor:
     n, h, w = slope.shape
     return slope.new_empty(n, classes, h, w)
 

@@ -1,6 +1,7 @@
 """Boxes of score maps at many thresholds."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,11 @@ BOX_ARGUMENTS = (
 )
 
 
-def _fake(maps, thresholds, *rule):
+def _fake(maps: Tensor, thresholds: Tensor, *rule: Any) -> Tensor:
     return maps.new_empty((maps.shape[0], thresholds.shape[0], 4), dtype=torch.int64)
 
 
-def _fake_all(maps, thresholds, *rule):
+def _fake_all(maps: Tensor, thresholds: Tensor, *rule: Any) -> tuple[Tensor, Tensor]:
     boxes = torch.library.get_ctx().new_dynamic_size()
     return (
         maps.new_empty((boxes, 4), dtype=torch.int64),

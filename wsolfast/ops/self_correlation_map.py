@@ -1,6 +1,7 @@
 """SPA's self-correlation map generating (SCG): a coarse class map refined by how its positions correlate."""
 
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -40,11 +41,11 @@ def _check(features: Sequence[Tensor], cam: Tensor, **choices: str) -> None:
             )
 
 
-def _fake(features, cam, *options):
+def _fake(features: list[Tensor], cam: Tensor, *options: Any) -> Tensor:
     return cam.new_empty(cam.shape)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> NoReturn:
     raise RuntimeError(
         "self_correlation_map is not differentiable: it refines maps at inference; call it under torch.no_grad() "
         "or on detached features and cam"

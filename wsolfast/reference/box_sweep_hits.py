@@ -1,5 +1,8 @@
 """Reference of :func:`wsolfast.ops.box_sweep_hits`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +11,7 @@ from wsolfast.reference.score_map_boxes import boxes_of_map
 
 
 def box_sweep_hits(
-    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *codes
+    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *codes: Any
 ) -> Tensor:
     """Whether the best overlap reaches each level: bool [N, T, I]; ``codes`` are ``BoxCodes`` and the overlap's."""
     *box_codes, iou_plus_one, hit, gt = codes
@@ -31,7 +34,7 @@ def box_sweep_hits(
     return hits.to(maps.device)
 
 
-def _iou(a: list[float], b: list[float], plus_one: bool) -> float:
+def _iou(a: Sequence[float], b: Sequence[float], plus_one: bool) -> float:
     extra = 1.0 if plus_one else 0.0
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + extra)
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + extra)

@@ -1,5 +1,6 @@
 """Reference of :func:`wsolfast.ops.normalize_score_map`."""
 
+import functools
 import math
 
 import torch
@@ -57,13 +58,13 @@ def _resize(maps: Tensor, height: int, width: int, kind: str) -> Tensor:
 def _resize_last(maps: Tensor, size: int, kind: str) -> Tensor:
     """Resize the last dimension; taps are summed one after the other, as an output pixel does it on paper."""
     taps = [_taps(index, maps.shape[-1], size, kind) for index in range(size)]
-    total = None
-    for k in range(len(taps[0])):
+
+    def term(k: int) -> Tensor:
         source = torch.tensor([tap[k][0] for tap in taps], device=maps.device)
         weight = torch.tensor([tap[k][1] for tap in taps], dtype=torch.float64, device=maps.device)
-        term = maps[..., source] * weight
-        total = term if total is None else total + term
-    return total
+        return maps[..., source] * weight
+
+    return functools.reduce(torch.add, map(term, range(len(taps[0]))))
 
 
 def _taps(index: int, source: int, target: int, kind: str) -> list[tuple[int, float]]:

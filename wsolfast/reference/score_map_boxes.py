@@ -4,6 +4,8 @@ Contours are never traced. A component's outer contour encloses the component wi
 area is a count of 2x2 windows; a hole's contour runs on the foreground around it, so its box is one pixel larger.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,14 @@ from wsolfast.reference._components import label_components
 Box = tuple[int, int, int, int]
 
 
-def score_map_boxes(maps: Tensor, thresholds: Tensor, *codes) -> Tensor:
+def score_map_boxes(maps: Tensor, thresholds: Tensor, *codes: Any) -> Tensor:
     """One box per map and threshold: int64 [N, T, 4]; ``codes`` are the fields of ``BoxCodes``."""
     rule = BoxCodes(*codes)
     boxes = [[found[0] for found in boxes_of_map(one, thresholds.tolist(), rule)] for one in maps.cpu()]
     return _boxes_tensor(boxes, maps).reshape(maps.shape[0], thresholds.shape[0], 4)
 
 
-def score_map_boxes_all(maps: Tensor, thresholds: Tensor, *codes) -> tuple[Tensor, Tensor]:
+def score_map_boxes_all(maps: Tensor, thresholds: Tensor, *codes: Any) -> tuple[Tensor, Tensor]:
     """Every box: int64 [M, 4] and the int64 [N*T+1] offsets of each map and threshold in it."""
     rule = BoxCodes(*codes)
     found = [boxes for one in maps.cpu() for boxes in boxes_of_map(one, thresholds.tolist(), rule)]
@@ -33,7 +35,7 @@ def boxes_of_map(values: Tensor, thresholds: list[float], rule: BoxCodes) -> lis
     height, width = values.shape
     end = BOX_ENDS[rule.box_end]
     values, cuts = _levels_and_cuts(values, thresholds, rule)
-    empty = tuple(rule.empty_box) or _whole(height, width, end)
+    empty = cast("Box", tuple(rule.empty_box)) if rule.empty_box else _whole(height, width, end)
     known: dict[float, list[Box]] = {}
     found = []
     for cut in cuts:

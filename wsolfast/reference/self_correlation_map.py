@@ -3,6 +3,7 @@
 P = h·w positions. "head" and "v0" hold the map of position j in column j of a correlation matrix, "paper" in row j.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -36,9 +37,12 @@ def self_correlation_map(
     if cam.numel() == 0:
         return cam.new_empty(cam.shape)
     features = [layer.to(cam.dtype) for layer in features]
-    correlation = sum(
-        layer_correlation(similarity(layer), variant, relu_first, fo_th, so_th, so_weight, mode, eps)
-        for layer in features
+    correlation = functools.reduce(
+        torch.add,
+        (
+            layer_correlation(similarity(layer), variant, relu_first, fo_th, so_th, so_weight, mode, eps)
+            for layer in features
+        ),
     )
     position_maps = correlation if variant == "paper" else correlation.transpose(1, 2)
     coarse = cam.flatten(2)
