@@ -7,6 +7,7 @@ folder is the registry: ``backbones/<name>.py`` assembles the backbone ``<name>`
 import difflib
 import importlib
 import pkgutil
+from types import ModuleType
 
 from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
@@ -71,8 +72,8 @@ def build(
 
         if layout is not None:
             raise BackboneError(f"backbone {name!r} has no layouts, got layout {layout!r}; leave it out")
-        backbone = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn)
-        return _ready(backbone, weights, freeze)
+        timm = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn)
+        return _ready(timm, weights, freeze)
     module = _module(name)
     layout = layout or module.LAYOUTS[0]
     if layout not in module.LAYOUTS:
@@ -88,7 +89,7 @@ def _ready(backbone: Backbone, weights: str, freeze: str | None) -> Backbone:
     return backbone
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     known = list_backbones()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

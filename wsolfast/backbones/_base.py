@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+if TYPE_CHECKING:
+    from wsolfast.backbones._weights import LoadReport
 
 # Side of the input on which strides are measured: every layout is stated for it.
 _PROBE_SIZE = 224
@@ -89,7 +93,7 @@ class Backbone(nn.Module):
         self._inserted: tuple[str, ...] = ()
         self._frozen: tuple[str, ...] = ()
         self.classifier: ClassifierHead | None = None
-        self.load_report = None
+        self.load_report: LoadReport | None = None
         for name, values in (("input_mean", architecture.mean), ("input_std", architecture.std)):
             self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
 

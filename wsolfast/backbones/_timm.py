@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,13 +20,15 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, *, input_size: int, freeze_bn: bool):
         super(Backbone, self).__init__()
         net = _create(name, input_size)
-        strides = net.feature_info.reduction()
+        # nn.Module would type them as modules.
+        info: Any = net.feature_info
+        config: Any = net.pretrained_cfg
+        strides = info.reduction()
         pyramid = all(shallow < deep for shallow, deep in itertools.pairwise(strides))
         stages = tuple(
             StageInfo(f"conv{round(math.log2(stride))}" if pyramid else f"block{index}", channels, stride)
-            for index, (channels, stride) in enumerate(zip(net.feature_info.channels(), strides, strict=True))
+            for index, (channels, stride) in enumerate(zip(info.channels(), strides, strict=True))
         )
-        config = net.pretrained_cfg
         self.net = net
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         self._hub_id = config.get("hf_hub_id")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -29,13 +29,13 @@ _PROBE_SECONDS = 5.0
 class _Ignored:
     """Stands in for a value that is not wanted."""
 
-    def __new__(cls, *_args, **_kwargs):
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self:
         return super().__new__(cls)
 
-    def __init__(self, *_args, **_kwargs):
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -78,8 +78,8 @@ def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
     """Load ``weights`` as :func:`wsolfast.backbones.build` names them; sets ``load_report`` and ``classifier``."""
     if weights == "none":
         return backbone
-    own = weights == "pretrained" and hasattr(backbone, "pretrained_file")
-    path = backbone.pretrained_file() if own else find_weights(weights)
+    own = getattr(backbone, "pretrained_file", None) if weights == "pretrained" else None
+    path = find_weights(weights) if own is None else own()
     load_state(backbone, read_state(path), source=weights)
     return backbone
 
@@ -127,6 +127,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; give the path of an existing file")
+    found: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

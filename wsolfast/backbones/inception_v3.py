@@ -6,6 +6,8 @@ Mixed_5d (``conv4``) and Mixed_6e (``conv5``) are both 28x28 at 224. ``stock17``
 Mixed_6e in both, and with inputs in [-1, 1], as the weights were trained.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +20,11 @@ LAYOUTS = ("spg28", "stock17", "csoa28", "csoa17")
 
 class DenseMixed6a(nn.Module):
     """The branches of Mixed_6a without stride; its pool has no module, so the sum of branches is stated here."""
+
+    branch3x3: Any
+    branch3x3dbl_1: Any
+    branch3x3dbl_2: Any
+    branch3x3dbl_3: Any
 
     def __init__(self, block: nn.Module):
         super().__init__()

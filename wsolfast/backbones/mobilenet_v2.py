@@ -5,6 +5,8 @@
 puts the odd row and column at the bottom and the right.
 """
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,17 +25,12 @@ class StridedConv2d(nn.Conv2d):
     """
 
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> "StridedConv2d":
+    def of(cls, conv: nn.Conv2d) -> Self:
         """``conv`` with its own parameters."""
-        own = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            groups=conv.groups,
-            bias=conv.bias is not None,
-        )
+        geometry: dict[str, Any] = {
+            name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "groups")
+        }
+        own = cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None, **geometry)
         own.weight, own.bias = conv.weight, conv.bias
         return own
 
@@ -49,14 +46,14 @@ class SameConv2d(StridedConv2d):
     """A convolution padded as TensorFlow's SAME: output size ceil(input / stride), the odd pixel at the end."""
 
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> "SameConv2d":
+    def of(cls, conv: nn.Conv2d) -> Self:
         """``conv`` with its own parameters and SAME padding."""
         same = super().of(conv)
         same.padding = (0, 0)
         return same
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = []
+        padding: list[int] = []
         for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             padding = [total // 2, total - total // 2, *padding]

@@ -20,7 +20,7 @@ _WIDTHS = (16, 32, 64, 96, 128)
 def assemble(layout: str) -> Architecture:
     stem, *widths = _WIDTHS
     strides = (2, 2, 2 if layout == "stride16" else 1, 1)
-    blocks = OrderedDict(stem=nn.Sequential(*_layer(3, stem, stride=2)))
+    blocks: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(*_layer(3, stem, stride=2)))
     channels = stem
     for stage, width, stride in zip(("conv2", "conv3", "conv4", "conv5"), widths, strides, strict=True):
         second = _layer(width, width, kernel=3 if stage == "conv2" else 1)

@@ -2,18 +2,19 @@
 
 import torch
 from torch import Tensor, distributed
+from torch.autograd.function import FunctionCtx
 from torch.nn.functional import pad
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
         total = tensor.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         return _Sum.apply(grad)
 
 

@@ -44,7 +44,7 @@ class BalancedBatches:
             drawn = ring.argsort(stable=True)[: len(self.shares)].tolist()
             yield [index for at, share in zip(drawn, self.shares, strict=True) for index in queues[at].take(share)]
             for at, share in zip(drawn, self.shares, strict=True):
-                left[at] = max(0, left[at] - share)
+                left[at] = (left[at] - share).clamp(min=0)
 
 
 class _Queue:

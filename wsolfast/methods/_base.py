@@ -1,10 +1,11 @@
 """The contract between a method and the engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.backbones import Backbone
 from wsolfast.types import Batch, Clock, Localization, ParamGroup
 
 
@@ -14,7 +15,7 @@ class Method(nn.Module):
     A subclass takes ``(backbone, num_classes, **options)``; its options are the recipe's ``[stage.model]`` table.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
     # The map depends on the order of all classes: localize takes ``ranking``, scores [N, K] of another view.
     combines_classes: bool = False
     # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
@@ -58,7 +59,7 @@ class Method(nn.Module):
                 groups.setdefault(f"{owner}_{'bias' if name.endswith('bias') else 'weight'}", []).append(parameter)
         return [ParamGroup(name, tuple(params)) for name, params in groups.items()]
 
-    def batch_sampler(self, labels: Tensor, batch_size: int, seed: int):
+    def batch_sampler(self, labels: Tensor, batch_size: int, seed: int) -> Iterable[list[int]] | None:
         """A batch sampler the method insists on, or None for shuffled batches.
 
         Args:
@@ -84,6 +85,12 @@ class Method(nn.Module):
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:
     """Share of the images whose most likely class is their label; without a gradient."""
     return (logits.detach().argmax(1) == label).float().mean()
+
+
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that was built with one, which torch's annotations leave open."""
+    assert conv.bias is not None
+    return conv.bias
 
 
 def resize_map(exported: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.backbones import Backbone
+from wsolfast.methods._base import bias_of
+
 # How many 3×3 convolutions stand before the classifier.
 _HIDDEN = {"conv3": 2, "conv2": 1, "linear": 0, "pretrained": 0}
 
@@ -24,7 +27,7 @@ class CamHead(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         kind: str = "linear",
         hidden_channels: int = 1024,
@@ -46,7 +49,7 @@ class CamHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(bias_of(module))
         if kind == "pretrained":
             self._take_classifier(backbone, num_classes)
 
@@ -73,7 +76,7 @@ class CamHead(nn.Module):
     def maps_of(self, hidden: Tensor, classes: Tensor) -> Tensor:
         """Class maps [N, M, h, w] of ``classes`` [N, M] alone, from what :attr:`hidden` gave."""
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
-        maps = torch.baddbmm(self.classifier.bias[classes][:, :, None], weight, hidden.flatten(2))
+        maps = torch.baddbmm(bias_of(self.classifier)[classes][:, :, None], weight, hidden.flatten(2))
         return maps.unflatten(2, hidden.shape[2:])
 
     def pooled_logits(self, hidden: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class CamHead(nn.Module):
         # Without a ReLU, pooling commutes with the 1×1 convolution.
         return functional.linear(hidden.mean((2, 3)), self.classifier.weight.flatten(1), self.classifier.bias)
 
-    def _take_classifier(self, backbone: nn.Module, num_classes: int) -> None:
+    def _take_classifier(self, backbone: Backbone, num_classes: int) -> None:
         given = backbone.classifier
         if given is None:
             raise ValueError("head 'pretrained': these weights bring no classifier; choose head 'linear' or 'conv3'")
@@ -91,5 +94,5 @@ class CamHead(nn.Module):
             raise ValueError(f"head 'pretrained': the classifier has {len(given.weight)} classes, not {num_classes}")
         with torch.no_grad():
             self.classifier.weight.copy_(given.weight[:, :, None, None])
-            self.classifier.bias.copy_(given.bias)
+            bias_of(self.classifier).copy_(given.bias)
         self.relu_maps = given.relu_maps

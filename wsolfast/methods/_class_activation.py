@@ -1,8 +1,9 @@
 """What CAM and the regularisers on top of it share: one head, one map per class, nothing else in evaluation."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.types import Localization
@@ -22,7 +23,7 @@ class ClassActivation(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "linear",

@@ -31,7 +31,7 @@ class Combination:
     r: int = 20
     s: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.gamma not in GAMMAS:
             raise ValueError(f"gamma: expected one of {', '.join(GAMMAS)}, got {self.gamma!r}")
         if min(self.m, self.r) < 1:

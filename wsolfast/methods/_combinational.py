@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
 from wsolfast.methods._combination import Combination, wanted_classes
 from wsolfast.methods._non_local import insert_non_local_blocks, replace_activation, widen
@@ -34,7 +35,7 @@ class CombinationalMethod(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         nl_positions: Sequence[str] | None = None,

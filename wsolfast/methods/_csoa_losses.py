@@ -1,5 +1,7 @@
 """CSoA's co-supervised augmentation (CoAug) over the images of all processes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from wsolfast.methods._across_ranks import of_every_process
 REDUCTIONS = ("mean", "sum")
 
 
-def co_supervised_loss(vectors: Tensor, label: Tensor, **options) -> Tensor:
+def co_supervised_loss(vectors: Tensor, label: Tensor, **options: Any) -> Tensor:
     """:func:`wsolfast.ops.co_supervised_loss` of the images of all processes, the same on every one.
 
     Its gradient is that of one process, as :func:`~wsolfast.methods._across_ranks.of_every_process` says.

@@ -5,11 +5,12 @@ from functools import partial
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import interpolate
 
 from wsolfast import backbones
+from wsolfast.backbones import Backbone
 
 _ALEXNET_LAYERS = {"alexnet": "fc7", "alexnet_conv5": "conv5", "alexnet_flat": "conv5_flat"}
 # Added to the area of a region, which may be empty.
@@ -37,9 +38,9 @@ class MaskedEmbedding:
         if kind not in EMBEDDINGS:
             raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {kind!r}")
         self.kind, self.weights = kind, weights
-        self._alexnet: nn.Module | None = None
+        self._alexnet: backbones.AlexNetEmbedding | None = None
 
-    def __call__(self, backbone: nn.Module, image: Tensor, features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, backbone: Backbone, image: Tensor, features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
         """Vectors [N, 3, D].
 
         Args:
@@ -83,7 +84,7 @@ def _three_masks(soft: Tensor, mask: Tensor) -> Tensor:
     return torch.stack((soft, 1 - soft, (1 - soft) * mask), dim=1)
 
 
-def _pooled_features(backbone: nn.Module, image: Tensor) -> Tensor:
+def _pooled_features(backbone: Backbone, image: Tensor) -> Tensor:
     """The mean of the last stage in eval mode; parameters take no gradient and statistics stay as they are."""
     frozen = {name: value.detach() for name, value in chain(backbone.named_parameters(), backbone.named_buffers())}
     training = backbone.training

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
+from wsolfast.methods._base import bias_of
 
 FUSE_OPS = ("multiply", "add", "concat")
 
@@ -39,7 +41,7 @@ class MFFNet(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         *,
         width: int = 128,
         fuse_stages: int = 3,
@@ -74,7 +76,11 @@ class MFFNet(nn.Module):
         """
         used = [features[name] for name in self.stages]
         gates = [None] * len(used) if self.attention is None else self.attention(used)
-        folds = self.fuse_op != "concat" and len(used) > 1 and not any(norm.training for _, norm, _ in self.reduce)
+        folds = (
+            self.fuse_op != "concat"
+            and len(used) > 1
+            and not any(isinstance(child, nn.BatchNorm2d) and child.training for child in self.reduce.modules())
+        )
         return self._folded(used, gates) if folds else self._stepwise(used, gates)
 
     def _stepwise(self, used: list[Tensor], gates: list[Tensor | None]) -> Fused:
@@ -157,7 +163,7 @@ class RectifiedHead(nn.Module):
     def maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
         """Class maps [N, M, h, w] of ``classes`` [N, M] alone, rectified."""
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
-        maps = torch.baddbmm(self.classifier.bias[classes][:, :, None], weight, features.flatten(2))
+        maps = torch.baddbmm(bias_of(self.classifier)[classes][:, :, None], weight, features.flatten(2))
         return maps.relu().unflatten(2, features.shape[2:])
 
 
@@ -188,10 +194,10 @@ def init_convolutions(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")
-            nn.init.zeros_(child.bias)
+            nn.init.zeros_(bias_of(child))
 
 
-def freeze_stem(backbone: nn.Module) -> None:
+def freeze_stem(backbone: Backbone) -> None:
     """Keep the first convolution and the first batch norm's affine as they are; its statistics still follow."""
     for kind in (nn.Conv2d, nn.BatchNorm2d):
         first = next((module for module in backbone.modules() if isinstance(module, kind)), None)

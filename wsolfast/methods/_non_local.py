@@ -1,14 +1,19 @@
 """What NL-CCAM and CI-CAM make of a backbone: non-local blocks between its stages, leaky activations, a wider end."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
+from wsolfast.methods._base import bias_of
 
-ACTIVATIONS = {"relu": nn.ReLU, "lrelu02": lambda inplace: nn.LeakyReLU(0.2, inplace=inplace)}
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "lrelu02": lambda inplace: nn.LeakyReLU(0.2, inplace=inplace),
+}
 
 
 class NonLocalBlock(nn.Module):
@@ -38,13 +43,14 @@ class NonLocalBlock(nn.Module):
         mix = self.mix.weight.flatten(1)
         values = (mix @ self.value.weight.flatten(1))[:, :, None, None]
         weight = torch.cat((self.query.weight, self.key.weight, values))
-        bias = torch.cat((self.query.bias, self.key.bias, mix @ self.value.bias))
-        projected = functional.conv2d(x, weight, bias).split((len(self.query.bias), len(self.key.bias), x.shape[1]), 1)
-        gathered = ops.non_local_attention(*projected, kind=self.kind) + self.mix.bias[:, None, None]
+        of_query, of_key, of_value, of_mix = map(bias_of, (self.query, self.key, self.value, self.mix))
+        bias = torch.cat((of_query, of_key, mix @ of_value))
+        projected = functional.conv2d(x, weight, bias).split((len(of_query), len(of_key), x.shape[1]), 1)
+        gathered = ops.non_local_attention(*projected, kind=self.kind) + of_mix[:, None, None]
         return x + self.norm(gathered)
 
 
-def insert_non_local_blocks(backbone: nn.Module, positions: Sequence[str] | None, kind: str) -> None:
+def insert_non_local_blocks(backbone: Backbone, positions: Sequence[str] | None, kind: str) -> None:
     """A block after each stage named in ``positions``; after every stage if None.
 
     Raises:
@@ -55,7 +61,7 @@ def insert_non_local_blocks(backbone: nn.Module, positions: Sequence[str] | None
         backbone.insert(stage, f"non_local_{stage}", NonLocalBlock(channels.get(stage, 1), kind))
 
 
-def replace_activation(backbone: nn.Module, activation: str) -> None:
+def replace_activation(backbone: Backbone, activation: str) -> None:
     """Exchange the backbone's ReLU modules; ``"relu"`` leaves the network as it is.
 
     Raises:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.backbones import StageInfo
+from wsolfast.backbones import Backbone, StageInfo
 from wsolfast.methods._base import Method
 from wsolfast.types import Batch, Clock, Localization, ParamGroup
 
@@ -52,7 +53,7 @@ class SelfCorrelation:
         resize_roundtrip: bool = True,
     ):
         self.layers = _check_layers(stages, layers)
-        self.options = {
+        self.options: dict[str, Any] = {
             "variant": hsc_variant,
             "mode": hsc_mode,
             "relu_first": relu_first,
@@ -65,7 +66,7 @@ class SelfCorrelation:
         }
         self.resize_roundtrip = resize_roundtrip
 
-    def __call__(self, features: Mapping[str, Tensor], maps: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def __call__(self, features: Mapping[str, Tensor], maps: Tensor, image_size: Sequence[int]) -> Tensor:
         """Refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized where they differ from the features' h × w."""
         correlated = [features[name] for name in self.layers]
         size = correlated[-1].shape[-2:]
@@ -84,7 +85,7 @@ class Refined(Method):
         **options: of :class:`SelfCorrelation`.
     """
 
-    def __init__(self, method: Method, **options: object):
+    def __init__(self, method: Method, **options: Any):
         super().__init__()
         self.refine = SelfCorrelation(method.backbone.stages, **options)
         self.method = method
@@ -93,7 +94,7 @@ class Refined(Method):
         method.backbone.register_forward_hook(self._keep)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:  # type: ignore[override]
         return self.method.backbone
 
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:

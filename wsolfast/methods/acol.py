@@ -5,10 +5,11 @@ find the object by something else.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.types import Batch, Clock, Localization
@@ -33,7 +34,7 @@ class ACoL(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "conv3",

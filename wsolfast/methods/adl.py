@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
@@ -32,7 +33,7 @@ class ADL(ClassActivation):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "linear",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.methods._base import accuracy
+from wsolfast.backbones import Backbone
+from wsolfast.methods._base import accuracy, bias_of
 from wsolfast.methods._combinational import CombinationalMethod, project
 from wsolfast.methods._context_pool import ContextPool
 from wsolfast.types import Batch, Clock, ParamGroup
@@ -52,7 +53,7 @@ class CICAM(CombinationalMethod):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         nl_positions: Sequence[str] | None = None,
@@ -92,7 +93,7 @@ class CICAM(CombinationalMethod):
         self.up_loss_weight, self.pool_timing, self.map_branch = up_loss_weight, pool_timing, map_branch
         channels = self.classifier.in_features
         self.down_classifier = None if shared_classifier else nn.Linear(channels, num_classes)
-        self.enhance = None
+        self.enhance: nn.Conv2d | None = None
         if enhance != "none":
             self.enhance = nn.Conv2d(num_classes if enhance == "class_conv" else 1, channels, 1)
             self.pool = ContextPool(
@@ -138,7 +139,7 @@ class CICAM(CombinationalMethod):
         """As :meth:`Method.param_groups`; the enhancing convolution learns at the backbone's rate, as released."""
         if self.enhance is None:
             return super().param_groups()
-        moved = {"backbone_weight": (self.enhance.weight,), "backbone_bias": (self.enhance.bias,)}
+        moved = {f"backbone_{name}": (parameter,) for name, parameter in self.enhance.named_parameters()}
         own = {id(parameter) for parameter in self.enhance.parameters()}
         return [
             ParamGroup(group.name, tuple(p for p in group.params if id(p) not in own) + moved.get(group.name, ()))
@@ -162,10 +163,10 @@ class CICAM(CombinationalMethod):
                 cam = project(self.classifier.weight[predicted][:, None], features)[:, 0]
             self.pool.update(predicted, label, cam)
 
-    def _context(self, features: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    def _context(self, enhance: nn.Conv2d, features: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         """V_π [N, C] and Q_π [N, h·w] of the class π that the up branch predicts."""
         predicted = up.argmax(1)
-        columns = self.enhance.weight.flatten(1).mT  # [K or 1, C]
+        columns = enhance.weight.flatten(1).mT  # [K or 1, C]
         column = columns[predicted] if len(columns) > 1 else columns.expand(len(predicted), -1)
         return column, self.pool.lookup(predicted, features.shape[2:]).to(features.dtype).flatten(1)
 
@@ -173,18 +174,18 @@ class CICAM(CombinationalMethod):
         """Logits of the enhanced features, which are never built: pooling them takes two means of X."""
         mean = features.mean((2, 3))
         if self.enhance is not None:
-            column, context = self._context(features, up)
+            column, context = self._context(self.enhance, features, up)
             in_context = (features.flatten(2) @ context[:, :, None])[:, :, 0] / context.shape[1]
-            mean = mean * (1 + self.enhance.bias) + column * in_context
+            mean = mean * (1 + bias_of(self.enhance)) + column * in_context
         return self._down_classifier(mean)
 
     def _maps(self, vectors: Tensor, features: Tensor, up: Tensor) -> Tensor:
         """Maps [N, M, h, w] of ``vectors`` [N, M, C] on X^e, where ``up`` are the up branch's logits."""
         if self.enhance is None:
             return project(vectors, features)
-        column, context = self._context(features, up)
+        column, context = self._context(self.enhance, features, up)
         in_context = project(vectors * column[:, None], features) * context[:, None].unflatten(2, features.shape[2:])
-        return project(vectors * (1 + self.enhance.bias), features) + in_context
+        return project(vectors * (1 + bias_of(self.enhance)), features) + in_context
 
 
 NAME = "CI-CAM"

@@ -6,12 +6,14 @@ released; what the paper leaves open is an option here.
 """
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
 from wsolfast.methods._balanced_batches import BalancedBatches
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
@@ -73,7 +75,7 @@ class CSoA(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "conv3",
@@ -114,7 +116,7 @@ class CSoA(Method):
         self.late_head = CamHead(backbone, num_classes, head, hidden_channels, self.late)
         self.early_head = CamHead(backbone, num_classes, early_head, hidden_channels, self.early) if conf_seg else None
         self.conf_weight, self.conf_schedule = conf_weight, conf_schedule
-        self.conf_options = {"reduction": conf_reduction, "detach_teacher": detach_teacher}
+        self.conf_options: dict[str, Any] = {"reduction": conf_reduction, "detach_teacher": detach_teacher}
         self.embedding = MaskedEmbedding(embedding, embedding_weights) if co_aug else None
         self.co_weight, self.co_foreground = co_weight, co_foreground
         self.co_options = {"gamma": co_gamma, "delta": co_delta, "reduction": co_reduction, "eps": EPS}
@@ -227,8 +229,8 @@ def combine_branches(maps: list[Tensor], combine: str) -> Tensor:
         positive = branch.relu()
         peak = positive.amax((-2, -1), keepdim=True)
         shares.append(torch.where(peak > 0, positive / peak, 0))
-    shares = torch.stack(shares)
-    return shares.amax(0) if combine == "union" else shares.amin(0)
+    stacked = torch.stack(shares)
+    return stacked.amax(0) if combine == "union" else stacked.amin(0)
 
 
 NAME = "CSoA"

@@ -7,9 +7,10 @@ import math
 import random
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
@@ -36,7 +37,7 @@ class CutMix(ClassActivation):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "linear",
@@ -75,11 +76,12 @@ class CutMix(ClassActivation):
 
 def rectangle(height: int, width: int, share: float, center: tuple[int, int]) -> tuple[int, int, int, int]:
     """Rows y0, y1 and columns x0, x1 (half-open) that are replaced where ``share`` of the image shall stay."""
-    edges = []
-    for size, middle in zip((height, width), center, strict=True):
+
+    def kept(size: int, middle: int) -> tuple[int, int]:
         half = int(size * math.sqrt(1 - share)) // 2
-        edges += [max(0, middle - half), min(size, middle + half)]
-    return tuple(edges)
+        return max(0, middle - half), min(size, middle + half)
+
+    return *kept(height, center[0]), *kept(width, center[1])
 
 
 def paste(image: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:

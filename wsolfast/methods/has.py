@@ -7,9 +7,10 @@ has to find the object by whatever part is left.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
@@ -34,7 +35,7 @@ class HaS(ClassActivation):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "linear",

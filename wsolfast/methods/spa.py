@@ -4,10 +4,13 @@ Training adds the restricted activation loss (RAM); inference refines the coarse
 self-correlations of two feature stages (SCG).
 """
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._scg import SelfCorrelation
@@ -40,7 +43,7 @@ class SPA(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "conv3",
@@ -70,7 +73,12 @@ class SPA(Method):
         self.backbone = backbone
         self.head = CamHead(backbone, num_classes, head, hidden_channels)
         self.ram, self.ram_alpha, self.ram_start = ram, ram_alpha, ram_start
-        self.ram_options = {"tau": ram_tau, "sigma": ram_sigma, "statistic": ram_stat, "normalization": ram_norm}
+        self.ram_options: dict[str, Any] = {
+            "tau": ram_tau,
+            "sigma": ram_sigma,
+            "statistic": ram_stat,
+            "normalization": ram_norm,
+        }
         self.refine = None
         if scg:
             self.refine = SelfCorrelation(

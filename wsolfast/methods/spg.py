@@ -4,12 +4,15 @@ The confident parts of the class map A teach a second branch where objects are, 
 them learn of objects, the shared features learn.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import of_every_process
-from wsolfast.methods._base import accuracy
+from wsolfast.methods._base import accuracy, bias_of
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
 
@@ -38,7 +41,7 @@ class SPG(ClassActivation):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         head: str = "conv3",
@@ -128,11 +131,11 @@ def guided_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def _widen(channels: int, width: int) -> nn.Module:
+def _widen(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(_initialized(nn.Conv2d(channels, width, 3, padding=1)), nn.ReLU(inplace=True))
 
 
@@ -142,7 +145,7 @@ def _foreground(channels: int, width: int) -> nn.Module:
 
 def _initialized(conv: nn.Conv2d) -> nn.Conv2d:
     nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(bias_of(conv))
     return conv
 
 

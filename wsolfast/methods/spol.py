@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._mff import MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
@@ -49,7 +50,7 @@ class SPOLCam(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         width: int = 128,
@@ -89,10 +90,11 @@ class SPOLCam(Method):
         losses = {"loss_aux": functional.cross_entropy(aux, batch.label)}
         if self.loss == "distill":
             losses["loss_distill"] = distillation_loss(logits, aux)
+            total = (losses["loss_aux"] + losses["loss_distill"]) / 2
         else:
             losses["loss_cls"] = functional.cross_entropy(logits, batch.label)
-        total = sum(losses.values())
-        return {"loss": total / 2 if self.loss == "distill" else total} | losses | right
+            total = losses["loss_aux"] + losses["loss_cls"]
+        return {"loss": total} | losses | right
 
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self.fusion(self.backbone(image)).fused)
@@ -130,7 +132,7 @@ class SPOLSeg(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         width: int = 128,
@@ -182,7 +184,7 @@ def pseudo_labels(cam: Tensor, size: tuple[int, int], prior: ops.GaussianPrior) 
     return ops.gaussian_prior_labels(cam[None], size, prior=prior)[0]
 
 
-def _trained(backbone: nn.Module, frozen_stem: bool) -> nn.Module:
+def _trained(backbone: Backbone, frozen_stem: bool) -> Backbone:
     if frozen_stem:
         freeze_stem(backbone)
     return backbone
