@@ -109,6 +109,8 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("stage.schedule={milestones=[3], gamma=[0.1, 0.5]}", "expected one number or 1, one per milestone, got 2"),
         ("data.name.sub=1", "'name' is a value, not a table"),
         ("stage=3", "name the stage"),
+        ("data.resize=[224]", "data.resize: expected an integer or an array of 2 int, got [224]"),
+        ("stage.optim.betas=[0.9]", "stage.optim.betas: expected an array of 2 float, got [0.9]"),
         ("stage.name=model", "stage name 'model'"),
         ("stage.uses={pseudo_mask='nobody'}", "no earlier stage named 'nobody'"),
         ("epochs", "expected key=value"),

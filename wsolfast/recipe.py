@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 _FOLDER = Path(__file__).with_name("recipes")
 
@@ -58,13 +59,13 @@ class DataSpec:
 
     name: str
     root: str | None = None  # given on the command line: data.root=DIR
-    resize: int | tuple[int, ...] | None = (
+    resize: int | tuple[int, int] | None = (
         None  # one side or [height, width] that images are warped to; their own if absent
     )
     keep_aspect: bool = False  # in training, resize is the shorter side instead of a warp
     crop: int | None = None  # side of the random training crop
-    crop_area: tuple[float, ...] | None = None  # least and most share of the area that a training crop is resized from
-    rand_augment: tuple[int, ...] | None = None  # in training: number and magnitude (0 to 30) of distortions
+    crop_area: tuple[float, float] | None = None  # least and most share of the area that training crops are taken from
+    rand_augment: tuple[int, int] | None = None  # in training: number and magnitude (0 to 30) of distortions
     skip_bad: bool = False
     decoder: str | None = None  # who decodes JPEG: "auto" if absent; "fast" is inexact; see docs/data.md
     options: dict[str, object] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class OptimSpec:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)
     lr_factors: dict[str, float] = field(default_factory=dict)  # by ParamGroup name; 1 where absent, 0 freezes
 
 
@@ -118,7 +119,7 @@ class StageSpec:
     accumulate: int = 1  # a batch is worked through in so many parts, each with its own statistics, pairs and pool
     sync_bn: bool = False  # batch norms see the images of all processes, not of their own alone
     num_classes: int | None = None  # as many as the data set has, if absent
-    resize: int | tuple[int, ...] | None = None  # of this stage's images; data.resize if absent
+    resize: int | tuple[int, int] | None = None  # of this stage's images; data.resize if absent
     crop: int | None = None  # data.crop if absent
     uses: dict[str, str] = field(default_factory=dict)  # batch field -> the earlier stage that exports it
     model: dict[str, object] = field(default_factory=dict)  # the method's own options
@@ -138,7 +139,7 @@ class EvaluateSpec:
     center_crop: bool = False  # classes are ranked by the central crop of the image, resized as in training
     topk: int = 5
     batch_size: int = 32
-    resize: int | tuple[int, ...] | None = (
+    resize: int | tuple[int, int] | None = (
         None  # what the localised image is warped to; data.crop or data.resize if absent
     )
     post: str = "none"  # "scg" refines the maps of any method by self-correlation, as SPA does its own
@@ -385,7 +386,7 @@ def override_value(text: str) -> object:
     return value if isinstance(value, (bool, int, float, str, list, dict)) else text
 
 
-def _read(cls: type, table: object, where: str):
+def _read(cls: type, table: object, where: str) -> Any:
     """A dataclass from a TOML table: unknown keys, wrong types and missing values are errors that name the key."""
     if not isinstance(table, dict):
         raise RecipeError(f"{where}: expected a table, got {table!r}")
@@ -401,14 +402,14 @@ def _read(cls: type, table: object, where: str):
     return cls(**{key: _convert(value, hints[key], _join(where, key)) for key, value in table.items()})
 
 
-def _convert(value: object, hint, where: str) -> object:
+def _convert(value: object, hint: Any, where: str) -> object:
     options = [o for o in typing.get_args(hint) if o is not type(None)] if _is_union(hint) else [hint]
     for option in options:
         origin, args = typing.get_origin(option), typing.get_args(option)
-        if dataclasses.is_dataclass(option):
+        if isinstance(option, type) and dataclasses.is_dataclass(option):
             return _read(option, value, where)
-        if origin is tuple and isinstance(value, list):
-            if dataclasses.is_dataclass(args[0]):
+        if origin is tuple and isinstance(value, list) and (args[-1] is Ellipsis or len(value) == len(args)):
+            if isinstance(args[0], type) and dataclasses.is_dataclass(args[0]):
                 return tuple(_read(args[0], item, where) for item in value)
             return tuple(_convert(item, args[0], where) for item in value)
         if origin is dict and isinstance(value, dict):
@@ -423,14 +424,16 @@ def _convert(value: object, hint, where: str) -> object:
     raise RecipeError(f"{where}: expected {wanted}, got {value!r}")
 
 
-def _is_union(hint) -> bool:
+def _is_union(hint: object) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def _type_name(option) -> str:
+def _type_name(option: Any) -> str:
     origin, args = typing.get_origin(option), typing.get_args(option)
     if origin is tuple:
-        return "an array of tables" if dataclasses.is_dataclass(args[0]) else f"an array of {args[0].__name__}"
+        if dataclasses.is_dataclass(args[0]):
+            return "an array of tables"
+        return f"an array of {'' if args[-1] is Ellipsis else f'{len(args)} '}{args[0].__name__}"
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
     return "a table" if origin is dict else names[option]
 
@@ -439,7 +442,7 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     """Dataclasses to dicts without None, which TOML cannot say and which absence means."""
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))

@@ -105,6 +105,7 @@ def test_ten_crop_is_corners_and_centre_then_mirrored():
     [
         ({"resize": 0}, "resize: expected a positive side"),
         ({"resize": (10, 20, 30)}, "resize: expected a positive side"),
+        ({"resize": (10,)}, "resize: expected a positive side"),
         ({"resize": 20, "crop": 21}, "expected 1 <= crop <= resize, got crop=21 with resize=20"),
         ({"crop": 0}, "expected 1 <= crop <= resize"),
         ({"resize": (10, 20), "keep_aspect": True}, "keep_aspect: resize is then the shorter side"),

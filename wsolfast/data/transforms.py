@@ -111,9 +111,10 @@ class View:
     crop_area: tuple[float, float] | None = None
     rand_augment: tuple[int, int] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sides = (self.resize,) if isinstance(self.resize, int) else tuple(self.resize or ())
-        if any(not isinstance(side, int) or side < 1 for side in sides) or len(sides) > 2:
+        pair = not sides or isinstance(self.resize, int) or len(sides) == 2
+        if not pair or any(not isinstance(side, int) or side < 1 for side in sides):
             raise ValueError(f"resize: expected a positive side, (height, width) or None, got {self.resize!r}")
         if self.keep_aspect and not isinstance(self.resize, int):
             raise ValueError(f"keep_aspect: resize is then the shorter side, one integer; got {self.resize!r}")
@@ -139,7 +140,8 @@ class View:
     @property
     def size(self) -> Size:
         """What :meth:`warp` depends on."""
-        return (tuple(self.resize) if isinstance(self.resize, Sequence) else self.resize), self.keep_aspect
+        side = self.resize
+        return (side if side is None or isinstance(side, int) else (side[0], side[1])), self.keep_aspect
 
     def __call__(self, pixels: np.ndarray, draws: list[int], name: str) -> tuple[Tensor, Placement]:
         """View of one image: :meth:`warp`, then :meth:`cut`.
@@ -184,15 +186,16 @@ class View:
             DataError: if the image is smaller than the crop.
         """
         (width, height), (rows, columns) = image_size, whole.shape[1:]
-        image, top, left, flip = whole, 0, 0, False
-        scale = (columns / width, rows / height)
+        image, flip = whole, False
+        scale: tuple[float, float] = (columns / width, rows / height)
+        corner: tuple[float, float] = (0, 0)
         if self.train and self.rand_augment is not None:
             image = rand_augment(image, *self.rand_augment, draws[_CROP_DRAWS:])
-        if self.train and self.crop_area is not None:
+        if self.train and self.crop is not None and self.crop_area is not None:
             x, y, w, h = random_area(columns, rows, self.crop_area, draws[_FLIP_DRAWS:_CROP_DRAWS])
             image = resize(image[:, y : y + h, x : x + w], (self.crop, self.crop))
             across, down = self.crop / w, self.crop / h
-            scale, left, top = (scale[0] * across, scale[1] * down), x * across, y * down
+            scale, corner = (scale[0] * across, scale[1] * down), (x * across, y * down)
         elif self.crop is not None:
             if min(rows, columns) < self.crop:
                 raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
@@ -201,21 +204,23 @@ class View:
                 top, left = draws[0] % (spare_rows + 1), draws[1] % (spare_columns + 1)
             else:
                 top, left = _center(spare_rows), _center(spare_columns)
-            image = image[:, top : top + self.crop, left : left + self.crop]
+            image, corner = image[:, top : top + self.crop, left : left + self.crop], (left, top)
         if self.train and draws[2] & 1:
             image, flip = image.flip(-1), True
         view_size = (image.shape[2], image.shape[1])
-        return image.contiguous(), Placement((width, height), view_size, scale, (left, top), flip)
+        return image.contiguous(), Placement((width, height), view_size, scale, corner, flip)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the whole image after the resize."""
         if self.resize is None:
             return height, width
+        if not isinstance(self.resize, int):
+            return self.resize
         if self.keep_aspect:
             shorter = min(height, width)
             # Integer floor division, as torchvision rounds the longer side.
             return self.resize * height // shorter, self.resize * width // shorter
-        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        return self.resize, self.resize
 
 
 def random_area(width: int, height: int, share: tuple[float, float], draws: Sequence[int]) -> tuple[int, int, int, int]:
