@@ -2,12 +2,16 @@
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
 import re
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from wsolfast.data import synthetic
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
@@ -72,7 +76,7 @@ def open_dataset(
     wide: View | None = None,
     decoder: str | None = None,
     cache: CacheSpec | None = None,
-    **options,
+    **options: Any,
 ) -> Dataset:
     """Open one split of a data set. No image is decoded, unless ``skip_bad`` asks for it.
 
@@ -111,14 +115,14 @@ def open_dataset(
         "images": hashlib.sha256("\0".join(source.image_ids).encode(errors="surrogateescape")).hexdigest(),
     }
 
-    def cache_of(view: View) -> ImageCache:
-        return open_cache(cache, f"{name}-{split}", identity | {"size": view.size}, len(source.image_ids))
+    def cache_of(spec: CacheSpec, view: View) -> ImageCache:
+        return open_cache(spec, f"{name}-{split}", identity | {"size": view.size}, len(source.image_ids))
 
-    opener = None if cache is None else cache_of
+    opener = None if cache is None else functools.partial(cache_of, cache)
     return Dataset(source, split, view, seed=seed, wide=wide, skip_bad=skip_bad, cache=opener)
 
 
-def open_source(name: str, root: str | Path | None, split: str, **options) -> Source:
+def open_source(name: str, root: str | Path | None, split: str, **options: Any) -> Source:
     """What :func:`open_dataset` looks at: ids, labels, annotations and pixels of one split.
 
     They come from the data set's index, see :func:`index`, if there is one that still holds.
@@ -165,7 +169,7 @@ def index(
     task: Task | None = None,
     workers: int | None = None,
     force: bool = False,
-    **options,
+    **options: Any,
 ) -> IndexSummary:
     """Write what a data set's files say into one file, which :func:`open_dataset` then opens instead.
 
@@ -201,7 +205,7 @@ def pack(
     per_shard: int = 1000,
     task: Task | None = None,
     workers: int | None = None,
-    **options,
+    **options: Any,
 ) -> PackSummary:
     """Write every split of a data set as tar files, which ``open_dataset("shards", output, ...)`` and others read.
 
@@ -311,11 +315,11 @@ def fetch(
     return fetch_archive(archive, Path(output), url=url, sha256=sha256, task=task or _silent)
 
 
-def _silent(what: str, total: int):
+def _silent(what: str, total: int) -> AbstractContextManager[Callable[..., None]]:
     return contextlib.nullcontext(lambda steps=1, note="": None)
 
 
-def check(name: str, root: str | Path | None, *, decode: bool = False, **options) -> CheckReport:
+def check(name: str, root: str | Path | None, *, decode: bool = False, **options: Any) -> CheckReport:
     """Look through every split of a data set: what is there, what is missing, what a right tree looks like.
 
     Counts images, classes, boxes and masks; finds missing files, images without a label or box, sizes that disagree,
@@ -349,6 +353,6 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"wsolfast.data.{name}")
 
 
-def _nearest(word: str, words) -> str:
+def _nearest(word: str, words: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -200,13 +200,14 @@ class Dataset(torch.utils.data.Dataset):
     def _wholes(self, position: int, name: str) -> tuple[dict[Size, Tensor], tuple[int, int]]:
         """The resized image at every size that the views want, and (width, height) of the original."""
         state = self._source.state(position) if self._caches else 0
-        kept = {size: cache.get(position, state, name) for size, cache in self._caches.items()}
-        if kept and None not in kept.values():
+        found = {size: cache.get(position, state, name) for size, cache in self._caches.items()}
+        kept = {size: pair for size, pair in found.items() if pair is not None}
+        if kept and len(kept) == len(found):
             return {size: whole for size, (whole, _) in kept.items()}, next(iter(kept.values()))[1]
         pixels, image_size = self._source.read_at(position, self._largest)
         wholes = {size: view.warp(pixels, image_size) for size, view in self._warps.items()}
         for size, cache in self._caches.items():
-            if kept[size] is None:
+            if size not in kept:
                 cache.put(position, state, wholes[size], image_size)
         return wholes, image_size
 

@@ -205,7 +205,7 @@ class ImageCache:
         if not count or place + count > os.fstat(descriptor).st_size:
             raise _DamagedError
         pixels = np.empty((3, rows, columns), np.uint8)
-        if os.preadv(descriptor, [pixels], place) < count or _checksum(pixels, fields) != checksum:
+        if os.preadv(descriptor, [pixels.data], place) < count or _checksum(pixels, fields) != checksum:
             raise _DamagedError
         return torch.from_numpy(pixels), (width, height)
 
@@ -293,7 +293,14 @@ class ImageCache:
 
 # Threads of a process share a descriptor and take turns by a lock; a forked one must inherit neither.
 _INSTANCES: "weakref.WeakSet[ImageCache]" = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [cache._forget() for cache in list(_INSTANCES)])
+
+
+def _forget_all() -> None:
+    for cache in list(_INSTANCES):
+        cache._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 class _DamagedError(Exception):
@@ -324,4 +331,4 @@ def _round_up(count: int, step: int) -> int:
 
 
 def _checksum(pixels: np.ndarray, fields: Sequence[int]) -> int:
-    return zlib.crc32(pixels, zlib.crc32(_FIELDS.pack(*fields)))
+    return zlib.crc32(pixels.data, zlib.crc32(_FIELDS.pack(*fields)))

@@ -73,9 +73,9 @@ def check_sources(report: CheckReport, opener: Callable[[str], Source], required
             sources[split] = opener(split)
         except DataError as error:
             refused[split] = error
-    for split, error in refused.items():
+    for split, refusal in refused.items():
         severity = report.problems if split in required or not sources else report.notes
-        severity.setdefault("split not available", []).append(f"{split}: {error}")
+        severity.setdefault("split not available", []).append(f"{split}: {refusal}")
     for split, source in sources.items():
         _check_source(source, split, decode, report)
     files = [source for source in sources.values() if isinstance(source, FileSource)]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from wsolfast.data._files import ImageRecord, relative_path
 from wsolfast.data.errors import DataError
@@ -35,7 +36,7 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> tuple[dict[str, Image
         label = order[item["category_id"]]
         record = records.setdefault(path, ImageRecord(label, split, _size(image, where), None))
         if record.label != label:
-            both = " and ".join(names[sorted(names)[k]] for k in (record.label, label))
+            both = " and ".join(names[sorted(names)[int(k)]] for k in (record.label, label))
             raise DataError(f"{where}: {path} shows {both}; an image has one class here, so split or drop it")
         if with_boxes:
             record.boxes.append(_corners(item.get("bbox"), where))
@@ -51,7 +52,7 @@ def _size(image: dict, where: str) -> tuple[int, int] | None:
     return size
 
 
-def _corners(box: object, where: str) -> list[float]:
+def _corners(box: Any, where: str) -> list[float]:
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
     if not numbers or not (box[2] > 0 and box[3] > 0):
         raise DataError(f"{where}: bbox is [x, y, width, height] with an area, got {box}")

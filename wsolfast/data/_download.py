@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO
 
@@ -123,7 +124,7 @@ def _too_large(url: str, stream: BinaryIO, max_bytes: int) -> DataError:
     return DataError(f"{url}: is larger than {max_bytes} bytes, which is not what was asked for; the file was removed")
 
 
-def _digest(stream: BinaryIO) -> str:
+def _digest(stream: BufferedRandom) -> str:
     stream.flush()
     stream.seek(0)
     return hashlib.file_digest(stream, "sha256").hexdigest()

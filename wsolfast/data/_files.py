@@ -87,8 +87,10 @@ class FileSource(Source):
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
             self._sizes[index] = self.header_size(index)
-        boxes = torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
-        return Annotation(self._sizes[index], boxes, self.mask_path(index))
+        return Annotation(self._sizes[index], self._boxes_of(index), self.mask_path(index))
+
+    def _boxes_of(self, index: int) -> torch.Tensor:
+        return torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
 
     def mask(self, index: int) -> np.ndarray | None:
         files = self._masks.get(index)

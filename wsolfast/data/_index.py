@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class IndexedSource(FileSource):
     asked for, and is then missed by name as without an index.
     """
 
-    def __init__(self, *arguments, sizes: np.ndarray, reopen: Callable[[], Source], **options):
+    def __init__(self, *arguments: Any, sizes: np.ndarray, reopen: Callable[[], Source], **options: Any):
         super().__init__(*arguments, **options)
         self._size_table = sizes
         self._reopen = reopen
@@ -63,7 +64,7 @@ class IndexedSource(FileSource):
         width, height = self._size_table[index].tolist()
         if not width:
             return self._reopen().annotation(index)
-        return Annotation((width, height), self._boxes.of(index), self.mask_path(index))
+        return Annotation((width, height), self._boxes_of(index), self.mask_path(index))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -91,7 +92,7 @@ def _exact(decoder: str) -> str:
         return decoder
     for name in ("simplejpeg", "cv2") if decoder == "auto" else (decoder,):
         try:
-            if all(np.array_equal(_LIBRARIES[name](sample), _pillow(sample)) for sample in _samples()):
+            if all(_agrees_with_pillow(_LIBRARIES[name](sample), sample) for sample in _samples()):
                 return name
             problem = f"decoder={name!r}: as installed it does not give Pillow's pixels; use 'auto' or 'pil'"
         except ImportError:
@@ -126,10 +127,14 @@ def _samples() -> list[bytes]:
     return [_encoded(picture, quality=85, **kind) for kind in kinds] + [_encoded(picture.convert("L"))]
 
 
-def _encoded(picture: Image.Image, **options) -> bytes:
+def _encoded(picture: Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", **options)
     return stream.getvalue()
+
+
+def _agrees_with_pillow(pixels: np.ndarray | None, encoded: bytes) -> bool:
+    return pixels is not None and np.array_equal(pixels, _pillow(encoded))
 
 
 def _pillow(encoded: bytes) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Metadata folders of the WSOL benchmark (Choe et al., CVPR 2020): ids, labels, sizes and boxes as plain text."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,12 +110,12 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
     return image_ids, [labels[index] for index in range(len(image_ids))], position
 
 
-def _rows(file: Path, position: dict[str, int], count: int):
+def _rows(file: Path, position: dict[str, int], count: int) -> Iterator[tuple[int, list[int]]]:
     """(index of the image, its ``count`` whole numbers) of each line."""
     for number, line in enumerate(read_lines(file, f"an image id and {count} whole numbers per line"), 1):
-        image_id, *values = line.rsplit(",", count)
+        image_id, *words = line.rsplit(",", count)
         try:
-            values = [int(value) for value in values]
+            values = [int(word) for word in words]
         except ValueError:
             values = []
         if len(values) != count:

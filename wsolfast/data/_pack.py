@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -97,7 +98,7 @@ def _claim(output: Path, settings: dict) -> None:
         write_bytes(file, lambda stream: stream.write(text.encode()))
 
 
-def _write_shard(stream, source: Source, part: range, annotated: bool) -> None:
+def _write_shard(stream: BinaryIO, source: Source, part: range, annotated: bool) -> None:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for index in part:
             for suffix, content in _members(source, index, annotated):

@@ -34,7 +34,7 @@ def rand_augment(image: Tensor, count: int, magnitude: int, draws: Sequence[int]
     for n in range(count):
         choice, across, down = draws[n * DRAWS : (n + 1) * DRAWS]
         name = names[choice % len(names)]
-        places = tuple(place * 2.0**-64 for place in (across, down))
+        places = (across * 2.0**-64, down * 2.0**-64)
         picture = distort(picture, name, magnitude, -1 if choice >> 63 else 1, places)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
@@ -80,7 +80,7 @@ def _enhance(enhancer: type) -> Callable[[Image.Image, float], Image.Image]:
 
 
 # Value at magnitude 0, at 30, and what is done with it.
-OPERATIONS: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.Image]]] = {
+OPERATIONS: dict[str, tuple[float, float, Callable[..., Image.Image]]] = {
     "autocontrast": (0, 1, lambda picture, _: ImageOps.autocontrast(picture)),
     "equalize": (0, 1, lambda picture, _: ImageOps.equalize(picture)),
     "invert": (0, 1, lambda picture, _: ImageOps.invert(picture)),

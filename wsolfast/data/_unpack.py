@@ -48,7 +48,9 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, 
             target.mkdir(parents=True, exist_ok=True)
         elif member.isreg() and not member.issparse():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as content, target.open("xb") as stream:
+            content = tar.extractfile(member)
+            assert content is not None  # it is a file
+            with content, target.open("xb") as stream:
                 while part := content.read(_CHUNK):
                     stream.write(part)
         else:

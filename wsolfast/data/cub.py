@@ -6,6 +6,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
@@ -25,7 +26,7 @@ REQUIRED_SPLITS = ("train_weaksup", "test")
 _LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
 
 
-def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_) -> list[Path]:
+def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
     """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
     lists = [folder / name for folder in (root, root / "CUB_200_2011") for name in _LISTS]
     return lists + (metadata_files(Path(metadata), split) if metadata is not None else [])

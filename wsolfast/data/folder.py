@@ -10,6 +10,7 @@ train, val or test. An image then has the class of its objects, which must agree
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._coco import read_coco
@@ -26,7 +27,7 @@ SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
 
 
-def consulted(root: Path, split: str, *, annotations: str = "annotations.csv", **_) -> list[Path]:
+def consulted(root: Path, split: str, *, annotations: str = "annotations.csv", **_: Any) -> list[Path]:
     """The files that decide, besides the images themselves, what :func:`open_source` finds."""
     return [root / _below(annotations, split, "annotations")]
 

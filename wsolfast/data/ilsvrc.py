@@ -6,6 +6,7 @@ has no ``train_fullsup`` of its own: give ``metadata`` and ``val_images`` for th
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
-def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_) -> list[Path]:
+def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
     """The files and folders that decide, besides the images, what :func:`open_source` finds; absent ones too."""
     lists = [root / place / name for place in _LIST_FOLDERS for name in (_MAPPING, _SOLUTION)]
     images = [root / place / part for place in _IMAGE_FOLDERS for part in ("train", "val")]
@@ -93,7 +94,7 @@ def open_source(
 class _ValidationSource(FileSource):
     """Validation images; the XML of an image is read when its boxes are asked for."""
 
-    def __init__(self, boxes: Path, synsets: list[str], *arguments, **options):
+    def __init__(self, boxes: Path, synsets: list[str], *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self._box_folder = boxes
         self._synsets = synsets

@@ -6,6 +6,7 @@ object's. Masks have a size of their own and are compared at the benchmark's 224
 """
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from wsolfast.data._files import FileSource, read_lines
 from wsolfast.data._masks import InstanceMasks
@@ -25,7 +26,7 @@ REQUIRED_SPLITS = ("train_weaksup", "test")
 _LABELS = "class_labels.txt"
 
 
-def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_) -> list[Path]:
+def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
     """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
     own = [f"{FOLDERS[split]}/{name}" for name in ("image_ids.txt", "localization.txt")]
     names = own + [f"{short}/{_LABELS}" for short in FOLDERS.values()]

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ _BOX_FORMATS = ("xyxy", "xywh")
 _KEPT_BYTES = 256 << 20
 
 
-def consulted(root: Path, split: str, *, files: str = "**/{split}-*.parquet", **_) -> list[Path]:
+def consulted(root: Path, split: str, *, files: str = "**/{split}-*.parquet", **_: Any) -> list[Path]:
     """The files that decide what :func:`open_source` finds."""
     return [*_files(root, split, files), root]
 
@@ -78,7 +79,7 @@ def open_source(
 class ParquetSource(PackedSource):
     """Rows of parquet files."""
 
-    def __init__(self, tables: Sequence["_Table"], image: str, **options):
+    def __init__(self, tables: Sequence["_Table"], image: str, **options: Any):
         names = max((table.class_names for table in tables), key=len)
         labels = np.concatenate([table.labels for table in tables])
         count = int(labels.max(initial=-1)) + 1
@@ -217,7 +218,7 @@ def _read_images(file: Path, group: int, image: str) -> list[bytes | None]:
     return [row and row["bytes"] for row in rows] if struct else rows
 
 
-def _class_names(schema, label: str) -> list[str]:
+def _class_names(schema: Any, label: str) -> list[str]:
     """Names that ``datasets`` keeps of a ClassLabel; empty without."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -14,10 +14,11 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ _MAX_NOTE_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-def consulted(root: Path, split: str, *, shards: str = "{split}-*.tar", **_) -> list[Path]:
+def consulted(root: Path, split: str, *, shards: str = "{split}-*.tar", **_: Any) -> list[Path]:
     """The files that decide what :func:`open_source` finds."""
     return [root / CLASSES, *_shards(root, split, shards)]
 
@@ -90,7 +91,7 @@ def open_source(
 
 
 def index(
-    root: Path, *, task: Task, workers: int | None, force: bool, shards: str = "{split}-*.tar", **_
+    root: Path, *, task: Task, workers: int | None, force: bool, shards: str = "{split}-*.tar", **_: Any
 ) -> IndexSummary:
     """Find every member of every shard, unless that is known; see :func:`wsolfast.data.index`."""
     images, built = {}, False
@@ -120,7 +121,7 @@ class ShardSource(PackedSource):
         class_names: Sequence[str],
         *,
         masks_fit: bool,
-        **options,
+        **options: Any,
     ):
         boxes = BoxTable(arrays["boxes"], arrays["offsets"])
         ids = unpack_texts(arrays["image_ids"])
@@ -248,7 +249,7 @@ def _scan(files: list[Path], split: str, workers: int | None, advance: Callable[
     }
 
 
-def _first_twice(names) -> str | None:
+def _first_twice(names: Iterable[str]) -> str | None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -315,8 +316,10 @@ def _add(images: dict[str, _Image], tar: tarfile.TarFile, member: tarfile.TarInf
 def _note(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> str:
     if member.size > _MAX_NOTE_BYTES:
         raise DataError(f"{where}: {member.size} bytes are no label and no annotation")
+    content = tar.extractfile(member)
+    assert content is not None  # it is a file
     try:
-        return tar.extractfile(member).read().decode()
+        return content.read().decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not text ({error})") from None
 
@@ -348,7 +351,7 @@ def _read_json(image: _Image, text: str, where: str, with_boxes: bool) -> None:
     }
 
 
-def check_boxes(boxes: object, where: str) -> list[list[float]]:
+def check_boxes(boxes: Any, where: str) -> list[list[float]]:
     """Boxes as lists of floats, xyxy.
 
     Raises:

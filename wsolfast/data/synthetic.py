@@ -12,8 +12,10 @@ multiplications, divisions and square roots of float32 alone, element by element
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from wsolfast.data._random import byte_draws, unit_draws
 
 LAYOUT = "nothing: the images are rendered"
 REQUIRED_SPLITS = SPLITS
+Value = TypeVar("Value")
+
 _PARAMETERS, _NOISE = 1, 2  # random streams; 0 is the augmentation's
 _CACHE_BYTES = 256 << 20
 
@@ -238,7 +242,7 @@ class _Draws:
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * next(self._units)
 
-    def one_of(self, choices):
+    def one_of(self, choices: Sequence[Value]) -> Value:
         return choices[int(next(self._units) * len(choices))]
 
     def chance(self, probability: float) -> bool:
