@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,13 @@ from wsolfast.recipe import (
     parse_recipe,
     recipe_path,
 )
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from wsolfast.convert import Conversion
+    from wsolfast.engine.progress import Progress
+    from wsolfast.recipe import Paper
 
 app = typer.Typer(
     name="wsolfast",
@@ -58,7 +65,7 @@ Post = Annotated[str | None, typer.Option(help="How maps are refined: none, or s
 Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
 
 
-def _of_maps(text: str, **settings: object) -> typer.models.OptionInfo:
+def _of_maps(text: str, **settings: Any) -> typer.models.OptionInfo:
     return typer.Option(help=text, rich_help_panel="Score maps on disk", **settings)
 
 
@@ -96,7 +103,7 @@ def _say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def _progress(quiet: bool):
+def _progress(quiet: bool) -> "Progress":
     from wsolfast.engine.progress import Progress
 
     return Progress(quiet=quiet)
@@ -176,6 +183,7 @@ def train(
     if run is not None:
         recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
     else:
+        assert recipe_name is not None
         recipe = load_recipe(recipe_name, overrides)
     with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
         if run is not None:
@@ -323,16 +331,17 @@ def evaluate(
             run = adopt(_run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
             recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
         told = _progress(quiet or as_json)
+        results: dict | None
         if part is None:
             results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=told)
         else:
             results = evaluate_shard(run, recipe, part, limit=limit, progress=told)
         first = is_first()
-    if not first or (results is None and not as_json):
+    if not first:
         return
     if as_json:
         _say(json.dumps(results, indent=2))
-    elif not quiet:
+    elif results is not None and not quiet:
         _print_results(results, recipe.paper)
 
 
@@ -367,7 +376,7 @@ _MAP_METRICS = _METRICS | {
 }
 
 
-def _table(rows: dict[str, dict[str, str]], columns: list[str]):
+def _table(rows: dict[str, dict[str, str]], columns: list[str]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -379,7 +388,7 @@ def _table(rows: dict[str, dict[str, str]], columns: list[str]):
     return table
 
 
-def _print_results(results: dict, paper) -> None:
+def _print_results(results: dict, paper: "Paper | None") -> None:
     """One evaluation: a row per metric, the centre box beside it, and what the numbers rest on."""
     from rich.console import Console
 
@@ -571,7 +580,7 @@ def convert(
         _say(f"run: {run.path}\nmeasure it: wsolfast eval {run.path}{needs}")
 
 
-def _print_mapping(found) -> None:
+def _print_mapping(found: "Conversion") -> None:
     width = max(map(len, found.tensors))
     for key, tensor in found.tensors.items():
         _say(f"{key:<{width}}  <-  {found.names[key]}  {list(tensor.shape)}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,7 +118,9 @@ class Collate:
 
     def __call__(self, samples: Sequence[data.Sample]) -> Batch:
         batch = data.collate(samples)
-        views = {field: torch.stack(list(self._views(rows, samples))) for field, rows in self.exported.items()}
+        views: dict[str, Any] = {
+            field: torch.stack(list(self._views(rows, samples))) for field, rows in self.exported.items()
+        }
         return replace(batch, **views)
 
     def _views(self, rows: Tensor, samples: Sequence[data.Sample]) -> Iterator[Tensor]:

@@ -3,16 +3,18 @@
 import difflib
 import inspect
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from wsolfast import backbones, data, methods
 from wsolfast.engine.distributed import find_place, world_size
 from wsolfast.engine.errors import BackendError
 from wsolfast.engine.roles import Role, classifier_of, localizer_of
+from wsolfast.methods import Method
 from wsolfast.metrics import Protocol, get_protocol
 from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, RuntimeSpec, ScheduleSpec, StageSpec
 
@@ -65,7 +67,7 @@ def count_decoders(wanted: int, device: torch.device) -> int:
     return max(1, min(16, cores if device.type == "cuda" else cores // 2))
 
 
-def open_training_data(recipe: Recipe, stage: StageSpec):
+def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
     """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
     role, spec = Role(recipe, stage), recipe.data
     return _open(
@@ -80,12 +82,12 @@ def open_training_data(recipe: Recipe, stage: StageSpec):
     )
 
 
-def open_export_data(recipe: Recipe, split: str = "train_weaksup"):
+def open_export_data(recipe: Recipe, split: str = "train_weaksup") -> data.Dataset:
     """``split`` as a stage sees it that leaves maps for a later one: whole images, warped, in one order."""
     return _open(recipe, split, resize=recipe.data.resize, crop=None, train=False)
 
 
-def open_eval_data(recipe: Recipe, split: str):
+def open_eval_data(recipe: Recipe, split: str) -> data.Dataset:
     """``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
     view = eval_view(recipe)
     return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=classifier_view(recipe))
@@ -121,8 +123,9 @@ def eval_protocol(recipe: Recipe) -> Protocol:
         resize = recipe.evaluate.resize if isinstance(recipe.evaluate.resize, int) else protocol.resize
         return replace(protocol, input_size=recipe.data.crop or protocol.input_size, resize=resize)
     size = eval_size(recipe)
-    scaled = protocol.frame == "scaled" and protocol.input_size is not None and isinstance(size, int)
-    return replace(protocol, input_size=size) if scaled else protocol
+    if protocol.frame == "scaled" and protocol.input_size is not None and isinstance(size, int):
+        return replace(protocol, input_size=size)
+    return protocol
 
 
 def eval_view(recipe: Recipe) -> data.View:
@@ -133,14 +136,14 @@ def eval_view(recipe: Recipe) -> data.View:
     return data.View(eval_size(recipe))
 
 
-def eval_size(recipe: Recipe) -> int | tuple[int, ...] | None:
+def eval_size(recipe: Recipe) -> int | tuple[int, int] | None:
     """What evaluation warps images to: ``evaluate.resize``, else the training crop, else ``data.resize``."""
     return recipe.evaluate.resize or recipe.data.crop or recipe.data.resize
 
 
-def _open(recipe: Recipe, split: str, **view):
+def _open(recipe: Recipe, split: str, **view: Any) -> data.Dataset:
     spec: DataSpec = recipe.data
-    options = dict(spec.options)
+    options: dict[str, Any] = dict(spec.options)
     # data.options.decoder is how runs of earlier versions say data.decoder.
     decoder = options.pop("decoder", spec.decoder)
     given = set(inspect.signature(data.open_dataset).parameters) & set(options)
@@ -232,7 +235,7 @@ def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
         raise RecipeError(f"evaluate.scg: {error}") from error
 
 
-def _check_options(where: str, function, options: dict, given: tuple[str, ...]) -> None:
+def _check_options(where: str, function: Callable, options: dict, given: tuple[str, ...]) -> None:
     known = [name for name in inspect.signature(function).parameters if name not in given]
     for name in options:
         if name not in known:
@@ -241,13 +244,13 @@ def _check_options(where: str, function, options: dict, given: tuple[str, ...]) 
             raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {hint}")
 
 
-def build_optimizer(method: nn.Module, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
     """The optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
 
     A factor of 0 freezes its group: no gradient is computed for it.
 
     Args:
-        method: has ``param_groups``.
+        method: gives the groups.
         spec: ``[stage.optim]``.
         where: what an error calls the table.
         fused: move all parameters in one kernel.
@@ -271,7 +274,7 @@ def build_optimizer(method: nn.Module, spec: OptimSpec, where: str, *, fused: bo
             trained.append({"params": list(group.params), "lr_factor": factor, "name": group.name})
     if not trained:
         raise RecipeError(f"{where}.lr_factors: every group is frozen, nothing is left to train")
-    shared = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True if fused else None}
+    shared: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True if fused else None}
     if spec.name == "adam":
         return torch.optim.Adam(trained, betas=spec.betas, **shared)
     return torch.optim.SGD(trained, momentum=spec.momentum, nesterov=spec.nesterov, **shared)
@@ -285,7 +288,7 @@ def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int
         gammas = given if isinstance(given, tuple) else (given,) * len(schedule.milestones)
         for milestone, gamma in zip(schedule.milestones, gammas, strict=True):
             factor *= gamma if epoch >= milestone else 1.0
-    if schedule.name == "exponential":
+    if schedule.name == "exponential" and not isinstance(schedule.gamma, tuple):
         factor = schedule.gamma**epoch
     if schedule.name == "poly":
         progress = epoch / epochs if schedule.by_epoch else step / max(1, steps_per_epoch * epochs)

@@ -46,6 +46,8 @@ def compare_boxes(
     Raises:
         CheckError: at the first difference, naming image and threshold.
     """
+    # wsolevaluation compares at one size.
+    assert protocol.input_size is not None
     side, thresholds = protocol.input_size, torch.tensor(protocol.thresholds, dtype=torch.float64)
     scores = ops.normalize_score_map(score_map[None], (side, side), protocol.rule)
     levels = _quantized(_normalized(score_map, side))

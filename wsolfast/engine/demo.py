@@ -29,7 +29,7 @@ def demo(
     minutes: float = _MINUTES,
     baselines: bool = False,
     progress: Progress | None = None,
-):
+) -> tuple[dict[str, dict], Path]:
     """Run the demo; a demo that is there is done again. Several processes share every run of it.
 
     Args:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -153,7 +153,7 @@ def on_first(act: Callable[[], object]) -> None:
             the first one, whatever went wrong.
     """
     if not is_first():
-        complaint = from_first(None)
+        complaint = cast("tuple[type[RunError], str] | None", from_first(None))
         if complaint is not None:
             kind, text = complaint
             raise kind(f"the first process stopped: {text}")
@@ -220,7 +220,8 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return x.to(input.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        count = self.get_buffer("num_batches_tracked").add_(1)
+        share = 1 / float(count) if self.momentum is None else self.momentum
+        for name, value in (("running_mean", mean), ("running_var", variance)):
+            kept = self.get_buffer(name)
+            kept.lerp_(value.to(kept.dtype), share)

@@ -4,6 +4,7 @@ import importlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ _OPTIONAL = (
 )
 
 
-def examine() -> dict[str, object]:
+def examine() -> dict[str, Any]:
     """The state of the installation: versions, devices, kernels, optional packages. Never raises."""
     return {
         "wsolfast": version("wsolfast"),

@@ -252,7 +252,7 @@ def compute_score_maps(
     *,
     threads: int = 0,
     stopwatch: Stopwatch | None = None,
-) -> Iterator[MapBatch]:
+) -> Generator[MapBatch]:
     """What the networks say of each batch, every image decoded once.
 
     Args:

@@ -154,12 +154,12 @@ def _unfinished(shards: int, *splits: EvalSplit | None) -> list[Shard]:
     return [part for part in parts if any(split.missing(part) for split in splits if split is not None)]
 
 
-def _check_shards(shards: int | None, *splits: EvalSplit | None) -> None:
-    unfinished = [] if shards is None else _unfinished(shards, *splits)
+def _check_shards(shards: int | None, test: EvalSplit, fullsup: EvalSplit | None) -> None:
+    unfinished = [] if shards is None else _unfinished(shards, test, fullsup)
     if unfinished:
         raise MissingError(
-            f"{splits[0].maps.folder}: score maps of shard {', '.join(map(str, unfinished))} are not all there; "
-            f"finish with: wsolfast eval {splits[0].run.path} --shard {unfinished[0]}"
+            f"{test.maps.folder}: score maps of shard {', '.join(map(str, unfinished))} are not all there; "
+            f"finish with: wsolfast eval {test.run.path} --shard {unfinished[0]}"
         )
 
 

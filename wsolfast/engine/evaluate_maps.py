@@ -219,8 +219,8 @@ class _Boxes:
             "the largest contour": replace(self.benchmark.rule, selection="contour_area"),
             "all contours": replace(self.benchmark.rule, selection="all"),
         }
-        size = tuple(self.sizes[n].tolist())
-        compare_boxes(self.image_ids[n], score_map, size, self.boxes[n], self.benchmark, rules)
+        width, height = self.sizes[n].tolist()
+        compare_boxes(self.image_ids[n], score_map, (width, height), self.boxes[n], self.benchmark, rules)
 
     @property
     def compared_thresholds(self) -> int:
@@ -238,8 +238,8 @@ class _Masks:
         self.masks = [[root / file for file in files] for files in notes.masks]
         self.ignored = [None if file is None else root / file for file in notes.ignored]
         self.thresholds = get_protocol("wsolevaluation").thresholds if thresholds is None else thresholds
-        self.side = get_protocol("wsolevaluation").input_size
-        self.accumulator = PixelAccuracy(self.side, self.thresholds)
+        self.accumulator = PixelAccuracy(thresholds=self.thresholds)
+        self.side = self.accumulator.size
         self.identity = [self.thresholds, self.image_ids, notes.masks, notes.ignored, str(root.resolve())]
 
     def update(self, index: range, maps: list[Tensor]) -> None:
@@ -252,7 +252,7 @@ class _Masks:
     def transferable(self, results: Path) -> dict[str, float]:
         raise UsageError("--thresholds-of: what is measured on masks takes no threshold from elsewhere")
 
-    def keep_thresholds(self, numbers: dict, results: dict, at: None) -> None:
+    def keep_thresholds(self, numbers: dict, results: dict, at: dict[str, float] | None) -> None:
         """The threshold of the best pooled overlap."""
         results |= {"oracle_threshold": {"p_iou": numbers["p_iou_threshold"]}}
 

@@ -45,7 +45,7 @@ def collect_evidence(
             stage = next(one for one in recipe.stage if one.name == source)
             earlier = load_method(run, Role(recipe, stage), len(names)).eval().to(device)
             whole = _batch(open_export_data(recipe, split), image_ids).to(device)
-            make, size = method.mask_maker(), tuple(whole.image.shape[-2:])
+            make, size = method.mask_maker(), (whole.image.shape[2], whole.image.shape[3])
             masks = [make(one.cpu(), size) for one in earlier.export(whole)[field]]
             found[f"label by {source}"] = torch.stack([_shares(mask) for mask in masks])
     return {name: [one.float().cpu().numpy() for one in maps] for name, maps in found.items()}

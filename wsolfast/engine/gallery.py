@@ -53,12 +53,13 @@ class Shot:
 
     def map_picture(self, view: View) -> Image.Image:
         """The view's score map in colours, in the shape of the frame."""
+        assert view.score_map is not None  # asked for views with one only
         return pictures.colorize(pictures.resize_map(view.score_map, _fit(self.frame, _MAP_SIDE)))
 
     def drawn(self, view: View | None = None) -> Image.Image:
         """The photo with its true boxes and, of a view, the score map and the predicted box."""
-        mapped = view is not None and view.score_map is not None
-        return self.with_boxes(pictures.overlay(self.photo, view.score_map) if mapped else self.photo, view)
+        score_map = None if view is None else view.score_map
+        return self.with_boxes(self.photo if score_map is None else pictures.overlay(self.photo, score_map), view)
 
     def with_boxes(self, picture: Image.Image, view: View | None = None) -> Image.Image:
         """``picture``, of the photo's size, with the true boxes and the predicted one of a view."""

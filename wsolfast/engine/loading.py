@@ -20,7 +20,7 @@ def load_batches(
     """
     loader = DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=[list(batch) for batch in batches],
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,

@@ -69,7 +69,8 @@ def localize(
     target = choose_device(device or recipe.runtime.device)
     method = load_localizer(run, recipe, len(names)).eval().to(target)
     ranks = None if classifier is None else load_method(run, classifier, len(names)).eval().to(target)
-    found, failed, taken = [], [], set()
+    found, failed = [], []
+    taken: set[str] = set()
     output.mkdir(parents=True, exist_ok=True)
     with progress.task("images", len(files)) as advance, torch.inference_mode():
         for file in files:
@@ -82,11 +83,14 @@ def localize(
                 continue
             image = view(pixels, [], str(file))[0][None].to(target)
             given = None if label is None else torch.tensor([label], device=target)
-            logits = None if ranks is None else ranks.classify(second_view(pixels, [], str(file))[0][None].to(target))
+            logits = None
+            if ranks is not None and second_view is not None:
+                logits = ranks.classify(second_view(pixels, [], str(file))[0][None].to(target))
             if given is None and logits is not None:
                 given = logits.argmax(1)
             answer = method.localize(image, label=given, topk=1 if given is None else 0)
             logits = answer.logits if logits is None else logits
+            assert logits is not None  # a method that ranks no classes comes with a classifier
             shown = int(answer.classes[0, 0])
             score_map = answer.localization_map[:, 0].float().cpu()
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -142,7 +143,7 @@ class Verdicts:
         split = self._errors.compute()
         return {"error_split": {name: split[kind] for kind, name in _ERROR_NAMES.items()}}
 
-    def _write(self, stream, rows: Iterator[dict]) -> None:
+    def _write(self, stream: BinaryIO, rows: Iterator[dict]) -> None:
         names = json.dumps(list(self.truths.dataset.class_names), ensure_ascii=False)
         stream.write(f'{{"class_names": {names}, "frame": "image", "images": ['.encode())
         for number, row in enumerate(rows):

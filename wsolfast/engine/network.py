@@ -1,6 +1,7 @@
 """The networks of an evaluation: who gives the maps, who ranks the classes, and what both say of a batch."""
 
 import dataclasses
+import functools
 import itertools
 from functools import cached_property
 from pathlib import Path
@@ -149,14 +150,16 @@ class Look:
             label (Tensor[N]): whose map is wanted.
         """
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
-            probability, ranking = None, {}
+            probability: Tensor | None = None
+            ranking: dict[str, Tensor] = {}
             if wide is not None:
                 crops = [wide] if self.crop is None else data.ten_crop(wide, self.crop).unbind(1)
                 views = (self.ranks.classify(self._laid_out(view)).float().softmax(1) for view in crops)
-                probability = sum(views) / len(crops)
+                probability = functools.reduce(torch.add, views) / len(crops)
                 ranking = {"ranking": probability} if self.method.combines_classes else {}
             found = self.method.localize(self._laid_out(image), label=label, topk=0, **ranking)
             if probability is None:
+                assert found.logits is not None  # a method that ranks no classes comes with a classifier
                 probability = found.logits.float().softmax(1)
             best = probability.topk(min(self.topk, probability.shape[1]), dim=1)
             return found.localization_map[:, 0].float(), best.indices, best.values

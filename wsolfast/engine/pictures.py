@@ -4,8 +4,10 @@ import base64
 import io
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 PREDICTED = (46, 204, 83)
@@ -63,14 +65,14 @@ def color_table() -> np.ndarray:
     return table
 
 
-def _levels(score_map) -> np.ndarray:
+def _levels(score_map: ArrayLike) -> np.ndarray:
     scores = np.asarray(score_map, dtype=np.float32)
     if scores.ndim != 2:
         raise ValueError(f"a score map has shape [h, w], got {list(scores.shape)}; pass one map at a time")
     return np.round(np.clip(np.nan_to_num(scores, nan=0.0), 0, 1) * 255).astype(np.uint8)
 
 
-def resize_map(score_map, size: tuple[int, int]) -> np.ndarray:
+def resize_map(score_map: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     """A score map resampled bicubically to ``size`` (w, h): float32 [h, w] in [0, 1]."""
     scores = np.nan_to_num(np.asarray(score_map, dtype=np.float32), nan=0.0)
     if scores.ndim != 2 or scores.size == 0:
@@ -78,7 +80,7 @@ def resize_map(score_map, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.asarray(Image.fromarray(scores).resize(size, Image.Resampling.BICUBIC)), 0, 1)
 
 
-def colorize(score_map) -> Image.Image:
+def colorize(score_map: ArrayLike) -> Image.Image:
     """A score map ([h, w] array or CPU tensor; values outside [0, 1] are clipped, NaN is 0) as a palette image.
 
     The palette is :func:`color_table`; ``.convert("RGB")`` gives plain colours, and PNG keeps it small.
@@ -88,7 +90,7 @@ def colorize(score_map) -> Image.Image:
     return picture
 
 
-def overlay(image: Image.Image, score_map, alpha: float = 0.55) -> Image.Image:
+def overlay(image: Image.Image, score_map: ArrayLike, alpha: float = 0.55) -> Image.Image:
     """``image`` under its score map, resampled to the image's size.
 
     Args:
@@ -105,7 +107,7 @@ def overlay(image: Image.Image, score_map, alpha: float = 0.55) -> Image.Image:
     return Image.blend(image.convert("RGB"), colors, alpha)
 
 
-def spotlight(image: Image.Image, mask) -> Image.Image:
+def spotlight(image: Image.Image, mask: ArrayLike) -> Image.Image:
     """``image`` where ``mask`` (bool [h, w], stretched to it) holds; dark and grey elsewhere."""
     stencil = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
     dark = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, _HALO), 0.7)
@@ -119,7 +121,7 @@ def _dashes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
 
 def draw_boxes(
     image: Image.Image,
-    boxes,
+    boxes: ArrayLike,
     color: tuple[int, int, int] = PREDICTED,
     width: int = 2,
     *,
@@ -158,7 +160,7 @@ def _fit(picture: Image.Image, side: int) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def _shortened(text: str, font, space: int) -> str:
+def _shortened(text: str, font: Any, space: int) -> str:
     if font.getlength(text) <= space:
         return text
     while text and font.getlength(text + "…") > space:
@@ -214,7 +216,7 @@ def contact_sheet(
     return sheet
 
 
-def _data_uri(image: Image.Image, mime: str, **options) -> str:
+def _data_uri(image: Image.Image, mime: str, **options: Any) -> str:
     stream = io.BytesIO()
     image.save(stream, **options)
     return f"data:{mime};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import starmap
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def stream(
     threads: int = 0,
     pad: int = 0,
     stopwatch: Stopwatch | None = None,
-) -> Iterator[tuple[Tensor, ...]]:
+) -> Generator[tuple[Tensor, ...]]:
     """What ``step`` makes of each batch, on the CPU, in order.
 
     On a GPU the results of a batch are fetched while the next ones run, and nothing else waits for the device.
@@ -118,7 +119,7 @@ class _Launcher:
     def _note(self, *_: object) -> None:
         self.network.append(self._mark())
 
-    def _mark(self):
+    def _mark(self) -> Any:
         if self.copies is None:
             return time.perf_counter()
         return torch.cuda.current_stream(self.device).record_event(torch.cuda.Event(enable_timing=True))
@@ -127,7 +128,7 @@ class _Launcher:
         self.network = []
         given, copying = self._copied(slot.view("image"), slot.view("wide"), slot.label)
         computing = [self._mark()]
-        results = self.step(*given)
+        results = self.step(*cast("tuple[Tensor, Tensor | None, Tensor]", given))
         computing.append(self._mark())
         done = None
         if self.copies is not None:
@@ -152,5 +153,5 @@ class _Launcher:
         return copied, marks
 
 
-def _between(start, end) -> float:
+def _between(start: Any, end: Any) -> float:
     return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000

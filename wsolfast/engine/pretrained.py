@@ -1,5 +1,6 @@
 """A run folder for a network that is taken as it is, with weights from a file or from torchvision."""
 
+import functools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +49,8 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
         run = RunFolder.create(path, recipe, exist_ok=exist_ok)
         if names and len(names) == stage.num_classes:
             on_first(lambda: run.keep_class_names(names))
-    if whole:
-        on_first(lambda: _copy(weights, run.weights_path(stage.name)))
+    if whole and weights is not None:
+        on_first(functools.partial(_copy, weights, run.weights_path(stage.name)))
     return run
 
 

@@ -173,7 +173,7 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
                 continue
             dots = _threshold_marks(run, key, thresholds, values)
             said += [says for *_, says in dots]
-            x, y = thin_out(thresholds, values, 200)
+            x, y = thin_out(thresholds.tolist(), values.tolist(), 200)
             series.append(Series(run.label, color, x, y, dots))
         center = _baseline(runs).get(key)
         charts.append(
@@ -232,8 +232,8 @@ def _commands(runs: Sequence[RunRecord]) -> list[str]:
 
 def _cut(runs: Sequence[RunRecord]) -> str:
     """Where the boxes that are shown and sorted by error are cut."""
-    sources = {run.results.get("cam_threshold_source") for run in runs if run.metrics}
-    return THRESHOLD_SOURCES.get(sources.pop() if len(sources) == 1 else None, "one threshold for the whole split")
+    sources = {run.results.get("cam_threshold_source", "") for run in runs if run.metrics}
+    return THRESHOLD_SOURCES.get(sources.pop() if len(sources) == 1 else "", "one threshold for the whole split")
 
 
 def _missing(runs: Sequence[RunRecord]) -> list[str]:

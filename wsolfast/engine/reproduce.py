@@ -68,9 +68,9 @@ def plan(
         MissingError: if a folder of data is not there.
     """
     data, overrides = data or {}, list(overrides)
-    for name, root in data.items():
-        if not Path(root).is_dir():
-            raise MissingError(f"--data {f'{name}=' * bool(name)}{root}: no such folder")
+    for name, folder in data.items():
+        if not Path(folder).is_dir():
+            raise MissingError(f"--data {f'{name}=' * bool(name)}{folder}: no such folder")
     jobs, left_out = [], []
     for name in _matching(patterns):
         recipe = load_recipe(name, overrides)
@@ -103,7 +103,7 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
         for outcome in run_recipes(jobs, progress or Progress(quiet=True), keep_going=True, gaussian=True):
             outcomes.append(outcome)
             # Elsewhere what the first process has written may not be seen yet.
-            summary = from_first(summarize(outcomes) if is_first() else None)
+            summary = from_first(summarize(outcomes) if is_first() else {})
             _write(output, summary)
     except Interrupted as error:
         raise Interrupted(f"{error}; or give the same command again to finish the list") from None

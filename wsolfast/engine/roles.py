@@ -18,7 +18,7 @@ class Role:
     run: RunFolder | None = None  # where its weights are; None: in the run at hand
 
     @property
-    def resize(self) -> int | tuple[int, ...] | None:
+    def resize(self) -> int | tuple[int, int] | None:
         """What the stage's training images are warped to."""
         return self.recipe.data.resize if self.stage.resize is None else self.stage.resize
 

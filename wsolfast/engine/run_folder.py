@@ -12,10 +12,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -114,7 +115,7 @@ class RunFolder:
         """Count time spent on training, over all the times that the run was continued."""
         self.update_environment(seconds=round(self._environment().get("seconds", 0.0) + seconds, 2))
 
-    def _environment(self) -> dict[str, object]:
+    def _environment(self) -> dict[str, Any]:
         file = self.path / "env.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -176,7 +177,7 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def write_bytes(path: Path, write) -> None:
+def write_bytes(path: Path, write: Callable[..., object]) -> None:
     """Call ``write(stream)`` and put the file at ``path`` in one step: readers see the old one or the whole new one."""
     if is_first():
         atomic.write_bytes(path, write)

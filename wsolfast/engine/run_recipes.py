@@ -45,7 +45,7 @@ class Outcome:
     """What came of a job: results of its evaluation, or why there are none."""
 
     job: Job
-    results: dict | None
+    results: dict
     failure: str | None = None
 
 
@@ -82,7 +82,7 @@ def run_recipes(
             progress.say(f"failed: {failure}")
             if (job.path / "recipe.toml").is_file():
                 RunFolder(job.path).log("failed: " + "".join(traceback.format_exception(error)))
-            yield Outcome(job, None, failure)
+            yield Outcome(job, {}, failure)
 
 
 def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:

@@ -24,7 +24,7 @@ class RunRecord:
     env: dict
     history: list[dict]  # the lines of metrics.jsonl that carry a loss
     evaluation: Path  # folder of the evaluation, which may be missing
-    split: str | None  # None: not evaluated
+    split: str  # empty: not evaluated
     results: dict
     curves: dict
     table: dict
@@ -66,7 +66,7 @@ def _history(path: Path) -> list[dict]:
 
     A killed run may leave its last line torn; a resumed one logs the steps since its checkpoint again, and these count.
     """
-    rows = {}
+    rows: dict[tuple, dict] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
@@ -110,7 +110,7 @@ def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
         env=_json(path / "env.json"),
         history=_history(path / "metrics.jsonl"),
         evaluation=folder,
-        split=results.get("split"),
+        split=results.get("split", ""),
         results=results,
         curves=_json(folder / "curves.json"),
         table=_json(folder / "per_image.json"),

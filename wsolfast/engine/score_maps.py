@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,7 +26,9 @@ class MapBatch:
     maps: Tensor  # float32 [n, h, w] in [0, 1]: the localization map of the true class, at its own resolution
     classes: Tensor  # int64 [n, k]: the most likely classes, the first one first
     scores: Tensor  # float32 [n, k]: their probabilities
-    seconds: Mapping[str, float] | None = None  # by stopwatch.FIELDS: what it took, divided among parallel workers
+    seconds: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by stopwatch.FIELDS: what it took, divided among parallel workers
 
     @property
     def images(self) -> range:
@@ -72,7 +74,7 @@ class ScoreMaps:
         if found is None or len(found["maps"]) != len(images):
             return None
         seconds = dict(zip(FIELDS, found["seconds"].tolist(), strict=True))
-        return MapBatch(images.start, *(found[name] for name in _TENSORS), seconds)
+        return MapBatch(images.start, found["maps"], found["classes"], found["scores"], seconds)
 
     def batches(self, batch_size: int) -> tuple[list[range], list[range]]:
         """How the images are cut into batches, and which of those are there.
@@ -95,7 +97,7 @@ class ScoreMaps:
 
     def rows(self, images: Sequence[int]) -> dict[int, Tensor]:
         """Maps [h, w] of some images, by position; those that are not there are left out."""
-        found = {}
+        found: dict[int, Tensor] = {}
         for part in self._listed():
             wanted = [position for position in images if position in part]
             batch = self.load(part) if wanted else None

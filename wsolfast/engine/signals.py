@@ -2,14 +2,16 @@
 
 import signal
 import threading
+from types import FrameType
+from typing import Any
 
 
 class StopRequest:
     """While entered, remembers whether a signal asked for a stop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # Python delivers signals to the main thread only; elsewhere the caller's own handlers stay.
@@ -18,11 +20,11 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

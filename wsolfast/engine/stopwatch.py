@@ -13,7 +13,7 @@ FIELDS = (*STAGES, "wait", "all")
 class Stopwatch:
     """Adds up seconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seconds, self._taken = dict.fromkeys((*STAGES, "wait"), 0.0), time.perf_counter()
 
     def add(self, stage: str, seconds: float) -> None:
@@ -47,7 +47,7 @@ def describe(images: int, seconds: Mapping[str, float]) -> dict:
         "images": images,
         "images_per_second": rates,
         "seconds": {name: round(seconds[name], 3) for name in FIELDS},
-        "slowest": min(rates, key=rates.get, default=None),
+        "slowest": min(rates, key=rates.__getitem__, default=None),
     }
 
 

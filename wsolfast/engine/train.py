@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,6 +12,7 @@ from statistics import fmean
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wsolfast.data import LOSSY
 from wsolfast.engine import artefacts, distributed
@@ -134,7 +135,9 @@ class _Losses(nn.Module):
 
 
 class StageTraining:
-    def __init__(self, run: RunFolder, index: int, stage: StageSpec, device, progress: Progress, stop: StopRequest):
+    def __init__(
+        self, run: RunFolder, index: int, stage: StageSpec, device: torch.device, progress: Progress, stop: StopRequest
+    ):
         self.run, self.stage, self.device, self.progress, self.stop = run, stage, device, progress, stop
         self.seed = run.recipe.seed + index
         self.dataset = open_training_data(run.recipe, stage)
@@ -164,7 +167,8 @@ class StageTraining:
             except ValueError as error:
                 raise RecipeError(f"stage.{stage.name}.{error}") from None
         layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
-        method = method.to(self.device, memory_format=layout)
+        # torch's own annotation leaves memory_format out.
+        method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if runtime.compile:
             method.backbone.compile()
         return method
@@ -174,7 +178,7 @@ class StageTraining:
             return losses
         devices = [self.device] if self.device.type == "cuda" else None
         # Which parameters a loss reaches may change with the epoch, and with the images.
-        return nn.parallel.DistributedDataParallel(losses, devices, find_unused_parameters=True)
+        return DistributedDataParallel(losses, devices, find_unused_parameters=True)
 
     def go(self) -> None:
         """Train to the end and leave the weights."""
@@ -219,7 +223,7 @@ class StageTraining:
         if not fits:
             self._tell(f"the images need more than runtime.device_cache_gb = {gigabytes:g} and are decoded every epoch")
 
-    def _epoch(self, advance) -> None:
+    def _epoch(self, advance: Callable[..., None]) -> None:
         at, seen, started = self.at, 0, time.monotonic()
         every = max(1, self.steps_per_epoch // _EVENTS_PER_EPOCH)
         recent: list[dict[str, float]] = []
@@ -267,12 +271,12 @@ class StageTraining:
         values = self._differentiate(len(indices), parts)
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         values["gradient norm"] = nn.utils.get_total_norm(gradients) / distributed.world_size()
-        values = self._agree(values)
-        norm = values.pop("gradient norm")
-        if all(map(math.isfinite, (norm, *values.values()))):
+        agreed = self._agree(values)
+        norm = agreed.pop("gradient norm")
+        if all(map(math.isfinite, (norm, *agreed.values()))):
             self.optimizer.step()
-            return values
-        self._note_nonfinite(values | {"gradient norm": norm}, indices)
+            return agreed
+        self._note_nonfinite(agreed | {"gradient norm": norm}, indices)
         for buffer, before in buffers:
             buffer.copy_(before)
         return None
@@ -286,8 +290,8 @@ class StageTraining:
             batch = batch.to(self.device)
             if runtime.channels_last:
                 batch = replace(batch, image=batch.image.to(memory_format=torch.channels_last))
-            hold = number < len(parts) and distributed.world_size() > 1
-            with self.losses.no_sync() if hold else nullcontext():
+            shared, last = self.losses, number == len(parts)
+            with nullcontext() if last or not isinstance(shared, DistributedDataParallel) else shared.no_sync():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=runtime.amp == "bf16"):
                     losses = self.losses(batch, clock)
                 share = len(batch.image_id) / count
@@ -343,7 +347,7 @@ class StageTraining:
                 f"{len(batch)}, too few for {ranks} processes; choose another batch_size or fewer processes"
             )
         turns = distributed.split(batch, min(self.stage.accumulate, len(batch) // ranks))
-        return [distributed.split(turn, ranks)[distributed.rank()] for turn in turns]
+        return [list(distributed.split(turn, ranks)[distributed.rank()]) for turn in turns]
 
     def loader(self) -> Iterator[tuple[list[int], list[Batch]]]:
         """What is left of the epoch: the indices of each batch, and this process's parts of it."""

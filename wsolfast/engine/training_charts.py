@@ -74,7 +74,7 @@ def _draw(draw: ImageDraw.ImageDraw, chart: Chart, left: float, top: float) -> N
         draw.text(at(chart.frame["left"] - 7, y), text, _SOFT, plain, anchor="rm")
     for x, text in chart.x_ticks:
         draw.text(at(x, chart.frame["bottom"] + 6), text, _SOFT, plain, anchor="mt")
-    legend = chart.frame["left"]
+    legend: float = chart.frame["left"]
     for curve in chart.curves:
         color = _COLORS[curve.color % len(_COLORS)]
         points = [at(*map(float, point.split(","))) for point in curve.points.split()]
