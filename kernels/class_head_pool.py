@@ -249,7 +249,8 @@ def _described(flat: Tensor) -> Features:
 
 
 def _head(weight: Tensor, bias: Tensor | None) -> Head:
-    return Head(weight, None if bias is None else bias.contiguous(), *weight.stride(), weight.shape[0])
+    stride_k, stride_c = weight.stride()
+    return Head(weight, None if bias is None else bias.contiguous(), stride_k, stride_c, weight.shape[0])
 
 
 def _accumulator(features: Tensor) -> torch.dtype:

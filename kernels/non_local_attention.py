@@ -171,24 +171,23 @@ def backward(
     out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
     forward(query, key, value, out, lse)
     delta = out.mul_(grad).sum(1)
-    to_query, to_key, to_value, grad, query, key, value = map(
-        _described, (grad_query, grad_key, grad_value, grad, query, key, value)
-    )
-    tile = _tile_sizes("backward", query.data, value.data)
+    tile = _tile_sizes("backward", query, value)
+    to_query, to_key, to_value = map(_described, (grad_query, grad_key, grad_value))
+    grads, queries, keys, values = map(_described, (grad, query, key, value))
     shared = {name: size for name, size in tile.items() if name not in ("BLOCK_P", "BLOCK_M")}
     block_p, block_m = tile["BLOCK_P"], tile["BLOCK_M"]
-    query_blocks, key_blocks = triton.cdiv(query.positions, block_p), triton.cdiv(key.positions, block_m)
-    with on_device_of(query.data):
+    query_blocks, key_blocks = triton.cdiv(queries.positions, block_p), triton.cdiv(keys.positions, block_m)
+    with on_device_of(query):
         _score_kernel[(images * query_blocks,)](
-            to_query, query, key, grad, value, lse, delta, positions,
+            to_query, queries, keys, grads, values, lse, delta, positions,
             OWN_QUERIES=True, BLOCK_I=block_p, BLOCK_J=block_m, **shared,
         )  # fmt: skip
         _score_kernel[(images * key_blocks,)](
-            to_key, key, query, value, grad, lse, delta, positions,
+            to_key, keys, queries, values, grads, lse, delta, positions,
             OWN_QUERIES=False, BLOCK_I=block_m, BLOCK_J=block_p, **shared,
         )  # fmt: skip
-        slabs = triton.cdiv(value.channels, tile["BLOCK_C"])
-        _value_kernel[(images * key_blocks, slabs)](to_value, grad, query, key, value, lse, **tile)
+        slabs = triton.cdiv(values.channels, tile["BLOCK_C"])
+        _value_kernel[(images * key_blocks, slabs)](to_value, grads, queries, keys, values, lse, **tile)
 
 
 def _described(flat: Tensor) -> Maps:

@@ -200,10 +200,11 @@ def resize_bbox(
         RuntimeError: if the box is not x0y0x1y1.
     """
     check_box_convention(np.array(box), "x0y0x1y1")
-    return tuple(
+    x0, y0, x1, y1 = (
         int(corner * float(resized) / original)
         for corner, resized, original in zip(box, [*resize_size] * 2, [*image_size] * 2, strict=True)
     )
+    return x0, y0, x1, y1
 
 
 def calculate_multiple_iou(box_a: np.ndarray, box_b: np.ndarray) -> np.ndarray:
@@ -386,7 +387,7 @@ def get_mask(mask_root: str, mask_paths: Sequence[str], ignore_path: str) -> np.
     """All instances of an image in one uint8 [224, 224]: 1 object, 255 ignored and not object, 0 the rest."""
     square = (_RESIZE_LENGTH, _RESIZE_LENGTH)
     instances = [load_mask_image(os.path.join(mask_root, path), square) > 0.5 for path in mask_paths]
-    mask = np.stack(instances).any(0).astype(np.uint8)
+    mask = np.logical_or.reduce(np.stack(instances)).astype(np.uint8)
     if ignore_path:
         ignored = load_mask_image(os.path.join(mask_root, ignore_path), square) > 0.5
         mask[ignored & (mask == 0)] = 255
@@ -545,7 +546,7 @@ def evaluate_wsol(
             part = range(start, min(start + _CHUNK, len(maps)))
             for counted in pool.map(lambda index: evaluator._count(*maps[index]), part):
                 evaluator._add(counted)
-    performance = evaluator.compute()
+    performance: Any = evaluator.compute()
     if multi_iou_eval or dataset_name == "OpenImages":
         performance = np.average(performance)
     else:

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -83,19 +84,19 @@ def read_checkpoint(
         wanted = build_method(resolved, stage, stage.num_classes or outputs, pretrained=False).state_dict()
     names = {key: layout.name_of(key) for key in wanted if key not in kept}
     _check(f"{file} ({name}: {layout.network})", resolved.name, wanted, names, found, kept)
-    used = set(names.values())
-    left = [key for key in found if key not in used]
-    unknown = [key for key in left if layout.cause_of_death(key) is None]
+    sources = {key: name for key, name in names.items() if name is not None and name in found}
+    used = set(sources.values())
+    left = {key: layout.cause_of_death(key) for key in found if key not in used}
+    unknown = [key for key, cause in left.items() if cause is None]
     if unknown:
         raise WeightsError(
             f"{file} ({name}: {layout.network}): recipe {resolved.name} has no place for {len(unknown)} tensors: "
             f"{_some(unknown)}"
         )
     tensors = {
-        key: found[names[key]].to(like.dtype) if key not in kept and names[key] in found else kept.get(key, _zero(like))
+        key: found[sources[key]].to(like.dtype) if key in sources else kept.get(key, _zero(like))
         for key, like in wanted.items()
     }
-    origins = {key: names.get(key) if names.get(key) in found else "" for key in wanted}
     return Conversion(
         file=file,
         source=name,
@@ -103,8 +104,8 @@ def read_checkpoint(
         network=layout.network,
         recipe=resolved,
         tensors=tensors,
-        names={key: origin or ("the context pool" if key in kept else "0") for key, origin in origins.items()},
-        dropped={key: layout.cause_of_death(key) for key in left},
+        names={key: sources.get(key) or ("the context pool" if key in kept else "0") for key in wanted},
+        dropped={key: cause for key, cause in left.items() if cause is not None},
         classless=layout.classless,
     )
 
@@ -135,7 +136,7 @@ def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> 
     return run
 
 
-def _source(name: str):
+def _source(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -206,7 +207,7 @@ def _read_kept(file: Path, layout: Layout, pool: str | None) -> dict[str, Tensor
 def _shape_overrides(found: Mapping[str, Tensor], layout: Layout, kept: Mapping[str, Tensor]) -> list[str]:
     """What the tensors say about the network that its layout leaves open."""
     words = []
-    if layout.pool in kept:
+    if layout.pool is not None and layout.pool in kept:
         words.append(f"stage.model.pool_size={kept[layout.pool].shape[-1]}")
     up, down = ([f"{branch}_classifier.0.{leaf}" for leaf in ("weight", "bias")] for branch in ("up", "down"))
     if all(name in found for name in (*up, *down)):
@@ -229,7 +230,7 @@ def _check(
             f"{what} lacks {len(missing)} tensors of recipe {recipe}: "
             f"{_some([names[key] or f'any for our {key}' for key in missing])}"
         )
-    given = {key: found[name] for key, name in names.items() if name in found} | dict(kept)
+    given = {key: found[name] for key, name in names.items() if name is not None and name in found} | dict(kept)
     misfits = [
         f"{names.get(key) or key} {list(tensor.shape)} instead of {list(wanted[key].shape)}"
         for key, tensor in given.items()

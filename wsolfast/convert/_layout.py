@@ -41,7 +41,8 @@ class Layout:
 
     def count_outputs(self, found: Mapping[str, Tensor]) -> int | None:
         """Rows of the output module's weight; None if the checkpoint lacks it."""
-        weight = found.get(self.name_of(f"{self.output}.weight"))
+        name = self.name_of(f"{self.output}.weight")
+        weight = None if name is None else found.get(name)
         return None if weight is None or not weight.dim() else len(weight)
 
     def cause_of_death(self, name: str) -> str | None:

@@ -4,6 +4,7 @@ import io
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def read_pool(path: Path) -> Tensor:
 class _TensorUnpickler(pickle.Unpickler):
     """Knows how torch pickles a tensor and nothing else."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         known = {
             "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
             "torch.storage._load_from_bytes": _storage,
@@ -47,5 +48,5 @@ class _TensorUnpickler(pickle.Unpickler):
         return known[f"{module}.{name}"]
 
 
-def _storage(content: bytes):
+def _storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ARCHITECTURES = (80, 90)
 # Opt-in shared memory of one CTA, bytes: A100 163 KB, H100 and H200 227 KB (CUDA programming guide, table 27).
@@ -92,20 +93,20 @@ def _record_launches(launch: Callable[[], object], arch: int) -> list:
     from triton.runtime.jit import JITFunction
 
     class AbsentDevice:
-        def get_current_target(self):
+        def get_current_target(self) -> GPUTarget:
             return GPUTarget("cuda", arch, 32)
 
-        def get_current_device(self):
+        def get_current_device(self) -> int:
             # Compiled kernels are cached by device.
             return arch
 
-        def get_current_stream(self, device):
+        def get_current_stream(self, device: int) -> int:
             return 0
 
-    compiled = {}
+    compiled: dict[str, Any] = {}
     run = JITFunction.run
 
-    def compile_only(self, *args, grid, warmup, **kwargs):
+    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         compiled.setdefault(kernel.hash, kernel)
         return kernel
@@ -122,7 +123,7 @@ def _record_launches(launch: Callable[[], object], arch: int) -> list:
     return list(compiled.values())
 
 
-def _resources(build: KernelBuild, compiled, arch: int) -> KernelResources:
+def _resources(build: KernelBuild, compiled: Any, arch: int) -> KernelResources:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(compiled.asm["cubin"])
