@@ -10,8 +10,8 @@ SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
-	@echo "make test    set up, then ruff, clang-format and all tests"
-	@echo "make lint    ruff and clang-format only"
+	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
+	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"
 	@echo "make clean   remove what was built (keeps runs/)"
@@ -25,6 +25,7 @@ test: lint
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	@git ls-files $(NATIVE) | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(VENV)/.installed
