@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from wsolfast import ops
+from wsolfast.metrics import BoxAccuracy
+from wsolfast.metrics.functional import box_hits
 from wsolfast.metrics.protocols import PROTOCOLS
 from wsolfast.ops import BoxRule
 from wsolfast.testing import OP_CASES
@@ -113,9 +115,26 @@ def test_capture_in_a_graph():
     assert torch.equal(captured, hits())
 
 
-def test_values_that_cannot_be_quantised_are_named():
-    with pytest.raises(ValueError, match="map 0"):
-        ops.score_map_boxes(torch.full((1, 3, 3), 2.0, device="cuda"), GRID.cuda(), BoxRule())
+def test_maps_that_cannot_be_quantised_have_no_boxes():
+    """To name them would be to wait for the device; the metrics do where maps are not scaled."""
+    assert (ops.score_map_boxes(torch.full((1, 3, 3), 2.0, device="cuda"), GRID.cuda(), BoxRule()).boxes == -1).all()
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_counters_are_those_of_the_cpu(name):
+    maps, sizes = maps_of("smooth", 14, 13), torch.tensor([[301, 224], [224, 224], [100, 150]])
+    truths = [torch.tensor([[10.0, 20, 90, 80]], dtype=torch.float64)] * 3
+    label, best = torch.tensor([1, 2, 3]), torch.tensor([[1, 0, 4, 5, 6], [0, 2, 4, 5, 6], [0, 1, 4, 5, 6]])
+    accuracy = BoxAccuracy(name, thresholds=[0.1, 0.3, 0.5])
+    expected = accuracy.count(maps, sizes, truths, label, best)
+    found = accuracy.count(maps.cuda(), sizes, truths, label.cuda(), best.cuda())
+    assert {key: value.tolist() for key, value in found.items()} == {k: v.tolist() for k, v in expected.items()}
+
+
+def test_metrics_name_a_map_that_is_neither_scaled_nor_finite():
+    maps, sizes = torch.full((1, 7, 7), torch.nan, device="cuda"), torch.tensor([[224, 224]])
+    with pytest.raises(ValueError, match="metrics: expected finite values, map 0"):
+        box_hits(maps, sizes, [torch.tensor([[0.0, 0, 9, 9]])], PROTOCOLS["spol"])
 
 
 def test_too_many_thresholds_are_an_error():

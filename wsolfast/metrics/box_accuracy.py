@@ -78,8 +78,8 @@ class BoxAccuracy(Accumulator):
         single, multi = functional.rule_hits(*images, self._benchmark, rules)
         hits = single if self.protocol is self._benchmark else functional.box_hits(*images, self.protocol)
         counts = self._class_counts(hits, label, topk_classes)
-        counts["max_box_acc"] = single[:, :, _LEVELS.index(0.5)].sum(0)
-        counts["max_box_acc_v2"] = multi.sum(0)
+        counts["max_box_acc"] = single[:, :, _LEVELS.index(0.5)].sum(0).cpu()
+        counts["max_box_acc_v2"] = multi.sum(0).cpu()
         return counts
 
     def update_boxes(
@@ -112,7 +112,8 @@ class BoxAccuracy(Accumulator):
             self._state[name] += value
 
     def _class_counts(self, hits: Tensor, label: Tensor | None, topk_classes: Tensor | None) -> dict[str, Tensor]:
-        counts = {"images": torch.tensor(len(hits)), "gt_known_loc": hits.sum(0)}
+        # Hits stay on the device that found them; their sums come to the host.
+        counts = {"images": torch.tensor(len(hits)), "gt_known_loc": hits.sum(0).cpu()}
         if topk_classes is None:
             return counts
         first, five = right_classes(label, topk_classes, len(hits))
@@ -120,8 +121,8 @@ class BoxAccuracy(Accumulator):
             "classified": torch.tensor(len(hits)),
             "top1_cls": first.sum(),
             "top5_cls": five.sum(),
-            "top1_loc": hits[first].sum(0),
-            "top5_loc": hits[five].sum(0),
+            "top1_loc": hits[first.nonzero()[:, 0].to(hits.device)].sum(0).cpu(),
+            "top5_loc": hits[five.nonzero()[:, 0].to(hits.device)].sum(0).cpu(),
         }
 
     def summarize(self, state: Mapping[str, Tensor], at: float | Mapping[str, float] | None = None) -> dict:

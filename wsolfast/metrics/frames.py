@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.metrics.protocols import Protocol
+from wsolfast.ops.score_map_boxes import check_values
 
 # float64 pixels that one batch of resized maps may hold.
 _BATCH_PIXELS = 1 << 22
@@ -50,7 +51,15 @@ def frames(
         for start in range(0, len(members), step):
             index = members[start : start + step]
             maps = ops.normalize_score_map(torch.stack([score_maps[n] for n in index]), target, protocol.rule)
+            if maps.is_cuda and not _is_in_range(protocol.rule):
+                # The box ops do not wait for a GPU to tell what is wrong with a map.
+                check_values("metrics", maps, (0.0, 1.0) if protocol.rule.quantize else None)
             yield FrameBatch(index, maps, [truths[n] for n in index], [sizes[n] for n in index])
+
+
+def _is_in_range(rule: ops.BoxRule) -> bool:
+    """Whether maps that were normalised so have values that the rule takes, whatever they were before."""
+    return rule.normalization != "none" and not (rule.quantize and rule.normalization == "min")
 
 
 def _frame_size(image_size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ def box_hits(
         iou_thresholds (Tensor[I]): instead of the protocol's.
 
     Returns:
-        Tensor[N, T, I]: bool, on the CPU.
+        Tensor[N, T, I]: bool, on the device of the maps (of the first, if they are several).
 
     Raises:
         ValueError: if the lengths differ, an image has no true box, or a map does not suit the protocol.
@@ -55,10 +55,11 @@ def rule_hits(
     thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
     levels = as_float64(protocol.iou_thresholds if iou_thresholds is None else iou_thresholds)
     shape = (len(score_maps), len(thresholds), len(levels))
-    hits = [torch.zeros(shape, dtype=torch.bool) for _ in rules]
+    device = score_maps[0].device if len(score_maps) else torch.device("cpu")
+    hits = [torch.zeros(shape, dtype=torch.bool, device=device) for _ in rules]
     for batch in frames(score_maps, image_sizes, gt_boxes, protocol):
         for k, rule in enumerate(rules):
-            hits[k][batch.index] = _batch_hits(batch, thresholds, levels, rule, protocol).cpu()
+            hits[k][batch.index] = _batch_hits(batch, thresholds, levels, rule, protocol).to(device)
     return hits
 
 

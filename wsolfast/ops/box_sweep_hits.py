@@ -45,7 +45,8 @@ def box_sweep_hits(
         Tensor[N, T, I]: bool.
 
     Raises:
-        ValueError: as :func:`score_map_boxes`, and if the boxes, offsets or levels do not fit together.
+        ValueError: as :func:`score_map_boxes`, and if the boxes, offsets or levels do not fit together; on a GPU their
+            values are not looked at, and offsets outside the boxes are taken for the nearest inside.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
     """

@@ -35,7 +35,8 @@ def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
         Tensor[2, B]: int64; row 0 counts background, row 1 object pixels.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit, a score is not finite, or the edges decrease.
+        ValueError: if shapes or dtypes do not fit, and on a CPU if a score is not finite or the edges decrease. On a
+            GPU, where that would be to wait for it, such a score is not counted.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
     """

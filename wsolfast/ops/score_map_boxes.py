@@ -67,9 +67,9 @@ def score_map_boxes(maps: Tensor, thresholds: Tensor, rule: BoxRule) -> ScoreMap
 
     Raises:
         ValueError: if shapes or dtypes are wrong, a threshold is not finite, or a map holds a NaN, an infinity or,
-            for a quantising rule, a value outside [0, 1]; on CUDA, if there are more than 65535 thresholds. Inside
-            ``torch.compile`` and CUDA graph capture values are not looked at: on CUDA a map that cannot be quantised
-            then has boxes of -1 and hits nothing.
+            for a quantising rule, a value outside [0, 1]; on CUDA, if there are more than 65535 thresholds. Values are
+            looked at on a CPU, but not inside ``torch.compile``. On a GPU, where that would be to wait for it, a map
+            that cannot be quantised has boxes of -1 and hits nothing.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact. On CUDA
     ``selection="all"`` waits for the device once, to learn how many boxes there are.
@@ -100,10 +100,8 @@ def checked_maps_and_thresholds(op: str, maps: Tensor, thresholds: Tensor, rule:
 
 
 def values_can_be_read(tensor: Tensor) -> bool:
-    """Not inside ``torch.compile``, nor while a CUDA graph is captured."""
-    if torch.compiler.is_compiling():
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    """Not inside ``torch.compile``, nor on a GPU, which the host would wait for."""
+    return not (tensor.is_cuda or torch.compiler.is_compiling())
 
 
 def check_values(op: str, maps: Tensor, limits: tuple[float, float] | None) -> None:
