@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsolfast import ops
+from wsolfast.ops import _registry
 from wsolfast.testing import OP_CASES, assert_close
 
 ALL_CASES = [pytest.param(op, case, id=f"{op}-{case.name}") for op, cases in OP_CASES.items() for case in cases]
@@ -129,6 +130,24 @@ ON_CUDA = [
 @pytest.mark.parametrize("op", ON_CUDA)
 def test_cuda_kernels_register_on_any_torch(op):
     assert ops.backends()[op]["cuda"] == "csrc"
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)])
+def test_a_device_that_is_too_old_is_named(monkeypatch, capability, runs):
+    """Triton's launchers say it before they compile; those of csrc/cuda find no kernel for the device."""
+    _registry._why_not_on.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old One")
+    launch = _registry._lazy_launcher("an_op", "math:prod")
+    values = torch.arange(1, 4)
+    try:
+        if runs:
+            assert launch(values) == 6
+        else:
+            with pytest.raises(RuntimeError, match=r"an_op: .* 8\.0 .* newer, Old One has 7\.5; .* on the CPU"):
+                launch(values)
+    finally:
+        _registry._why_not_on.cache_clear()
 
 
 def test_fullgraph_compile_sees_the_op():

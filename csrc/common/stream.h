@@ -25,6 +25,9 @@ inline cudaStream_t current_stream(int32_t device) {
 
 inline void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
+  // setup.py's ARCHITECTURES.
+  WSOLFAST_CHECK(error != cudaErrorNoKernelImageForDevice && error != cudaErrorUnsupportedPtxVersion, op,
+                 "the CUDA kernels want compute capability 8.0 (Ampere) or newer; call it with tensors on the CPU");
   WSOLFAST_CHECK(error == cudaSuccess, op, cudaGetErrorString(error));
 }
 

@@ -7,6 +7,7 @@ names both.
 
 import importlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ import torch
 from wsolfast import _extension
 
 _NAMESPACE = "wsolfast"
+# Of a CUDA device: what setup.py compiles for and Triton's tiles are made for.
+_LEAST_CAPABILITY = (8, 0)
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 _TRITON: set[str] = set()
 _COMPOSITE: set[str] = set()
@@ -49,7 +52,7 @@ def define_op(
     if composite is not None:
         _COMPOSITE.add(name)
     if triton is not None and not _has_kernel(qualified, "CUDA"):
-        _LIBRARY.impl(name, _lazy_launcher(triton), "CUDA")
+        _LIBRARY.impl(name, _lazy_launcher(name, triton), "CUDA")
         _TRITON.add(name)
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     if backward is not None:
@@ -87,7 +90,7 @@ def _without_autocast(function: Callable) -> Callable:
     """Autocast would round the matrix products inside an op; what an op computes in is said by its inputs."""
 
     def run(*args: Any) -> Any:
-        device = next(x.device.type for x in args if isinstance(x, torch.Tensor))
+        device = _device_of(args).type
         if not torch.is_autocast_enabled(device):
             return function(*args)
         with torch.autocast(device, enabled=False):
@@ -100,10 +103,28 @@ def _has_kernel(qualified: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key)
 
 
-def _lazy_launcher(path: str) -> Callable:
+def _device_of(args: tuple[Any, ...]) -> torch.device:
+    return next(x.device for x in args if isinstance(x, torch.Tensor))
+
+
+@cache
+def _why_not_on(device: torch.device) -> str | None:
+    """Why Triton's kernels cannot run there, or None."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) >= _LEAST_CAPABILITY:
+        return None
+    return (
+        f"the CUDA kernels want compute capability 8.0 (Ampere) or newer, {torch.cuda.get_device_name(device)} has "
+        f"{major}.{minor}; call it with tensors on the CPU"
+    )
+
+
+def _lazy_launcher(name: str, path: str) -> Callable:
     module, function = path.split(":")
 
     def launch(*args: Any) -> Any:
+        if reason := _why_not_on(_device_of(args)):
+            raise RuntimeError(f"{name}: {reason}")
         return getattr(importlib.import_module(module), function)(*args)
 
     return _without_autocast(launch)

@@ -133,7 +133,7 @@ def self_correlation_map(
     compute = torch.float64 if double else torch.float32
     refined = _FORWARD(
         # The GPU kernel reads 16-bit features as they are.
-        [layer if layer.is_cuda else layer.to(compute) for layer in layers],
+        [layer if layer.is_cuda and layer.element_size() > 1 else layer.to(compute) for layer in layers],
         cam.to(compute),
         variant,
         relu_first,
