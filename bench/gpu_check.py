@@ -32,6 +32,7 @@ import time
 import venv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -295,10 +296,11 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
     if tiny:
         return [Step("tiny", [*command, "--cases", "tiny", "--seconds", "0"], shown=True)]
     # One process each: a kernel that breaks the device hides nothing but its own op.
-    return (
+    each = (
         Step(op, [*command, "--op", op, "--minutes", f"{(end - time.monotonic()) / 60 - 1:.2f}"], shown=True)
         for op in benched_ops(python)
     )
+    return chain(each, [Step("targets", [*command, "--summary"], shown=True, repeated=True)])
 
 
 def cuda_homes() -> list[str]:

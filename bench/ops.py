@@ -236,30 +236,43 @@ def targets_of(case: BenchCase, mode: str) -> dict[str, float]:
     return dict(case.targets) if mode in case.target_modes else {}
 
 
-def against(targets: Mapping[str, float], rows: dict[str, dict]) -> list[str]:
-    """Ratios to the peers, and what was wanted of each."""
+def ratios_of(rows: dict[str, dict]) -> dict[str, float]:
+    """Their times over ours, of those that were timed; infinite where memory did not suffice for them."""
     mine = rows["ours"]["ms"]["p50"]
-    ratios = {name: row["ms"]["p50"] / mine for name, row in rows.items() if name != "ours" and row["status"] == "ok"}
-    told = [f"{name} {ratio:.2f}x" for name, ratio in ratios.items()]
-    told += [f"{name} {row['status']}" for name, row in rows.items() if row["status"] != "ok"]
-    floor = rows["ours"].get("floor_ms")
+    timed = {name: row["ms"]["p50"] / mine for name, row in rows.items() if name != "ours" and row["status"] == "ok"}
+    return timed | {name: float("inf") for name, row in rows.items() if row["status"] == "out of memory"}
+
+
+def verdicts(targets: Mapping[str, float], rows: dict[str, dict]) -> list[tuple[str, str]]:
+    """Of each target, whether it was MET, MISSED or is UNKNOWN because nothing was measured, and the numbers."""
+    mine, ratios, told = rows["ours"]["ms"]["p50"], ratios_of(rows), []
     for name, target in targets.items():
         if name == "ms":
-            got, unit = mine, " ms"
-            met = mine <= target
+            found, unit, met = mine, " ms", mine <= target
         elif name == "floor":
-            if floor is None:
-                continue
-            got, unit, met = floor / mine, " of the floor", floor / mine >= target
+            floor = rows["ours"].get("floor_ms")
+            found, unit = None if floor is None else floor / mine, " of the floor"
+            met = found is not None and found >= target
         else:
             # Of several libraries the fastest counts.
-            among = [ratio for peer, ratio in ratios.items() if peer == name or peer.startswith(f"{name} ")]
-            exact = [ratios[name]] if name in ratios else among
-            if not exact:
-                continue
-            got, unit, met = min(exact), f"x {name}", min(exact) >= target
-        told.append(f"{'MET' if met else 'MISSED'} {target:.3g}{unit}: {got:.3g}")
+            among = [ratio for peer, ratio in ratios.items() if peer.startswith(f"{name} ")]
+            found, unit = ratios.get(name, min(among, default=None)), f"x {name}"
+            met = found is not None and found >= target
+        verdict = "UNKNOWN" if found is None else "MET" if met else "MISSED"
+        told.append((verdict, f"{target:.3g}{unit}: {'not measured' if found is None else f'{found:.3g}'}"))
     return told
+
+
+def against(targets: Mapping[str, float], rows: dict[str, dict]) -> list[str]:
+    """Ratios to the peers, and what was wanted of each."""
+    told = [f"{name} {ratio:.2f}x" for name, ratio in ratios_of(rows).items() if rows[name]["status"] == "ok"]
+    told += [f"{name} {row['status']}" for name, row in rows.items() if row["status"] != "ok"]
+    return told + [" ".join(verdict) for verdict in verdicts(targets, rows)]
+
+
+def tally(found: list[str]) -> str:
+    """One line about all targets."""
+    return "targets: " + ", ".join(f"{found.count(name)} {name}" for name in ("MET", "MISSED", "UNKNOWN"))
 
 
 def as_cells(case: BenchCase, mode: str, rows: dict[str, dict]) -> tuple[str, ...]:
@@ -284,6 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no measurement after these")
     parser.add_argument("--ceilings", type=Path, help="what ceilings.py measured")
     parser.add_argument("--json", type=Path, help="also write the rows here, and keep those that are here")
+    parser.add_argument("--summary", action="store_true", help="measure nothing, print the rows of --json")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.exit(4, "no CUDA device\n")
@@ -316,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = (lambda name: not name.startswith("compile"), lambda name: name == "compile", lambda name: True)
     for this_round in rounds:
         for case, mode in work:
-            if not settings["overdue"]():
+            if not (options.summary or settings["overdue"]()):
                 measure(
                     case,
                     mode,
@@ -326,9 +340,13 @@ def main(arguments: list[str] | None = None) -> int:
                     **settings,
                 )
     print(" | ".join(COLUMNS))
+    judged = []
     for case, mode in work:
         if rows := table.rows_of(case, mode):
             print(" | ".join(as_cells(case, mode, rows)), flush=True)
+            if rows["ours"]["status"] == "ok":
+                judged += [verdict for verdict, _ in verdicts(targets_of(case, mode), rows)]
+    print(tally(judged))
     mine = [row for case, mode in work for row in table.rows_of(case, mode).values() if row["contender"] == "ours"]
     if wrong := [row for row in mine if row["status"] != "ok"]:
         print(f"{len(wrong)} of {len(mine)} wrong or failed, not timed", file=sys.stderr)

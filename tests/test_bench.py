@@ -81,7 +81,8 @@ class TestOps:
         assert facts["threads"] == 1
         assert {"device", "torch", "triton", "commit", "command", "sources"} <= set(facts)
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 1 + sum(len(bench.ops.modes(case)) for case in cases)
+        assert len(lines) == 2 + sum(len(bench.ops.modes(case)) for case in cases)
+        assert lines[-1] == "targets: 1 MET, 1 MISSED, 0 UNKNOWN"
         assert any("MET 1e-09x eager fp32" in line for line in lines)
         assert any("MISSED 1e+09x eager fp32" in line for line in lines)
 
@@ -103,6 +104,15 @@ class TestOps:
         monkeypatch.setattr(bench.ops, "time_peer", lambda *arguments: pytest.fail("measured a known row"))
         assert run_tiny(bench, path, "--op", "class_head_pool") == 0
         assert path.read_text() == before
+
+    @needs_kernels
+    def test_summary_measures_nothing(self, bench, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "rows.json"
+        assert run_tiny(bench, path, "--op", "self_correlation_map") == 0
+        told = capsys.readouterr().out
+        monkeypatch.setattr(bench.ops, "measure", lambda *arguments, **settings: pytest.fail("measured"))
+        assert run_tiny(bench, path, "--summary") == 0
+        assert capsys.readouterr().out == told
 
     @needs_kernels
     def test_rows_of_another_state_of_the_code_are_left_behind(self, bench, tmp_path):
@@ -154,10 +164,16 @@ class TestOps:
             ({"compile": 2}, {"compile": 3.0, "compile max-autotune": 1.0}, "MET 2x compile: 3"),
             ({"floor": 0.6}, {}, "MISSED 0.6 of the floor: 0.5"),
             ({"ms": 2}, {}, "MET 2 ms: 1"),
+            ({"labels": 100}, {}, "UNKNOWN 100x labels: not measured"),
+            ({"eager bf16": float("inf")}, {"eager bf16": None}, "MET infx eager bf16: inf"),
+            ({"eager bf16": float("inf")}, {"eager bf16": 1e9}, "MISSED infx eager bf16: 1e+09"),
+            # A library that runs out of memory is not the fastest.
+            ({"sdpa": 1}, {"sdpa math": None, "sdpa cudnn": 2.0}, "MET 1x sdpa: 2"),
         ],
     )
     def test_targets(self, bench, target, peer_ms, told):
-        rows = {name: {"status": "ok", "ms": {"p50": p50}} for name, p50 in peer_ms.items()}
+        lost = {"status": "out of memory"}
+        rows = {name: {"status": "ok", "ms": {"p50": p50}} if p50 else lost for name, p50 in peer_ms.items()}
         rows["ours"] = {"status": "ok", "ms": {"p50": 1.0}, "floor_ms": 0.5}
         assert bench.ops.against(target, rows)[-1] == told
 
@@ -357,7 +373,7 @@ class TestGpuCheck:
         assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
         assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
         assert "tests/test_bench.py" not in names("tests")
-        assert names("bench") == ["class_head_pool"]
+        assert names("bench") == ["class_head_pool", "targets"]
         assert names("end_to_end") == [
             "CAM VGG16",
             "SPA VGG16",
