@@ -201,8 +201,9 @@ def compare(case: EndToEnd, work: str, sources: Sequence[str], options, rows: Ro
     """Add the rows of a case's work, or one that says what is wrong."""
     with rendered(case) as (root, folder):
         bench = CONTENDERS[work](case, root, options.device, folder)
+        amp = bench.run.recipe.runtime.amp
         for source in sources:
-            identity = {"case": case.name, "work": work, "source": source}
+            identity = {"case": case.name, "work": work, "source": source, "amp": amp}
             try:
                 bench.check()
             except AssertionError as error:

@@ -129,7 +129,9 @@ def recipe_of(case: EndToEnd, root: Path, device: str, trained: str | None) -> R
     Args:
         trained: the stage that will be trained; those before it, or all, are left as they start.
     """
-    settings = ("data.name=ilsvrc", f"data.root={root}", "data.options={}", f"runtime.device={device}")
+    settings = ["data.name=ilsvrc", f"data.root={root}", "data.options={}", f"runtime.device={device}"]
+    if device == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        settings.append("runtime.amp=none")  # emulated there, bfloat16 is slower than float32
     recipe = load_recipe(case.recipe, (*case.overrides, *settings, "runtime.workers=0"))
 
     def prepared(stage: StageSpec) -> StageSpec:
