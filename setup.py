@@ -1,4 +1,4 @@
-"""What is compiled, and where kernels/ goes.
+"""What is compiled, and where kernels/ and bench/ go.
 
 Two shared objects are built with ninja:
 
@@ -143,8 +143,8 @@ class NinjaBuildExt(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["wsolfast", "wsolfast.*"]), "wsolfast.kernels"],
-    package_dir={"wsolfast.kernels": "kernels"},
+    packages=[*find_packages(include=["wsolfast", "wsolfast.*"]), "wsolfast.kernels", "wsolfast.bench"],
+    package_dir={"wsolfast.kernels": "kernels", "wsolfast.bench": "bench"},
     package_data={"wsolfast": ["recipes/**/*.toml", "engine/*.html"]},
     ext_modules=[] if os.environ.get("WSOLFAST_EXT") == "0" else [Extension("wsolfast._C", sources=[])],
     cmdclass={"build_ext": NinjaBuildExt},

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import environment, milliseconds, write_json
-from peers import tf32_allowed
+from wsolfast.bench.measure import environment, milliseconds, write_json
+from wsolfast.bench.peers import tf32_allowed
 
 
 def median_seconds(call: Callable, device: str, seconds: float) -> float:

@@ -1,7 +1,5 @@
 """Images per second of training steps and of evaluation, beside the network alone and the published way.
 
-    python bench/end_to_end.py [--device cuda] [--case NAME ...] [--quick] [--rounds N] [--minutes M] [--json FILE]
-
 What is timed is what ``wsolfast train`` and ``wsolfast eval`` run: a step of the engine with its losses, pools, rates
 and checks; an evaluation with maps, boxes, counters and files. Images come from JPEG files ("jpeg") or lie decoded in
 memory ("memory"). Beside them, on the same images, in the same precision and layout:
@@ -16,26 +14,26 @@ memory ("memory"). Beside them, on the same images, in the same precision and la
 An evaluation's time per image is what each image beyond the first batch adds; what it costs once besides, whatever it
 sees, is in the results as ``seconds_once``. Contenders take turns and ratios are medians over the rounds, so that what
 else the machine does falls on all of them. On a CPU the clock is the CPU time of the process, of all its threads; on a
-GPU it is the wall's. Losses and boxes are compared with the published way's before anything is timed; exit code 5 if
-they differ, 1 if time is up.
+GPU it is the wall's. Losses and boxes are compared with the published way's before anything is timed.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from end_to_end_cases import CASES, EndToEnd, rendered
-from evaluations import Evaluation
-from measure import SHARES, environment, read_json, write_json
-from training_steps import Training
+from wsolfast.bench.end_to_end_cases import CASES, EndToEnd, rendered
+from wsolfast.bench.evaluations import Evaluation
+from wsolfast.bench.measure import SHARES, environment, need_device
+from wsolfast.bench.rows import OURS, Key, Recorder
+from wsolfast.bench.tables import Output, present
+from wsolfast.bench.training_steps import Training
 
 from wsolfast import ops
 from wsolfast.engine.allocator import keep_freed_memory
+from wsolfast.engine.errors import BackendError, RunError, UsageError
 
 CONTENDERS = {"train": Training, "evaluate": Evaluation}
 
@@ -61,25 +59,6 @@ def measure(
     return seconds
 
 
-class Rows:
-    """Results by case, work and source, written after each."""
-
-    def __init__(self, path: Path | None, facts: dict):
-        before = read_json(path)
-        same = all(before.get("environment", {}).get(key) == facts[key] for key in ("device", "sources", "torch"))
-        self.path, self.facts = path, facts
-        self.rows = {self.key(row): row for row in before["rows"]} if same else {}
-
-    @staticmethod
-    def key(row: Mapping) -> tuple[str, str, str]:
-        return row["case"], row["work"], row["source"]
-
-    def add(self, row: dict) -> None:
-        self.rows[self.key(row)] = row
-        if self.path is not None:
-            write_json(self.path, {"environment": self.facts, "rows": list(self.rows.values())})
-
-
 def without_start(seconds: dict[str, list[float]], case: EndToEnd) -> float:
     """Take from the times of whole evaluations, per image, what they cost once; and return that, in seconds."""
     few, all_ = case.batch, case.images
@@ -88,136 +67,121 @@ def without_start(seconds: dict[str, list[float]], case: EndToEnd) -> float:
     return statistics.median(few * (start - each) for (_, start), each in zip(pairs, seconds["ours"], strict=True))
 
 
-def summarized(seconds: Mapping[str, list[float]], targets: Mapping[str, float]) -> dict:
-    """What a row holds of the times per image: rates, spreads, ratios to every contender, and what was wanted."""
-    mine = seconds["ours"]
-    times = {
-        name: {f"p{share}": sorted(values)[share * (len(values) - 1) // 100] * 1e3 for share in SHARES}
-        for name, values in seconds.items()
-    }
-    ratios = {
-        name: statistics.median(ours / theirs for ours, theirs in zip(mine, values, strict=True))
-        for name, values in seconds.items()
-        if name != "ours"
-    }
-    rate = 1 / statistics.median(mine)
-    met = {
-        name: rate >= wanted if name == "images_per_second" else ratios[name] <= wanted
-        for name, wanted in targets.items()
-    }
-    return {
-        "images_per_second": {name: 1e3 / share["p50"] for name, share in times.items()},
-        "ms_per_image": times,
-        "times_of": ratios,
-        "rounds": len(mine),
-        "targets": dict(targets),
-        "met": met,
-        "load_average": os.getloadavg()[0],
-    }
+def rows_of(seconds: Mapping[str, list[float]], targets: Mapping[str, float]) -> Iterator[dict]:
+    """Contender, times per image and, beside ours, ratios; with ours what was wanted."""
+    mine = seconds[OURS]
+    for name, values in seconds.items():
+        row = {
+            "contender": name,
+            "status": "ok",
+            "ms": {f"p{share}": sorted(values)[share * (len(values) - 1) // 100] * 1e3 for share in SHARES},
+            "calls": len(values),
+        }
+        if name == OURS:
+            yield row | {"targets": dict(targets), "load_average": os.getloadavg()[0]}
+        else:
+            ratio = statistics.median(theirs / ours for ours, theirs in zip(mine, values, strict=True))
+            # The network alone does not localise.
+            yield row | {"ratio": ratio, "partial": name != "published"}
 
 
-def as_line(row: Mapping) -> str:
-    """One row of the Markdown table."""
-    if row["status"] != "ok":
-        return f"| {row['case']} | {row['work']} | {row['source']} | {row['status']} | | | | | |"
-    rates, ratios = row["images_per_second"], row["times_of"]
-
-    def times(name: str) -> str:
-        return f"{ratios[name]:.2f}" if name in ratios else ""
-
-    told = []
-    for name, wanted in row["targets"].items():
-        bound = f"{wanted:,.0f} images/s" if name == "images_per_second" else f"{wanted:.2f} of {name}"
-        told.append(f"{'MET' if row['met'][name] else 'MISSED'} {bound}")
-    plain = times("classifier") or times("backbone")
-    published = f"{1 / ratios['published']:.1f}x" if "published" in ratios else ""
-    cells = (
-        row["case"],
-        row["work"],
-        row["source"],
-        f"{rates['ours']:,.1f}",
-        times("network"),
-        plain,
-        published,
-        ", ".join(told),
-    )
-    return f"| {' | '.join(cells)} |"
+def notes(key: Key, rows: Mapping[str, Mapping]) -> list[str]:
+    """Images per second, and whether each target is met."""
+    rate = 1e3 / rows[OURS]["ms"]["p50"]
+    told = [f"{rate:,.1f} images/s"]
+    for name, wanted in rows[OURS]["targets"].items():
+        if name == "images_per_second":
+            met, bound = rate >= wanted, f"{wanted:,.0f} images/s"
+        elif name in rows:
+            times = 1 / rows[name]["ratio"]
+            met, bound = times <= wanted, f"{wanted:.2f} of {name}: {times:.2f}"
+        else:
+            continue
+        told.append(f"{'MET' if met else 'MISSED'} {bound}")
+    return told
 
 
-HEADER = (
-    "| case | work | images from | images/s | network | classifier, backbone | published way | target |\n"
-    "|---|---|---|---|---|---|---|---|"
-)
+def run(
+    output: Output,
+    *,
+    device: str = "cpu",
+    case: Sequence[str] = (),
+    work: str | None = None,
+    source: str | None = None,
+    quick: bool = False,
+    rounds: int = 7,
+    threads: int = 1,
+    minutes: float = float("inf"),
+) -> None:
+    """Compare, time and show.
 
+    Args:
+        output: where results go.
+        device: ``cpu`` or ``cuda``.
+        case: only cases whose name starts with one of these; all without.
+        work: ``train`` or ``evaluate``; both without.
+        source: ``memory`` or ``jpeg``; both without.
+        quick: a small network, to see that it works.
+        rounds: how often contenders take turns.
+        threads: on a CPU.
+        minutes: start no measurement after these.
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--case", nargs="+", metavar="NAME", help="only cases whose name starts with one of these")
-    parser.add_argument("--work", choices=("train", "evaluate"), help="both without")
-    parser.add_argument("--source", choices=("memory", "jpeg"), help="both without")
-    parser.add_argument("--quick", action="store_true", help="a small network, to see that it works")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no measurement after these")
-    parser.add_argument("--json", type=Path, help="also write the rows here, and keep those that are here")
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(4, "no CUDA device\n")
+    Raises:
+        UsageError: for an unknown case.
+        BackendError: if there is no such device, or nothing but references to time.
+        CheckError: if results are wrong.
+        RunError: if time is up before all is measured.
+    """
+    need_device(device)
     if ops.extension_status() is not None:
-        parser.exit(4, f"nothing to measure: the ops are served by their references ({ops.extension_status()})\n")
-    cases = CASES["quick" if options.quick else options.device]
-    chosen = [case for case in cases if case.name.startswith(tuple(options.case or ("",)))]
+        raise BackendError(f"nothing to measure: the ops are served by their references ({ops.extension_status()})")
+    cases = CASES["quick" if quick else device]
+    chosen = [each for each in cases if each.name.startswith(tuple(case or ("",)))]
     if not chosen:
-        parser.error(f"no such case; known: {', '.join(case.name for case in cases)}")
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
+        raise UsageError(f"no case {case[0]!r}; known: {', '.join(each.name for each in cases)}")
+    if device == "cpu":
+        torch.set_num_threads(threads)
         keep_freed_memory()
-    end = time.monotonic() + 60 * options.minutes
-    rows = Rows(options.json, environment(options.device, options.threads))
-    rows.facts["clock"] = "wall time" if options.device == "cuda" else "CPU time of the process"
-    left = False
-    for case in chosen:
-        for work in case.work:
-            if options.work in (None, work):
-                sources = [source for source in case.sources if options.source in (None, source)]
-                missing = [source for source in sources if (case.name, work, source) not in rows.rows]
+    end = time.monotonic() + 60 * minutes
+    clock = "wall time" if device == "cuda" else "CPU time of the process"
+    found = Recorder("e2e", output.json, environment(device, threads) | {"clock": clock})
+    wanted: list[Key] = []
+    for each in chosen:
+        for what in each.work:
+            if work in (None, what):
+                sources = [name for name in each.sources if source in (None, name)]
+                wanted += [found.results.key(identity_of(each, what, name)) for name in sources]
+                missing = [name for name in sources if OURS not in found.of(**identity_of(each, what, name))]
                 if missing and time.monotonic() < end:
-                    compare(case, work, missing, options, rows, lambda: time.monotonic() > end)
-                left |= any((case.name, work, source) not in rows.rows for source in sources)
-    print(HEADER)
-    names = {case.name for case in chosen}
-    shown = [row for key, row in rows.rows.items() if key[0] in names]
-    print("\n".join(map(as_line, shown)))
-    if any(row["status"] != "ok" for row in shown):
-        return 5
-    if left:
-        print("out of time: run again for the missing rows", file=sys.stderr)
-        return 1
-    return 0
+                    compare(each, what, missing, device, rounds, found, lambda: time.monotonic() > end)
+    shown = found.restricted(wanted)
+    present(shown, notes, output)
+    if len(shown.cases) < len(wanted):
+        raise RunError("out of time: run again for the missing rows")
 
 
-def compare(case: EndToEnd, work: str, sources: Sequence[str], options, rows: Rows, overdue: Callable) -> None:
+def identity_of(case: EndToEnd, work: str, source: str) -> dict[str, str]:
+    return {"case": case.name, "work": work, "source": source}
+
+
+def compare(
+    case: EndToEnd, work: str, sources: Sequence[str], device: str, rounds: int, found: Recorder, overdue: Callable
+) -> None:
     """Add the rows of a case's work, or one that says what is wrong."""
     with rendered(case) as (root, folder):
-        bench = CONTENDERS[work](case, root, options.device, folder)
-        amp = bench.run.recipe.runtime.amp
+        bench = CONTENDERS[work](case, root, device, folder)
         for source in sources:
-            identity = {"case": case.name, "work": work, "source": source, "amp": amp}
+            identity = identity_of(case, work, source)
             try:
                 bench.check()
             except AssertionError as error:
-                rows.add(identity | {"status": f"wrong: {error}"})
+                found.add(identity | {"contender": OURS, "status": f"wrong: {error}"})
                 return
             if overdue():
                 return
-            seconds = measure(bench.calls(source), options.rounds, options.device, overdue)
+            seconds = measure(bench.calls(source), rounds, device, overdue)
             once = without_start(seconds, case) if "start" in seconds else None
-            if seconds["ours"]:
-                found = summarized(seconds, case.targets.get(work, {}))
-                rows.add(identity | {"status": "ok", "seconds_once": once} | found)
-                print(as_line(rows.rows[case.name, work, source]), file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            if seconds[OURS]:
+                for row in rows_of(seconds, case.targets.get(work, {})):
+                    found.add(identity | row | ({"seconds_once": once} if row["contender"] == OURS else {}))
+                print(f"measured: {case.name}, {work}, {source}", file=sys.stderr, flush=True)

@@ -1,33 +1,35 @@
-"""MaxBoxAcc per image: the per-threshold OpenCV loop, the same loop tuned, and the engine.
+"""Boxes of score maps per image: the per-threshold OpenCV loop, the same loop tuned, and the engine.
 
-    python bench/eval.py [--quick] [--json FILE]
-
-Three contestants do the same work in one process: (a) ``opencv``, one ``findContours`` per threshold and a search over
-all boxes per threshold, as the published evaluator does it; (b) ``tuned``, one ``findContours`` per distinct cut and
-segment maxima; (c) ``wsolfast``. A case is timed only after all three agree on boxes and hits. Times are the thread's
-CPU time (the machine may be shared), medians over maps with the 20th and 80th percentile; OpenCV has one thread.
+Three contestants do the same work in one process: ``opencv``, one ``findContours`` per threshold and a search over all
+boxes per threshold, as the published evaluator does it; ``tuned``, one ``findContours`` per distinct cut and segment
+maxima; and ours. A case is timed only after all three agree on boxes and hits. Times are the thread's CPU time (the
+machine may be shared), medians over maps with the 20th and 80th percentile; OpenCV has one thread. SPOL's pseudo labels
+(labels.py) and a whole evaluation, a stream of coarse maps, are cases besides.
 """
 
-import argparse
 import itertools
-import json
 import os
-import platform
-import subprocess
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
+import torch
+from wsolfast.bench import labels
+from wsolfast.bench.measure import environment
+from wsolfast.bench.rows import OURS, Key, Recorder
+from wsolfast.bench.tables import Output, present
 
-import wsolfast
 from wsolfast import _numpy as engine
+from wsolfast import ops
+from wsolfast.engine.errors import BackendError, UsageError
 
 LEVELS = np.array([0.3, 0.5, 0.7])
 SMOOTH = ("smooth7", "smooth14", "smooth28", "relu14")
 KINDS = (*SMOOTH, "segment", "noisy", "white")
 SIZES = ((224, 224), (375, 500))
 STEPS = {1: None, 100: 0.01, 1000: 0.001}
+WHAT = ("boxes", "labels", "stream")
 
 
 def thresholds_of(count: int) -> np.ndarray:
@@ -143,7 +145,7 @@ class Wsolfast:
         return engine.box_sweep_hits(values[None], thresholds, truths, offsets, LEVELS, cls.RULES[multi])[0]
 
 
-CONTESTANTS = {"opencv": OpenCV, "tuned": Tuned, "wsolfast": Wsolfast}
+CONTESTANTS = {OURS: Wsolfast, "opencv": OpenCV, "tuned": Tuned}
 
 
 def timed(function, maps, repeats: int, budget: float) -> list[float]:
@@ -164,85 +166,100 @@ def timed(function, maps, repeats: int, budget: float) -> list[float]:
 
 
 def assert_agreement(values, thresholds, multi, truths) -> None:
-    """All three give the same boxes and hits; the slow one is asked at every tenth threshold."""
-    for some, contestant in ((thresholds, Tuned), (thresholds[::10], OpenCV)):
+    """All three give the same boxes and hits; the slow one is asked at every tenth threshold.
+
+    Raises:
+        AssertionError: naming who differs, and by how much.
+    """
+    for some, name in ((thresholds, "tuned"), (thresholds[::10], "opencv")):
+        contestant = CONTESTANTS[name]
         boxes, counts = contestant.boxes(values, some, multi)
         found, found_counts = Wsolfast.boxes(values, some, multi)
-        np.testing.assert_array_equal(counts, found_counts)
-        np.testing.assert_array_equal(boxes, found)
+        if not np.array_equal(counts, found_counts):
+            raise AssertionError(f"{len(found)} boxes, {name} finds {len(boxes)}")
+        if not np.array_equal(boxes, found):
+            off = np.abs(boxes - found)
+            raise AssertionError(
+                f"{off.any(1).sum()} of {len(boxes)} boxes are not those of {name}, by up to {off.max()} pixels"
+            )
         hits = contestant.hits(values, some, multi, truths)
-        np.testing.assert_array_equal(hits, Wsolfast.hits(values, some, multi, truths))
+        if different := int((hits != Wsolfast.hits(values, some, multi, truths)).sum()):
+            raise AssertionError(f"{different} of {hits.size} hits are not those of {name}")
 
 
-def measure(case, maps: int, budget: float) -> dict:
-    """One row: every contestant on the same maps, boxes alone and boxes with overlaps and hits."""
+def measure(case, maps: int, budget: float) -> Iterator[dict]:
+    """Rows of every contestant on the same maps: boxes alone, and boxes with overlaps and hits."""
     kind, size, count, multi, truth_count = case
     rng = np.random.default_rng([KINDS.index(kind), size[0]])
     images = [score_map(rng, kind, size) for _ in range(maps)]
     truths = true_boxes(rng, size, truth_count)
     thresholds = thresholds_of(count)
-    for values in images:
-        assert_agreement(values, thresholds, multi, truths)
-    row = {"maps": kind, "size": list(size), "thresholds": count, "multi": multi, "true_boxes": truth_count}
-    for name, contestant in CONTESTANTS.items():
-        repeats = 7 if name == "wsolfast" else 3
+    name = name_of(case)
+    try:
+        for values in images:
+            assert_agreement(values, thresholds, multi, truths)
+    except AssertionError as error:
+        yield {"case": name, "task": "boxes", "contender": OURS, "status": f"wrong: {error}"}
+        return
+    for contender, contestant in CONTESTANTS.items():
+        repeats = 7 if contender == OURS else 3
         runs = {
             "boxes": lambda values, c=contestant: c.boxes(values, thresholds, multi),
             "hits": lambda values, c=contestant: c.hits(values, thresholds, multi, truths),
         }
         for task, run in runs.items():
             times = timed(run, images, repeats, budget)
-            p20, p50, p80 = np.percentile(times, (20, 50, 80))
-            row[f"{name}_{task}_ms"] = {
-                "median": float(f"{p50:.4g}"),
-                "p20": float(f"{p20:.4g}"),
-                "p80": float(f"{p80:.4g}"),
-                "maps": len(times),
+            shares = dict(zip(("p20", "p50", "p80"), map(float, np.percentile(times, (20, 50, 80))), strict=True))
+            yield {
+                "case": name,
+                "task": task,
+                "contender": contender,
+                "status": "ok",
+                "ms": shares,
+                "calls": len(times),
             }
-    return row
 
 
-def stream(images: int, threads: int) -> dict:
+def name_of(case) -> str:
+    kind, (height, width), count, multi, truth_count = case
+    contours = "all contours" if multi else "largest contour"
+    truths = "1 true box" if truth_count == 1 else f"{truth_count} true boxes"
+    return f"{kind} {height}x{width}, {count} threshold{'s' * (count > 1)}, {contours}, {truths}"
+
+
+def stream(images: int, threads: int) -> Iterator[dict]:
     """The whole of MaxBoxAccV2 from 14x14 CAMs: resize, normalise, sweep, overlaps, counters; two true boxes each."""
     rng = np.random.default_rng(1)
-    cams = [cv2.resize(score_map(rng, "smooth14", (56, 56)), (14, 14)) for _ in range(500)]
+    cams = [cv2.resize(score_map(rng, "smooth14", (56, 56)), (14, 14)) for _ in range(min(images, 500))]
     truths = np.tile(true_boxes(rng, (224, 224), 2), (64, 1))
     thresholds, offsets = thresholds_of(1000), 2 * np.arange(65)
+
+    def hits(part: Sequence[np.ndarray]) -> np.ndarray:
+        maps = np.stack([engine.normalize_score_map(engine.resize(cam, (224, 224))) for cam in part])
+        of_part = truths[: 2 * len(part)], offsets[: len(part) + 1]
+        return engine.box_sweep_hits(maps, thresholds, *of_part, LEVELS, Wsolfast.RULES[1], threads)
+
+    case = f"{images} CAMs 14x14 to MaxBoxAccV2, 1000 thresholds, {threads} thread{'s' * (threads > 1)}"
+    row = {"case": case, "task": "stream", "contender": OURS}
+    for cam, found in zip(cams[:8], hits(cams[:8]), strict=True):
+        whole = cv2.resize(cam, (224, 224), interpolation=cv2.INTER_CUBIC)
+        whole = whole - whole.min()
+        expected = Tuned.hits(whole / whole.max(), thresholds, True, truths[:2])
+        if different := int((found != expected).sum()):
+            yield row | {"status": f"wrong: {different} of {found.size} hits are not those of tuned"}
+            return
     correct = np.zeros((1000, len(LEVELS)), dtype=np.int64)
     cpu, wall = time.process_time(), time.perf_counter()
     for begin in range(0, images, 64):
-        part = [cams[i % len(cams)] for i in range(begin, min(begin + 64, images))]
-        maps = np.stack([engine.normalize_score_map(engine.resize(cam, (224, 224))) for cam in part])
-        hits = engine.box_sweep_hits(
-            maps, thresholds, truths[: 2 * len(part)], offsets[: len(part) + 1], LEVELS, Wsolfast.RULES[1], threads
-        )
-        correct += hits.sum(0)
-    return {
-        "images": images,
-        "threads": threads,
-        "cpu_seconds": time.process_time() - cpu,
-        "wall_seconds": time.perf_counter() - wall,
+        correct += hits([cams[i % len(cams)] for i in range(begin, min(begin + 64, images))]).sum(0)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    each = 1e3 * (cpu if threads == 1 else wall) / images
+    yield row | {
+        "status": "ok",
+        "ms": dict.fromkeys(("p20", "p50", "p80"), each),
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
         "max_box_acc_v2": float(100 * correct.max(0).mean() / images),
-    }
-
-
-def machine() -> dict:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = [
-        line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "cpu family", "model\t"))
-    ]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": " / ".join(dict.fromkeys(named)) or platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "wsolfast": wsolfast.__version__,
-        "commit": commit.stdout.strip(),
-        "engine": dict(engine.build_info()),
-        "clock": "thread CPU time",
     }
 
 
@@ -258,49 +275,51 @@ def cases(quick: bool):
         yield kind, size, count, multi, truths
 
 
-def print_table(rows: list[dict]) -> None:
-    columns = "maps, size, T, mode, true boxes, task, opencv ms, tuned ms, wsolfast ms [p20 p80], x opencv, x tuned"
-    print("| " + " | ".join(columns.split(", ")) + " |\n" + "|---" * 11 + "|")
-    for row in rows:
-        size = "x".join(map(str, row["size"]))
-        mode = "multi" if row["multi"] else "single"
-        for task in ("boxes", "hits"):
-            naive, tuned, ours = (row[f"{name}_{task}_ms"] for name in CONTESTANTS)
-            print(
-                f"| {row['maps']} | {size} | {row['thresholds']} | {mode} | {row['true_boxes']} | {task} | "
-                f"{naive['median']:.3g} | {tuned['median']:.3g} | {ours['median']:.3g} "
-                f"[{ours['p20']:.3g} {ours['p80']:.3g}] | {naive['median'] / ours['median']:.3g} | "
-                f"{tuned['median'] / ours['median']:.3g} |"
-            )
+def notes(key: Key, rows: dict[str, dict]) -> list[str]:
+    """What a stream took in all."""
+    row = rows[OURS]
+    if "wall_seconds" not in row:
+        return []
+    return [f"{row['cpu_seconds']:.1f} s CPU", f"{row['wall_seconds']:.1f} s wall"]
 
 
-def write_result(path: Path, result: dict) -> None:
-    """JSON with one line per row and stream."""
-    parts = ['"machine": ' + json.dumps(result["machine"])]
-    for name in ("rows", "streams"):
-        parts.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, result[name])) + "\n]")
-    path.write_text("{" + ",\n".join(parts) + "}\n")
+def work(what: Sequence[str], quick: bool) -> Iterator[Callable[[], Iterator[dict]]]:
+    """What there is to measure, each giving rows."""
+    maps, budget = (3, 0.5) if quick else (6, 0.8)
+    if "boxes" in what:
+        for case in cases(quick):
+            yield lambda case=case: measure(case, 2 if case[0] in ("noisy", "white") else maps, budget)
+    if "labels" in what:
+        for preset in labels.PRESETS:
+            yield lambda preset=preset: labels.measure(preset, 0.5 if quick else 2.0)
+    if "stream" in what:
+        for threads in sorted({1, os.cpu_count()}):
+            yield lambda threads=threads: stream(2000 if quick else 50000, threads)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two kinds of maps at 224x224, fewer maps, a short stream")
-    parser.add_argument("--json", type=Path, help="write rows, stream and machine there")
-    options = parser.parse_args()
+def run(output: Output, *, what: Sequence[str] = WHAT, quick: bool = False) -> None:
+    """Compare, time and show.
+
+    Args:
+        output: where results go.
+        what: of ``WHAT``.
+        quick: two kinds of maps at 224x224, fewer maps, a short stream.
+
+    Raises:
+        UsageError: for something else.
+        BackendError: if there is nothing but a reference to time.
+        CheckError: if results are wrong.
+    """
+    if unknown := [name for name in what if name not in WHAT]:
+        raise UsageError(f"--what: expected {', '.join(WHAT)}, got {unknown[0]!r}")
+    if "labels" in what and ops.extension_status() is not None:
+        raise BackendError(f"nothing to compare: labels are served by their reference ({ops.extension_status()})")
+    torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    maps, budget = (3, 0.5) if options.quick else (6, 0.8)
-    rows = [measure(case, 2 if case[0] in ("noisy", "white") else maps, budget) for case in cases(options.quick)]
-    print_table(rows)
-    images = 2000 if options.quick else 50000
-    streams = [stream(images, threads) for threads in sorted({1, os.cpu_count()})]
-    for run in streams:
-        print(
-            f"\n{run['images']} CAMs of 14x14 to MaxBoxAccV2, 1000 thresholds, two true boxes, "
-            f"{run['threads']} thread(s): {run['cpu_seconds']:.1f} s CPU, {run['wall_seconds']:.1f} s wall"
-        )
-    if options.json:
-        write_result(options.json, {"machine": machine(), "rows": rows, "streams": streams})
-
-
-if __name__ == "__main__":
-    main()
+    found = Recorder("eval", output.json, environment("cpu", 1))
+    shown: list[Key] = []
+    for part in work(what, quick):
+        for row in part():
+            found.add(row)
+            shown.append(found.results.key(row))
+    present(found.restricted(shown), notes, output)

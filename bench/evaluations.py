@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from end_to_end_cases import EndToEnd, enliven, recipe_of
-from published_training import network_logits
 from torch import Tensor
+from wsolfast.bench.end_to_end_cases import EndToEnd, enliven, recipe_of
+from wsolfast.bench.published_training import network_logits
 
 from wsolfast import data
 from wsolfast.engine.build import eval_protocol
@@ -88,7 +88,7 @@ class Evaluation:
         """An :class:`published_evaluation.ImageByImage`, on a CPU and where the method and protocol have one."""
         if self.device.type != "cpu":
             return None
-        from published_evaluation import ImageByImage
+        from wsolfast.bench.published_evaluation import ImageByImage
 
         known = ImageByImage.knows(self.look.method, self.protocol)
         return ImageByImage(self.look.method, self.splits[source].dataset, self.protocol) if known else None

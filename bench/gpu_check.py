@@ -6,8 +6,8 @@
 * ``ceilings``: what the device can do at best (ceilings.py);
 * ``tests``: every test marked ``cuda`` and those of the Triton kernels, which run on the device where there is one;
 * ``sanitize``: compute-sanitizer's memcheck and racecheck on the kernels of csrc/cuda (sanitize.py);
-* ``bench``: the table of the ops against their peers (ops.py);
-* ``end_to_end``: training steps and evaluation against the network alone (end_to_end.py).
+* ``bench``: the table of the ops against their peers (``wsolfast bench ops``);
+* ``end_to_end``: training steps and evaluation against the network alone (``wsolfast bench e2e``).
 
 A part is a list of steps. Steps that passed on this device with this state of the code are skipped, a failed one hides
 no other, and none is begun that ``--minutes`` have passed for: run the command again and it goes on. Results go to
@@ -32,28 +32,11 @@ import time
 import venv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import torch
-from measure import ROOT, commit, device_name, driver_version, read_json, sources_digest, write_json
 
-PARTS = ("build", "ceilings", "tests", "sanitize", "bench", "end_to_end")
-WHEELS = ROOT / ".wheels"
-# Import name and distribution, of what building, testing and timing import.
-PACKAGES = {
-    "setuptools": "setuptools>=77",
-    "ninja": "ninja",
-    "numpy": "numpy",
-    "triton": "triton",
-    "pytest": "pytest",
-    "hypothesis": "hypothesis",
-    "torchvision": "torchvision",
-    "PIL": "pillow",
-    "safetensors": "safetensors",
-}
-# A step that hangs must leave time to write down that it did.
-MARGIN_SECONDS = 10
+ROOT = Path(__file__).resolve().parents[1]
 # Finds the checkout's packages where they lie, as an installation would, without pip and setuptools.
 FINDER = """import importlib.util, sys
 
@@ -71,6 +54,44 @@ class Checkout:
 
 sys.meta_path.insert(0, Checkout)
 """
+
+
+def finder() -> str:
+    """Source of a module that makes this checkout's packages importable."""
+    places = {"wsolfast": "wsolfast", "wsolfast.kernels": "kernels", "wsolfast.bench": "bench"}
+    return FINDER.format(folders={name: str(ROOT / folder) for name, folder in places.items()})
+
+
+if __name__ == "__main__":
+    # By a Python for which nothing is installed.
+    exec(finder(), {})
+
+from wsolfast.bench.measure import (  # noqa: E402
+    commit,
+    device_name,
+    driver_version,
+    read_json,
+    sources_digest,
+    write_json,
+)
+
+PARTS = ("build", "ceilings", "tests", "sanitize", "bench", "end_to_end")
+WHEELS = ROOT / ".wheels"
+# Import name and distribution, of what building, testing and timing import.
+PACKAGES = {
+    "setuptools": "setuptools>=77",
+    "ninja": "ninja",
+    "numpy": "numpy",
+    "triton": "triton",
+    "pytest": "pytest",
+    "hypothesis": "hypothesis",
+    "torchvision": "torchvision",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "typer": "typer",
+}
+# A step that hangs must leave time to write down that it did.
+MARGIN_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -173,8 +194,7 @@ def prepare() -> str:
     theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in theirs)
     (site_packages / "machine.pth").write_text(lines)
-    folders = {"wsolfast": str(ROOT / "wsolfast"), "wsolfast.kernels": str(ROOT / "kernels")}
-    (site_packages / "wsolfast_checkout.py").write_text(FINDER.format(folders=folders))
+    (site_packages / "wsolfast_checkout.py").write_text(finder())
     (site_packages / "wsolfast_checkout.pth").write_text("import wsolfast_checkout\n")
     if wheels := sorted(map(str, WHEELS.glob("*.whl"))):
         try:
@@ -203,6 +223,9 @@ def lacking(python: str) -> dict[str, str]:
         "        there = not least or int(importlib.metadata.version(name).split('.')[0]) >= int(least)\n"
         "    except ImportError:\n"
         "        there = False\n"
+        # A CUDA build of torchvision beside a CPU's torch, which wsolfast imports nevertheless.
+        "    except RuntimeError:\n"
+        "        there = True\n"
         "    if not there:\n"
         "        missing[module] = wanted\n"
         "print(json.dumps(missing))\n"
@@ -220,8 +243,8 @@ def how_to_carry(distributions: Iterable[str]) -> str:
     )
 
 
-def run_or_exit(command: list[str], **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment, cwd=ROOT)
+def run_or_exit(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"gpu-check: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -229,7 +252,11 @@ def run_or_exit(command: list[str], **environment: str) -> str:
 
 def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iterable[Step]:
     """The commands of a part that is over at ``end``; on a CPU, what can be seen of them there."""
-    bench, tiny = str(ROOT / "bench"), device == "cpu"
+    tiny, bench = device == "cpu", [python, "-m", "wsolfast", "bench"]
+
+    def minutes_left() -> list[str]:
+        return ["--minutes", f"{(end - time.monotonic()) / 60 - 1:.2f}"]
+
     if part == "build":
         if tiny:
             return [Step("sources", [python, "setup.py", "-q", "--version"], imports=("setuptools",))]
@@ -252,7 +279,7 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
         ]
     if part == "ceilings":
         options = ["--device", device, "--json", str(folder / "ceilings.json")]
-        command = [python, f"{bench}/ceilings.py", *options, *(["--tiny"] if tiny else [])]
+        command = [python, "-m", "wsolfast.bench.ceilings", *options, *(["--tiny"] if tiny else [])]
         return [Step("ceilings", command, shown=True)]
     if part == "tests":
         pytest = [python, "-m", "pytest", "-q", *(["--collect-only"] if tiny else [])]
@@ -266,7 +293,7 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
             for path, chosen in device_tests()[: 1 if tiny else None]
         ]
     if part == "sanitize":
-        script = [python, f"{bench}/sanitize.py"]
+        script = [python, "-m", "wsolfast.bench.sanitize"]
         if tiny:
             return [Step("help", [*script, "--help"])]
         tool = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
@@ -282,25 +309,23 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
             for name in ("memcheck", "racecheck")
         ]
     if part == "end_to_end":
-        command = [python, f"{bench}/end_to_end.py", "--device", device, "--json", str(folder / "end-to-end.json")]
+        command = [*bench, "e2e", "--device", device, "--json", str(folder / "end-to-end.json")]
         if tiny:
             options = ["--quick", "--rounds", "1", "--case", "CAM", "--source", "memory"]
-            return [Step("quick", [*command, *options], shown=True)]
+            return [Step("quick", [*command, *options], imports=("typer",), shown=True)]
         # One process each, and what is compiled for one of them serves the next.
         return (
-            Step(case, [*command, "--case", case, "--minutes", f"{(end - time.monotonic()) / 60 - 1:.2f}"], shown=True)
+            Step(case, [*command, "--case", case, *minutes_left()], imports=("typer",), shown=True)
             for case in end_to_end_cases(python)
         )
-    command = [python, f"{bench}/ops.py", "--device", device, "--json", str(folder / "ops.json")]
+    command = [*bench, "ops", "--device", device, "--json", str(folder / "ops.json")]
     command += ["--ceilings", str(folder / "ceilings.json")]
     if tiny:
-        return [Step("tiny", [*command, "--cases", "tiny", "--seconds", "0"], shown=True)]
+        return [Step("tiny", [*command, "--cases", "tiny", "--seconds", "0"], imports=("typer",), shown=True)]
     # One process each: a kernel that breaks the device hides nothing but its own op.
-    each = (
-        Step(op, [*command, "--op", op, "--minutes", f"{(end - time.monotonic()) / 60 - 1:.2f}"], shown=True)
-        for op in benched_ops(python)
+    return (
+        Step(op, [*command, "--op", op, *minutes_left()], imports=("typer",), shown=True) for op in benched_ops(python)
     )
-    return chain(each, [Step("targets", [*command, "--summary"], shown=True, repeated=True)])
 
 
 def cuda_homes() -> list[str]:
@@ -310,7 +335,7 @@ def cuda_homes() -> list[str]:
 
 def device_tests() -> list[tuple[Path, str]]:
     """Files and what to choose of them: tests marked ``cuda``, and the Triton kernels' own."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if path.name != "test_bench.py"]
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if path.parent.name != "bench"]
     kernels = [(path, "not slow") for path in files if path.parent.name == "kernels"]
     marked = [(path, "cuda") for path in files if "mark.cuda" in path.read_text() and path.parent.name != "kernels"]
     return [*marked, *kernels]
@@ -327,14 +352,16 @@ def cuda_ops(python: str) -> list[str]:
 
 def benched_ops(python: str) -> list[str]:
     """Ops that have cases, in their order."""
-    probe = "from cases import CASES; print(*dict.fromkeys(case.op for case in CASES['cuda']))"
-    return run_or_exit([python, "-c", probe], PYTHONPATH=str(ROOT / "bench")).split()
+    probe = "from wsolfast.bench.cases import CASES; print(*dict.fromkeys(case.op for case in CASES['cuda']))"
+    return run_or_exit([python, "-c", probe]).split()
 
 
 def end_to_end_cases(python: str) -> list[str]:
     """Names of the cases for a GPU, in their order."""
-    probe = "from end_to_end_cases import CASES; print(*(case.name for case in CASES['cuda']), sep='\\n')"
-    return run_or_exit([python, "-c", probe], PYTHONPATH=str(ROOT / "bench")).splitlines()
+    probe = (
+        "from wsolfast.bench.end_to_end_cases import CASES; print(*(case.name for case in CASES['cuda']), sep='\\n')"
+    )
+    return run_or_exit([python, "-c", probe]).splitlines()
 
 
 def summary(check: Check, asked: list[str]) -> list[str]:

@@ -1,9 +1,12 @@
 """Clocks, cold caches, memory, and what a result must say about where it was measured."""
 
 import hashlib
+import importlib
+import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +16,12 @@ from pathlib import Path
 
 import torch
 
+from wsolfast.engine.errors import BackendError
+
+# The checkout or, installed from a wheel, the package.
 ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh"}
+PACKAGES = ("wsolfast", "numpy", "pillow", "opencv-python-headless", "opencv-python", "simplejpeg")
 # Rotating buffers of three times a Hopper's L2 leave nothing of one call to the next.
 COLD_BYTES = 3 * 60 * 2**20
 SHARES = (20, 50, 80)
@@ -95,6 +103,28 @@ def byte_count(value) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(value))
 
 
+def need_device(device: str) -> None:
+    """That ``device`` is here.
+
+    Raises:
+        BackendError: if it is not.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("no CUDA device; --device cpu measures on this machine's processor")
+
+
+def need_module(module: str, extra: str) -> None:
+    """That an optional package is here.
+
+    Raises:
+        BackendError: naming the extra that brings it.
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        raise BackendError(f"{module} is needed for this: pip install 'wsolfast[{extra}]'") from None
+
+
 def environment(device: str, threads: int) -> dict:
     """What a number depends on besides the code."""
     facts = {
@@ -102,9 +132,10 @@ def environment(device: str, threads: int) -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "triton": _triton_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "commit": commit(),
         "sources": sources_digest(),
-        "command": " ".join(sys.argv),
+        "command": command(),
         "date": datetime.now(UTC).date().isoformat(),
     }
     if device == "cuda":
@@ -134,17 +165,28 @@ def driver_version() -> str | None:
     return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
+def command() -> str:
+    """What was typed, without the places of this machine."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
+
+
+def is_checkout() -> bool:
+    return (ROOT / "setup.py").exists()
+
+
 def commit() -> str | None:
-    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    """Of the checkout; an installed package says its version."""
+    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty") if is_checkout() else None
 
 
 def sources_digest() -> str:
     """Tells one state of the code from another, also where the working tree came without its history."""
     digest = hashlib.sha256()
-    files = [ROOT / "setup.py"]
-    for folder in ("bench", "csrc", "kernels", "tests", "wsolfast"):
-        files += (path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"})
-    for path in sorted(files):
+    folders = [ROOT / name for name in ("bench", "csrc", "kernels", "tests", "wsolfast")] if is_checkout() else [ROOT]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCES]
+    for path in sorted([*files, ROOT / "setup.py"] if is_checkout() else files):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -167,6 +209,13 @@ def _triton_version() -> str | None:
     except ImportError:
         return None
     return triton.__version__
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _output(*command: str) -> str | None:

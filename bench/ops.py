@@ -1,40 +1,38 @@
-"""Times the ops against everything else that does the same, after comparing their results.
-
-    python bench/ops.py [--device cuda] [--op NAME ...] [--peers NAME ...] [--minutes M] [--json FILE]
+"""The ops against everything else that does the same, after comparing their results.
 
 On a CPU the peer is the plain PyTorch reference on one thread, timed with the thread's CPU time, so that other programs
 on the machine count little. On a GPU peers are the reference in float32, TF32 and bfloat16, compiled, and the libraries
-that can be imported; buffers rotate so that caches are cold, and ``--ceilings`` (what ceilings.py measured) turns times
+that can be imported; buffers rotate so that caches are cold, and ``ceilings`` (what ceilings.py measured) turns times
 into shares of the floor: bytes that must move at the speed of a copy, or arithmetic at that of a bfloat16 product.
 
-An op whose results are wrong is not timed (exit code 5). Rows that stand in ``--json`` already, of the same code and
-device, are kept; with ``--minutes`` the program stops in time, and says so with exit code 1.
+An op whose results are wrong is not timed. Rows that the results file holds already, of the same code and device, are
+kept.
 """
 
-import argparse
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from cases import CASES, BenchCase
-from measure import (
+from wsolfast.bench.cases import CASES, BenchCase
+from wsolfast.bench.measure import (
     COLD_BYTES,
     byte_count,
     environment,
     extra_bytes,
     graph_milliseconds,
     milliseconds,
+    need_device,
     read_json,
-    write_json,
 )
-from peers import NotHere, Peer, ours, peers_of, reference, tf32_allowed
+from wsolfast.bench.peers import NotHere, Peer, ours, peers_of, reference, tf32_allowed
+from wsolfast.bench.rows import Key, Recorder, ratios
+from wsolfast.bench.tables import Output, present
 
 from wsolfast import ops
+from wsolfast.engine.errors import BackendError, RunError, UsageError
 from wsolfast.testing import assert_close
 
-COLUMNS = ("op", "case", "mode", "ours p20 p50 p80", "floor", "peak", "against")
 LIMIT_OF_SETS = 512
 
 
@@ -160,6 +158,7 @@ def time_peer(case: BenchCase, peer: Peer, inputs: tuple, mode: str, device: str
         "calls": first["calls"],
         "input_sets": count,
         "extra_bytes": memory,
+        "partial": peer.work < 1,
     } | graph
 
 
@@ -175,35 +174,15 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-class Table:
-    """Rows by (op, case, dtype, mode, contender), written after each."""
-
-    def __init__(self, path: Path | None, facts: dict):
-        before = read_json(path)
-        same = all(before.get("environment", {}).get(key) == facts[key] for key in ("device", "sources", "torch"))
-        self.path, self.facts = path, facts
-        self.rows = {self.key(row): row for row in before["rows"]} if same else {}
-
-    @staticmethod
-    def key(row: dict) -> tuple:
-        return tuple(row[name] for name in ("op", "case", "dtype", "mode", "contender"))
-
-    def add(self, row: dict) -> None:
-        self.rows[self.key(row)] = row
-        if self.path is not None:
-            write_json(self.path, {"environment": self.facts, "rows": list(self.rows.values())})
-
-    def rows_of(self, case: BenchCase, mode: str) -> dict[str, dict]:
-        """By contender."""
-        wanted = (case.op, case.name, str(case.dtype)[6:], mode)
-        return {key[-1]: row for key, row in self.rows.items() if key[:-1] == wanted}
+def identity_of(case: BenchCase, mode: str) -> dict[str, str]:
+    return {"op": case.op, "case": case.name, "dtype": str(case.dtype)[6:], "mode": mode}
 
 
-def measure(case: BenchCase, mode: str, device: str, wanted: Callable[[str], bool], table: Table, **options) -> None:
+def measure(case: BenchCase, mode: str, device: str, wanted: Callable[[str], bool], found: Recorder, **options) -> None:
     """Add the rows that are missing: ours, once it is right, then the peers until time is up."""
-    identity = {"op": case.op, "case": case.name, "dtype": str(case.dtype)[6:], "mode": mode}
+    identity = identity_of(case, mode)
     contenders = [ours(case), *(peer for peer in peers_of(case, device) if wanted(peer.name))]
-    there = table.rows_of(case, mode)
+    there = found.of(**identity)
     again = ("wrong", "failed")
     missing = [peer for peer in contenders if peer.name not in there or there[peer.name]["status"].startswith(again)]
     if not missing:
@@ -213,7 +192,7 @@ def measure(case: BenchCase, mode: str, device: str, wanted: Callable[[str], boo
         try:
             checked = check(case, inputs, mode, device)
         except Exception as error:
-            table.add(identity | {"contender": "ours", "status": f"wrong: {str(error).strip() or repr(error)}"})
+            found.add(identity | {"contender": "ours", "status": f"wrong: {str(error).strip() or repr(error)}"})
             if "CUDA error" in str(error):
                 raise
             return
@@ -229,133 +208,113 @@ def measure(case: BenchCase, mode: str, device: str, wanted: Callable[[str], boo
                 "floor_ms": floor,
                 "targets": dict(case.targets) if mode in case.target_modes else {},
             }
-        table.add(identity | {"contender": peer.name} | row)
+        found.add(identity | {"contender": peer.name} | row)
 
 
-def targets_of(case: BenchCase, mode: str) -> dict[str, float]:
-    return dict(case.targets) if mode in case.target_modes else {}
+def notes(key: Key, rows: dict[str, dict]) -> list[str]:
+    """Share of the floor, memory beyond the outputs, and what was wanted."""
+    row = rows["ours"]
+    told = [f"{row['floor_ms'] / row['ms']['p50']:.0%} of the floor"] if row.get("floor_ms") else []
+    if row.get("extra_bytes") is not None:
+        told.append(f"{row['extra_bytes'] / 2**20:.1f} MiB beyond the outputs")
+    return told + targets_told(row.get("targets", {}), rows)
 
 
-def ratios_of(rows: dict[str, dict]) -> dict[str, float]:
-    """Their times over ours, of those that were timed; infinite where memory did not suffice for them."""
-    mine = rows["ours"]["ms"]["p50"]
-    timed = {name: row["ms"]["p50"] / mine for name, row in rows.items() if name != "ours" and row["status"] == "ok"}
-    return timed | {name: float("inf") for name, row in rows.items() if row["status"] == "out of memory"}
-
-
-def verdicts(targets: Mapping[str, float], rows: dict[str, dict]) -> list[tuple[str, str]]:
-    """Of each target, whether it was MET, MISSED or is UNKNOWN because nothing was measured, and the numbers."""
-    mine, ratios, told = rows["ours"]["ms"]["p50"], ratios_of(rows), []
+def targets_told(targets: Mapping[str, float], rows: dict[str, dict]) -> list[str]:
+    """Whether each target is met."""
+    mine, others, told = rows["ours"]["ms"]["p50"], ratios(rows), []
+    floor = rows["ours"].get("floor_ms")
     for name, target in targets.items():
         if name == "ms":
-            found, unit, met = mine, " ms", mine <= target
+            got, unit = mine, " ms"
+            met = mine <= target
         elif name == "floor":
-            floor = rows["ours"].get("floor_ms")
-            found, unit = None if floor is None else floor / mine, " of the floor"
-            met = found is not None and found >= target
+            if floor is None:
+                continue
+            got, unit, met = floor / mine, " of the floor", floor / mine >= target
         else:
             # Of several libraries the fastest counts.
-            among = [ratio for peer, ratio in ratios.items() if peer.startswith(f"{name} ")]
-            found, unit = ratios.get(name, min(among, default=None)), f"x {name}"
-            met = found is not None and found >= target
-        verdict = "UNKNOWN" if found is None else "MET" if met else "MISSED"
-        told.append((verdict, f"{target:.3g}{unit}: {'not measured' if found is None else f'{found:.3g}'}"))
+            among = [ratio for peer, ratio in others.items() if peer == name or peer.startswith(f"{name} ")]
+            exact = [others[name]] if name in others else among
+            if not exact:
+                continue
+            got, unit, met = min(exact), f"x {name}", min(exact) >= target
+        told.append(f"{'MET' if met else 'MISSED'} {target:.3g}{unit}: {got:.3g}")
     return told
 
 
-def against(targets: Mapping[str, float], rows: dict[str, dict]) -> list[str]:
-    """Ratios to the peers, and what was wanted of each."""
-    told = [f"{name} {ratio:.2f}x" for name, ratio in ratios_of(rows).items() if rows[name]["status"] == "ok"]
-    told += [f"{name} {row['status']}" for name, row in rows.items() if row["status"] != "ok"]
-    return told + [" ".join(verdict) for verdict in verdicts(targets, rows)]
+def run(
+    output: Output,
+    *,
+    device: str = "cpu",
+    cases: str | None = None,
+    op: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    threads: int = 1,
+    seconds: float | None = None,
+    minutes: float = float("inf"),
+    ceilings: Path | None = None,
+) -> None:
+    """Compare, time and show.
 
+    Args:
+        output: where results go.
+        device: ``cpu`` or ``cuda``.
+        cases: a name in ``CASES``; the device's without.
+        op: only these; all without.
+        peers: only those whose names start with one of these; without, all on a GPU, and those that do not compile on a
+            CPU.
+        threads: on a CPU.
+        seconds: of each measurement, which is done twice; 1 on a CPU and 0.2 on a GPU without.
+        minutes: start no measurement after these.
+        ceilings: file that ceilings.py wrote.
 
-def tally(found: list[str]) -> str:
-    """One line about all targets."""
-    return "targets: " + ", ".join(f"{found.count(name)} {name}" for name in ("MET", "MISSED", "UNKNOWN"))
-
-
-def as_cells(case: BenchCase, mode: str, rows: dict[str, dict]) -> tuple[str, ...]:
-    row = rows["ours"]
-    name = f"{case.name}, {row['dtype']}"
-    if row["status"] != "ok":
-        return case.op, name, mode, row["status"].splitlines()[0], "", "", ""
-    times = " ".join(f"{row['ms'][f'p{share}']:.4g}" for share in (20, 50, 80)) + " ms"
-    floor = f"{row['floor_ms'] / row['ms']['p50']:.0%}" if row.get("floor_ms") else "-"
-    memory = "-" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.1f} MiB"
-    return case.op, name, mode, times, floor, memory, "; ".join(against(targets_of(case, mode), rows))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--cases", choices=tuple(CASES), help="the device's without")
-    parser.add_argument("--op", nargs="+", help="only these ops")
-    parser.add_argument("--peers", nargs="*", help="only peers whose name starts with one of these")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help="of each measurement, which is done twice; 1 on CPU, 0.2 on CUDA")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no measurement after these")
-    parser.add_argument("--ceilings", type=Path, help="what ceilings.py measured")
-    parser.add_argument("--json", type=Path, help="also write the rows here, and keep those that are here")
-    parser.add_argument("--summary", action="store_true", help="measure nothing, print the rows of --json")
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(4, "no CUDA device\n")
-    cases = CASES[options.cases or options.device]
-    known = {case.op for case in cases}
-    chosen = set(options.op or known)
+    Raises:
+        UsageError: for an unknown op.
+        BackendError: if there is no such device, or nothing but references to time.
+        CheckError: if results are wrong.
+        RunError: if time is up before all is measured.
+    """
+    need_device(device)
+    every = CASES[cases or device]
+    known = {case.op for case in every}
+    chosen = set(op or known)
     if unknown := sorted(chosen - known):
-        parser.error(f"no case of op {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise UsageError(f"no case of op {unknown[0]!r}; known: {', '.join(sorted(known))}")
     if ops.extension_status() is not None:
         # Without compiled kernels a GPU still has Triton's.
-        served = {op for op in chosen if options.device == "cuda" and ops.backends()[op]["cuda"] == "triton"}
+        served = {name for name in chosen if device == "cuda" and ops.backends()[name]["cuda"] == "triton"}
         if not served:
             names = ", ".join(sorted(chosen))
-            parser.exit(4, f"nothing to compare: {names}: served by their references ({ops.extension_status()})\n")
+            raise BackendError(f"nothing to compare: {names}: served by their references ({ops.extension_status()})")
         chosen = served
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
+    if device == "cpu":
+        torch.set_num_threads(threads)
     # Compiled CPU code is not what the CPU rows are about, and takes minutes.
-    prefixes = options.peers if options.peers is not None else ([""] if options.device == "cuda" else ["eager"])
-    end = time.monotonic() + 60 * options.minutes
-    table = Table(options.json, environment(options.device, options.threads))
+    prefixes = tuple(peers or (("",) if device == "cuda" else ("eager",)))
+    end = time.monotonic() + 60 * minutes
+    found = Recorder("ops", output.json, environment(device, threads))
     settings = {
-        "seconds": options.seconds if options.seconds is not None else {"cpu": 1.0, "cuda": 0.2}[options.device],
-        "clock": time.thread_time if options.threads == 1 else time.perf_counter,
-        "ceilings": read_json(options.ceilings).get("ceilings", {}),
+        "seconds": seconds if seconds is not None else {"cpu": 1.0, "cuda": 0.2}[device],
+        "clock": time.thread_time if threads == 1 else time.perf_counter,
+        "ceilings": read_json(ceilings).get("ceilings", {}),
         "overdue": lambda: time.monotonic() > end,
     }
-    work = [(case, mode) for case in cases if case.op in chosen for mode in modes(case)]
+    work = [(case, mode) for case in every if case.op in chosen for mode in modes(case)]
     # Compiling takes longest: what is cheap to know is known of every case first.
     rounds = (lambda name: not name.startswith("compile"), lambda name: name == "compile", lambda name: True)
     for this_round in rounds:
         for case, mode in work:
-            if not (options.summary or settings["overdue"]()):
+            if not settings["overdue"]():
                 measure(
                     case,
                     mode,
-                    options.device,
-                    lambda name, r=this_round: r(name) and name.startswith(tuple(prefixes)),
-                    table,
+                    device,
+                    lambda name, r=this_round: r(name) and name.startswith(prefixes),
+                    found,
                     **settings,
                 )
-    print(" | ".join(COLUMNS))
-    judged = []
-    for case, mode in work:
-        if rows := table.rows_of(case, mode):
-            print(" | ".join(as_cells(case, mode, rows)), flush=True)
-            if rows["ours"]["status"] == "ok":
-                judged += [verdict for verdict, _ in verdicts(targets_of(case, mode), rows)]
-    print(tally(judged))
-    mine = [row for case, mode in work for row in table.rows_of(case, mode).values() if row["contender"] == "ours"]
-    if wrong := [row for row in mine if row["status"] != "ok"]:
-        print(f"{len(wrong)} of {len(mine)} wrong or failed, not timed", file=sys.stderr)
-        return 5
+    shown = found.restricted(found.results.key(identity_of(case, mode)) for case, mode in work)
+    present(shown, notes, output)
     if settings["overdue"]():
-        print("out of time: run again for the missing rows", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise RunError("out of time: run again for the missing rows")

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from cases import BenchCase
 from torch import Tensor
+from wsolfast.bench.cases import BenchCase
 
 from wsolfast import ops
 

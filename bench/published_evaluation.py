@@ -5,26 +5,20 @@ on, threshold by threshold. Written from what the papers and their evaluations d
 with the library and nothing that comes after them.
 """
 
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import torch
-from eval import overlaps
-from published_training import last_stage, network_logits
 from torch import Tensor
 from torch.nn import functional
+from wsolfast.bench.eval import overlaps
+from wsolfast.bench.published_training import last_stage, network_logits
 
 from wsolfast import data
 from wsolfast.methods import Method
 from wsolfast.metrics import Protocol
 from wsolfast.metrics.frames import gt_in_frame
 from wsolfast.reference import self_correlation_map as reference
-
-# The tests' truths: one map and one threshold at a time.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from oracles import published_boxes
+from wsolfast.testing import published_boxes
 
 # What SPA's released code adds to the range of a map.
 CAM_EPS = 1e-10

@@ -3,9 +3,7 @@
 Written from what the papers describe; it shares the networks' layers with the library and nothing that comes after.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -90,8 +88,7 @@ def network_logits(method: Method, image: Tensor) -> Tensor:
 
 def label_maker(method: Method) -> Callable[[Tensor, tuple[int, int]], Tensor]:
     """SPOL's pseudo labels of one image with NumPy and OpenCV, as the tests' truth has them."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from oracles.spol_labels import numpy_labels
+    from wsolfast.testing.spol_labels import numpy_labels
 
     prior = method.prior
     return lambda cam, size: torch.from_numpy(numpy_labels(cam.float().numpy(), size, prior))

@@ -5,9 +5,9 @@
 
 import pytest
 import torch
-from cases import CASES
-from ops import bind, modes
-from peers import ours, reference
+from wsolfast.bench.cases import CASES
+from wsolfast.bench.ops import bind, modes
+from wsolfast.bench.peers import ours, reference
 
 CALLS = [
     pytest.param(case, mode, function, id=f"{case.op}-{case.name}-{mode}-{name}")

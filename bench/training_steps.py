@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
-from published_training import LOSSES, label_maker, network_logits
 from torch import Tensor
 from torch.nn import functional
+from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
+from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
 
 from wsolfast import data, methods
 from wsolfast.engine import artefacts

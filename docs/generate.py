@@ -234,16 +234,17 @@ def _grid(thresholds: tuple[float, ...]) -> str:
 
 def _speeds(*files: str) -> str:
     """Smallest and largest speed-up of every op over the cases of results files."""
-    ratios: dict[tuple[str, str], list[float]] = {}
+    times: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for name in files:
         file = DOCS.parent / "bench" / "results" / f"{name}.json"
         for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
-            ratios.setdefault((row["op"], row["mode"]), []).append(row["speed_up"])
-    modes = {"fwd": "forward", "fwd+bwd": "with backward"}
-    rows = [
-        [f"`{op}`", modes[mode], str(len(found)), f"{min(found):.2g}x to {max(found):.2g}x"]
-        for (op, mode), found in ratios.items()
-    ]
+            times.setdefault((row["op"], row["mode"]), {}).setdefault(row["case"], {})[row["contender"]] = row["ms"][
+                "p50"
+            ]
+    modes, rows = {"fwd": "forward", "fwd+bwd": "with backward"}, []
+    for (op, mode), cases in times.items():
+        ratios = [case["eager fp32"] / case["ours"] for case in cases.values()]
+        rows.append([f"`{op}`", modes[mode], str(len(ratios)), f"{min(ratios):.2g}x to {max(ratios):.2g}x"])
     return _table(["op", "pass", "cases", "faster than the reference"], rows)
 
 

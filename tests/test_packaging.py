@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_wheel_holds_kernels_recipes_and_the_report(tmp_path):
+def test_wheel_holds_kernels_benches_recipes_and_the_report(tmp_path):
     source = tmp_path / "source"
-    for name in ("csrc", "kernels", "wsolfast"):
+    for name in ("bench", "csrc", "kernels", "wsolfast"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "constraints.txt"):
         shutil.copy(ROOT / name, source / name)
@@ -25,6 +25,12 @@ def test_wheel_holds_kernels_recipes_and_the_report(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for path in ("kernels/__init__.py", "recipes/spa_cub_vgg16.toml", "recipes/demo/spa.toml", "engine/report.html"):
+    for path in (
+        "bench/ops.py",
+        "kernels/__init__.py",
+        "recipes/spa_cub_vgg16.toml",
+        "recipes/demo/spa.toml",
+        "engine/report.html",
+    ):
         assert f"wsolfast/{path}" in names
-    assert not any(name.startswith("kernels/") for name in names)
+    assert not any(name.startswith(("bench/", "kernels/", "wsolfast/bench/results")) for name in names)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from oracles import published_boxes as oracle
 
 from wsolfast import ops
 from wsolfast.ops import BoxRule
+from wsolfast.testing import published_boxes as oracle
 
 GRID = torch.arange(25, dtype=torch.float64) / 25
 LEVELS = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64)

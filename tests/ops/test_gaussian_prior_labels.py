@@ -4,8 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracles.spol_labels import contour_regions as opencv_regions
-from oracles.spol_labels import numpy_labels
 from torch.nn.functional import interpolate
 
 from wsolfast import ops
@@ -13,6 +11,8 @@ from wsolfast.ops import GAUSSIAN_PRIORS, GaussianPrior
 from wsolfast.reference.gaussian_prior_labels import contour_regions, region_gaussian
 from wsolfast.reference.gaussian_prior_labels import gaussian_prior_labels as reference
 from wsolfast.testing import assert_close, seeded
+from wsolfast.testing.spol_labels import contour_regions as opencv_regions
+from wsolfast.testing.spol_labels import numpy_labels
 
 # The specification's example.
 EXAMPLE = torch.zeros(5, 5, dtype=torch.float64)

@@ -3,11 +3,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from oracles import published_boxes as oracle
 
 from wsolfast import ops
 from wsolfast.ops import BoxRule
 from wsolfast.testing import OP_CASES
+from wsolfast.testing import published_boxes as oracle
 
 GRID = torch.arange(20, dtype=torch.float64) / 20
 ABSOLUTE = {"quantize": False, "relative": False}

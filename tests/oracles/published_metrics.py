@@ -2,7 +2,8 @@
 
 import cv2
 import numpy as np
-from oracles import published_boxes
+
+from wsolfast.testing import published_boxes
 
 
 def max_box_hits(score_map, image_size, truths, thresholds, levels, every, side=224):

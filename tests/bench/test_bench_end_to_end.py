@@ -1,0 +1,72 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from wsolfast import ops
+
+pytestmark = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
+pytest.importorskip("cv2")
+
+from wsolfast.bench import end_to_end as bench  # noqa: E402
+from wsolfast.bench.training_steps import LOSSES  # noqa: E402
+
+
+def run(wsolfast, path, work, case):
+    options = ("--quick", "--rounds", 1, "--source", "memory", "--work", work, "--case", case)
+    return wsolfast("bench", "e2e", *options, "--json", path)
+
+
+@pytest.mark.parametrize(
+    ("work", "peers"),
+    [("train", {"network", "classifier", "published"}), ("evaluate", {"network", "backbone", "published"})],
+)
+def test_every_contender_does_the_work(wsolfast, tmp_path, work, peers):
+    code, out, _ = run(wsolfast, tmp_path / "rows.json", work, "SPA")
+    assert code == 0
+    results = json.loads((tmp_path / "rows.json").read_text())
+    rows = {row["contender"]: row for row in results["rows"]}
+    assert set(rows) == {"ours", *peers}
+    for name, row in rows.items():
+        assert (row["case"], row["work"], row["source"]) == ("SPA small network", work, "memory")
+        assert row["status"] == "ok"
+        assert row["ms"]["p50"] > 0
+        assert (name == "ours") != ("ratio" in row)
+    assert {"device", "torch", "commit", "load_average"} <= set(results["environment"])
+    line = out.splitlines()[-1]
+    assert line.startswith(f"| SPA small network | {work} | memory | ")
+    assert "images/s" in line
+    assert "of network" in line
+
+
+def test_a_wrong_loss_is_not_timed(wsolfast, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOSSES, "spa", lambda method, batch, loss=LOSSES["spa"]: 1.01 * loss(method, batch))
+    code, out, complaint = run(wsolfast, tmp_path / "rows.json", "train", "SPA")
+    assert (code, out) == (5, "")
+    assert "SPA small network train memory: wrong: " in complaint
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert row["status"].startswith("wrong: ")
+    assert "ms" not in row
+
+
+def test_unknown_case_is_named(wsolfast):
+    code, _, complaint = wsolfast("bench", "e2e", "--quick", "--case", "YOLO")
+    assert code == 2
+    assert "no case 'YOLO'; known: CAM small network, " in complaint
+
+
+def test_ratios_are_medians_of_rounds():
+    seconds = {"ours": [0.010, 0.022, 0.012], "network": [0.010, 0.020, 0.010]}
+    rows = {row["contender"]: row for row in bench.rows_of(seconds, {"network": 1.1, "images_per_second": 100})}
+    assert rows["network"]["ratio"] == pytest.approx(1 / 1.1)
+    assert rows["ours"]["ms"]["p50"] == pytest.approx(12)
+    told = bench.notes(("c", "train", "jpeg"), rows)
+    assert told == ["83.3 images/s", "MET 1.10 of network: 1.10", "MISSED 100 images/s"]
+
+
+def test_what_an_evaluation_costs_once_is_taken_out():
+    # Two seconds whatever is seen, and 0.1 an image.
+    case = SimpleNamespace(batch=4, images=20)
+    seconds = {"ours": [(2 + 20 * 0.1) / 20], "start": [(2 + 4 * 0.1) / 4]}
+    assert bench.without_start(seconds, case) == pytest.approx(2)
+    assert seconds == {"ours": [pytest.approx(0.1)]}

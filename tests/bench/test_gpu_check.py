@@ -1,0 +1,170 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from wsolfast.bench import gpu_check
+
+from wsolfast import ops
+
+needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
+
+
+@pytest.mark.slow
+@needs_kernels
+def test_dry_run_goes_through_every_part_but_the_tests_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path / "sent"))
+    (tmp_path / "sent").mkdir()
+    parts = ["build", "ceilings", "bench", "end_to_end"]
+    assert gpu_check.main([*parts, "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    state = json.loads((tmp_path / "out" / "gpu-check.json").read_text())
+    assert list(state["parts"]) == parts
+    assert all(step["status"] == "passed" for part in state["parts"].values() for step in part.values())
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"gpu-check.json", "gpu-check.log", "ceilings.json", "ops.json", "end-to-end.json"}
+    assert {path.name for path in (tmp_path / "sent").iterdir()} == files
+    assert set(json.loads((tmp_path / "out" / "ceilings.json").read_text())["ceilings"]) == {
+        "copy_bytes_per_s",
+        "bf16_flop_per_s",
+        "tf32_flop_per_s",
+        "fp32_flop_per_s",
+        "launch_s",
+    }
+    assert "| self_correlation_map | tiny" in capsys.readouterr().out
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Steps that print instead of the real ones; what was run."""
+    seen = []
+
+    def steps(part, *arguments):
+        code = {"tests": "import sys; print('boom'); sys.exit(3)"}.get(part, f"print({part!r})")
+        return [gpu_check.Step(f"{part} step", [sys.executable, "-S", "-c", code])]
+
+    run = gpu_check.Check.run
+    monkeypatch.setattr(gpu_check, "steps", steps)
+    monkeypatch.setattr(gpu_check, "lacking", lambda python: {})
+    monkeypatch.setattr(gpu_check.Check, "run", lambda self, part, step: (seen.append(part), run(self, part, step))[1])
+    return seen
+
+
+def test_a_failed_step_hides_no_other_and_is_tried_again(ran, tmp_path, monkeypatch):
+    def check(*arguments):
+        ran.clear()
+        return gpu_check.main([*arguments, "--dry-run", "--out", str(tmp_path)])
+
+    assert check() == 5
+    assert ran == list(gpu_check.PARTS)
+    state = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert state["parts"]["tests"]["tests step"]["output"] == ["boom"]
+    assert check() == 5
+    assert ran == ["tests"]
+    assert check("bench") == 0
+    assert ran == []
+    monkeypatch.setattr(gpu_check, "sources_digest", lambda: "changed")
+    assert check("bench") == 0
+    assert ran == ["bench"]
+
+
+def test_nothing_starts_after_the_time(ran, tmp_path):
+    assert gpu_check.main(["build", "--dry-run", "--minutes", "0", "--out", str(tmp_path)]) == 1
+    assert not (tmp_path / "gpu-check.json").exists()
+
+
+def test_a_step_that_hangs_is_stopped_with_its_children(tmp_path):
+    check = gpu_check.Check(tmp_path, "cpu", time.monotonic() + gpu_check.MARGIN_SECONDS + 0.5)
+    sleeper = f"import subprocess; subprocess.run([{sys.executable!r}, '-S', '-c', 'import time; time.sleep(60)'])"
+    begin = time.monotonic()
+    assert check.run("build", gpu_check.Step("sleep", [sys.executable, "-S", "-c", sleeper])) == "out of time"
+    assert time.monotonic() - begin < 20
+
+
+def test_tests_that_were_all_skipped_did_not_pass(tmp_path):
+    step = gpu_check.Step("x", [sys.executable, "-S", "-c", "print('3 skipped')"], must_pass_tests=True)
+    assert gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60).run("tests", step) == "failed"
+
+
+def test_a_missing_program_is_named(tmp_path):
+    check = gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60)
+    assert check.run("sanitize", gpu_check.Step("x", ["x"], needs=("no-such-tool",))) == "failed"
+    assert check.state["parts"]["sanitize"]["x"]["output"] == ["not on PATH: no-such-tool"]
+
+
+def test_a_missing_package_is_named_with_a_way_to_carry_it(monkeypatch, tmp_path):
+    assert gpu_check.lacking(sys.executable) == {}
+    packages = {"setuptools": "setuptools>=1000", "no_such_module": "no-such-package", "json": "json"}
+    monkeypatch.setattr(gpu_check, "PACKAGES", packages)
+    # Found, but without what it needs itself.
+    (tmp_path / "halves.py").write_text("import no_such_module")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    packages["halves"] = "halves"
+    absent = gpu_check.lacking(sys.executable)
+    assert absent == {name: wanted for name, wanted in packages.items() if name != "json"}
+    line = gpu_check.how_to_carry(absent.values())
+    assert line.startswith("this machine's Python lacks setuptools>=1000, no-such-package, halves; ")
+    assert line.endswith("'setuptools>=1000' no-such-package halves")
+
+
+def test_only_steps_that_need_a_missing_package_fail(tmp_path):
+    check = gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60, {"pytest": "pytest", "ninja": "ninja"})
+    passes = [sys.executable, "-S", "-c", ""]
+    assert check.run("tests", gpu_check.Step("x", passes, imports=("numpy", "pytest"))) == "failed"
+    assert check.state["parts"]["tests"]["x"]["output"] == ["not installed: pytest"]
+    assert check.run("ceilings", gpu_check.Step("y", passes)) == "passed"
+
+
+def test_the_checkout_is_found_without_installing_it(tmp_path, monkeypatch):
+    """By a Python that has neither pip nor setuptools."""
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_check, "WHEELS", tmp_path / "none")
+    for name, folder in (("wsolfast", "wsolfast"), ("wsolfast.kernels", "kernels"), ("wsolfast.bench", "bench")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(f"name = {name!r}")
+    python = gpu_check.prepare()
+    code = "import wsolfast, wsolfast.kernels as one, wsolfast.bench as two; print(wsolfast.name, one.name, two.name)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path / "kernels")
+    assert done.stdout.split() == ["wsolfast", "wsolfast.kernels", "wsolfast.bench"]
+
+
+def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "cuda_ops", lambda python: ["score_map_boxes"])
+    monkeypatch.setattr(gpu_check, "benched_ops", lambda python: ["class_head_pool"])
+
+    def names(part):
+        return [step.name for step in gpu_check.steps(part, sys.executable, tmp_path, "cuda", time.monotonic())]
+
+    assert names("build") == ["extension", "loads"]
+    assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
+    assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
+    assert not any(name.startswith("tests/bench/") for name in names("tests"))
+    assert names("bench") == ["class_head_pool"]
+    assert names("end_to_end") == [
+        "CAM VGG16",
+        "SPA VGG16",
+        "CI-CAM VGG16",
+        "SPOL-cam ResNet50",
+        "SPOL-seg ResNet50",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_without_a_device(capsys):
+    assert gpu_check.main([]) == 4
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_the_script_needs_no_installation(tmp_path):
+    """Its own checkout serves it, wherever it is started from: the environment has torch, but no wsolfast."""
+    code = (
+        "import runpy, sys\n"
+        "sys.meta_path = [each for each in sys.meta_path if 'editable' not in getattr(each, '__module__', '')]\n"
+        f"sys.path = [path for path in sys.path if path not in ('', {str(gpu_check.ROOT)!r})]\n"
+        "sys.argv = ['gpu_check.py', '--help']\n"
+        f"runpy.run_path({str(gpu_check.ROOT / 'bench' / 'gpu_check.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Everything a GPU is needed for" in done.stdout

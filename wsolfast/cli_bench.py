@@ -1,0 +1,221 @@
+"""The ``wsolfast bench`` commands. What they run is imported inside them, so that help is instant."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help=(
+        "Time what stands here against what others do, once its results are found right.\n\n"
+        "Every table says machine, versions, commit and command. If a result is wrong, it is named with by how much, "
+        "no time is shown, and the exit code is 5."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows there, for bench compare.")]
+Md = Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write the table there, as Markdown.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw ratios to the strongest peer: .png or .svg.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="On a CPU.")]
+Minutes = Annotated[
+    float, typer.Option(min=0, help="Start no measurement after these; exit code 1 says that some are missing.")
+]
+
+
+def _choice(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    from wsolfast.engine.errors import UsageError
+
+    if value is not None and value not in allowed:
+        raise UsageError(f"{option}: expected {' or '.join(allowed)}, got {value!r}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast bench ops --json ops.json --md ops.md --plot ops.png\n\n"
+    "  wsolfast bench ops --op self_correlation_map --op class_head_pool\n\n"
+    "  wsolfast bench ops --device cuda --json gpu.json --minutes 9",
+)
+def ops(
+    op: Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only this op; may be repeated.")] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option("--peer", metavar="NAME", help="Only peers whose names start so; may be repeated."),
+    ] = None,
+    device: Device = "cpu",
+    cases: Annotated[str | None, typer.Option(help="cpu, cuda or tiny; the device's if not given.")] = None,
+    threads: Threads = 1,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Of each measurement, which is done twice.")] = None,
+    minutes: Minutes = float("inf"),
+    ceilings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What python -m wsolfast.bench.ceilings measured.")
+    ] = None,
+    json: Json = None,
+    md: Md = None,
+    plot: Plot = None,
+) -> None:
+    """Ops at the sizes of real layers, against their PyTorch references, compiled code and libraries.
+
+    On a CPU the clock is the thread's CPU time, which other programs disturb little; on a GPU events, with cold caches.
+    Rows that the file of --json holds already, of the same code and machine, are kept.
+    """
+    _choice("--device", device, ("cpu", "cuda"))
+    _choice("--cases", cases, ("cpu", "cuda", "tiny"))
+    from wsolfast.bench import ops as bench
+    from wsolfast.bench.tables import Output
+
+    bench.run(
+        Output(json, md, plot),
+        device=device,
+        cases=cases,
+        op=op or (),
+        peers=peer or (),
+        threads=threads,
+        seconds=seconds,
+        minutes=minutes,
+        ceilings=ceilings,
+    )
+
+
+@app.command(
+    name="eval",
+    epilog="Examples:\n\n"
+    "  wsolfast bench eval --quick\n\n"
+    "  wsolfast bench eval --what boxes --json boxes.json --plot boxes.svg\n\n"
+    "  wsolfast bench eval --what labels --what stream",
+)
+def evaluate(
+    what: Annotated[
+        list[str] | None,
+        typer.Option("--what", help="boxes, labels (SPOL's pseudo labels) or stream (50,000 maps); all if not given."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer kinds of maps, fewer maps, a short stream.")] = False,
+    json: Json = None,
+    md: Md = None,
+    plot: Plot = None,
+) -> None:
+    """Boxes of score maps at every threshold, against the published OpenCV loop and the same loop tuned."""
+    from wsolfast.bench.measure import need_module
+
+    need_module("cv2", "fast")
+    from wsolfast.bench import eval as bench
+    from wsolfast.bench.tables import Output
+
+    bench.run(Output(json, md, plot), what=what or bench.WHAT, quick=quick)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast bench loader\n\n"
+    "  wsolfast bench loader --root /data/ILSVRC/val --images 2000 --threads 8 --md loader.md\n\n"
+    "  wsolfast bench loader --decoder pil --decoder simplejpeg --cache-gb 0",
+)
+def loader(
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of JPEG files; images are rendered if not given.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many of them, evenly spread.")] = 256,
+    side: Annotated[int, typer.Option(min=1, help="That images are warped to, in pixels.")] = 256,
+    decoder: Annotated[
+        list[str] | None,
+        typer.Option("--decoder", metavar="NAME", help="pil, simplejpeg, cv2 or fast; all that are here if not given."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Besides one; as many as there are cores if not given.")
+    ] = None,
+    cache_gb: Annotated[float, typer.Option(min=0, help="Room of the cache of decoded images; 0 leaves it out.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every image is read.")] = 3,
+    json: Json = None,
+    md: Md = None,
+    plot: Plot = None,
+) -> None:
+    """Images per second of decoding and resizing, by decoder, threads and cache, against Pillow alone.
+
+    A cold cache is one that is being filled, a warm one holds every image. Pixels are compared with Pillow's first:
+    they are equal, but for the decoder fast, whose largest difference is told.
+    """
+    from wsolfast.bench import loader as bench
+    from wsolfast.bench.tables import Output
+
+    bench.run(
+        Output(json, md, plot),
+        root=root,
+        images=images,
+        side=side,
+        decoder=decoder or (),
+        threads=threads,
+        cache_gb=cache_gb,
+        rounds=rounds,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast bench e2e --quick\n\n"
+    "  wsolfast bench e2e --case SPA --work train --json e2e.json\n\n"
+    "  wsolfast bench e2e --device cuda --case 'CAM VGG16' --minutes 9",
+)
+def e2e(
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help="Only cases whose names start so; may be repeated."),
+    ] = None,
+    work: Annotated[str | None, typer.Option(help="train or evaluate; both if not given.")] = None,
+    source: Annotated[str | None, typer.Option(help="Images from memory or jpeg; both if not given.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small network, to see that it works.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often contenders take turns.")] = 7,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    minutes: Minutes = float("inf"),
+    json: Json = None,
+    md: Md = None,
+    plot: Plot = None,
+) -> None:
+    """Training steps and evaluation from image to result, against the network alone and the published way."""
+    _choice("--device", device, ("cpu", "cuda"))
+    _choice("--work", work, ("train", "evaluate"))
+    _choice("--source", source, ("memory", "jpeg"))
+    from wsolfast.bench import end_to_end as bench
+    from wsolfast.bench.measure import need_module
+    from wsolfast.bench.tables import Output
+
+    if device == "cpu":
+        need_module("cv2", "fast")
+    bench.run(
+        Output(json, md, plot),
+        device=device,
+        case=case or (),
+        work=work,
+        source=source,
+        quick=quick,
+        rounds=rounds,
+        threads=threads,
+        minutes=minutes,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast bench compare old.json new.json\n\n"
+    "  wsolfast bench compare bench/results/eval-epyc-zen4-1thread.json new.json --fail-below 0.9",
+)
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="What --json wrote then.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="What --json wrote now.")],
+    fail_below: Annotated[
+        float | None, typer.Option(min=0, help="Exit with 5 if any ratio old / new of ours is smaller.")
+    ] = None,
+    md: Md = None,
+) -> None:
+    """Hold two results files against each other, the slowest case first; a gate against becoming slower.
+
+    Cases are matched by all that names them. Other machines, versions or threads are warned of: times of one machine
+    say nothing of another's. The peers' ratios, in one line, tell what the machine itself did in between.
+    """
+    from wsolfast.bench import compare as bench
+
+    bench.run(old, new, fail_below=fail_below, md=md)
