@@ -1,6 +1,6 @@
 """What the device can do at best: copies, matrix products, launches.
 
-    python bench/ceilings.py [--device cuda] [--tiny] [--json FILE]
+    python -m wsolfast.bench.ceilings [--device cuda] [--tiny] [--json FILE]
 
 Products are of random numbers: zeros are faster. Launches are of one small addition, after each other in a stream and
 inside a replayed CUDA graph.
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from wsolfast.bench.measure import environment, milliseconds, write_json
 from wsolfast.bench.peers import tf32_allowed
 

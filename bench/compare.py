@@ -6,7 +6,6 @@ from pathlib import Path
 
 from wsolfast.bench.rows import KEYS, OURS, Key, Results
 from wsolfast.bench.tables import provenance, table
-
 from wsolfast.engine.errors import CheckError, UsageError
 
 # What must be the same for times to be comparable.

@@ -24,14 +24,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+
+from wsolfast import ops
 from wsolfast.bench.end_to_end_cases import CASES, EndToEnd, rendered
 from wsolfast.bench.evaluations import Evaluation
 from wsolfast.bench.measure import SHARES, environment, need_device
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
 from wsolfast.bench.training_steps import Training
-
-from wsolfast import ops
 from wsolfast.engine.allocator import keep_freed_memory
 from wsolfast.engine.errors import BackendError, RunError, UsageError
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 import torch
+
+from wsolfast import _numpy as engine
+from wsolfast import ops
 from wsolfast.bench import labels
 from wsolfast.bench.measure import environment
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
-
-from wsolfast import _numpy as engine
-from wsolfast import ops
 from wsolfast.engine.errors import BackendError, UsageError
 
 LEVELS = np.array([0.3, 0.5, 0.7])

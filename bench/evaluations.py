@@ -1,4 +1,4 @@
-"""Who evaluates in end_to_end.py: the engine, the networks alone, and the published way."""
+"""Who evaluates in ``wsolfast bench e2e``: the engine, the networks alone, and the published way."""
 
 import shutil
 import statistics
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from wsolfast.bench.end_to_end_cases import EndToEnd, enliven, recipe_of
-from wsolfast.bench.published_training import network_logits
 
 from wsolfast import data
+from wsolfast.bench.end_to_end_cases import EndToEnd, enliven, recipe_of
+from wsolfast.bench.published_training import network_logits
 from wsolfast.engine.build import eval_protocol
 from wsolfast.engine.eval_split import EvalSplit
 from wsolfast.engine.measure import Counters, Truths, Verdicts

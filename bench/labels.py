@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 import torch
+
+from wsolfast import ops
 from wsolfast.bench.cases import labels_case
 from wsolfast.bench.measure import milliseconds
 from wsolfast.bench.rows import OURS
-
-from wsolfast import ops
 from wsolfast.testing.spol_labels import numpy_labels
 
 IMAGES, SIZE = 8, (256, 256)

@@ -1,10 +1,10 @@
 """Images per second of decoding and resizing, for every decoder that is here, beside Pillow alone.
 
 Images are JPEG files: those of a folder, or rendered ones. A case is a decoder, a state of the cache of decoded images
-("none", "cold": decoded and written into it, "warm": read from it) and a number of threads; the peer is what anybody
-would write, Pillow's decoding and Pillow's resize, on as many threads. Before anything is timed, every decoder's pixels
-are compared with Pillow's: they must be equal, but for the decoders that promise nothing, whose largest difference is
-told. On one thread the clock is the thread's CPU time, on several the wall's.
+("no cache"; "cold cache", decoded and written into it; "warm cache", read from it) and a number of threads; the peer is
+what anybody would write, Pillow's decoding and Pillow's resize, on as many threads. Before anything is timed, every
+decoder's pixels are compared with Pillow's: they must be equal, but for decoders that promise nothing, whose largest
+difference is told. On one thread the clock is the thread's CPU time, on several the wall's.
 """
 
 import os
@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+from wsolfast import data
 from wsolfast.bench.measure import SHARES, environment
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
-
-from wsolfast import data
 from wsolfast.data._cache import open_cache
 from wsolfast.data._files import FileSource
 from wsolfast.data.decode import DECODERS, decode
@@ -31,7 +31,7 @@ from wsolfast.engine.errors import MissingError, UsageError
 # Of the rendered images, about ImageNet's.
 SIDE = 400
 SUFFIXES = {".jpg", ".jpeg"}
-CACHES = ("none", "cold", "warm")
+CACHES = ("no cache", "cold cache", "warm cache")
 # Of the resize, as wsolfast.data.resize has it, in levels of 255.
 RESIZE_TOLERANCE = 1
 GB = 10**9
@@ -48,8 +48,8 @@ def jpegs(root: Path | None, images: int) -> Iterator[tuple[Path, list[str]]]:
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not found:
             raise MissingError(f"{root}: no JPEG file in there; without --root, images are rendered")
-        chosen = [found[index * len(found) // images] for index in range(min(images, len(found)))]
-        yield root, [str(path.relative_to(root)) for path in dict.fromkeys(chosen)]
+        count = min(images, len(found))
+        yield root, [str(found[index * len(found) // count].relative_to(root)) for index in range(count)]
         return
     with tempfile.TemporaryDirectory() as folder:
         data.synth_imagenet(folder, images=images, train_images=0, classes=32, size=SIDE)
@@ -127,10 +127,10 @@ class Reader:
 
     def reader(self, decoder: str, state: str, cache: Path) -> Callable[[int], object]:
         """Reads one image by its number, from a cache in that state."""
-        if state == "none":
+        if state == "no cache":
             return self.open(decoder).__getitem__
         dataset = self.open(decoder, cache)
-        if state == "warm":
+        if state == "warm cache":
             for index in range(len(dataset)):
                 dataset[index]
         return dataset.__getitem__
@@ -166,7 +166,7 @@ def measure(reader: Reader, decoder: str, threads: int, rounds: int) -> Iterator
 
             def make(state=state, folder=folder, count=count):
                 # A cold cache is a new one.
-                return reader.reader(decoder, state, Path(folder, str(next(count)) if state == "cold" else "one"))
+                return reader.reader(decoder, state, Path(folder, str(next(count)) if state == "cold cache" else "one"))
 
             yield state, times_of(make, len(reader.names), threads, rounds)
 
@@ -227,7 +227,7 @@ def run(
             try:
                 differences[name] = largest_difference(reader, name)
             except AssertionError as error:
-                case = {"images": what, "decoder": name, "cache": "none", "threads": 1}
+                case = {"images": what, "decoder": name, "cache": "no cache", "threads": 1}
                 add(OURS, case | {"status": f"wrong: {error}"})
         for count in counts if len(differences) == len(names) else ():
             pillow = times_of(lambda: lambda index: with_pillow(reader.files[index], side), len(files), count, rounds)

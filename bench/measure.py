@@ -113,16 +113,16 @@ def need_device(device: str) -> None:
         raise BackendError("no CUDA device; --device cpu measures on this machine's processor")
 
 
-def need_module(module: str, extra: str) -> None:
-    """That an optional package is here.
+def need_module(module: str, cure: str) -> None:
+    """That an optional module is here.
 
     Raises:
-        BackendError: naming the extra that brings it.
+        BackendError: saying what brings it.
     """
     try:
         importlib.import_module(module)
     except ImportError:
-        raise BackendError(f"{module} is needed for this: pip install 'wsolfast[{extra}]'") from None
+        raise BackendError(f"{module} is needed for this: {cure}") from None
 
 
 def environment(device: str, threads: int) -> dict:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+
+from wsolfast import ops
 from wsolfast.bench.cases import CASES, BenchCase
 from wsolfast.bench.measure import (
     COLD_BYTES,
@@ -28,8 +30,6 @@ from wsolfast.bench.measure import (
 from wsolfast.bench.peers import NotHere, Peer, ours, peers_of, reference, tf32_allowed
 from wsolfast.bench.rows import Key, Recorder, ratios
 from wsolfast.bench.tables import Output, present
-
-from wsolfast import ops
 from wsolfast.engine.errors import BackendError, RunError, UsageError
 from wsolfast.testing import assert_close
 

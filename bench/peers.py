@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from wsolfast.bench.cases import BenchCase
 
 from wsolfast import ops
+from wsolfast.bench.cases import BenchCase
 
 BOXES = ("score_map_boxes", "box_sweep_hits")
 HALVES = (torch.float16, torch.bfloat16)

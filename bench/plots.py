@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from wsolfast.bench.measure import need_module
-from wsolfast.bench.rows import Results, strongest
-
+from wsolfast.bench.rows import KEYS, Key, Results, strongest
 from wsolfast.engine.errors import UsageError
 
 SUFFIXES = (".png", ".svg")
@@ -21,7 +20,7 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--plot: expected a name that ends with .png or .svg, got {path}")
-    need_module("matplotlib", "viz")
+    need_module("matplotlib", "pip install 'wsolfast[viz]'")
 
 
 def draw(results: Results, path: Path) -> None:
@@ -34,7 +33,8 @@ def draw(results: Results, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    bars = [(", ".join(key), *found) for key, rows in results.cases.items() if (found := strongest(rows))]
+    names = KEYS[results.bench]
+    bars = [(_label(names, key), *found) for key, rows in results.cases.items() if (found := strongest(rows))]
     if not bars:
         raise UsageError("--plot: no case has anything to compare ours with; measure with peers")
     figure = Figure(figsize=(13, 1.7 + INCHES_PER_BAR * len(bars)), layout="constrained")
@@ -61,8 +61,14 @@ def draw(results: Results, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("time of the strongest peer over ours (right of 1x: ours is faster)")
     facts = results.environment
-    where = f"{facts['device']}, torch {facts.get('torch')}, commit {facts.get('commit')}, {facts.get('date')}"
+    told = (facts["device"], *(f"{name} {facts[name]}" for name in ("torch", "commit") if facts.get(name)))
+    where = ", ".join((*told, facts["date"]) if facts.get("date") else told)
     figure.suptitle(f"wsolfast bench {results.bench}", fontsize=11, fontweight="bold")
     axes.set_title(where, fontsize=8, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def _label(names: tuple[str, ...], key: Key) -> str:
+    """A number says nothing without its name."""
+    return ", ".join(f"{name} {value}" if value.isdecimal() else value for name, value in zip(names, key, strict=True))

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from wsolfast.bench.eval import overlaps
-from wsolfast.bench.published_training import last_stage, network_logits
 
 from wsolfast import data
+from wsolfast.bench.eval import overlaps
+from wsolfast.bench.published_training import last_stage, network_logits
 from wsolfast.methods import Method
 from wsolfast.metrics import Protocol
 from wsolfast.metrics.frames import gt_in_frame

@@ -1,7 +1,7 @@
 """Calls every kernel of csrc/cuda at small sizes, for a tool that watches them:
 
-    compute-sanitizer --tool memcheck python bench/sanitize.py
-    compute-sanitizer --tool racecheck python bench/sanitize.py [OP ...]
+    compute-sanitizer --tool memcheck python -m wsolfast.bench.sanitize
+    compute-sanitizer --tool racecheck python -m wsolfast.bench.sanitize [OP ...]
 
 Results are compared with the CPU kernels'. Exit code 5 when one differs, 4 without a CUDA device.
 """

@@ -5,6 +5,7 @@
 
 import pytest
 import torch
+
 from wsolfast.bench.cases import CASES
 from wsolfast.bench.ops import bind, modes
 from wsolfast.bench.peers import ours, reference

@@ -1,4 +1,4 @@
-"""Who takes training steps in end_to_end.py: the engine, bare loops, and the published way."""
+"""Who takes training steps in ``wsolfast bench e2e``: the engine, bare loops, and the published way."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional
-from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
-from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
 
 from wsolfast import data, methods
+from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
+from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
 from wsolfast.engine import artefacts
 from wsolfast.engine.build import build_method, build_optimizer
 from wsolfast.engine.loading import load_batches

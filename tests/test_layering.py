@@ -90,3 +90,11 @@ def test_native_includes_stay_inside_the_table(path):
             assert not header.startswith(FORBIDDEN_HEADERS), f"{path}: {header}"
             if "/" in header and room in NATIVE:
                 assert header.split("/")[0] in NATIVE[room], f"{path}: {room} may not include {header}"
+
+
+def test_benches_are_imported_inside_their_commands():
+    """Or help would wait for torch."""
+    tree = ast.parse((ROOT / "wsolfast" / "cli_bench.py").read_text())
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any(getattr(node, "module", "").startswith("wsolfast") for node in top)
+    assert "wsolfast.bench.ops" in modules_imported(ROOT / "wsolfast" / "cli_bench.py")

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_wheel_holds_kernels_benches_recipes_and_the_report(tmp_path):
+def test_wheel_holds_kernels_recipes_and_the_report_and_runs_its_benches(tmp_path):
     source = tmp_path / "source"
     for name in ("bench", "csrc", "kernels", "wsolfast"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
@@ -34,3 +35,19 @@ def test_wheel_holds_kernels_benches_recipes_and_the_report(tmp_path):
     ):
         assert f"wsolfast/{path}" in names
     assert not any(name.startswith(("bench/", "kernels/", "wsolfast/bench/results")) for name in names)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    words = ["bench", "loader", "--images", "1", "--rounds", "1", "--decoder", "pil", "--json", "rows.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wsolfast", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "rows.json").read_text())["environment"]
+    assert facts["command"] == " ".join(["wsolfast", *words])
+    # Not that of a repository which the installation happens to lie in.
+    assert facts["commit"] is None
+    assert facts["packages"]["wsolfast"]

@@ -101,7 +101,8 @@ def evaluate(
     """Boxes of score maps at every threshold, against the published OpenCV loop and the same loop tuned."""
     from wsolfast.bench.measure import need_module
 
-    need_module("cv2", "fast")
+    need_module("cv2", "pip install 'wsolfast[fast]'")
+    need_module("wsolfast._numpy", "install wsolfast with a C++ compiler, without WSOLFAST_EXT=0 and WSOLFAST_NUMPY=0")
     from wsolfast.bench import eval as bench
     from wsolfast.bench.tables import Output
 
@@ -184,7 +185,8 @@ def e2e(
     from wsolfast.bench.tables import Output
 
     if device == "cpu":
-        need_module("cv2", "fast")
+        need_module("cv2", "pip install 'wsolfast[fast]'")
+        need_module("scipy", "pip install 'wsolfast[dev]'")
     bench.run(
         Output(json, md, plot),
         device=device,

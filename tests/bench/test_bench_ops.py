@@ -3,11 +3,11 @@ import re
 
 import pytest
 import torch
+
+from wsolfast import ops
 from wsolfast.bench import ops as bench
 from wsolfast.bench import peers
 from wsolfast.bench.cases import CASES
-
-from wsolfast import ops
 
 needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 
@@ -99,7 +99,7 @@ def test_a_wrong_result_has_no_speed(wsolfast, tmp_path, monkeypatch):
     assert not any(path.exists() for path in files[1::2])
     assert len(complaint.splitlines()) == 1
     assert "2 of 2 cases are not right, no times are shown: class_head_pool spol.head" in complaint
-    assert re.search(r"Greatest absolute difference: (0\.99|1)", complaint)
+    assert re.search(r"Greatest absolute difference: \d\.\d+", complaint)
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["status"].startswith("wrong") and "ms" not in row for row in rows)
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 import torch
-from wsolfast.bench import gpu_check
 
 from wsolfast import ops
+from wsolfast.bench import gpu_check
 
 needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 
