@@ -19,6 +19,7 @@ _OPTIONAL = (
     ("opencv-python-headless", "cv2", "faster decoding, eval --compare: pip install 'wsolfast[fast]'"),
     ("simplejpeg", "simplejpeg", "fastest decoding: pip install 'wsolfast[fast]'"),
     ("pyarrow", "pyarrow", "parquet data: pip install 'wsolfast[parquet]'"),
+    ("matplotlib", "matplotlib", "pictures of bench: pip install 'wsolfast[viz]'"),
     ("triton", "triton", "GPU kernels; comes with CUDA builds of torch"),
 )
 
