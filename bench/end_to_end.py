@@ -170,6 +170,7 @@ def compare(
     """Add the rows of a case's work, or one that says what is wrong."""
     with rendered(case) as (root, folder):
         bench = CONTENDERS[work](case, root, device, folder)
+        amp = bench.run.recipe.runtime.amp
         for source in sources:
             identity = identity_of(case, work, source)
             try:
@@ -183,5 +184,7 @@ def compare(
             once = without_start(seconds, case) if "start" in seconds else None
             if seconds[OURS]:
                 for row in rows_of(seconds, case.targets.get(work, {})):
-                    found.add(identity | row | ({"seconds_once": once} if row["contender"] == OURS else {}))
+                    found.add(
+                        identity | {"amp": amp} | row | ({"seconds_once": once} if row["contender"] == OURS else {})
+                    )
                 print(f"measured: {case.name}, {work}, {source}", file=sys.stderr, flush=True)

@@ -32,6 +32,7 @@ import time
 import venv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -323,9 +324,11 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
     if tiny:
         return [Step("tiny", [*command, "--cases", "tiny", "--seconds", "0"], imports=("typer",), shown=True)]
     # One process each: a kernel that breaks the device hides nothing but its own op.
-    return (
+    each = (
         Step(op, [*command, "--op", op, *minutes_left()], imports=("typer",), shown=True) for op in benched_ops(python)
     )
+    summary = Step("targets", [*command, "--summary"], imports=("typer",), shown=True, repeated=True)
+    return chain(each, [summary])
 
 
 def cuda_homes() -> list[str]:

@@ -11,6 +11,7 @@ kept.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from wsolfast.bench.measure import (
     read_json,
 )
 from wsolfast.bench.peers import NotHere, Peer, ours, peers_of, reference, tf32_allowed
-from wsolfast.bench.rows import Key, Recorder, ratios
+from wsolfast.bench.rows import Key, Recorder, Results, ratios
 from wsolfast.bench.tables import Output, present
 from wsolfast.engine.errors import BackendError, RunError, UsageError
 from wsolfast.testing import assert_close
@@ -206,7 +207,7 @@ def measure(case: BenchCase, mode: str, device: str, wanted: Callable[[str], boo
             row |= {
                 "images_checked": checked,
                 "floor_ms": floor,
-                "targets": dict(case.targets) if mode in case.target_modes else {},
+                "targets": targets_of(case, mode),
             }
         found.add(identity | {"contender": peer.name} | row)
 
@@ -217,30 +218,43 @@ def notes(key: Key, rows: dict[str, dict]) -> list[str]:
     told = [f"{row['floor_ms'] / row['ms']['p50']:.0%} of the floor"] if row.get("floor_ms") else []
     if row.get("extra_bytes") is not None:
         told.append(f"{row['extra_bytes'] / 2**20:.1f} MiB beyond the outputs")
-    return told + targets_told(row.get("targets", {}), rows)
+    return told + [" ".join(verdict) for verdict in verdicts(row.get("targets", {}), rows)]
 
 
-def targets_told(targets: Mapping[str, float], rows: dict[str, dict]) -> list[str]:
-    """Whether each target is met."""
-    mine, others, told = rows["ours"]["ms"]["p50"], ratios(rows), []
-    floor = rows["ours"].get("floor_ms")
-    for name, target in targets.items():
+def targets_of(case: BenchCase, mode: str) -> dict[str, float | str]:
+    """What is wanted in this mode; JSON has no infinity."""
+    wanted = case.targets if mode in case.target_modes else {}
+    return {name: "inf" if target == inf else target for name, target in wanted.items()}
+
+
+def verdicts(targets: Mapping[str, float | str], rows: dict[str, dict]) -> list[tuple[str, str]]:
+    """Of each target, whether it was MET, MISSED or is UNKNOWN because nothing was measured, and the numbers."""
+    mine, told = rows["ours"]["ms"]["p50"], []
+    # Where memory did not suffice for them, ours wins by any factor.
+    others = ratios(rows) | {name: inf for name, row in rows.items() if row["status"] == "out of memory"}
+    for name, wanted in targets.items():
+        target = float(wanted)
         if name == "ms":
-            got, unit = mine, " ms"
-            met = mine <= target
+            found, unit, met = mine, " ms", mine <= target
         elif name == "floor":
-            if floor is None:
-                continue
-            got, unit, met = floor / mine, " of the floor", floor / mine >= target
+            floor = rows["ours"].get("floor_ms")
+            found, unit = None if floor is None else floor / mine, " of the floor"
+            met = found is not None and found >= target
         else:
             # Of several libraries the fastest counts.
-            among = [ratio for peer, ratio in others.items() if peer == name or peer.startswith(f"{name} ")]
-            exact = [others[name]] if name in others else among
-            if not exact:
-                continue
-            got, unit, met = min(exact), f"x {name}", min(exact) >= target
-        told.append(f"{'MET' if met else 'MISSED'} {target:.3g}{unit}: {got:.3g}")
+            among = [ratio for peer, ratio in others.items() if peer.startswith(f"{name} ")]
+            found, unit = others.get(name, min(among, default=None)), f"x {name}"
+            met = found is not None and found >= target
+        verdict = "UNKNOWN" if found is None else "MET" if met else "MISSED"
+        told.append((verdict, f"{target:.3g}{unit}: {'not measured' if found is None else f'{found:.3g}'}"))
     return told
+
+
+def tally(shown: Results) -> str | None:
+    """One line about all targets; None where there are none."""
+    found = [verdict for rows in shown.cases.values() for verdict, _ in verdicts(rows["ours"].get("targets", {}), rows)]
+    counts = ", ".join(f"{found.count(name)} {name}" for name in ("MET", "MISSED", "UNKNOWN"))
+    return f"targets: {counts}" if found else None
 
 
 def run(
@@ -254,6 +268,7 @@ def run(
     seconds: float | None = None,
     minutes: float = float("inf"),
     ceilings: Path | None = None,
+    summary: bool = False,
 ) -> None:
     """Compare, time and show.
 
@@ -268,6 +283,7 @@ def run(
         seconds: of each measurement, which is done twice; 1 on a CPU and 0.2 on a GPU without.
         minutes: start no measurement after these.
         ceilings: file that ceilings.py wrote.
+        summary: measure nothing and show the rows that are known.
 
     Raises:
         UsageError: for an unknown op.
@@ -305,7 +321,7 @@ def run(
     rounds = (lambda name: not name.startswith("compile"), lambda name: name == "compile", lambda name: True)
     for this_round in rounds:
         for case, mode in work:
-            if not settings["overdue"]():
+            if not (summary or settings["overdue"]()):
                 measure(
                     case,
                     mode,
@@ -316,5 +332,7 @@ def run(
                 )
     shown = found.restricted(found.results.key(identity_of(case, mode)) for case, mode in work)
     present(shown, notes, output)
+    if judged := tally(shown):
+        print(judged)
     if settings["overdue"]():
         raise RunError("out of time: run again for the missing rows")

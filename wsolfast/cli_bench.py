@@ -54,6 +54,7 @@ def ops(
     ceilings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What python -m wsolfast.bench.ceilings measured.")
     ] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Measure nothing, show the rows of --json.")] = False,
     json: Json = None,
     md: Md = None,
     plot: Plot = None,
@@ -78,6 +79,7 @@ def ops(
         seconds=seconds,
         minutes=minutes,
         ceilings=ceilings,
+        summary=summary,
     )
 
 

@@ -46,6 +46,7 @@ def test_table_and_json_hold_every_case_mode_and_contender(wsolfast, tmp_path):
     assert len(lines) == 2 + sum(len(bench.modes(case)) for case in cases)
     assert any("MET 1e-09x eager fp32" in line for line in lines)
     assert any("MISSED 1e+09x eager fp32" in line for line in lines)
+    assert out.splitlines()[-1] == "targets: 1 MET, 1 MISSED, 0 UNKNOWN"
 
 
 @needs_kernels
@@ -126,12 +127,29 @@ def test_a_peer_that_fails_or_is_absent_is_told(wsolfast, tmp_path, monkeypatch)
         ({"compile": 2}, {"compile": 3.0, "compile max-autotune": 1.0}, "MET 2x compile: 3"),
         ({"floor": 0.6}, {}, "MISSED 0.6 of the floor: 0.5"),
         ({"ms": 2}, {}, "MET 2 ms: 1"),
+        ({"labels": 100}, {}, "UNKNOWN 100x labels: not measured"),
+        ({"eager bf16": float("inf")}, {"eager bf16": None}, "MET infx eager bf16: inf"),
+        ({"eager bf16": float("inf")}, {"eager bf16": 1e9}, "MISSED infx eager bf16: 1e+09"),
+        # A library that runs out of memory is not the fastest.
+        ({"sdpa": 1}, {"sdpa math": None, "sdpa cudnn": 2.0}, "MET 1x sdpa: 2"),
     ],
 )
 def test_targets(target, peer_ms, told):
-    rows = {name: {"status": "ok", "ms": {"p50": p50}} for name, p50 in peer_ms.items()}
+    lost = {"status": "out of memory"}
+    rows = {name: {"status": "ok", "ms": {"p50": p50}} if p50 else lost for name, p50 in peer_ms.items()}
     rows["ours"] = {"status": "ok", "ms": {"p50": 1.0}, "floor_ms": 0.5}
-    assert bench.targets_told(target, rows)[-1] == told
+    assert " ".join(bench.verdicts(target, rows)[-1]) == told
+
+
+@needs_kernels
+def test_summary_measures_nothing(wsolfast, tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    told = run_tiny(wsolfast, path, "--op", "self_correlation_map")
+    monkeypatch.setattr(bench, "measure", lambda *arguments, **settings: pytest.fail("measured"))
+    again = run_tiny(wsolfast, path, "--op", "self_correlation_map", "--summary")
+    assert [line for line in again[1].splitlines() if line.startswith("|")] == [
+        line for line in told[1].splitlines() if line.startswith("|")
+    ]
 
 
 def test_unknown_op_is_named(wsolfast, monkeypatch):

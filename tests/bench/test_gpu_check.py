@@ -140,7 +140,7 @@ def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
     assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
     assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
     assert not any(name.startswith("tests/bench/") for name in names("tests"))
-    assert names("bench") == ["class_head_pool"]
+    assert names("bench") == ["class_head_pool", "targets"]
     assert names("end_to_end") == [
         "CAM VGG16",
         "SPA VGG16",

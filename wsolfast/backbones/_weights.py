@@ -234,7 +234,7 @@ def _is_folded(state: Mapping[str, Tensor]) -> bool:
     return bool(means) and not any(mean.any() for mean in means) and all((scale == 1).all() for scale in scales)
 
 
-def _torchvision_weights(enum: str):
+def _torchvision_weights(enum: str) -> Any:
     try:
         return import_torchvision().models.get_weight(enum)
     except (ValueError, KeyError, AttributeError):

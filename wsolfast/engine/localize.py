@@ -53,8 +53,8 @@ def localize(
         UsageError: if the run knows no such class.
         MissingError: if none of the files exists, the run is not finished, or nothing tells its classes.
     """
-    files, output = [Path(file) for file in files], Path(output)
-    require_any(files)
+    paths, folder = [Path(file) for file in files], Path(output)
+    require_any(paths)
     progress, recipe = progress or Progress(quiet=True), run.recipe
     if post is not None:
         recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
@@ -71,9 +71,9 @@ def localize(
     ranks = None if classifier is None else load_method(run, classifier, len(names)).eval().to(target)
     found, failed = [], []
     taken: set[str] = set()
-    output.mkdir(parents=True, exist_ok=True)
-    with progress.task("images", len(files)) as advance, torch.inference_mode():
-        for file in files:
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress.task("images", len(paths)) as advance, torch.inference_mode():
+        for file in paths:
             try:
                 pixels = decode(file)
             except data.DataError as error:
@@ -96,7 +96,7 @@ def localize(
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
             boxes = predicted_boxes(score_map, extent, protocol, threshold)[0]
             picture = draw_boxes(overlay(Image.fromarray(pixels), score_map[0]), boxes)
-            png = output / _free_name(file, taken)
+            png = folder / _free_name(file, taken)
             write_bytes(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
             found.append(
                 {
@@ -111,7 +111,7 @@ def localize(
             )
             advance()
     told = {"run": str(run.path), "protocol": protocol.name, "threshold": threshold, "images": found, "failed": failed}
-    write_json(output / "boxes.json", told)
+    write_json(folder / "boxes.json", told)
     return told
 
 

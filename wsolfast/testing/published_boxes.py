@@ -1,11 +1,13 @@
 """Boxes the published way: one OpenCV or SciPy call per threshold. Slow, independent of the library."""
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 from scipy import ndimage
 
 
-def contour_boxes(score_map: np.ndarray, thresholds, every: bool) -> list[np.ndarray]:
+def contour_boxes(score_map: np.ndarray, thresholds: Iterable[float], every: bool) -> list[np.ndarray]:
     """wsolevaluation: the largest contour's box, or every contour's, of the 8-bit map at each threshold."""
     levels = (score_map * 255).astype(np.uint8)
     height, width = levels.shape
