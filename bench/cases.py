@@ -186,6 +186,42 @@ def attention_case(
     )
 
 
+def block_case(
+    layer: str,
+    images: int,
+    channels: int,
+    side: int,
+    dtype: torch.dtype = torch.float32,
+    targets: Mapping[str, float] = {},
+):
+    """A whole non-local block, channels last: projections, attention, mixing, a batch norm that keeps its statistics
+    (through one that measures them, a gradient of ones vanishes), residual."""
+
+    def make_inputs(device, dtype):
+        generator = torch.Generator().manual_seed(1)
+        sizes = (max(1, channels // 8), max(1, channels // 8), channels, channels)
+        weights = [torch.randn(size, channels, 1, 1, generator=generator) / channels**0.5 for size in sizes]
+        pairs = [(weight, weight[:, 0, 0, 0]) for weight in weights]
+        parameters = [x for pair in pairs for x in pair] + [torch.ones(channels), torch.zeros(channels)]
+        x = smooth((images, channels, side, side), 0).to(memory_format=torch.channels_last)
+        return tuple(tensor.clone().to(device, dtype) for tensor in (x, *parameters))
+
+    positions = side * side
+    projections = 2 * positions * channels * (2 * channels + channels // 4)
+    return BenchCase(
+        "non_local_block",
+        f"{layer} {side}x{side}x{channels}, N={images}",
+        make_inputs,
+        backward=True,
+        # Gradients of the projections sum over every position of every image.
+        tolerance=1e-4 if dtype == torch.float32 else 1e-1,
+        dtype=dtype,
+        images=images,
+        flops=images * (projections + 2 * positions**2 * (channels // 8 + channels)),
+        targets=targets,
+    )
+
+
 def fusion_case(
     images: int,
     side: int,
@@ -390,6 +426,16 @@ _CUDA = [
         )
         for dtype in (torch.bfloat16, torch.float32)
     ),
+    # The module that the blocks of NL-CCAM and CI-CAM are, at their three sizes.
+    *(
+        block_case(layer, 32, channels, side, dtype, {"eager bf16": 5} if dtype == torch.bfloat16 else {})
+        for layer, channels, side in (
+            ("nl_ccam.conv2", 128, 56),
+            ("nl_ccam.conv3", 256, 28),
+            ("nl_ccam.conv5", 512, 14),
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+    ),
     # Where writing every weight takes 80 GB in float32, more than once.
     attention_case("stress", 128, (64, 64), 112, 112, "embedded_gaussian", True, torch.bfloat16, _STRESS),
     attention_case("sub-sampled keys", 32, (64, 64), 112, 56, "embedded_gaussian", True, torch.bfloat16, _ATTENTION),
@@ -423,6 +469,7 @@ _TINY = [
     confidence_case("tiny", 3, 5),
     pool_case(4, 3, 5),
     attention_case("tiny", 2, (4, 6), 5, 5, "embedded_gaussian", targets={"eager fp32": 1e9}),
+    block_case("tiny", 2, 8, 5),
     fusion_case(2, 8, "mean"),
     head_case(2, 5, 4),
     labels_case(1, "paper"),

@@ -5,12 +5,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
 
 from wsolfast import ops
 from wsolfast.bench.cases import BenchCase
+from wsolfast.methods._non_local import NonLocalBlock
+from wsolfast.reference.non_local_attention import non_local_attention
 
 BOXES = ("score_map_boxes", "box_sweep_hits")
 HALVES = (torch.float16, torch.bfloat16)
@@ -37,13 +42,17 @@ class NotHere(Exception):
 
 def ours(case: BenchCase) -> Peer:
     """The op as the dispatcher serves it, with float32 products where the case asks for them; attention as its function
-    is called, which may ask a library first."""
+    is called, which may ask a library first, and the block around it as its module."""
+    if case.op == "non_local_block":
+        return Peer("ours", _block, tf32=False)
     if case.op == "non_local_attention":
         return Peer("ours", lambda *maps: ops.non_local_attention(*maps[:3], kind=maps[3]), tf32=False)
     return Peer("ours", getattr(torch.ops.wsolfast, case.op).default, tf32=False)
 
 
 def reference(case: BenchCase) -> Callable:
+    if case.op == "non_local_block":
+        return _plain_block
     return getattr(importlib.import_module(f"wsolfast.reference.{case.op}"), case.op)
 
 
@@ -63,6 +72,25 @@ def peers_of(case: BenchCase, device: str) -> list[Peer]:
     if device == "cuda" and case.kind == "embedded_gaussian":
         eager += _attention_peers()
     return [*eager, *_compiled(case, plain)]
+
+
+@cache
+def _block_module(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[NonLocalBlock, list[str]]:
+    block = NonLocalBlock(channels).to(device, dtype).eval()
+    return block, [name for name, _ in block.named_parameters()]
+
+
+def _block(x: Tensor, *parameters: Tensor) -> Tensor:
+    block, names = _block_module(x.shape[1], x.device, x.dtype)
+    return functional_call(block, dict(zip(names, parameters, strict=True)), (x,))
+
+
+def _plain_block(x: Tensor, *parameters: Tensor) -> Tensor:
+    """As NL-CCAM writes it: four convolutions, every weight in memory."""
+    *pairs, gain, offset = parameters
+    query, key, value = (functional.conv2d(x, *pairs[i : i + 2]) for i in (0, 2, 4))
+    mixed = functional.conv2d(non_local_attention(query, key, value, "embedded_gaussian"), *pairs[6:])
+    return x + functional.batch_norm(mixed, torch.zeros_like(offset), torch.ones_like(gain), gain, offset)
 
 
 @contextmanager
