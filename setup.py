@@ -23,6 +23,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 ARCHITECTURES = ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+# No contraction: CUDA kernels give the CPU kernels' bits. wsolfast.testing.cuda_builds compiles with these two lines.
+NVCC_FLAGS = "-std=c++20 -O3 --fmad=false --expt-relaxed-constexpr"
 WARNINGS = "-Wall -Wextra -Werror -Wno-unused-parameter"
 
 
@@ -90,8 +92,7 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
         gencode = " ".join(f"-gencode={architecture}" for architecture in ARCHITECTURES)
         lines += [
             "rule nvcc",
-            f"  command = {nvcc} -MMD -MF $out.d -std=c++20 -O3 --fmad=false --expt-relaxed-constexpr "
-            f"-Xcompiler -fPIC,-fvisibility=hidden -lineinfo {gencode} "
+            f"  command = {nvcc} -MMD -MF $out.d {NVCC_FLAGS} -Xcompiler -fPIC,-fvisibility=hidden -lineinfo {gencode} "
             f"-I{ROOT}/csrc {defines} {torch_include} -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",

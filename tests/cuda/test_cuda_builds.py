@@ -1,5 +1,7 @@
-"""nvcc compiles every kernel for sm_80 and sm_90 without spills, within what a CTA may have."""
+"""nvcc compiles every kernel for sm_80 and sm_90 without spills, within what a CTA may have, and fuses no product."""
 
+import json
+import re
 from collections import defaultdict
 
 import pytest
@@ -10,6 +12,8 @@ from wsolfast.testing.kernel_builds import ARCHITECTURES
 pytestmark = pytest.mark.skipif(cuda_builds.nvcc() is None, reason="nvcc is not installed")
 REGISTERS_OF_AN_SM = 65_536
 DECLARED_SHARED_MEMORY = 48 * 1024
+FUSED = re.compile(r"fma\.|(?:mul|add|sub)\.(?:f32|f64)$")
+FLOATING = re.compile(r"\.b?f(?:16|32|64)")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,46 @@ def test_no_kernel_spills(rows):
 def test_a_cta_fits_its_registers_and_declared_shared_memory(rows):
     assert not [row for row in rows if row.registers * row.warps * 32 > REGISTERS_OF_AN_SM]
     assert not [row for row in rows if row.shared_bytes > DECLARED_SHARED_MEMORY]
+
+
+def test_no_product_is_contracted(rows):
+    """Results are the CPU kernels' bits, so every product is rounded before it is added to. ptxas may still fuse what
+    does not name its rounding."""
+    assert "--fmad=false" in cuda_builds.setup_constant("NVCC_FLAGS").split()
+    for source in cuda_builds.sources():
+        found = cuda_builds.instructions(source, 90)
+        assert not [name for name in found if FUSED.match(name)], source.name
+    assert cuda_builds.instructions(cuda_builds.ROOT / "csrc/cuda/normalize_score_map.cu", 90)["mul.rn.f64"] > 0
+
+
+def test_atomics_are_of_integers(rows):
+    """Sums of floating-point numbers have one order."""
+    for source in cuda_builds.sources():
+        atomics = [name for name in cuda_builds.instructions(source, 90) if name.startswith(("atom.", "red."))]
+        assert not [name for name in atomics if FLOATING.search(name)], source.name
+
+
+def test_the_gate_sees_contractions_and_atomics_of_floats(tmp_path):
+    source = tmp_path / "careless.cu"
+    source.write_text(
+        """
+        __global__ void __launch_bounds__(32) careless(float* x) {
+          atomicAdd(x, __fmaf_rn(x[1], x[2], x[3]));
+          atomicAdd(reinterpret_cast<int*>(x) + 4, 1);
+        }
+        """
+    )
+    found = cuda_builds.instructions(source, 90)
+    assert {name for name in found if FUSED.match(name)} == {"fma.rn.f32"}
+    atomics = [name for name in found if name.startswith(("atom.", "red."))]
+    assert len(atomics) == 2
+    assert len([name for name in atomics if FLOATING.search(name)]) == 1
+
+
+def test_the_kept_table_is_of_these_kernels(rows):
+    kept = json.loads((cuda_builds.ROOT / "bench/results/kernel_resources.json").read_text())
+    of_csrc = {(row["build"], row["kernel"], row["arch"]) for row in kept if row["build"].startswith("csrc/")}
+    assert {(row.build, row.kernel, row.arch) for row in rows} == of_csrc
 
 
 def test_the_gate_sees_spills(tmp_path):

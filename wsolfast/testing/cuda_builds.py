@@ -3,13 +3,16 @@
 Needs nvcc and a checkout; nothing is loaded or run. ``python -m wsolfast.testing.kernel_builds`` prints the table.
 """
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from wsolfast.testing.kernel_builds import ARCHITECTURES, KernelResources
@@ -21,6 +24,7 @@ _PTXAS = re.compile(
     re.DOTALL,
 )
 _SPILLED = re.compile(r"(\d+) bytes spill (?:stores|loads)")
+_INSTRUCTION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][a-z0-9_]*(?:\.[a-z0-9_:]+)+)\s", re.MULTILINE)
 _ENTRY = re.compile(r"\.entry (?P<symbol>\w+)\(.*?\.maxntid (?P<threads>\d+)", re.DOTALL)
 
 
@@ -45,21 +49,7 @@ def compile_source(source: Path, arch: int) -> list[KernelResources]:
     Raises:
         RuntimeError: without nvcc, or when it rejects the source.
     """
-    compiler = nvcc()
-    if compiler is None:
-        raise RuntimeError("cuda_builds: nvcc was not found: put it on PATH or set CUDA_HOME")
-    import torch
-
-    include = Path(torch.__file__).parent / "include"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [compiler, "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "--keep", f"--keep-dir={folder}"]
-        command += ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DUSE_CUDA"]
-        command += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{ROOT / 'csrc'}", f"-isystem={include}"]
-        command += [f"-isystem={include / 'torch/csrc/api/include'}", str(source), "-o", str(Path(folder, "out.cubin"))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        if done.returncode:
-            raise RuntimeError(f"cuda_builds: nvcc rejected {source.name}:\n{done.stdout}{done.stderr}")
-        ptx = "".join(path.read_text() for path in Path(folder).glob("*.ptx"))
+    log, ptx = _compile(source, arch)
     threads = {entry["symbol"]: int(entry["threads"]) for entry in _ENTRY.finditer(ptx)}
     rows = [
         KernelResources(
@@ -73,11 +63,44 @@ def compile_source(source: Path, arch: int) -> list[KernelResources]:
             tensor_core_instructions=0,
             tensor_cores_meant=False,
         )
-        for kernel in _PTXAS.finditer(done.stdout + done.stderr)
+        for kernel in _PTXAS.finditer(log)
     ]
     if len(rows) != len(threads):
         raise RuntimeError(f"cuda_builds: {source.name} has {len(threads)} kernels, ptxas told of {len(rows)}")
     return sorted(rows, key=lambda row: row.kernel)
+
+
+def instructions(source: Path, arch: int) -> Counter[str]:
+    """How often each PTX instruction stands in what nvcc makes of a ``.cu``, e.g. ``{"fma.rn.f64": 3}``."""
+    return Counter(_INSTRUCTION.findall(_compile(source, arch)[1]))
+
+
+def setup_constant(name: str) -> str:
+    """A constant of setup.py, which cannot be imported without building."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    raise LookupError(f"cuda_builds: setup.py has no {name}")
+
+
+@cache
+def _compile(source: Path, arch: int) -> tuple[str, str]:
+    """What ptxas told of a source, and the PTX."""
+    compiler = nvcc()
+    if compiler is None:
+        raise RuntimeError("cuda_builds: nvcc was not found: put it on PATH or set CUDA_HOME")
+    import torch
+
+    include = Path(torch.__file__).parent / "include"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [compiler, "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "--keep", f"--keep-dir={folder}"]
+        command += [*setup_constant("NVCC_FLAGS").split(), "-DUSE_CUDA", setup_constant("STABLE_ABI")]
+        command += [f"-I{ROOT / 'csrc'}", f"-isystem={include}"]
+        command += [f"-isystem={include / 'torch/csrc/api/include'}", str(source), "-o", str(Path(folder, "out.cubin"))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(f"cuda_builds: nvcc rejected {source.name}:\n{done.stdout}{done.stderr}")
+        return done.stdout + done.stderr, "".join(path.read_text() for path in Path(folder).glob("*.ptx"))
 
 
 def compile_all(
