@@ -297,7 +297,8 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
         script = [python, "-m", "wsolfast.bench.sanitize"]
         if tiny:
             return [Step("help", [*script, "--help"])]
-        tool = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
+        # Our kernels alone: PyTorch's, slow where they are watched, make the inputs and may have hazards of their own.
+        tool = ["compute-sanitizer", "--error-exitcode", "9", "--kernel-name", "kns=wsolfast", "--tool"]
         return [
             # Each tensor its own allocation, or reads beyond one would end in its neighbour.
             Step(
@@ -337,11 +338,15 @@ def cuda_homes() -> list[str]:
 
 
 def device_tests() -> list[tuple[Path, str]]:
-    """Files and what to choose of them: tests marked ``cuda``, and the Triton kernels' own."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if path.parent.name != "bench"]
-    kernels = [(path, "not slow") for path in files if path.parent.name == "kernels"]
-    marked = [(path, "cuda") for path in files if "mark.cuda" in path.read_text() and path.parent.name != "kernels"]
-    return [*marked, *kernels]
+    """Files and what to choose of them: tests marked ``cuda``, and all of those that go to the device where there is
+    one, as the Triton kernels' do."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text()
+        anywhere = path.parent.name == "kernels" or 'DEVICE = "cuda" if' in text
+        if path.parent.name != "bench" and (anywhere or "mark.cuda" in text):
+            found.append((path, "not slow" if anywhere else "cuda"))
+    return sorted(found, key=lambda test: test[0].parent.name == "kernels")
 
 
 def cuda_ops(python: str) -> list[str]:

@@ -140,6 +140,10 @@ def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
     assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
     assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
     assert not any(name.startswith("tests/bench/") for name in names("tests"))
+    chosen = {path.name: marker for path, marker in gpu_check.device_tests()}
+    assert chosen["test_registration.py"] == "cuda"
+    # Their tests go to the device where there is one.
+    assert chosen["test_cuda_attention.py"] == chosen["test_large_offsets.py"] == "not slow"
     assert names("bench") == ["class_head_pool", "targets"]
     assert names("end_to_end") == [
         "CAM VGG16",
