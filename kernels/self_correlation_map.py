@@ -146,7 +146,9 @@ def route(channels: int, positions: int, options: Options, tiles: Tiles) -> str:
     * "streamed": the paper's correlation has no thresholds, so its products of P x P matrices are products of vectors
       with a C x C matrix, fewer when P > 2C, and no P x P matrix is kept. Negatives cut before the second order or rows
       scaled before they are summed need the whole rows. float16 holds a C x C matrix of up to 2^15 positions.
-    * "stored": all else; rows are multiplied in square tiles, then read in passes.
+    * "stored": all else; rows are multiplied in square tiles, then read in passes. The products are ours and not the
+      library's: of a symmetric matrix they make one half, of its square the selected rows alone, whose number only the
+      device knows. With half of the rows selected a library would do twice the arithmetic, or make the host wait.
     """
     if positions <= WHOLE_ROW and tiles is not DOUBLE:
         return "whole"
