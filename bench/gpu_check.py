@@ -284,10 +284,12 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
         return [Step("ceilings", command, shown=True)]
     if part == "tests":
         pytest = [python, "-m", "pytest", "-q", *(["--collect-only"] if tiny else [])]
+        workers = ["-n", "8"] if not tiny and has_xdist(python) else []
         return [
             Step(
                 str(path.relative_to(ROOT)),
-                [*pytest, "-m", chosen, str(path)],
+                # Most of their time goes into compiling Triton's kernels.
+                [*pytest, *(workers if compiles_much(path) else []), "-m", chosen, str(path)],
                 imports=("pytest", "numpy"),
                 must_pass_tests=not tiny,
             )
@@ -347,6 +349,16 @@ def device_tests() -> list[tuple[Path, str]]:
         if path.parent.name != "bench" and (anywhere or "mark.cuda" in text):
             found.append((path, "not slow" if anywhere else "cuda"))
     return sorted(found, key=lambda test: test[0].parent.name == "kernels")
+
+
+def has_xdist(python: str) -> bool:
+    """Whether pytest can share a file's tests among processes."""
+    probe = "import importlib.util; print(importlib.util.find_spec('xdist') is not None)"
+    return run_or_exit([python, "-c", probe]).split()[-1] == "True"
+
+
+def compiles_much(path: Path) -> bool:
+    return path.name == "test_registration.py" or path.name.endswith("_kernels.py")
 
 
 def cuda_ops(python: str) -> list[str]:

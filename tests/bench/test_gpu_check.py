@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,6 +133,7 @@ def test_the_checkout_is_found_without_installing_it(tmp_path, monkeypatch):
 def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "cuda_ops", lambda python: ["score_map_boxes"])
     monkeypatch.setattr(gpu_check, "benched_ops", lambda python: ["class_head_pool"])
+    monkeypatch.setattr(gpu_check, "has_xdist", lambda python: True)
 
     def names(part):
         return [step.name for step in gpu_check.steps(part, sys.executable, tmp_path, "cuda", time.monotonic())]
@@ -140,6 +142,10 @@ def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
     assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
     assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
     assert not any(name.startswith("tests/bench/") for name in names("tests"))
+    steps = gpu_check.steps("tests", sys.executable, tmp_path, "cuda", time.monotonic())
+    shared = {Path(step.name).name for step in steps if "-n" in step.command}
+    assert {"test_registration.py", "test_class_head_pool_kernels.py"} <= shared
+    assert not shared & {"test_large_offsets.py", "test_resources.py", "test_nccl.py"}
     chosen = {path.name: marker for path, marker in gpu_check.device_tests()}
     assert chosen["test_registration.py"] == "cuda"
     # Their tests go to the device where there is one.
