@@ -1,5 +1,6 @@
 """The index: the same samples and boxes as from the files, without looking at them, and never when it is stale."""
 
+import errno
 import importlib
 import inspect
 import os
@@ -96,27 +97,71 @@ def test_training_boxes_are_not_stored(folder):
 
 PROBE = """
 import os, sys
-from wsolfast.data import open_dataset
 seen, stat = [], os.stat
 sys.addaudithook(lambda event, details: seen.append(str(details[0])) if event in WATCHED else None)
 os.stat = lambda path, *rest, **named: (seen.append(str(path)), stat(path, *rest, **named))[1]
 WATCHED = ("open", "os.listdir", "os.scandir")
+{begin}
 for root in sys.argv[1:]:
-    open_dataset("ilsvrc", root, "test")
+    begin(root)
     seen.clear()
+    begin(root)
+    print(*(path for path in seen if path.startswith(root + os.sep)), sep="|")
+"""
+OPENING = """
+from wsolfast.data import open_dataset
+def begin(root):
     data = open_dataset("ilsvrc", root, "test")
     assert all(len(data.annotations(i).boxes) == 1 for i in range(len(data)))
-    print(*(path for path in seen if path.startswith(root)), sep="|")
+"""
+# Up to the first image that is decoded.
+EVALUATING = """
+from pathlib import Path
+from wsolfast.engine import eval_split
+from wsolfast.engine.evaluate import evaluate
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.recipe import parse_recipe
+RECIPE = '''
+summary = "an untrained network"
+[data]
+name = "ilsvrc"
+[[stage]]
+name = "localizer"
+method = "cam"
+epochs = 0
+backbone = {name = "small"}
+[evaluate]
+resize = 32
+[runtime]
+device = "cpu"
+workers = 1
+cache_gb = 1
+'''
+class Begun(Exception):
+    pass
+def at_the_first_image(*_, **__):
+    raise Begun
+eval_split.compute_score_maps = at_the_first_image
+def begin(root):
+    beside = Path(root + "-run")
+    recipe = parse_recipe(RECIPE, "probe", [f"data.root={root}", f"runtime.cache_dir={beside / 'cache'}"])
+    try:
+        evaluate(RunFolder.create(beside / "run", recipe, exist_ok=True))
+    except Begun:
+        return
+    raise AssertionError("nothing was asked of the network")
 """
 
 
-def test_opening_looks_at_no_image_and_no_annotation(tmp_path):
+@pytest.mark.parametrize("begin", [OPENING, EVALUATING], ids=["opening", "evaluating"])
+def test_a_start_looks_at_no_image_and_no_annotation(tmp_path, begin):
     """Twenty times the images are not one more file or folder to open, list or examine."""
     roots = [tmp_path / "few", tmp_path / "many"]
     for root, count in zip(roots, (8, 160), strict=True):
         synth_imagenet(root, images=count, train_images=4, classes=2, size=32)
         index("ilsvrc", root)
-    done = subprocess.run([sys.executable, "-c", PROBE, *map(str, roots)], capture_output=True, text=True, check=False)
+    probe = PROBE.replace("{begin}", begin)
+    done = subprocess.run([sys.executable, "-c", probe, *map(str, roots)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     few, many = (
         [path.removeprefix(str(root)) for path in line.split("|")]
@@ -272,6 +317,20 @@ def test_killed_while_it_is_written_the_old_index_stays(folder):
     assert len(list(path.parent.iterdir())) == 2, "the unfinished file is left behind, under another name"
     assert path.read_bytes() == whole
     assert type(open_dataset("folder", folder, "test")._source).__name__ == "IndexedSource"
+
+
+def test_a_full_disk_leaves_the_old_index(folder, monkeypatch):
+    path = index("folder", folder).path
+    whole = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("wsolfast.data.atomic.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        index("folder", folder, force=True)
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == whole
 
 
 @pytest.fixture

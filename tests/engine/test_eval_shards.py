@@ -28,9 +28,9 @@ def copies(tiny, tmp_path, coarse_sweep):
     return lambda name: RunFolder.create(tmp_path / name, tiny("stage.epochs=0"))
 
 
-@pytest.mark.parametrize(("shards", "limit"), [(2, None), (3, None), (3, 7)])
-def test_the_last_of_several_shards_finds_what_one_evaluation_finds(copies, tiny, shards, limit):
-    recipe = tiny("stage.epochs=0", "evaluate.batch_size=2")
+@pytest.mark.parametrize(("shards", "limit", "crops"), [(2, None, "one"), (3, None, "ten"), (3, 7, "one")])
+def test_the_last_of_several_shards_finds_what_one_evaluation_finds(copies, tiny, shards, limit, crops):
+    recipe = tiny("stage.epochs=0", "evaluate.batch_size=2", f"evaluate.ten_crop={str(crops == 'ten').lower()}")
     whole, parted = copies("whole"), copies("parted")
     evaluate(whole, recipe, limit=limit)
     for number in range(1, shards):

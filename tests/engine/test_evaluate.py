@@ -1,5 +1,8 @@
 import json
 import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from safetensors.torch import load
 from wsolfast import data
 from wsolfast._compat import import_torchvision
 from wsolfast.engine import eval_split
-from wsolfast.engine.build import build_method, eval_protocol, open_eval_data
+from wsolfast.engine.build import build_method, describe_device, eval_protocol, open_eval_data
 from wsolfast.engine.checkpoint import save_weights, seed_everything
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.eval_split import compute_score_maps
@@ -19,7 +22,7 @@ from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.score_maps import ScoreMaps
 from wsolfast.engine.train import train
-from wsolfast.metrics import BoxAccuracy, center_box
+from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, center_box
 from wsolfast.recipe import RecipeError
 from wsolfast.types import Localization
 
@@ -77,6 +80,36 @@ def test_numbers_are_those_of_the_metrics_on_the_methods_own_maps(trained):
     assert chosen == {name: results["oracle_threshold"][name] for name in chosen}
     assert saved(trained, "results.json") == results
     assert saved(trained, "curves.json")["iou50"] == expected["curves"]["iou50"]
+
+
+def test_results_and_environment_say_what_the_numbers_depend_on(trained, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/wsolfast", "eval", "run"])
+    results = evaluate(trained)
+    assert results["protocol"] == "wsolevaluation"
+    assert results["thresholds"] == {"count": 20, "first": 0.0, "last": pytest.approx(0.95)}
+    assert results["metrics_version"] == METRICS_VERSION
+    assert (results["amp"], results["decoder"], results["device"], results["limit"]) == (
+        "none",
+        data.chosen_decoder("auto"),
+        "cpu",
+        None,
+    )
+    of_training = json.loads((trained.path / "env.json").read_text())
+    assert of_training["device"] == "cpu"
+    for environment in (of_training, results["environment"]):
+        for package in ("wsolfast", "torch", "numpy", "pillow"):
+            assert environment[package] == version(package), package
+        assert environment["threads"] == torch.get_num_threads()
+        assert {"python", "cpu", "platform", "processes", "started"} <= environment.keys()
+        if (Path(eval_split.__file__).parents[2] / ".git").exists():
+            assert re.match("[0-9a-f]{7,}", environment["commit"])
+    assert results["environment"]["argv"] == sys.argv
+    assert results["environment"]["command"] == "wsolfast eval run"
+
+
+def test_a_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert describe_device(torch.device("cuda:3")) == "cuda:3 (GPU 3)"
 
 
 def test_the_centre_box_is_measured_on_the_same_images(trained):

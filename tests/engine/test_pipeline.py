@@ -4,13 +4,18 @@ import threading
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsolfast import data
-from wsolfast.engine.build import build_method, open_eval_data
+from wsolfast.engine.build import build_method, open_eval_data, refine
 from wsolfast.engine.decoding import DecodedBatches
+from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.network import Look
 from wsolfast.engine.pipeline import stream
+from wsolfast.engine.roles import classifier_of, localizer_of
 from wsolfast.engine.stopwatch import FIELDS, STAGES, Stopwatch, describe, in_words
+from wsolfast.methods import list_methods
+from wsolfast.recipe import load_recipe
 
 CPU = torch.device("cpu")
 INDICES = [7, 0, 3, 9, 1, 5, 8]
@@ -158,6 +163,51 @@ def test_the_slowest_stage_is_named():
     assert found["images_per_second"] == {"decode": 200, "network": 50, "maps": 200, "boxes": 200, "write": 200}
     line = "images/s by stage: decode 200, network 50, maps 200, boxes 200, write 200; slowest: network; "
     assert in_words(found) == line + "together 25.0, 25 % of it waiting"
+
+
+class Waits(TorchDispatchMode):
+    """Notes every call for which a host would have to wait for its GPU: a number, or a size that data decide."""
+
+    BY_NAME = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "unique", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        if by_mask or any(name.startswith(one) for one in self.BY_NAME):
+            self.found.append(name)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("way", ["evaluate.post=none", "evaluate.post=scg", "evaluate.ten_crop=true"])
+@pytest.mark.parametrize("method", list_methods())
+def test_no_batch_waits_for_a_number(method, way):
+    name = next(name for name in demo_recipes(baselines=True) if name.rpartition("/")[2] == method)
+    small = ("data.options={num_classes=3, size=64, num_test=10}", "data.resize=64", "data.crop=56")
+    recipe = load_recipe(name, [*small, "evaluate.resize=56", way])
+    dataset, ranks = open_eval_data(recipe, "test"), classifier_of(recipe)
+    localizer = refine(build_method(recipe, localizer_of(recipe).stage, 3, pretrained=False), recipe.evaluate)
+    classifier = ranks and build_method(recipe, ranks.stage, 3, pretrained=False)
+    look = Look(localizer, classifier, device=CPU, crop=56 if recipe.evaluate.ten_crop else None)
+    waits = Waits()
+
+    def step(*given):
+        with waits:
+            return look(*given)
+
+    assert len(list(stream(dataset, BATCHES, step, device=CPU))) == len(BATCHES)
+    assert waits.found == []
+
+
+def test_waiting_for_a_number_would_be_seen():
+    with Waits() as waits:
+        torch.ones(3).sum().item()
+        torch.ones(3)[torch.ones(3) > 0]
+        torch.ones(3).nonzero()
+    assert waits.found == ["_local_scalar_dense", "index", "nonzero"]
 
 
 def test_a_compiled_backbone_finds_the_same(tiny, monkeypatch):
