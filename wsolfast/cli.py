@@ -626,6 +626,7 @@ def demo(
 @app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs, the baseline first.")],
+    images: Annotated[int, typer.Option(min=0, help="At most so many images in the gallery.")] = 48,
     out: Annotated[Path | None, typer.Option(help="The page; report/index.html in the last run if not given.")] = None,
     sheets: Annotated[
         bool,
@@ -639,7 +640,7 @@ def report(
     from wsolfast.engine.report import write_report
 
     _refuse_company("report")
-    page = write_report(runs, out or runs[-1] / "report" / "index.html")
+    page = write_report(runs, out or runs[-1] / "report" / "index.html", images=images)
     _say(f"report: {page}")
     if sheets:
         from wsolfast.engine.contact_sheet import write_sheets

@@ -15,9 +15,9 @@ from wsolfast.recipe import RecipeError, parse_recipe
 
 ERRORS = {
     "correct": ("Correct", "right class, and the box overlaps a true box by more than half"),
-    "part": ("Part", "most of the box lies on the object, but it covers only a part of it"),
-    "more": ("Too large", "the box covers the object and much besides"),
-    "multi_instance": ("Multi-instance", "one box spans several objects"),
+    "part": ("Partial", "most of the box lies on the object, but it covers only a part of it; SPA's “Part”"),
+    "more": ("Too large", "the box covers the object and much besides; SPA's “More”"),
+    "multi_instance": ("Multi-instance", "one box spans several objects; SPA's “M-Ins”"),
     "misclassified": ("Misclassified", "the predicted class is wrong, wherever the box is"),
     "other": ("Other", "the box misses in another way"),
 }
@@ -101,8 +101,9 @@ def choose_images(tables: Sequence[dict[str, dict]], count: int) -> dict[str, li
         mark([key for key in sorted(common, key=lambda key: change[key])[:share] if change[key] < 0], "loss")
     room = max(0, min(count, len(common)) - len(reasons))
     rest = [key for key in common if key not in reasons]
+    stretches = np.array_split(np.arange(len(rest)), room) if room else []
     draws = np.random.default_rng(0).random(room)
-    mark([rest[int((i + draw) * len(rest) / room)] for i, draw in enumerate(draws)], "sample")
+    mark([rest[one[int(draw * len(one))]] for one, draw in zip(stretches, draws, strict=True)], "sample")
     return {key: reasons[key] for key in common if key in reasons}
 
 

@@ -216,17 +216,8 @@ def contact_sheet(
     return sheet
 
 
-def _data_uri(image: Image.Image, mime: str, **options: Any) -> str:
-    stream = io.BytesIO()
-    image.save(stream, **options)
-    return f"data:{mime};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
-def encode_jpeg_data_uri(image: Image.Image, quality: int = 82) -> str:
+def encode_jpeg_data_uri(image: Image.Image, quality: int = 78) -> str:
     """The image as a ``data:image/jpeg`` address, for pages that must stand alone."""
-    return _data_uri(image.convert("RGB"), "image/jpeg", format="JPEG", quality=quality, optimize=True)
-
-
-def encode_png_data_uri(image: Image.Image) -> str:
-    """The image, losslessly, as a ``data:image/png`` address."""
-    return _data_uri(image, "image/png", format="PNG", optimize=True)
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, format="JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

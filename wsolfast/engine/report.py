@@ -192,7 +192,10 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
 
 
 def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
-    """Per class: images, then per run the share of boxes with IoU >= 0.5 and of right classes."""
+    """Per class: images, then per run the share of boxes with IoU >= 0.5, its lead over the first run's, right classes.
+
+    Where a run saw no image of a class, its numbers are None.
+    """
     runs = [run for run in runs if run.images]
     if not runs:
         return []
@@ -206,9 +209,13 @@ def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
             )
     rows = []
     for label, counts in sorted(sums.items()):
-        shares = 100 * counts[:, 1:] / np.maximum(counts[:, :1], 1)
-        name = next(run.class_name(label) for run in runs)
-        rows.append({"name": name, "images": int(counts[:, 0].max()), "shares": shares.tolist()})
+        boxes, classes = (
+            [100 * float(hits / seen) if seen else None for seen, hits in zip(counts[:, 0], column, strict=True)]
+            for column in counts[:, 1:].T
+        )
+        gains = [None if box is None or boxes[0] is None else box - boxes[0] for box in boxes]
+        shares = list(zip(boxes, gains, classes, strict=True))
+        rows.append({"name": runs[0].class_name(label), "images": int(counts[:, 0].max()), "shares": shares})
     return rows
 
 
@@ -267,7 +274,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
     Args:
         runs: run folders, the baseline first; the last one is the method that the worst cases are picked from.
         output: the HTML file.
-        images: at most so many images in the gallery, about 25 kB each.
+        images: at most so many images in the gallery, 20 to 40 kB each, by the number of runs.
 
     Returns:
         The HTML file.
@@ -282,7 +289,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters |= {"jpeg_uri": pictures.encode_jpeg_data_uri, "png_uri": pictures.encode_png_data_uri}
+    templates.filters |= {"jpeg_uri": pictures.encode_jpeg_data_uri, "percent": _percent}
     title, metrics = _title(records), METRICS if _boxed(records) else MASK_METRICS
     page = templates.get_template("report.html").render(
         title=title,
