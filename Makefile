@@ -57,5 +57,5 @@ $(VENV)/.torch: constraints.txt
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(SOURCES)
 	@test "$$WSOLFAST_EXT" = 0 || command -v $${CXX:-g++} >/dev/null || \
 	  { echo "make: no C++ compiler; install g++, or use the PyTorch references: WSOLFAST_EXT=0 make $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[train,eval,fast,parquet,dev]'
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[train,eval,fast,parquet,export,interop,dev]'
 	@touch $@

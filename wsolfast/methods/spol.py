@@ -166,7 +166,7 @@ class SPOLSeg(Method):
     def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
         """As :meth:`Method.localize`, with one map [N, 1, H, W] at the image's size, whatever the class."""
         found = resize_aligned(self._logits(image).float(), image.shape[-2:]).sigmoid()
-        classes = torch.full((len(image),), -1, device=image.device) if label is None else label
+        classes = image.new_full(image.shape[:1], -1, dtype=torch.int64) if label is None else label
         return Localization(None, classes[:, None], found)
 
     def _logits(self, image: Tensor) -> Tensor:

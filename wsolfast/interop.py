@@ -1,0 +1,109 @@
+"""What other people's networks need to meet the ops and metrics: features of a layer, tokens as maps, class maps.
+
+Score maps that another library has made need nothing from here: ``ops`` and ``metrics`` take any Tensor[N, h, w].
+"""
+
+import difflib
+import math
+
+import torch
+from torch import Tensor, nn
+
+from wsolfast import ops
+
+
+def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, Tensor]:
+    """Run a network and read one of its layers on the way; no hook stays behind, whatever happens.
+
+    Args:
+        module: any network; it runs in the mode and with the gradients that are set.
+        image (Tensor): what ``module`` takes.
+        layer: name of a submodule, as ``named_modules`` says it; of several calls the last one counts.
+
+    Returns:
+        What the network returns, and the layer's output.
+
+    Raises:
+        ValueError: if there is no such layer, it did not run, or its output is no tensor.
+    """
+    known = {name: child for name, child in module.named_modules() if name}
+    if layer not in known:
+        near = difflib.get_close_matches(layer, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"its layers start with {', '.join(list(known)[:3])}"
+        raise ValueError(f"features_of: {type(module).__name__} has no layer {layer!r}; {hint}")
+    seen: list[object] = []
+    hook = known[layer].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        output = module(image)
+    finally:
+        hook.remove()
+    if not seen:
+        raise ValueError(f"features_of: layer {layer!r} did not run; choose one that the forward pass calls")
+    if not isinstance(seen[-1], Tensor):
+        raise ValueError(f"features_of: layer {layer!r} gives a {type(seen[-1]).__name__}, not a tensor; choose another")
+    return output, seen[-1]
+
+
+def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: int = 1) -> Tensor:
+    """Patch tokens of a vision transformer as a feature map.
+
+    Args:
+        tokens (Tensor[N, prefix + h·w, C]): patches row by row after the class and register tokens.
+        grid: (h, w), patches down and across; None if the grid is square.
+        prefix: tokens that are no patch, e.g. timm's ``num_prefix_tokens``.
+
+    Returns:
+        Tensor[N, C, h, w]: a view.
+
+    Raises:
+        ValueError: if ``tokens`` is not 3-d or the patches do not fill the grid.
+    """
+    if tokens.dim() != 3 or not 0 <= prefix < tokens.shape[1]:
+        raise ValueError(
+            f"tokens_to_map: expected tokens [N, {prefix} + h*w, C] with a patch, got {list(tokens.shape)}; "
+            "prefix counts class and register tokens"
+        )
+    patches = tokens.shape[1] - prefix
+    side = math.isqrt(patches)
+    height, width = (side, side) if grid is None else grid
+    if height * width != patches or height < 1:
+        raise ValueError(
+            f"tokens_to_map: {patches} patches do not fill a grid of {height} x {width}; give grid=(h, w), "
+            f"or another prefix than {prefix}"
+        )
+    return tokens[:, prefix:].mT.unflatten(2, (height, width))
+
+
+def class_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
+    r"""Class activation maps of a linear classifier, each min-max scaled.
+
+    .. math:: M_c(x, y) = \sum_k w^c_k f_k(x, y)
+
+    Source: CAM (Zhou et al., CVPR 2016), Eq 2. A bias would shift a map as a whole, which the scaling undoes.
+
+    Args:
+        features (Tensor[N, C, h, w]): what the classifier sees the mean of, or patch tokens as a map.
+        weight (Tensor[K, C]): the classifier's; trailing axes of size 1, as of a 1×1 convolution, are allowed.
+        classes (Tensor[N] or Tensor[N, M]): int64, whose maps are wanted.
+
+    Returns:
+        Tensor[N, h, w] or Tensor[N, M, h, w]: in [0, 1]; a constant map is zero.
+
+    Raises:
+        ValueError: if shapes do not fit or a class is none of the K.
+    """
+    matrix = weight.flatten(1)
+    if features.dim() != 4 or weight.dim() < 2 or matrix.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"class_maps: expected features [N, C, h, w] and weight [K, C], "
+            f"got {list(features.shape)} and {list(weight.shape)}"
+        )
+    if classes.dim() not in (1, 2) or len(classes) != len(features) or classes.dtype != torch.int64:
+        raise ValueError(
+            f"class_maps: expected int64 classes of {len(features)} images, got {classes.dtype} {list(classes.shape)}"
+        )
+    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < len(matrix):
+        raise ValueError(f"class_maps: classes are 0 to {len(matrix) - 1}, got {int(classes.min())} to {int(classes.max())}")
+    wanted = matrix[classes.reshape(len(classes), -1)]  # [N, M, C]
+    maps = (wanted @ features.flatten(2)).unflatten(2, features.shape[2:])
+    return ops.min_max_normalize(maps if classes.dim() == 2 else maps[:, 0])
