@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsolfast import cli_bench
+from wsolfast.cli_export import export
 from wsolfast.recipe import (
     RecipeError,
     dump_recipe,
@@ -42,6 +43,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look after data sets on disk.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(cli_bench.app, name="bench")
+app.command()(export)
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Amp = Annotated[str | None, typer.Option(help="none, or bf16 for mixed precision.")]

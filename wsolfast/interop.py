@@ -40,7 +40,9 @@ def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, T
     if not seen:
         raise ValueError(f"features_of: layer {layer!r} did not run; choose one that the forward pass calls")
     if not isinstance(seen[-1], Tensor):
-        raise ValueError(f"features_of: layer {layer!r} gives a {type(seen[-1]).__name__}, not a tensor; choose another")
+        raise ValueError(
+            f"features_of: layer {layer!r} gives a {type(seen[-1]).__name__}, not a tensor; choose another"
+        )
     return output, seen[-1]
 
 
@@ -103,7 +105,9 @@ def class_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
             f"class_maps: expected int64 classes of {len(features)} images, got {classes.dtype} {list(classes.shape)}"
         )
     if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < len(matrix):
-        raise ValueError(f"class_maps: classes are 0 to {len(matrix) - 1}, got {int(classes.min())} to {int(classes.max())}")
+        raise ValueError(
+            f"class_maps: classes are 0 to {len(matrix) - 1}, got {int(classes.min())} to {int(classes.max())}"
+        )
     wanted = matrix[classes.reshape(len(classes), -1)]  # [N, M, C]
     maps = (wanted @ features.flatten(2)).unflatten(2, features.shape[2:])
     return ops.min_max_normalize(maps if classes.dim() == 2 else maps[:, 0])

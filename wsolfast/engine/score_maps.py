@@ -105,6 +105,11 @@ class ScoreMaps:
                 found |= {position: batch.maps[position - batch.start] for position in wanted}
         return found
 
+    def all(self) -> Iterator[MapBatch]:
+        """Every batch that is there, in order."""
+        found = (self.load(part) for part in self._listed())
+        yield from (batch for batch in found if batch is not None)
+
     def _listed(self) -> list[range]:
         return sorted(self._named(), key=lambda part: (part.start, part.stop))
 

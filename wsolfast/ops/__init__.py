@@ -1,6 +1,6 @@
 """Public ops. Each is one file: the function, its checks, its fake kernel, its gradient, one ``define_op`` call."""
 
-from wsolfast.ops._registry import backends, extension_status
+from wsolfast.ops._registry import backends, extension_status, references
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.box_sweep_hits import box_sweep_hits
 from wsolfast.ops.class_head_pool import class_head_pool
@@ -38,6 +38,7 @@ __all__ = [
     "non_local_attention",
     "normalize_score_map",
     "pixel_histogram",
+    "references",
     "resize_roundtrip",
     "restricted_activation_loss",
     "score_map_boxes",

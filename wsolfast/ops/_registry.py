@@ -21,6 +21,7 @@ _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 _TRITON: set[str] = set()
 _COMPOSITE: set[str] = set()
 _OPS: list[str] = []
+_REFERENCES: dict[torch._ops.OpOverload, Callable] = {}
 
 
 def define_op(
@@ -58,7 +59,9 @@ def define_op(
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_LIBRARY)
     _OPS.append(name)
-    return getattr(getattr(torch.ops, _NAMESPACE), name).default
+    overload = getattr(getattr(torch.ops, _NAMESPACE), name).default
+    _REFERENCES[overload] = reference
+    return overload
 
 
 def widens(tensor: torch.Tensor) -> bool:
@@ -79,6 +82,11 @@ def backends() -> dict[str, dict[str, str]]:
         cuda = "triton" if name in _TRITON else "csrc" if _has_kernel(qualified, "CUDA") else fallback
         table[name] = {"cpu": "csrc" if _has_kernel(qualified, "CPU") else fallback, "cuda": cuda}
     return table
+
+
+def references() -> dict[torch._ops.OpOverload, Callable]:
+    """Plain PyTorch in place of each op: a table for ``ExportedProgram.run_decompositions``."""
+    return dict(_REFERENCES)
 
 
 def extension_status() -> str | None:

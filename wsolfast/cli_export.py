@@ -1,0 +1,51 @@
+"""``wsolfast export``."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """What a run is written as."""
+
+    coco = "coco"
+    masks = "masks"
+    onnx = "onnx"
+    torch = "torch"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run; coco and masks want it evaluated.")],
+    to: Annotated[Format, typer.Option(help="COCO detections, PNG masks and score maps, or the network as a graph.")],
+    out: Annotated[Path | None, typer.Option(help="File, of masks the folder; below RUN/export if not given.")] = None,
+    split: Annotated[str, typer.Option(help="coco, masks: folder below RUN/eval.")] = "test",
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="coco, masks: where maps are cut; what eval chose if not given.")
+    ] = None,
+    topk: Annotated[int, typer.Option(min=0, help="onnx, torch: classes that get a map, 0 for all.")] = 1,
+    batch: Annotated[int | None, typer.Option(min=1, help="onnx, torch: images per call; any if not given.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Write what a run found, or its network, for other tools."""
+    from wsolfast import export as exporter
+    from wsolfast.engine.progress import Progress
+    from wsolfast.engine.run_folder import RunFolder
+
+    folder, progress = RunFolder(run), Progress(quiet=quiet)
+    if to in (Format.onnx, Format.torch):
+        out = out or run / "export" / ("model.onnx" if to is Format.onnx else "model.pt2")
+        said = exporter.write_network(folder, out, onnx=to is Format.onnx, topk=topk, batch=batch)
+    else:
+        findings = exporter.read_findings(folder, split, threshold)
+        said = f"{len(findings)} images at threshold {findings.threshold:g}"
+        if to is Format.coco:
+            out = out or run / "export" / f"{split}.json"
+            exporter.write_coco(findings, out, progress)
+        else:
+            out = out or run / "export" / split
+            exporter.write_masks(findings, out, progress)
+    if not quiet:
+        sys.stdout.write(f"{said}\nwritten: {out}\n")

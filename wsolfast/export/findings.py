@@ -1,0 +1,112 @@
+"""What an evaluation has left on disk, image by image, without the network and without the images."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsolfast import ops
+from wsolfast.engine.build import eval_protocol
+from wsolfast.engine.errors import MissingError
+from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.score_maps import ScoreMaps
+from wsolfast.metrics import Protocol
+from wsolfast.metrics.functional import predicted_boxes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found in an image, by the map of its label."""
+
+    image_id: str
+    size: tuple[int, int]  # (width, height) of the original
+    label: int
+    score: float  # probability of the label; 0 if it is not among the classes that the evaluation kept
+    boxes: Tensor  # float64 [B, 4], xyxy, half-open, pixels of the original
+    score_map: Tensor  # float64 [H, W] in [0, 1], at the original's size
+    mask: Tensor  # bool [H, W]
+
+
+class Findings:
+    """The findings of one evaluation, one after the other.
+
+    Attributes:
+        class_names: one per class.
+        threshold: where maps are cut.
+    """
+
+    def __init__(self, maps: ScoreMaps, table: dict, protocol: Protocol, threshold: float):
+        self._maps, self._protocol, self.threshold = maps, protocol, threshold
+        self._rows = {row["map"]: row for row in table["images"]}
+        self.class_names: tuple[str, ...] = tuple(map(str, table["class_names"]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Finding]:
+        found = 0
+        for batch in self._maps.all():
+            for position in batch.images:
+                if position in self._rows:
+                    at = position - batch.start
+                    label = batch.classes[at] == self._rows[position]["label"]
+                    yield self._finding(self._rows[position], batch.maps[at], float(batch.scores[at][label].sum()))
+                    found += 1
+        if found != len(self):
+            raise MissingError(
+                f"{self._maps.folder}: score maps of {len(self) - found} images are gone; evaluate again"
+            )
+
+    def _finding(self, row: dict, score_map: Tensor, score: float) -> Finding:
+        width, height = row["size"]
+        boxes = predicted_boxes(score_map[None], torch.tensor([[width, height]]), self._protocol, self.threshold)[0]
+        whole = at_image_size(score_map, (width, height), self._protocol)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        mask = self._protocol.rule.foreground(whole, self.threshold)
+        return Finding(row["image_id"], (width, height), row["label"], score, boxes, whole, mask)
+
+
+def read_findings(run: RunFolder, evaluation: str = "test", threshold: float | None = None) -> Findings:
+    """What ``wsolfast eval`` has left of a split.
+
+    Args:
+        run: an evaluated run.
+        evaluation: folder below ``eval/``: the split, and the variant where there is one.
+        threshold: in [0, 1]; None takes the one that the evaluation chose.
+
+    Raises:
+        MissingError: if there is no such evaluation.
+    """
+    folder = run.eval_path(evaluation)
+    if not (folder / "results.json").is_file():
+        there = sorted(file.parent.name for file in run.path.glob("eval/*/results.json"))
+        hint = f"there are: {', '.join(there)}" if there else f"make one: wsolfast eval {run.path}"
+        raise MissingError(f"{folder}: no evaluation; {hint}")
+    results, table = (json.loads((folder / name).read_text("utf-8")) for name in ("results.json", "per_image.json"))
+    spec = replace(run.recipe.evaluate, protocol=results["protocol"])
+    protocol = eval_protocol(replace(run.recipe, evaluate=spec))
+    return Findings(
+        ScoreMaps(folder / "maps"), table, protocol, results["cam_threshold"] if threshold is None else threshold
+    )
+
+
+def at_image_size(score_map: Tensor, image_size: tuple[int, int], protocol: Protocol) -> Tensor:
+    """A map [h, w] resized and normalised by the protocol's rule to the image's (width, height): float64 [H, W].
+
+    In frame "crop" it is zero where the network saw nothing.
+    """
+    width, height = image_size
+    if protocol.frame != "crop":
+        rule = protocol.rule
+        if rule.interpolation == "none":
+            rule = replace(rule, interpolation="linear")
+        return ops.normalize_score_map(score_map[None], (height, width), rule)[0]
+    side = protocol.input_size
+    seen = ops.normalize_score_map(score_map[None], (side, side), protocol.rule)
+    before = (protocol.resize - side) // 2
+    after = protocol.resize - side - before
+    padded = functional.pad(seen, (before, after, before, after))
+    return functional.interpolate(padded[None], (height, width), mode="bilinear", align_corners=False)[0, 0]
