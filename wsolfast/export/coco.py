@@ -25,7 +25,8 @@ def write_coco(findings: Findings, file: Path, progress: Progress | None = None)
     Returns:
         What was written.
     """
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     with (progress or Progress(quiet=True)).task("images", len(findings)) as advance:
         for number, finding in enumerate(findings, start=1):
             width, height = finding.size

@@ -99,14 +99,14 @@ def at_image_size(score_map: Tensor, image_size: tuple[int, int], protocol: Prot
     In frame "crop" it is zero where the network saw nothing.
     """
     width, height = image_size
-    if protocol.frame != "crop":
+    side, whole = protocol.input_size, protocol.resize
+    if side is None or whole is None:
         rule = protocol.rule
         if rule.interpolation == "none":
             rule = replace(rule, interpolation="linear")
         return ops.normalize_score_map(score_map[None], (height, width), rule)[0]
-    side = protocol.input_size
     seen = ops.normalize_score_map(score_map[None], (side, side), protocol.rule)
-    before = (protocol.resize - side) // 2
-    after = protocol.resize - side - before
+    before = (whole - side) // 2
+    after = whole - side - before
     padded = functional.pad(seen, (before, after, before, after))
     return functional.interpolate(padded[None], (height, width), mode="bilinear", align_corners=False)[0, 0]

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,8 @@ def write_onnx(program: ExportedProgram, file: Path, outputs: Sequence[str], **m
             )
     except Exception as error:
         raise RunError(f"onnx: this graph cannot be written as ONNX: {_first_line(error)}") from error
+    if made is None:
+        raise RunError("onnx: torch.onnx.export gave no model")
     made.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     write_bytes(file, lambda stream: stream.write(made.model_proto.SerializeToString()))
 
@@ -133,7 +136,7 @@ def write_network(run: RunFolder, file: Path, *, onnx: bool, topk: int = 1, batc
     side = view.crop or view.resize
     if side is None:
         raise UsageError(f"{run.path}: its recipe evaluates images at their own sizes; a graph needs data.resize")
-    size = (side, side) if isinstance(side, int) else tuple(side)
+    size = (side, side) if isinstance(side, int) else side
     method = load_localizer(run, recipe, len(names))
     program = export_program(method, size, topk=topk or len(names), batch=batch)
     outputs = output_names(method)
@@ -144,11 +147,12 @@ def write_network(run: RunFolder, file: Path, *, onnx: bool, topk: int = 1, batc
     return f"image uint8 [{batch or 'N'}, 3, {size[0]}, {size[1]}] -> {', '.join(outputs)}"
 
 
-def _sort(values, stable: bool = True, dim: int = -1, descending: bool = False):
+def _sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     from onnxscript import opset18
 
     # ONNX has no sort; its TopK puts the lower index first among equals, so it is stable.
-    count = opset18.Gather(opset18.Shape(values), opset18.Constant(value_ints=[dim]))
+    sizes, axis = opset18.Shape(values), opset18.Constant(value_ints=[dim])
+    count = opset18.Gather(sizes, axis)  # type: ignore[type-var]  # a constant's type follows from its value
     return opset18.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
 
 

@@ -1,13 +1,14 @@
 """Findings as objects of supervision."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from wsolfast.export.findings import Finding
 
 
-def to_supervision(finding: Finding, class_names: Sequence[str]):
+def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
     """``supervision.Detections`` of an image; a mask belongs to all boxes of its image, cut to each.
 
     Raises:

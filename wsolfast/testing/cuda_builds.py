@@ -78,7 +78,7 @@ def instructions(source: Path, arch: int) -> Counter[str]:
 def setup_constant(name: str) -> str:
     """A constant of setup.py, which cannot be imported without building."""
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     raise LookupError(f"cuda_builds: setup.py has no {name}")
 
