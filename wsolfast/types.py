@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,10 @@ class Clock:
         return self.step / max(1, self.steps)
 
     def generator(self) -> torch.Generator:
-        """Random numbers of this step alone, on the CPU: a resumed run and every device draw the same ones.
-
-        Each process of a distributed run draws its own.
+        """Random numbers of this step alone, on the CPU: a resumed run, every device and every process draw the same
+        ones. Draw for the whole batch, and take what belongs to this process's images.
         """
-        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        digest = hashlib.sha256(f"{self.seed}/{self.step}/{rank}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{self.step}/0".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 

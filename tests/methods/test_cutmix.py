@@ -35,8 +35,8 @@ def test_rectangle_is_that_of_the_loop_over_pixels(seed):
 
 
 def test_paste_replaces_the_rectangle_and_counts_what_is_left():
-    image, other = torch.zeros(2, 3, 4, 5, dtype=torch.uint8), torch.ones(2, 3, 4, 5, dtype=torch.uint8)
-    mixed, share = paste(image, other, (1, 3, 2, 5))
+    image, patch = torch.zeros(2, 3, 4, 5, dtype=torch.uint8), torch.ones(2, 3, 2, 3, dtype=torch.uint8)
+    mixed, share = paste(image, patch, (1, 3, 2, 5))
     assert mixed.sum() == 2 * 3 * 6
     assert mixed[:, :, 1:3, 2:5].all()
     assert share == 1 - 6 / 20
@@ -46,7 +46,8 @@ def test_paste_replaces_the_rectangle_and_counts_what_is_left():
 @pytest.mark.parametrize(("share", "own"), [(1.0, 1.0), (0.0, 0.0)])
 def test_a_share_of_all_or_nothing_is_a_whole_image(share, own):
     image, other = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    mixed, left = paste(image, other, rectangle(8, 8, share, (4, 4)))
+    y0, y1, x0, x1 = box = rectangle(8, 8, share, (4, 4))
+    mixed, left = paste(image, other[:, :, y0:y1, x0:x1], box)
     assert left == own
     assert torch.equal(mixed, image if own else other)
 
@@ -60,7 +61,8 @@ def test_loss_weighs_the_labels_by_area(batch, monkeypatch, share):
     loss = net.training_step(batch, clock)["loss"]
     order = torch.randperm(6, generator=clock.generator())
     assert not torch.equal(order, torch.arange(6))
-    mixed, left = paste(batch.image, batch.image[order], rectangle(64, 64, share, (32, 32)))
+    y0, y1, x0, x1 = box = rectangle(64, 64, share, (32, 32))
+    mixed, left = paste(batch.image, batch.image[order, :, y0:y1, x0:x1], box)
     logs = net.classify(mixed).log_softmax(1)
     expected = 0
     for n in range(6):

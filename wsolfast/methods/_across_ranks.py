@@ -30,14 +30,24 @@ def of_every_process(tensor: Tensor) -> Tensor:
     each one's loss is weighted by its share of the images, and gradients are averaged as DDP does, it is what one
     process would find.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _are_several():
         return tensor
-    rank = distributed.get_rank()
+    mine, total = place_in_batch(tensor)
+    # Zeros stand for the others' rows: the sum places every row without rounding anything.
+    return sum_of_every_process(pad(tensor, [0, 0] * (tensor.dim() - 1) + [mine.start, total - mine.stop]))
+
+
+def place_in_batch(tensor: Tensor) -> tuple[slice, int]:
+    """Which rows of :func:`of_every_process` are those of ``tensor``, and how many there are."""
+    if not _are_several():
+        return slice(0, len(tensor)), len(tensor)
     rows = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=tensor.device)
-    rows[rank] = len(tensor)
+    rows[distributed.get_rank()] = len(tensor)
     distributed.all_reduce(rows)
     counts = rows.tolist()
-    # Zeros stand for the others' rows: the sum places every row without rounding anything.
-    return sum_of_every_process(
-        pad(tensor, [0, 0] * (tensor.dim() - 1) + [sum(counts[:rank]), sum(counts[rank + 1 :])])
-    )
+    first = sum(counts[: distributed.get_rank()])
+    return slice(first, first + len(tensor)), sum(counts)
+
+
+def _are_several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

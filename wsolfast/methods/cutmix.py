@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast.backbones import Backbone
+from wsolfast.methods._across_ranks import of_every_process, place_in_batch
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
@@ -64,13 +65,17 @@ class CutMix(ClassActivation):
         share = draw.betavariate(self.beta, self.beta)
         height, width = batch.image.shape[-2:]
         box = rectangle(height, width, share, (draw.randrange(height), draw.randrange(width)))
-        other = torch.randperm(len(batch.label), generator=clock.generator()).to(batch.label.device)
-        mixed, share = paste(batch.image, batch.image[other], box)
+        y0, y1, x0, x1 = box
+        mine, total = place_in_batch(batch.label)
+        # The other image may be another process's: rectangles travel, not images.
+        other = torch.randperm(total, generator=clock.generator())[mine].to(batch.label.device)
+        other_label = of_every_process(batch.label)[other]
+        mixed, share = paste(batch.image, of_every_process(batch.image[:, :, y0:y1, x0:x1])[other], box)
         logits = self.classify(mixed)
         own = functional.cross_entropy(logits, batch.label)
-        pasted = functional.cross_entropy(logits, batch.label[other])
+        pasted = functional.cross_entropy(logits, other_label)
         # Of the label with the larger share of the image.
-        larger = batch.label if share >= 0.5 else batch.label[other]
+        larger = batch.label if share >= 0.5 else other_label
         return {"loss": share * own + (1 - share) * pasted, "accuracy": accuracy(logits, larger)}
 
 
@@ -84,11 +89,13 @@ def rectangle(height: int, width: int, share: float, center: tuple[int, int]) ->
     return *kept(height, center[0]), *kept(width, center[1])
 
 
-def paste(image: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:
-    """``image`` [N, 3, H, W] with the pixels of ``other`` inside ``box``, and the share of pixels that are its own."""
+def paste(image: Tensor, patch: Tensor, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:
+    """``image`` [N, 3, H, W] with ``patch`` [N, 3, y1 - y0, x1 - x0] inside ``box``, and the share of pixels that are
+    its own.
+    """
     y0, y1, x0, x1 = box
     mixed = image.clone()
-    mixed[:, :, y0:y1, x0:x1] = other[:, :, y0:y1, x0:x1]
+    mixed[:, :, y0:y1, x0:x1] = patch
     return mixed, 1 - (y1 - y0) * (x1 - x0) / (image.shape[-2] * image.shape[-1])
 
 

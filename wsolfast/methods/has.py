@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast.backbones import Backbone
+from wsolfast.methods._across_ranks import place_in_batch
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Clock
@@ -57,21 +58,34 @@ class HaS(ClassActivation):
     def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         # The mean colour is zero once the image is normalised.
         normalized = self.backbone.normalize(batch.image)
-        seen = visible(batch.image.shape, self.patch_sizes, self.drop_rate, clock.generator())
+        mine, total = place_in_batch(batch.image)
+        shape = torch.Size((total, *batch.image.shape[1:]))
+        seen = visible(shape, self.patch_sizes, self.drop_rate, clock.generator(), mine)
         features = self.backbone.extract(normalized * seen.to(normalized))
         logits = self.head.logits(features[self.backbone.stages[-1].name])
         return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 
 
-def visible(shape: torch.Size, patch_sizes: Sequence[int], drop_rate: float, generator: torch.Generator) -> Tensor:
-    """Which pixels of images of ``shape`` [N, C, H, W] stay: bool [N, 1, H, W]; squares begin in the upper left."""
+def visible(
+    shape: torch.Size,
+    patch_sizes: Sequence[int],
+    drop_rate: float,
+    generator: torch.Generator,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Which pixels of images of ``shape`` [N, C, H, W] stay: bool [N, 1, H, W], of ``rows`` of the batch alone if told;
+    squares begin in the upper left.
+    """
     count, _, height, width = shape
-    seen = torch.ones(count, 1, height, width, dtype=torch.bool)
     drawn = torch.randint(len(patch_sizes), (count,), generator=generator)
-    for image, index in zip(seen, drawn.tolist(), strict=True):
-        side = patch_sizes[index]
-        if side:
-            grid = torch.rand(-(-height // side), -(-width // side), generator=generator) >= drop_rate
+    sides = [patch_sizes[index] for index in drawn.tolist()]
+    grids = [
+        torch.rand(-(-height // side), -(-width // side), generator=generator) >= drop_rate if side else None
+        for side in sides
+    ]
+    seen = torch.ones(len(sides[rows]), 1, height, width, dtype=torch.bool)
+    for image, side, grid in zip(seen, sides[rows], grids[rows], strict=True):
+        if grid is not None:
             image[0] = grid.repeat_interleave(side, 0).repeat_interleave(side, 1)[:height, :width]
     return seen
 
