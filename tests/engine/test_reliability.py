@@ -66,7 +66,7 @@ def signalled(self, batch, clock):
 
 CAM.training_step = signalled
 try:
-    with distributed.processes("cpu", timeout_minutes=0.5):
+    with distributed.processes("cpu", timeout_minutes=float(sys.argv[3])):
         train(RunFolder(sys.argv[1]))
 except RunError as error:
     sys.exit(f"error: {error}")
@@ -170,17 +170,20 @@ def test_two_bad_checkpoints_end_the_run(whole):
 
 def train_on_two(run, number):
     """The two processes, ended, and what they said."""
+    return [(process.communicate(timeout=60)[1], process.returncode) for process in start_two(run, number)]
+
+
+def start_two(run, number, timeout_minutes=0.5):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [_start_rank(rank, port, run, number) for rank in (0, 1)]
-    return [(process.communicate(timeout=60)[1], process.returncode) for process in both]
+    return [_start_rank(rank, port, run, number, timeout_minutes) for rank in (0, 1)]
 
 
-def _start_rank(rank, port, run, number):
+def _start_rank(rank, port, run, number, timeout_minutes):
     place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return subprocess.Popen(
-        [sys.executable, "-c", SIGNAL_TO_ONE, run.path, str(int(number))],
+        [sys.executable, "-c", SIGNAL_TO_ONE, run.path, str(int(number)), str(timeout_minutes)],
         env=os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -195,6 +198,21 @@ def test_when_one_of_two_processes_is_killed_the_other_says_so_and_the_run_resum
     assert re.search(r"error: process 0 of 2 lost another one, .*; look for its message", err), err
     assert torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["position"] == [1, 0, 3]
     train(run)  # alone: checkpoints know no number of processes
+    assert run.weights_path("localizer").exists()
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_stands_still_the_other_waits_no_longer_than_told(whole, tmp_path):
+    run = RunFolder.create(tmp_path / "still", whole.recipe)
+    waiting, still = start_two(run, signal.SIGSTOP, timeout_minutes=0.25)
+    try:
+        _, err = waiting.communicate(timeout=300)
+    finally:
+        still.kill()
+        still.communicate()
+    assert waiting.returncode == 1
+    assert re.search(r"error: process 0 of 2 lost another one, which ended or stands still \(.*imed out", err), err
+    train(run)
     assert run.weights_path("localizer").exists()
 
 

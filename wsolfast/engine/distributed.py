@@ -201,6 +201,7 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
+    @torch.compiler.disable  # traced, the sums of one step are differentiated again in the next
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
