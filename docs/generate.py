@@ -282,6 +282,28 @@ _ZOO = {"top1_loc": "Top-1 Loc", "gt_known_loc": "GT-known"}
 _SETS = {"cub": "CUB", "ilsvrc": "ILSVRC", "cub50": "CUB-50", "ilsvrc400": "ILSVRC-400", "pets3": "Pets-3"}
 
 
+def _end_to_end(name: str) -> str:
+    """Images per second of training and evaluation, and their time over that of the bare loops beside them."""
+    file = DOCS.parent / "bench" / "results" / f"{name}.json"
+    cases: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+        cases.setdefault((row["case"], row["work"]), {})[row["contender"]] = row
+    rows = []
+    for (case, work), found in cases.items():
+        times = {who: 1 / row["ratio"] for who, row in found.items() if who != "ours"}
+        plain = times["classifier" if work == "train" else "backbone"]
+        published = f"{1 / times['published']:.2f}x" if "published" in times else "–"
+        targets = [
+            f"at most {wanted:.2f} of {who}: {'met' if times[who] <= wanted else 'missed'}"
+            for who, wanted in found["ours"]["targets"].items()
+        ]
+        rate = f"{1e3 / found['ours']['ms']['p50']:.1f}"
+        kind = {"train": "training step", "evaluate": "evaluation"}[work]
+        rows.append([case, kind, rate, f"{times['network']:.2f}", f"{plain:.2f}", published, ", ".join(targets) or "–"])
+    header = ["case", "work", "images/s", "time of network", "of classifier, backbone", "faster than published way"]
+    return _table([*header, "target"], rows)
+
+
 def _scaling(part: str) -> str:
     """A table of scaling.py, a neighbour of this file that is in no package."""
     spec = importlib.util.spec_from_file_location("scaling", DOCS / "scaling.py")
@@ -295,6 +317,7 @@ def _scaling(part: str) -> str:
 
 _TABLES: dict[str, Callable[..., str]] = {
     "speeds": _speeds,
+    "end_to_end": _end_to_end,
     "scaling": _scaling,
     "zoo": _zoo,
     "options": _options,

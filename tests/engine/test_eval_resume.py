@@ -22,6 +22,7 @@ from wsolfast.engine.evaluate import evaluate
 from wsolfast.engine.progress import Progress
 from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.score_maps import ScoreMaps
+from wsolfast.engine.stopwatch import in_words
 
 # How and when, and not what.
 TIMES = ("images_per_second", "throughput", "seconds", "seconds_metrics", "evaluated", "environment")
@@ -100,6 +101,10 @@ def test_a_killed_evaluation_goes_on_after_the_batches_that_were_done(fresh, who
     said = heard(run)
     assert batches_seen == TEST[1:] + FULLSUP
     assert "test: score maps of 4 of 10 images are there" in said
+    throughput = json.loads((run.eval_path("test") / "results.json").read_text())["throughput"]
+    assert set(throughput["images_per_second"]) >= {"decode", "network", "maps", "boxes", "write"}
+    assert in_words(throughput) in said
+    assert throughput["slowest"] in throughput["images_per_second"]
     assert found(run) == found(whole)
 
 
