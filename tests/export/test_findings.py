@@ -1,6 +1,7 @@
 """What an evaluation found, as files and objects of other tools."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from wsolfast.engine.run_folder import RunFolder
 from wsolfast.engine.score_maps import MapBatch, ScoreMaps
 from wsolfast.export.coco import run_lengths, write_coco
 from wsolfast.export.findings import Findings
-from wsolfast.export.objects import to_supervision
+from wsolfast.export.objects import to_fiftyone, to_supervision
 from wsolfast.metrics import get_protocol
 from wsolfast.recipe import dump_recipe, load_recipe
 
@@ -113,3 +114,28 @@ def test_supervision(run):
     assert detections.mask.shape == (1, 24, 32)
     x0, y0, x1, y1 = detections.xyxy[0]
     assert detections.mask[0].sum() == pytest.approx((x1 - x0) * (y1 - y0), rel=0.15)
+
+
+def test_fiftyone(run):
+    fiftyone = pytest.importorskip("fiftyone", reason="needs fiftyone, which brings a database and is in no extra")
+    from wsolfast.export import read_findings
+
+    findings = read_findings(run)
+    finding = next(iter(findings))
+    sample = fiftyone.Sample(filepath="ant.png", **to_fiftyone(finding, findings.class_names))
+    (detection,) = sample.localization.detections
+    assert (detection.label, detection.confidence) == ("ant", 0.75)
+    x, y, width, height = detection.bounding_box
+    assert [x * 32, y * 24, (x + width) * 32, (y + height) * 24] == pytest.approx(finding.boxes[0].tolist())
+    assert detection.mask.sum() == finding.mask.sum()
+    assert sample.score_map.map.shape == (24, 32)
+
+
+@pytest.mark.parametrize(("package", "convert"), [("supervision", to_supervision), ("fiftyone", to_fiftyone)])
+def test_a_tool_that_is_not_installed_is_named(run, monkeypatch, package, convert):
+    from wsolfast.export import read_findings
+
+    monkeypatch.setitem(sys.modules, package, None)
+    findings = read_findings(run)
+    with pytest.raises(ImportError, match=f"{package} is not installed; pip install"):
+        convert(next(iter(findings)), findings.class_names)

@@ -1,4 +1,4 @@
-"""Findings as objects of supervision."""
+"""Findings as objects of supervision and of FiftyOne."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,10 @@ from wsolfast.export.findings import Finding
 
 def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
     """``supervision.Detections`` of an image; a mask belongs to all boxes of its image, cut to each.
+
+    Args:
+        finding: of an image.
+        class_names: one per class.
 
     Raises:
         ImportError: if supervision is not installed.
@@ -31,6 +35,37 @@ def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
         class_id=np.full(count, finding.label),
         data={"class_name": np.array([class_names[finding.label]] * count)},
     )
+
+
+def to_fiftyone(finding: Finding, class_names: Sequence[str]) -> dict[str, Any]:
+    """Fields of a ``fiftyone.Sample`` of an image: its boxes with their part of the mask, and the score map.
+
+    No database is touched: ``fiftyone.Sample(filepath=..., **to_fiftyone(finding, names))`` is a sample of one's own.
+
+    Args:
+        finding: of an image.
+        class_names: one per class.
+
+    Returns:
+        ``localization``, ``fiftyone.Detections``, whose boxes are x, y, width, height as shares of the image; and
+        ``score_map``, a ``fiftyone.Heatmap``.
+
+    Raises:
+        ImportError: if fiftyone is not installed.
+    """
+    try:
+        import fiftyone
+    except ImportError:
+        raise ImportError("fiftyone is not installed; pip install fiftyone") from None
+    width, height = finding.size
+    found = []
+    for (left, top, right, bottom), (x0, y0, x1, y1) in zip(finding.boxes.tolist(), _pixels(finding), strict=True):
+        shares = [left / width, top / height, (right - left) / width, (bottom - top) / height]
+        mask = finding.mask[y0:y1, x0:x1].numpy()
+        name = class_names[finding.label]
+        found.append(fiftyone.Detection(label=name, bounding_box=shares, mask=mask, confidence=finding.score))
+    heat = fiftyone.Heatmap(map=finding.score_map.float().numpy(), range=[0, 1])
+    return {"localization": fiftyone.Detections(detections=found), "score_map": heat}
 
 
 def _pixels(finding: Finding) -> list[list[int]]:
