@@ -257,9 +257,12 @@ def maps_of(folder):
 
 @pytest.mark.parametrize("batch_size", [7, 32])
 def test_the_size_of_batches_changes_no_result_but_by_the_networks_rounding(done, batch_size):
-    """Convolutions of one image sum in another order: maps differ by 1e-6, and PxAP by less than 1e-4 points."""
+    """Convolutions of one image sum in another order: maps differ by 1e-6, and PxAP by less than 1e-4 points.
+
+    Scaling maps to [0, 1] magnifies the rounding, here to 18 units in the last place of 1 on AVX2.
+    """
     folders = [done[0] / f"spa-{size}" for size in (1, batch_size)]
-    assert (maps_of(folders[0]) - maps_of(folders[1])).abs().max() < 2e-6
+    assert (maps_of(folders[0]) - maps_of(folders[1])).abs().max() < 32 * torch.finfo(torch.float32).eps
     single, several = map(results, folders)
     assert single["results"].pop("pixel") == pytest.approx(several["results"].pop("pixel"), abs=1e-4)
     assert single["results"].pop("transferred") == pytest.approx(several["results"].pop("transferred"), abs=1e-4)

@@ -104,6 +104,8 @@ def write_onnx(program: ExportedProgram, file: Path, outputs: Sequence[str], **m
                 output_names=list(outputs),
                 custom_translation_table={torch.ops.aten.sort.stable: _sort},
                 verbose=False,
+                # It takes the additions of small numbers, which divisions by zero are kept off with, for nothing.
+                optimize=False,
             )
     except Exception as error:
         raise RunError(f"onnx: this graph cannot be written as ONNX: {_first_line(error)}") from error

@@ -1,7 +1,7 @@
 """MFF-Net, the trunk of SPOL's two networks: channel attention across stages, then their product."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class MFFNet(nn.Module):
         folds = (
             self.fuse_op != "concat"
             and len(used) > 1
-            and not any(isinstance(child, nn.BatchNorm2d) and child.training for child in self.reduce.modules())
+            and not any(cast(nn.Sequential, branch)[1].training for branch in self.reduce)
         )
         return self._folded(used, gates) if folds else self._stepwise(used, gates)
 
