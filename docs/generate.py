@@ -38,6 +38,7 @@ _API = {
     "data": ["wsolfast.data"],
     "backbones": ["wsolfast.backbones"],
     "methods": ["wsolfast.methods", ("wsolfast.types", "Batch Clock Localization ParamGroup")],
+    "export": ["wsolfast.export", ("wsolfast.interop", "features_of tokens_to_map class_maps")],
     "engine": [
         ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
         ("wsolfast.engine.run_folder", "RunFolder"),

@@ -17,7 +17,7 @@ def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, T
 
     Args:
         module: any network; it runs in the mode and with the gradients that are set.
-        image (Tensor): what ``module`` takes.
+        image (Tensor[N, ...]): what ``module`` takes.
         layer: name of a submodule, as ``named_modules`` says it; of several calls the last one counts.
 
     Returns:
