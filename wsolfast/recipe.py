@@ -237,10 +237,17 @@ def recipe_path(name_or_path: str | Path) -> Path:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by name or from a file and apply ``key.sub=value`` overrides.
+    """Read a recipe by name or from a file and apply overrides.
 
     Override values are TOML; what does not parse as TOML is taken as a string, so ``data.root=/data/cub`` needs no
     quotes. ``stage.<name>.key`` reaches one stage; ``stage.key`` does where there is only one.
+
+    Args:
+        name_or_path: one of :func:`list_recipes`, or a ``.toml`` file.
+        overrides: ``key.sub=value`` each, applied in order.
+
+    Returns:
+        Recipe: with the defaults of everything that it does not say.
 
     Raises:
         RecipeError: unknown key (with the nearest one), wrong type, or a file that is not TOML.
@@ -252,6 +259,11 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
 
 def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
     """:func:`load_recipe` on TOML text; ``name`` is used where the text has no ``name`` of its own.
+
+    Args:
+        text: of the recipe.
+        name: what errors call it.
+        overrides: as for :func:`load_recipe`.
 
     Raises:
         RecipeError: as :func:`load_recipe`.

@@ -13,7 +13,7 @@ class Batch:
 
     image: Tensor  # uint8 [N, 3, H, W], RGB; backbones scale and normalise it
     label: Tensor  # int64 [N]
-    image_id: tuple[str, ...]
+    image_id: tuple[str, ...]  # as the data set calls them
     pseudo_mask: Tensor | None = None  # [N, H, W]: what Method.mask_maker made of an earlier stage's maps
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -32,10 +32,10 @@ class Clock:
     """Where training stands."""
 
     epoch: int  # 0-based
-    epochs: int
+    epochs: int  # of the stage
     step: int  # 0-based, over the whole stage
-    steps: int
-    seed: int = 0
+    steps: int  # of the whole stage
+    seed: int = 0  # of what a method draws
 
     @property
     def progress(self) -> float:
@@ -64,4 +64,4 @@ class ParamGroup:
     """Parameters that share a learning-rate factor of the recipe."""
 
     name: str  # "backbone_weight", "backbone_bias", "head_weight", "head_bias"
-    params: tuple[torch.nn.Parameter, ...]
+    params: tuple[torch.nn.Parameter, ...]  # all of them trainable

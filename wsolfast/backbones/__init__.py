@@ -37,7 +37,7 @@ def list_backbones() -> list[str]:
 
 
 def list_layouts(name: str) -> tuple[str, ...]:
-    """Layouts of one backbone, the default first; empty for timm networks."""
+    """Layouts of the backbone ``name``, the default first; empty for timm networks."""
     return () if name.startswith(_TIMM) else _module(name).LAYOUTS
 
 

@@ -44,7 +44,7 @@ class AlexNetEmbedding(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Vectors [N, D] of RGB images [N, 3, H, W] in [0, 1]."""
+        """Vectors [N, D] of an ``image`` batch [N, 3, H, W], RGB in [0, 1]."""
         features = self.features((image - self.input_mean) / self.input_std)
         if self.layer == "conv5":
             return features.mean((2, 3))

@@ -29,7 +29,7 @@ class BackboneError(ValueError):
 class StageInfo:
     """One tapped stage: ``channels`` features at every ``stride`` input pixels."""
 
-    name: str
+    name: str  # ``conv2`` to ``conv5``, shallow to deep, or a timm network's ``block<i>``
     channels: int
     stride: int
 
@@ -67,6 +67,11 @@ class Backbone(nn.Module):
 
     The modules are those of the package that the network comes from, under their own names, so ``state_dict`` has its
     keys. Scaling and normalisation happen inside.
+
+    Args:
+        architecture: the network, as it is assembled, and how it is read.
+        stages: one for each of its taps, shallow to deep.
+        freeze_bn: batch norms stay in eval mode under ``.train()``.
 
     Attributes:
         stages: shallow to deep; the last one feeds the head.
@@ -131,7 +136,7 @@ class Backbone(nn.Module):
         return (image - mean).div_(std).to(self.input_mean.dtype)
 
     def extract(self, normalized: Tensor) -> dict[str, Tensor]:
-        """Features of every stage of images [N, 3, H, W] that :meth:`normalize` has prepared."""
+        """Features of every stage of ``normalized`` images [N, 3, H, W], as :meth:`normalize` gives them."""
         features = {}
         for path, stage in self._steps:
             normalized = self.get_submodule(path)(normalized)
@@ -178,7 +183,10 @@ class Backbone(nn.Module):
         return taps.index(stage)
 
     def expect_classifier(self, num_classes: int) -> None:
-        """Stand zeros in for the classifier that weights would bring: a checkpoint of what was made of it follows."""
+        """Stand zeros in for the classifier of ``num_classes`` that weights would bring.
+
+        A checkpoint of what was made of it follows.
+        """
         weight = torch.zeros(num_classes, self.stages[-1].channels)
         self.classifier = ClassifierHead(weight, torch.zeros(num_classes), self.relu_maps)
 

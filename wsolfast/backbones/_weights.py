@@ -52,13 +52,13 @@ class WeightsError(RuntimeError):
 class LoadReport:
     """What became of every tensor of a checkpoint and of the backbone."""
 
-    source: str
+    source: str  # the file or enum, as it was given
     prefix: str  # what the names in the file carry in front
     matched: tuple[str, ...]  # names in the backbone
-    left_in_file: tuple[str, ...]
+    left_in_file: tuple[str, ...]  # names that nothing reads
     left_in_backbone: tuple[str, ...]  # counters that checkpoints may lack
     classes: int | None  # of the classifier that was taken along
-    folded_bn: bool
+    folded_bn: bool  # its batch norms are part of the convolutions
 
     def __str__(self) -> str:
         prefix = f" under {self.prefix!r}" if self.prefix else ""

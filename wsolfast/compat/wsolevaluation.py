@@ -78,7 +78,10 @@ class Metadata(dict):
 
 
 def configure_metadata(metadata_root: str) -> Metadata:
-    """Where the annotation files of a split are, below ``metadata/<data set>/<train, val or test>``.
+    """Where the annotation files of a split are.
+
+    Args:
+        metadata_root: the split's folder, ``metadata/<data set>/<train, val or test>``.
 
     ``image_ids`` and ``image_ids_proxy`` hold an id per line, ``class_labels`` ``id,class``, ``image_sizes``
     ``id,width,height``, ``localization`` ``id,x0,y0,x1,y1`` (an image with several boxes has several lines) or
@@ -95,18 +98,18 @@ def _rows(file: str) -> Iterator[list[str]]:
 
 
 def get_image_ids(metadata: Mapping[str, str], proxy: bool = False) -> list[str]:
-    """Image ids in the order of their file; with ``proxy`` those of the smaller training set."""
+    """Image ids of ``metadata`` in the order of their file; with ``proxy`` those of the smaller training set."""
     with open(metadata["image_ids_proxy" if proxy else "image_ids"], encoding="utf-8") as stream:
         return [line.strip("\n") for line in stream]
 
 
 def get_class_labels(metadata: Mapping[str, str]) -> dict[str, int]:
-    """Class of each image."""
+    """Class of each image of ``metadata``."""
     return {image_id: int(label) for image_id, label in _rows(metadata["class_labels"])}
 
 
 def get_bounding_boxes(metadata: Mapping[str, str]) -> dict[str, list[tuple[int, int, int, int]]]:
-    """True boxes (x0, y0, x1, y1) of each image, pixels of the original image."""
+    """True boxes (x0, y0, x1, y1) of each image of ``metadata``, pixels of the original image."""
     boxes: dict[str, list] = {}
     for image_id, x0, y0, x1, y1 in _rows(metadata["localization"]):
         boxes.setdefault(image_id, []).append((int(x0), int(y0), int(x1), int(y1)))
@@ -114,7 +117,7 @@ def get_bounding_boxes(metadata: Mapping[str, str]) -> dict[str, list[tuple[int,
 
 
 def get_mask_paths(metadata: Mapping[str, str]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Mask files of each image, one per instance, and its ignore file.
+    """Mask files of each image of ``metadata``, one per instance, and its ignore file.
 
     Raises:
         AssertionError: if an ignore file stands on another than an image's first line.
@@ -131,7 +134,7 @@ def get_mask_paths(metadata: Mapping[str, str]) -> tuple[dict[str, list[str]], d
 
 
 def get_image_sizes(metadata: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """(width, height) of each image."""
+    """(width, height) of each image of ``metadata``."""
     return {image_id: (int(width), int(height)) for image_id, width, height in _rows(metadata["image_sizes"])}
 
 
@@ -141,7 +144,7 @@ def t2n(tensor: Any) -> np.ndarray:
 
 
 def normalize_scoremap(cam: np.ndarray) -> np.ndarray:
-    """Scales a map to [0, 1] in place; zeros where it is constant or holds a NaN."""
+    """The map ``cam``, scaled to [0, 1] in place; zeros where it is constant or holds a NaN."""
     if np.isnan(cam).any() or cam.min() == cam.max():
         return np.zeros_like(cam)
     cam -= cam.min()
@@ -150,7 +153,7 @@ def normalize_scoremap(cam: np.ndarray) -> np.ndarray:
 
 
 def check_scoremap_validity(scoremap: Any) -> None:
-    """Raises what is wrong with a score map, if anything.
+    """Raises what is wrong with ``scoremap``, if anything.
 
     Raises:
         TypeError: if it is no array of floating point numbers.
@@ -236,6 +239,8 @@ def compute_bboxes_from_scoremaps(
 
     Args:
         scoremap: [H, W], values in [0, 1].
+        scoremap_threshold_list: shares of the maximum.
+        multi_contour_eval: every contour gives a box.
 
     Returns:
         int64 [n_t, 4] per threshold, x0y0x1y1, in OpenCV's order of contours; and every n_t. Without foreground there
@@ -252,7 +257,7 @@ def compute_bboxes_from_scoremaps(
 
 
 class CamDataset:
-    """Score maps on disk: item i is the map ``<scoremap_path>/<image id>.npy`` and its id."""
+    """Score maps on disk: item i is the map ``<scoremap_path>/<image id>.npy`` of ``image_ids[i]``, and that id."""
 
     def __init__(self, scoremap_path: str, image_ids: Sequence[str]):
         self.scoremap_path = scoremap_path
@@ -302,6 +307,7 @@ class LocalizationEvaluator:
 
         Args:
             scoremap: [224, 224], values in [0, 1].
+            image_id: one of the metadata's.
 
         Raises:
             TypeError, ValueError: see :func:`check_scoremap_validity`.
@@ -323,6 +329,9 @@ class LocalizationEvaluator:
 
 class BoxEvaluator(LocalizationEvaluator):
     """MaxBoxAcc (``multi_contour_eval=False``) and MaxBoxAccV2.
+
+    Args:
+        **kwargs: see :class:`LocalizationEvaluator`.
 
     Attributes:
         cnt: images counted.
@@ -368,7 +377,7 @@ class BoxEvaluator(LocalizationEvaluator):
 
 
 def load_mask_image(file_path: str, resize_size: tuple[int, int]) -> np.ndarray:
-    """A mask file as grey levels, float32, at (width, height) ``resize_size``.
+    """The mask file ``file_path`` as grey levels, float32, at (width, height) ``resize_size``.
 
     Pixel i of the result is pixel floor(i * source / target): OpenCV's "nearest", not the nearest centre.
     """
@@ -384,7 +393,13 @@ def load_mask_image(file_path: str, resize_size: tuple[int, int]) -> np.ndarray:
 
 
 def get_mask(mask_root: str, mask_paths: Sequence[str], ignore_path: str) -> np.ndarray:
-    """All instances of an image in one uint8 [224, 224]: 1 object, 255 ignored and not object, 0 the rest."""
+    """All instances of an image in one uint8 [224, 224]: 1 object, 255 ignored and not object, 0 the rest.
+
+    Args:
+        mask_root: where the paths start.
+        mask_paths: one per instance.
+        ignore_path: of the pixels that do not count; may be empty.
+    """
     square = (_RESIZE_LENGTH, _RESIZE_LENGTH)
     instances = [load_mask_image(os.path.join(mask_root, path), square) > 0.5 for path in mask_paths]
     mask = np.logical_or.reduce(np.stack(instances)).astype(np.uint8)
@@ -396,6 +411,9 @@ def get_mask(mask_root: str, mask_paths: Sequence[str], ignore_path: str) -> np.
 
 class MaskEvaluator(LocalizationEvaluator):
     """PxAP: pixel average precision over all pixels of the data set.
+
+    Args:
+        **kwargs: see :class:`LocalizationEvaluator`.
 
     Attributes:
         gt_true_score_hist: scores of object pixels between ``threshold_list_right_edge``, whose bins are
@@ -456,6 +474,7 @@ class CAMComputer:
         loader: batches (images, targets, image ids).
         metadata_root: ``metadata/<data set>/<split>``.
         mask_root: where mask paths start.
+        iou_threshold_list, dataset_name, split, multi_contour_eval: see :class:`LocalizationEvaluator`.
         cam_curve_interval: step between score thresholds.
         log_folder: maps go to ``<log_folder>/scoremaps/<image id>.npy``; None keeps none.
     """
@@ -521,6 +540,8 @@ def evaluate_wsol(
     Args:
         metadata_root: the folder that holds ``<data set>/<split>``.
         mask_root: the folder that holds ``OpenImages``.
+        dataset_name, split, multi_contour_eval: see :class:`LocalizationEvaluator`.
+        cam_curve_interval: step between score thresholds.
         multi_iou_eval: average over ``iou_threshold_list`` instead of taking its 50.
 
     Returns:
@@ -556,7 +577,11 @@ def evaluate_wsol(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The original's command line; or, if the first word is a file, that program with this module as ``evaluation``."""
+    """The original's command line; or, if the first word is a file, that program with this module as ``evaluation``.
+
+    Args:
+        argv: the words; the process's own if None.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if argv and not argv[0].startswith("-"):
         _run_program(*argv)

@@ -30,12 +30,12 @@ _SHOWN = 3
 class Conversion:
     """A published checkpoint in our terms."""
 
-    file: Path
-    source: str
-    origin: str
-    network: str
-    recipe: Recipe
-    tensors: dict[str, Tensor]
+    file: Path  # the checkpoint
+    source: str  # one of list_sources
+    origin: str  # where that code is published
+    network: str  # which of its networks it is, for people
+    recipe: Recipe  # ours that it is the result of
+    tensors: dict[str, Tensor]  # under our names
     names: dict[str, str]  # our tensor -> where it is from
     dropped: dict[str, str]  # the checkpoint's tensor -> why nothing reads it
     classless: bool  # it tells objects from background: another run has to rank the classes
@@ -63,6 +63,9 @@ def read_checkpoint(
         pool: file of the context pool, for code bases that keep one beside the checkpoint; ``"none"`` starts from an
             empty one; None looks beside the checkpoint, where the released code writes it.
         overrides: ``key=value`` for the recipe.
+
+    Returns:
+        Conversion: for :func:`write_run`.
 
     Raises:
         WeightsError: if the file is absent, damaged, asks for code, is of no known layout, or misses or adds tensors.
@@ -111,7 +114,16 @@ def read_checkpoint(
 
 
 def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> RunFolder:
-    """A finished run of the conversion's recipe in ``path``, with a ``card.json`` that says where it is from."""
+    """A finished run of the conversion's recipe in ``path``, with a ``card.json`` that says where it is from.
+
+    Args:
+        conversion: what :func:`read_checkpoint` gave.
+        path: folder of the run.
+        exist_ok: replace the run that is there.
+
+    Raises:
+        UsageError: if there is a run already, or something else.
+    """
     recipe = conversion.recipe
     run = RunFolder.create(path, recipe, exist_ok=exist_ok)
     stage = recipe.stage[-1]

@@ -98,6 +98,9 @@ def open_dataset(
         cache: keep resized images on disk, before any crop or flip, so that they are decoded once.
         options: the data set's own, see ``wsolfast.data.<name>.open_source``.
 
+    Returns:
+        Dataset: its length is the number of images, item i a :class:`Sample`.
+
     Raises:
         DataError: if the folder, an annotation file or the split is missing, empty or malformed.
         ValueError: for an unknown name, split or option.
@@ -181,6 +184,9 @@ def index(
         force: build it even if the one that is there still holds.
         options: the data set's own; other options are another index.
 
+    Returns:
+        IndexSummary: where it lies and what it holds.
+
     Raises:
         DataError: if no split can be opened, or the tree changes while it is read.
         ValueError: for an unknown name or option.
@@ -219,6 +225,9 @@ def pack(
         task: makes a progress display from a title and a number of images.
         workers: threads; by the number of cores unless told.
         options: the data set's own, as for :func:`open_dataset`.
+
+    Returns:
+        PackSummary: how much is there, and how much of it is new.
 
     Raises:
         DataError: if no split can be opened, an image cannot be read, or ``output`` holds anything else.
@@ -263,6 +272,9 @@ def synth_imagenet(
         world: seed of the images.
         task: makes a progress display from a title and a number of images.
         workers: threads; by the number of cores unless told.
+
+    Returns:
+        TreeSummary: how much is there, and how much of it is new.
 
     Raises:
         DataError: if the folder holds anything else.

@@ -27,9 +27,9 @@ class Sample:
     """One image as the loader delivers it."""
 
     image: Tensor  # uint8 [3, H, W], RGB
-    label: int
-    image_id: str
-    index: int
+    label: int  # class of the image
+    image_id: str  # as the data set calls it
+    index: int  # position in the data set
     placement: Placement  # where ``image`` lies in the original
     wide: Tensor | None = None  # uint8 [3, H', W']: the same image in the second view
 
@@ -61,7 +61,7 @@ class Source:
     masks_fit: bool = True
 
     def read(self, index: int) -> np.ndarray:
-        """Pixels, uint8 [H, W, 3]."""
+        """Pixels of image ``index``, uint8 [H, W, 3]."""
         raise NotImplementedError
 
     def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
@@ -75,23 +75,23 @@ class Source:
         return pixels, (pixels.shape[1], pixels.shape[0])
 
     def state(self, index: int) -> int:
-        """64 bits that change when the image is replaced; 0 where that cannot happen."""
+        """64 bits that change when image ``index`` is replaced; 0 where that cannot happen."""
         return 0
 
     def header_size(self, index: int) -> tuple[int, int] | None:
-        """(width, height) that the image's file itself says; None without one."""
+        """(width, height) that the file of image ``index`` itself says; None without one."""
         return None
 
     def annotation(self, index: int) -> Annotation:
-        """Size, boxes and the mask's file."""
+        """Size, boxes and the mask's file of image ``index``."""
         raise NotImplementedError
 
     def mask(self, index: int) -> np.ndarray | None:
-        """Mask, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if there is none."""
+        """Mask of image ``index``, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if there is none."""
         return None
 
     def describe(self, index: int) -> str:
-        """What an error calls the image: its file, where it has one."""
+        """What an error calls image ``index``: its file, where it has one."""
         return self.image_ids[index]
 
 
@@ -99,6 +99,15 @@ class Dataset(torch.utils.data.Dataset):
     """A split of a data set. ``dataset[i]`` is a :class:`Sample`.
 
     Augmentation depends on ``(seed, epoch, index)`` only: worker count, batch order and resuming change nothing.
+
+    Args:
+        source: has the images.
+        split: its name; the boxes of ``train_weaksup`` are never given.
+        view: how an image becomes a tensor.
+        seed: of the augmentation.
+        wide: a second view of every image.
+        skip_bad: decode every image once and leave the unreadable ones out.
+        cache: opens what keeps the images that a view warps; without one they are decoded every time.
     """
 
     def __init__(
@@ -229,7 +238,7 @@ class Dataset(torch.utils.data.Dataset):
         return self.split != "train_weaksup" and self._source.has_masks
 
     def annotations(self, index: int) -> Annotation:
-        """Size, boxes and mask file of an image.
+        """Size, boxes and mask file of image ``index``.
 
         Raises:
             RuntimeError: for ``train_weaksup``, whose boxes never reach training.
@@ -237,7 +246,7 @@ class Dataset(torch.utils.data.Dataset):
         return self._source.annotation(self._annotated(index))
 
     def mask(self, index: int) -> Tensor | None:
-        """Mask of an image, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if it has none.
+        """Mask of image ``index``, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if it has none.
 
         Of the size of the original image, but for data sets whose masks have a size of their own.
 

@@ -63,7 +63,7 @@ class CacheSpec:
     """Where decoded images are kept, and how many bytes the folder may hold in all."""
 
     folder: Path
-    max_bytes: int
+    max_bytes: int  # of all caches in the folder
 
 
 def open_cache(spec: CacheSpec, name: str, identity: dict[str, object], count: int) -> "ImageCache":

@@ -31,10 +31,10 @@ class SplitCount:
 class CheckReport:
     """Outcome of :func:`wsolfast.data.check`; ``str()`` renders it."""
 
-    name: str
-    root: Path | None
-    layout: str
-    counts: dict[str, SplitCount] = field(default_factory=dict)
+    name: str  # of the data set
+    root: Path | None  # None: it is rendered
+    layout: str  # what a right tree looks like
+    counts: dict[str, SplitCount] = field(default_factory=dict)  # of each split that could be opened
     problems: dict[str, list[str]] = field(default_factory=dict)  # kind -> messages, each naming its file
     notes: dict[str, list[str]] = field(default_factory=dict)  # the same for what is odd and does not hinder
 

@@ -17,16 +17,16 @@ _MIB = 1 << 20
 class Archive:
     """Where a data set is, what it must be, and on which terms it is given."""
 
-    title: str
+    title: str  # of the data set
     terms: str
-    page: str
-    url: str
-    sha256: str
+    page: str  # where it is described
+    url: str  # of the archive
+    sha256: str  # of the archive, in hexadecimal digits
     size: int  # bytes
     folder: str  # what is taken out of it
     holds: str  # a file that is in it if it is what it says
-    max_files: int
-    max_bytes: int  # unpacked
+    max_files: int  # unpacked
+    max_bytes: int  # the same
 
 
 ARCHIVES = {

@@ -71,7 +71,7 @@ class IndexedSource(FileSource):
 class IndexSummary:
     """What :func:`build_index` leaves."""
 
-    path: Path
+    path: Path  # of the index
     images: dict[str, int]  # of each split
     unreadable: tuple[str, ...]  # one message per image
     built: bool  # False if the index that was there still holds

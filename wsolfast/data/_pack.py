@@ -30,9 +30,9 @@ _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "
 class PackSummary:
     """What :func:`pack` leaves."""
 
-    root: Path
+    root: Path  # of the shards
     images: dict[str, int]  # of each split
-    shards: int
+    shards: int  # of all splits
     written: int  # by this call; the others were there
 
 

@@ -25,8 +25,8 @@ _VALIDATION = "ILSVRC2012_val_{:08d}"
 class TreeSummary:
     """What :func:`write_tree` leaves."""
 
-    root: Path
-    images: int
+    root: Path  # of the tree
+    images: int  # of both splits
     written: int  # by this call; the others were there
 
 

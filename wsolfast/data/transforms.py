@@ -53,7 +53,7 @@ class Placement:
         return view.flip(-1) if self.flip else view
 
     def boxes_to_view(self, boxes: Tensor) -> Tensor:
-        """Boxes [..., 4] xyxy of the image in pixels of the view, not clipped."""
+        """``boxes`` [..., 4] xyxy of the image in pixels of the view, not clipped."""
         x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
         (scale_x, scale_y), (offset_x, offset_y) = self.scale, self.offset
         x0, x1 = x0 * scale_x - offset_x, x1 * scale_x - offset_x
@@ -62,7 +62,7 @@ class Placement:
         return torch.stack([x0, y0 * scale_y - offset_y, x1, y1 * scale_y - offset_y], dim=-1)
 
     def boxes_to_image(self, boxes: Tensor) -> Tensor:
-        """Boxes [..., 4] xyxy of the view in pixels of the image, not clipped."""
+        """``boxes`` [..., 4] xyxy of the view in pixels of the image, not clipped."""
         x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
         if self.flip:
             x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0

@@ -22,7 +22,11 @@ from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeErr
 def choose_device(name: str) -> torch.device:
     """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; each of several processes gets a GPU of its own.
 
+    Args:
+        name: ``runtime.device``.
+
     Raises:
+        RecipeError: if it is none of these.
         BackendError: if this machine does not have it.
     """
     if name == "auto":
@@ -176,6 +180,8 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
     """The stage's method on its backbone, on the CPU.
 
     Args:
+        recipe: says how large its images are.
+        stage: one of its stages.
         num_classes: of the data set; the stage's own ``num_classes`` wins.
         pretrained: load the backbone's weights; False where a checkpoint follows.
 
@@ -281,7 +287,13 @@ def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool 
 
 
 def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What the base learning rate is multiplied by at ``step`` (0-based, over the stage)."""
+    """What the base learning rate is multiplied by.
+
+    Args:
+        schedule: ``[stage.schedule]``.
+        step: 0-based, over the stage.
+        steps_per_epoch, epochs: of the stage.
+    """
     epoch, factor = step // max(1, steps_per_epoch), 1.0
     if schedule.name in ("step", "poly"):
         given = schedule.gamma

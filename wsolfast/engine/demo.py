@@ -34,8 +34,10 @@ def demo(
 
     Args:
         output: folder of the runs and of ``report/index.html``.
+        seed: of the weights, and of what training draws.
         minutes: scales the recipes' epochs, which take about three minutes on two cores.
         baselines: train the regularised CAMs too, in about as much time again.
+        progress: where to show how far it is.
 
     Returns:
         The results by method and the report's file.

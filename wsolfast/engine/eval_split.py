@@ -33,7 +33,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """``"2/4"``.
+        """The shard that ``text``, for instance ``"2/4"``, names.
 
         Raises:
             UsageError: if it is none.

@@ -113,7 +113,11 @@ def evaluate_shard(
     """Leave the score maps of one of several shards; whoever finds those of all of them there measures them.
 
     Shards know nothing of each other but the run's folder: they may run on several machines, side by side or one after
-    the other, each in several processes or alone. Arguments and errors are those of :func:`evaluate`.
+    the other, each in several processes or alone. Errors are those of :func:`evaluate`.
+
+    Args:
+        run, recipe, limit, progress: as for :func:`evaluate`, and the same in every shard.
+        shard: which one.
 
     Returns:
         What :func:`evaluate` returns, the same as without shards; None if other shards are still at work.

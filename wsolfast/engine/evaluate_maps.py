@@ -61,6 +61,7 @@ def evaluate_maps(
         mask_root: where mask paths start, or the folder above with the data set's name: measure masks, not boxes.
         compare: hold so many images, evenly spread, against a plain OpenCV loop before anything else.
         thresholds_of: results of another split's score maps: measure at the thresholds that were best there, too.
+        progress: where to show how far it is.
 
     Returns:
         What ``results.json`` holds.

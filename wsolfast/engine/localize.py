@@ -44,7 +44,9 @@ def localize(
         output: folder, made where it is missing.
         class_name: name or number of the class to localise; None takes each image's most likely class.
         threshold: where the score map is cut; None takes the one that the run's evaluation chose.
+        device: where the networks run; None does what the run's recipe says.
         post: how maps are refined, ``"none"`` or ``"scg"``; None does what the run's recipe says.
+        progress: where to show how far it is.
 
     Returns:
         What ``boxes.json`` holds: ``images`` (boxes half-open xyxy, pixels of the upright image) and ``failed``.

@@ -81,9 +81,12 @@ def resize_map(score_map: ArrayLike, size: tuple[int, int]) -> np.ndarray:
 
 
 def colorize(score_map: ArrayLike) -> Image.Image:
-    """A score map ([h, w] array or CPU tensor; values outside [0, 1] are clipped, NaN is 0) as a palette image.
+    """A score map as a palette image.
 
     The palette is :func:`color_table`; ``.convert("RGB")`` gives plain colours, and PNG keeps it small.
+
+    Args:
+        score_map (Array[h, w]): or a CPU tensor; values outside [0, 1] are clipped, NaN is 0.
     """
     picture = Image.fromarray(_levels(score_map))
     picture.putpalette(color_table().tobytes())
@@ -131,6 +134,8 @@ def draw_boxes(
 
     Args:
         boxes (Array[B, 4]): half-open (x0, y0, x1, y1) pixels of ``image``; parts outside it are clipped.
+        color: RGB, each 0 to 255.
+        width: of the lines, in pixels.
         dashed: interrupts the line, so that two kinds of boxes differ without their colours.
     """
     picture = image.convert("RGB")
@@ -183,6 +188,7 @@ def contact_sheet(
         rows: pictures; every row has one per column. Each is fitted into a square of ``cell`` pixels.
         columns: the column titles.
         captions: one line of text under each picture, in the grid's shape.
+        title: above it all.
         legend: (colour, meaning) pairs, printed below the grid.
 
     Raises:

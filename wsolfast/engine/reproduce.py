@@ -56,7 +56,9 @@ def plan(
     names recipe, seed and settings.
 
     Args:
+        output: where the runs go.
         patterns: GLOBs over recipe names, or recipe files; every recipe with a published number if none is given.
+        seeds: every recipe is trained once with each.
         data: folder by name of the data set; the one under ``""`` serves the data sets that are not named.
         overrides: ``key=value`` for every recipe.
 
@@ -91,6 +93,11 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
 
     Several processes share every job, and then stop at the first that fails.
 
+    Args:
+        jobs: what :func:`plan` gave.
+        output: folder of the two files.
+        progress: where to show how far it is.
+
     Returns:
         What ``reproduce.json`` holds.
 
@@ -119,7 +126,7 @@ def check(summary: Mapping) -> None:
 
 
 def summarize(outcomes: Sequence[Outcome]) -> dict:
-    """Numbers by recipe: the paper's, each run's, and their mean, lowest and highest."""
+    """Numbers of ``outcomes`` by recipe: the paper's, each run's, and their mean, lowest and highest."""
     rows: dict[str, dict] = {}
     centres: dict[str, dict] = {}
     for outcome in outcomes:

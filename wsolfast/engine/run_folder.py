@@ -53,7 +53,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, *, exist_ok: bool = False) -> "RunFolder":
-        """A new run of ``recipe``; with ``exist_ok`` the run that is there is started over.
+        """A new run of ``recipe`` in the folder ``path``; with ``exist_ok`` the run that is there is started over.
 
         A run that left nothing yet, because its data was not found for instance, does not stand in the way.
 
@@ -94,7 +94,7 @@ class RunFolder:
         return self.path / "eval" / split
 
     def keep_class_names(self, names: Sequence[str]) -> None:
-        """Remember what the classes are called, for pictures of images that are in no data set."""
+        """Remember the classes' ``names``, for pictures of images that are in no data set."""
         write_json(self.path / "classes.json", list(names), indent=None)
 
     def class_names(self) -> list[str]:
@@ -108,11 +108,11 @@ class RunFolder:
         write_text(self.path / "recipe.toml", dump_recipe(recipe))
 
     def update_environment(self, **values: object) -> None:
-        """Add to ``env.json``."""
+        """Add ``values`` to ``env.json``."""
         write_json(self.path / "env.json", self._environment() | values)
 
     def add_seconds(self, seconds: float) -> None:
-        """Count time spent on training, over all the times that the run was continued."""
+        """Count ``seconds`` spent on training, over all the times that the run was continued."""
         self.update_environment(seconds=round(self._environment().get("seconds", 0.0) + seconds, 2))
 
     def _environment(self) -> dict[str, Any]:
@@ -120,11 +120,11 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def event(self, **values: object) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append ``values`` as one line to ``metrics.jsonl``."""
         self._append("metrics.jsonl", json.dumps(values, allow_nan=False))
 
     def log(self, text: str) -> None:
-        """Append one line to ``train.log``."""
+        """Append ``text`` as one line to ``train.log``."""
         self._append("train.log", f"{now()} {text}")
 
     def _append(self, name: str, line: str) -> None:
@@ -133,10 +133,13 @@ class RunFolder:
                 stream.write(line + "\n")
 
     def lock(self, part: str | None = None) -> contextlib.AbstractContextManager:
-        """Holds the folder for this process; the system releases it when the process dies, however it dies.
+        """Hold the folder for this process; the system releases it when the process dies, however it dies.
 
         Args:
             part: hold this part of the work only, beside processes that hold others.
+
+        Returns:
+            To be entered; leaving it lets go.
 
         Raises:
             InUseError: if another process holds it.

@@ -53,6 +53,10 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
 
     Several processes (see :func:`wsolfast.engine.distributed.processes`) share every batch of the recipe.
 
+    Args:
+        run: has the recipe; the weights go there.
+        progress: where to show how far it is.
+
     Raises:
         Interrupted: a signal asked for a stop; the checkpoint is written.
         RunError: the loss or the gradient is not finite; the message names the step and its images.

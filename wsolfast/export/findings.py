@@ -21,7 +21,7 @@ from wsolfast.metrics.functional import predicted_boxes
 class Finding:
     """What was found in an image, by the map of its label."""
 
-    image_id: str
+    image_id: str  # as the data set calls it
     size: tuple[int, int]  # (width, height) of the original
     label: int
     score: float  # probability of the label; 0 if it is not among the classes that the evaluation kept
@@ -33,9 +33,14 @@ class Finding:
 class Findings:
     """The findings of one evaluation, one after the other.
 
+    Args:
+        maps: its score maps.
+        table: what its ``per_image.json`` holds.
+        protocol: says how maps become boxes.
+        threshold: where maps are cut.
+
     Attributes:
         class_names: one per class.
-        threshold: where maps are cut.
     """
 
     def __init__(self, maps: ScoreMaps, table: dict, protocol: Protocol, threshold: float):

@@ -72,7 +72,10 @@ def export_program(
 
 
 def write_program(program: ExportedProgram, file: Path) -> None:
-    """Write what :func:`export_program` made; ``torch.export.load(file).module()`` runs it without this library."""
+    """Write ``program``, which :func:`export_program` made, to ``file``.
+
+    ``torch.export.load(file).module()`` runs it without this library.
+    """
     write_bytes(file, lambda stream: torch.export.save(program, stream))
 
 

@@ -38,7 +38,7 @@ def list_stages() -> list[str]:
 
 
 def display_name(name: str) -> str:
-    """How the paper spells the method: ``"CI-CAM"`` for ``"ci_cam"``, ``"SPOL"`` for ``"spol.seg"``.
+    """How the paper spells the method ``name``: ``"CI-CAM"`` for ``"ci_cam"``, ``"SPOL"`` for ``"spol.seg"``.
 
     Raises:
         KeyError: if there is no such method; the message names the nearest one.
@@ -50,7 +50,11 @@ def display_name(name: str) -> str:
 
 
 def get_stage(name: str) -> type[Method]:
-    """The Module class behind ``"spa"``, ``"spol.seg"`` or, of a module of one's own, ``"package.module:Class"``.
+    """The Module class behind ``name``.
+
+    Args:
+        name: one of :func:`list_stages`, for instance ``"spol.seg"``, or a class of one's own,
+            ``"package.module:Class"``.
 
     Raises:
         KeyError: if there is no such method, stage or class; the message says what there is instead.
@@ -69,7 +73,7 @@ def get_stage(name: str) -> type[Method]:
 
 
 def method_of(name: str) -> str:
-    """What results call the method that a stage belongs to: ``spol`` of ``"spol.seg"``, the class of one's own."""
+    """What results call the method of the stage ``name``: ``spol`` of ``"spol.seg"``, the class of one's own."""
     module, colon, cls = name.partition(":")
     return cls if colon else module.partition(".")[0]
 

@@ -25,6 +25,10 @@ class Method(nn.Module):
         """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).
 
         A method that ranks classes adds ``accuracy``, see :func:`accuracy`.
+
+        Args:
+            batch: on the method's device.
+            clock: where training stands; also where random numbers come from.
         """
         raise NotImplementedError
 
@@ -39,7 +43,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def classify(self, image: Tensor) -> Tensor:
-        """Logits [N, K] alone, for 10-crop classification."""
+        """Logits [N, K] of an ``image`` batch [N, 3, H, W] alone, for 10-crop classification."""
         raise NotImplementedError
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -70,7 +74,7 @@ class Method(nn.Module):
         return None
 
     def export(self, batch: Batch) -> dict[str, Tensor]:
-        """What a later stage reads, per image, of whole images; empty for one-stage methods."""
+        """What a later stage reads of each image of ``batch``, whole images; empty for one-stage methods."""
         return {}
 
     def mask_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:

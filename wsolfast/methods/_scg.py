@@ -104,6 +104,12 @@ class Refined(Method):
         return self.method.classify(image)
 
     def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1, **ranking: Tensor) -> Localization:
+        """As :meth:`Method.localize`, with the maps refined.
+
+        Args:
+            image, label, topk: as for the method.
+            **ranking (Tensor[N, K]): for a method that combines the maps of all classes, handed on.
+        """
         found = self.method.localize(image, label, topk, **ranking)
         maps = self.refine(self._features, found.localization_map, image.shape[-2:])
         self._features = {}

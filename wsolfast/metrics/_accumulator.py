@@ -29,12 +29,16 @@ class Accumulator:
         raise NotImplementedError
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Add a batch; takes what :meth:`count` takes."""
+        """Add a batch.
+
+        Args:
+            *args, **kwargs: what :meth:`count` takes.
+        """
         for name, value in self.count(*args, **kwargs).items():
             self._state[name] += value
 
     def compute(self, at: Any = None) -> dict:
-        """The numbers of everything counted so far; takes what :meth:`summarize` takes besides the counters."""
+        """The numbers of everything counted so far; ``at`` as for :meth:`summarize`."""
         return self.summarize(self._state, at)
 
     def reset(self) -> None:
@@ -42,7 +46,7 @@ class Accumulator:
         self._state = {name: zero.clone() for name, zero in self.zeros.items()}
 
     def merge(self, other: "Accumulator") -> None:
-        """Add what another accumulator of the same configuration has counted.
+        """Add what ``other``, an accumulator of the same configuration, has counted.
 
         Raises:
             ValueError: if it is of another type or configuration.
@@ -66,7 +70,7 @@ class Accumulator:
         return {"config": dict(self._config)} | {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Replace the counters by those of :meth:`state_dict`.
+        """Replace the counters by ``state``, which :meth:`state_dict` gave.
 
         Raises:
             ValueError: if they are of another configuration.

@@ -93,6 +93,12 @@ def predicted_boxes(
 ) -> list[Tensor]:
     """The boxes a protocol cuts from each map at one threshold, for looking at.
 
+    Args:
+        score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
+        image_sizes (Tensor[N, 2]): integers, (w, h) of each original image.
+        protocol: its frame and the rule that boxes are cut by.
+        threshold: in [0, 1].
+
     Returns:
         For each image a float64 [B, 4], xyxy, half-open, pixels of the original image: the pixels that were found,
         without the protocol's quirks at the ends. In frame "crop" only what the map shows can hold boxes.

@@ -145,8 +145,10 @@ def stretch(maps: Tensor) -> Tensor:
 
 
 def cut_below(values: Tensor, threshold: float) -> Tensor:
+    """``values`` with zeros where they are below ``threshold``."""
     return torch.where(values < threshold, torch.zeros_like(values), values)
 
 
 def without_diagonal(matrices: Tensor) -> Tensor:
+    """Matrices [N, P, P] with zeros on their diagonals."""
     return matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))

@@ -16,19 +16,28 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, t
 class OpCase:
     """One way of calling an op; ``make_inputs(device, dtype)`` gives the arguments of ``torch.ops.wsolfast.<op>``."""
 
-    name: str
+    name: str  # what tests and benches call it
     make_inputs: Callable[[str, torch.dtype], tuple]
-    differentiable: bool = True
+    differentiable: bool = True  # gradients are compared, too
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
-    """Equal shapes, NaNs in the same places, and values within the dtype's tolerance."""
+    """Equal shapes, NaNs in the same places, and values within the dtype's tolerance.
+
+    Args:
+        actual (Tensor[...]): its dtype decides the tolerance.
+        expected (Tensor[...]): converted to it.
+        tolerance: absolute and relative, instead of the dtype's.
+
+    Raises:
+        AssertionError: if they differ by more.
+    """
     tolerance = TOLERANCES[actual.dtype] if tolerance is None else tolerance
     torch.testing.assert_close(actual, expected.to(actual), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def seeded(shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Standard normal numbers that depend on ``seed`` only."""
+    """Standard normal numbers of any ``shape``, ``dtype`` and ``device`` that depend on ``seed`` only."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
 

@@ -1,0 +1,94 @@
+"""Every public name says what it does, what it takes, what it gives and what it raises."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+from pages import generate
+
+import wsolfast.reference
+
+# What a docstring that says what a function does begins with; one that begins otherwise says what is returned.
+VERBS = {
+    *("Add", "Copy", "Evaluate", "Evaluates", "Export", "Fill", "Hold", "Let", "Load", "Look", "Make", "Measure"),
+    *("Open", "Put", "Read", "Replace", "Run", "Save", "Scale", "Scales", "Take", "Train", "Write", "Writes"),
+}
+
+
+def _own(module_name):
+    """Functions and classes of a module that no page of docs/api shows."""
+    module = importlib.import_module(module_name)
+    for name in getattr(module, "__all__", vars(module)):
+        thing = getattr(module, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            listed = hasattr(module, "__all__") or thing.__module__ == module_name
+            if listed and not name.startswith("_"):
+                yield f"{module_name}.{name}", thing
+
+
+PUBLIC = dict(pair for page in generate._API for pair in generate.public(page))
+PUBLIC |= dict(pair for name in ("testing", "convert", "compat.wsolevaluation") for pair in _own(f"wsolfast.{name}"))
+METHODS = {
+    f"{name}.{key}": method
+    for name, cls in PUBLIC.items()
+    if inspect.isclass(cls)
+    for key, method in generate._methods(cls)
+}
+FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)} | METHODS
+# A class without a constructor of its own takes what its parent takes, and is explained there.
+TAKING = FUNCTIONS | {name: cls for name, cls in PUBLIC.items() if inspect.isclass(cls) and "__init__" in vars(cls)}
+# What these take and give is explained at the ops.
+REFERENCES = dict(
+    pair
+    for module in pkgutil.iter_modules(wsolfast.reference.__path__)
+    if not module.name.startswith("_")
+    for pair in _own(f"wsolfast.reference.{module.name}")
+)
+
+
+@pytest.mark.parametrize("name", [*PUBLIC, *METHODS, *REFERENCES])
+def test_docstring_opens_with_a_sentence(name):
+    text = inspect.getdoc((PUBLIC | METHODS | REFERENCES)[name])
+    assert text
+    assert text.partition("\n\n")[0].endswith((".", ":"))
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_every_parameter_is_explained(name):
+    """Below Args or Attributes, in a comment behind the field, or by its name in the text."""
+    text = inspect.getdoc(TAKING[name])
+    sections = generate.sections(text)
+    said = {key for title in ("Args", "Attributes") for key in generate.entries(sections.get(title, ""))}
+    said |= {"self", "cls", *generate._commented(TAKING[name])}
+    silent = [
+        parameter
+        for parameter in inspect.signature(TAKING[name]).parameters
+        if parameter not in said and not re.search(rf"\b{parameter}\b", text)
+    ]
+    assert not silent, f"{name}: nothing is said of {', '.join(silent)}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_that_does_something_says_what_it_returns(name):
+    text, returned = inspect.getdoc(FUNCTIONS[name]), inspect.signature(FUNCTIONS[name]).return_annotation
+    if returned is not None and text.split()[0] in VERBS:
+        assert "Returns" in generate.sections(text)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_tensors_say_their_shape(name):
+    text = inspect.getdoc(FUNCTIONS[name])
+    documented = generate.entries(generate.sections(text).get("Args", ""))
+    for option in inspect.signature(FUNCTIONS[name]).parameters.values():
+        if re.search(r"\bTensor\b", str(option.annotation)) and "Mapping" not in str(option.annotation):
+            kind, meaning = documented.get(option.name, ("", text))
+            assert re.search(r"\[|^as for|as :", kind + meaning), f"{name}: {option.name} has no shape"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_that_raises_says_so(name):
+    body = inspect.getsource(FUNCTIONS[name])
+    if re.search(r"^\s+raise (?!NotImplementedError)", body, re.MULTILINE):
+        assert "Raises" in generate.sections(inspect.getdoc(FUNCTIONS[name]))
