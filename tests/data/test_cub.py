@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsolfast.data import DataError, open_dataset
+from wsolfast.data import DataError, open_dataset, open_source
 
 CLASSES = ("001.Albatross", "002.Wren")
 # key, path, class, train, box as x y width height
@@ -80,6 +80,9 @@ def test_benchmark_metadata_brings_cubv2(tree, write_text, write_image):
         dataset[0]
     with pytest.raises(DataError, match=r"metadata/CUB/test/image_ids.txt: missing"):
         open_dataset("cub", tree, "test", **options)
+    write_text("metadata/CUB/train/image_ids.txt", "001.Albatross/a_2.jpg\n")
+    write_text("metadata/CUB/train/class_labels.txt", "001.Albatross/a_2.jpg,0\n")
+    assert open_source("cub", tree, "train_weaksup", **options).annotation(0).boxes.shape == (0, 4)
     write_text("metadata/CUB/val/localization.txt", "003.Gull/1.jpg,1,2,3,4\n")
     with pytest.raises(DataError, match=r"localization.txt, line 1: 003.Gull/1.jpg is not in image_ids.txt"):
         open_dataset("cub", tree, "train_fullsup", **options)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -279,8 +279,8 @@ class Dataset(torch.utils.data.Dataset):
 class BoxTable:
     """Boxes of many images in two arrays, which workers share without copying."""
 
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))  # float64 [M, 4]
-    offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))  # int64 [n + 1]
+    boxes: np.ndarray  # float64 [M, 4]
+    offsets: np.ndarray  # int64 [n + 1]
 
     @classmethod
     def from_lists(cls, boxes_of_images: Sequence[Sequence[Sequence[float]]]) -> "BoxTable":
@@ -292,6 +292,11 @@ class BoxTable:
     def of(self, index: int) -> Tensor:
         """Boxes [B, 4] of one image."""
         return torch.from_numpy(self.boxes[self.offsets[index] : self.offsets[index + 1]].copy())
+
+
+def boxes_of(table: BoxTable | None, index: int) -> Tensor:
+    """Boxes [B, 4] of one image; none of a split that is trained on labels."""
+    return torch.zeros((0, 4), dtype=torch.float64) if table is None else table.of(index)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 
-from wsolfast.data._base import Annotation, BoxTable, Source
+from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data._masks import InstanceMasks, unite_masks
 from wsolfast.data.decode import Target, decode, decode_at, decode_mask, image_size
 from wsolfast.data.errors import DataError
@@ -87,10 +86,7 @@ class FileSource(Source):
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
             self._sizes[index] = self.header_size(index)
-        return Annotation(self._sizes[index], self._boxes_of(index), self.mask_path(index))
-
-    def _boxes_of(self, index: int) -> torch.Tensor:
-        return torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
+        return Annotation(self._sizes[index], boxes_of(self._boxes, index), self.mask_path(index))
 
     def mask(self, index: int) -> np.ndarray | None:
         files = self._masks.get(index)

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source
+from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source, boxes_of
 from wsolfast.data._files import FileSource
 from wsolfast.data._masks import InstanceMasks
 from wsolfast.data.atomic import write_bytes
@@ -64,7 +64,7 @@ class IndexedSource(FileSource):
         width, height = self._size_table[index].tolist()
         if not width:
             return self._reopen().annotation(index)
-        return Annotation((width, height), self._boxes_of(index), self.mask_path(index))
+        return Annotation((width, height), boxes_of(self._boxes, index), self.mask_path(index))
 
 
 @dataclass(frozen=True)

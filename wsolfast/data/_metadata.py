@@ -1,11 +1,12 @@
 """Metadata folders of the WSOL benchmark (Choe et al., CVPR 2020): ids, labels, sizes and boxes as plain text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wsolfast.data._base import BoxTable
-from wsolfast.data._files import read_lines, relative_path
+from wsolfast.data._files import FileSource, read_lines, relative_path
 from wsolfast.data.errors import DataError
 
 FOLDERS = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
@@ -51,12 +52,33 @@ def read_metadata(folder: Path, split: str) -> Metadata:
     folder = folder / FOLDERS[split]
     image_ids, labels, position = _read_classes(folder, split)
     if split == "train_weaksup":
-        return Metadata(image_ids, labels, {}, BoxTable())
+        return Metadata(image_ids, labels, {}, BoxTable.from_lists([[] for _ in image_ids]))
     sizes = {index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2)}
     boxes: list[list[list[int]]] = [[] for _ in image_ids]
     for index, corners in _rows(folder / "localization.txt", position, 4):
         boxes[index].append(corners)
     return Metadata(image_ids, labels, sizes, BoxTable.from_lists(boxes))
+
+
+def metadata_source(
+    metadata: str | Path, split: str, folder: Path, class_names: Sequence[str], **options: Any
+) -> FileSource:
+    """The images below ``folder`` that :func:`read_metadata` lists.
+
+    Args:
+        metadata: folder of the benchmark's files.
+        split: which images.
+        folder: where their ids start.
+        class_names: one per class.
+        **options: of :class:`FileSource`.
+
+    Raises:
+        DataError: as :func:`read_metadata`.
+    """
+    found = read_metadata(Path(metadata), split)
+    return FileSource(
+        folder, found.image_ids, found.labels, class_names, boxes=found.boxes, sizes=found.sizes, **options
+    )
 
 
 def read_mask_metadata(folder: Path, split: str) -> MaskMetadata:

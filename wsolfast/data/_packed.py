@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from wsolfast.data._base import Annotation, BoxTable, Source
+from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.decode import Encoded, Target, decode, decode_at, decode_mask, image_size
 
 
@@ -65,9 +64,8 @@ class PackedSource(Source):
     def annotation(self, index: int) -> Annotation:
         if not self._sizes[index].all():
             self._sizes[index] = self.header_size(index)
-        boxes = torch.zeros((0, 4), dtype=torch.float64) if self._boxes is None else self._boxes.of(index)
         width, height = self._sizes[index].tolist()
-        return Annotation((width, height), boxes)
+        return Annotation((width, height), boxes_of(self._boxes, index))
 
     def mask(self, index: int) -> np.ndarray | None:
         content = self.mask_content(index)

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
-from wsolfast.data._metadata import metadata_files, read_metadata
+from wsolfast.data._metadata import metadata_files, metadata_source
 from wsolfast.data.errors import DataError
 
 LAYOUT = """\
@@ -57,18 +57,8 @@ def open_source(
     root = root / "CUB_200_2011" if (root / "CUB_200_2011" / "images.txt").exists() else root
     names = list(_table(root / "classes.txt", "the class names").values())
     if metadata is not None:
-        listed = read_metadata(Path(metadata), split)
         folder = Path(val_images or root / "CUBV2") if split == "train_fullsup" else root / "images"
-        return FileSource(
-            folder,
-            listed.image_ids,
-            listed.labels,
-            names,
-            boxes=listed.boxes,
-            sizes=listed.sizes,
-            decoder=decoder,
-            orient=orient,
-        )
+        return metadata_source(metadata, split, folder, names, decoder=decoder, orient=orient)
     if split == "train_fullsup" and val_per_class < 1:
         raise DataError(
             f"{root}: CUB-200-2011 has no train_fullsup split; give metadata=DIR (the benchmark's metadata/CUB) and "

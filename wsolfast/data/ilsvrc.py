@@ -12,7 +12,7 @@ import torch
 
 from wsolfast.data._base import Annotation
 from wsolfast.data._files import FileSource, read_lines
-from wsolfast.data._metadata import metadata_files, read_metadata
+from wsolfast.data._metadata import metadata_files, metadata_source
 from wsolfast.data.errors import DataError
 
 LAYOUT = """\
@@ -70,17 +70,7 @@ def open_source(
                 f"{root}: ILSVRC has no train_fullsup split; give metadata=DIR (the benchmark's metadata/ILSVRC) and "
                 "val_images=DIR (where val2/ of ImageNetV2 lies)"
             )
-        listed = read_metadata(Path(metadata), split)
-        return FileSource(
-            Path(val_images or folder),
-            listed.image_ids,
-            listed.labels,
-            names,
-            boxes=listed.boxes,
-            sizes=listed.sizes,
-            decoder=decoder,
-            orient=orient,
-        )
+        return metadata_source(metadata, split, Path(val_images or folder), names, decoder=decoder, orient=orient)
     if split == "train_weaksup":
         image_ids, labels = _images_by_synset(folder, "train", synsets)
         return FileSource(folder, image_ids, labels, names, decoder=decoder, orient=orient)
