@@ -1,30 +1,11 @@
-"""The recipes of CAM and its regularisers can be built, and stand for the cells they name."""
+"""The recipes of CAM and its regularisers stand for the cells they name."""
 
 import pytest
-import torch
 
-from wsolfast.engine.build import build_method, build_optimizer, eval_protocol, refine
-from wsolfast.recipe import list_recipes, load_recipe
+from wsolfast.recipe import load_recipe
 
 METHODS = ("cam", "has", "cutmix", "adl", "acol", "spg")
-RECIPES = [name for name in list_recipes() if all(stage.method in METHODS for stage in load_recipe(name).stage)]
 NETWORKS = {"vgg16": "vgg16", "inception": "inception_v3", "resnet50": "resnet50"}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_builds(name):
-    recipe = load_recipe(name)
-    if recipe.stage[-1].backbone.name.startswith("timm:"):
-        pytest.importorskip("timm", reason="the recipe's network comes from timm")
-    (stage,) = recipe.stage
-    if stage.model.get("head") == "pretrained":
-        # Its head comes with the weights, which are not here.
-        stage.model["head"] = "linear"
-    with torch.device("meta"):
-        method = build_method(recipe, stage, 30, pretrained=False)
-    build_optimizer(method, stage.optim, "stage.optim")
-    refine(method, recipe.evaluate)
-    eval_protocol(recipe)
 
 
 @pytest.mark.parametrize("method", METHODS)

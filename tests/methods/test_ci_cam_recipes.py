@@ -1,29 +1,28 @@
-"""The recipes of NL-CCAM and CI-CAM can be built and differ where the papers' rows differ."""
+"""The recipes of NL-CCAM and CI-CAM differ where the papers' rows differ."""
 
 from dataclasses import asdict
 
 import pytest
 import torch
 
-from wsolfast.engine.build import build_method, build_optimizer, rate_at
-from wsolfast.metrics import get_protocol
+from wsolfast.engine.build import build_method, rate_at
 from wsolfast.recipe import list_recipes, load_recipe
 
 RECIPES = [name for name in list_recipes() if load_recipe(name).stage[0].method in ("ci_cam", "nl_ccam")]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_builds(name):
+def enhances(stage):
+    return stage.method == "ci_cam" and stage.model.get("enhance") != "none"
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if enhances(load_recipe(name).stage[0])])
+def test_context_pool_has_the_resolution_of_the_features(name):
     recipe = load_recipe(name)
-    (stage,) = recipe.stage
     with torch.device("meta"):
-        method = build_method(recipe, stage, 30, pretrained=False)
+        method = build_method(recipe, recipe.stage[0], 30, pretrained=False)
         side = recipe.data.crop or recipe.data.options["size"]
         features = method._features(torch.empty(1, 3, side, side))
-    build_optimizer(method, stage.optim, "stage.optim")
-    get_protocol(recipe.evaluate.protocol)
-    if getattr(method, "enhance", None) is not None:
-        assert method.pool.maps.shape[1:] == features.shape[2:]
+    assert method.pool.maps.shape[1:] == features.shape[2:]
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "lambda" in name])

@@ -1,12 +1,11 @@
-"""The recipes of CSoA can be built and differ where the paper's rows differ."""
+"""The recipes of CSoA differ where the paper's rows differ."""
 
 from dataclasses import asdict
 
 import pytest
 import torch
 
-from wsolfast.engine.build import build_method, build_optimizer, rate_at
-from wsolfast.metrics import get_protocol
+from wsolfast.engine.build import build_method, rate_at
 from wsolfast.recipe import RecipeError, list_recipes, load_recipe
 
 RECIPES = [name for name in list_recipes() if load_recipe(name).stage[0].method == "csoa"]
@@ -20,17 +19,13 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_builds(name):
+@pytest.mark.parametrize("name", [name for name in RECIPES if load_recipe(name).stage[0].backbone.layout == "csoa28"])
+def test_maps_are_as_fine_as_the_layout_says(name):
     recipe = load_recipe(name)
-    (stage,) = recipe.stage
     with torch.device("meta"):
-        method = build_method(recipe, stage, 30, pretrained=False)
+        method = build_method(recipe, recipe.stage[0], 30, pretrained=False)
         found = method.localize(torch.empty(1, 3, 224, 224), topk=2)
-    build_optimizer(method, stage.optim, "stage.optim")
-    get_protocol(recipe.evaluate.protocol)
-    if stage.backbone.layout == "csoa28":
-        assert found.localization_map.shape == (1, 2, 28, 28)
+    assert found.localization_map.shape == (1, 2, 28, 28)
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -1,12 +1,9 @@
-"""The recipes of SPA and its baseline can be built and differ where the paper's rows differ."""
+"""The recipes of SPA and its baseline differ where the paper's rows differ."""
 
 from dataclasses import asdict
 
 import pytest
-import torch
 
-from wsolfast.engine.build import build_method, build_optimizer
-from wsolfast.metrics import get_protocol
 from wsolfast.recipe import list_recipes, load_recipe
 
 ROWS = [f"{data}_{net}" for data in ("cub", "ilsvrc") for net in ("vgg16", "inception")]
@@ -23,14 +20,8 @@ def settings(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_builds(name):
-    recipe = load_recipe(name)
-    (stage,) = recipe.stage
-    with torch.device("meta"):
-        method = build_method(recipe, stage, 30, pretrained=False)
-    build_optimizer(method, stage.optim, "stage.optim")
-    get_protocol(recipe.evaluate.protocol)
-    published = recipe.paper.numbers()
+def test_published_numbers_rise_as_less_is_asked(name):
+    published = load_recipe(name).paper.numbers()
     assert published["top1_loc"] < published["top5_loc"] < published["gt_known_loc"]
 
 

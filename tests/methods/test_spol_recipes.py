@@ -1,16 +1,14 @@
-"""The recipes of SPOL can be built and differ where the paper's rows differ."""
+"""The recipes of SPOL differ where the paper's rows differ."""
 
 from dataclasses import asdict
 
 import pytest
-import torch
 
-from wsolfast.engine.build import build_method, build_optimizer, classifier_view, eval_protocol, rate_at
+from wsolfast.engine.build import classifier_view, rate_at
 from wsolfast.engine.roles import classifier_of, localizer_of
 from wsolfast.metrics import get_protocol
-from wsolfast.recipe import list_recipes, load_recipe
+from wsolfast.recipe import load_recipe
 
-RECIPES = [name for name in list_recipes() if load_recipe(name).stage[0].method.startswith("spol")]
 ABLATION = "ablation/spol_cub_resnet50_"
 # Tables 3 and 4: stage and options that a row sets apart from the whole method.
 ROWS = {
@@ -24,16 +22,6 @@ TABLE_2 = {
     "concat": (55.76, 53.14, 53.40, 53.32),
     "multiply": (55.76, 79.05, 88.30, 84.04),
 }
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_builds(name):
-    recipe = load_recipe(name)
-    eval_protocol(recipe)
-    for stage in recipe.stage:
-        with torch.device("meta"):
-            method = build_method(recipe, stage, stage.num_classes or 1000, pretrained=False)
-        build_optimizer(method, stage.optim, f"stage.{stage.name}.optim")
 
 
 @pytest.mark.parametrize("row", ROWS)

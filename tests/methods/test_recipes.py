@@ -1,0 +1,25 @@
+"""Every recipe that comes with the package can be built."""
+
+import pytest
+import torch
+
+from wsolfast.engine.build import build_method, build_optimizer, eval_protocol, refine
+from wsolfast.engine.roles import localizer_of
+from wsolfast.recipe import list_recipes, load_recipe
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipe_builds(name):
+    recipe = load_recipe(name)
+    eval_protocol(recipe)
+    for stage in recipe.stage:
+        if stage.backbone.name.startswith("timm:"):
+            pytest.importorskip("timm", reason="the recipe's network comes from timm")
+        if stage.model.get("head") == "pretrained":
+            # Its head comes with the weights, which are not here.
+            stage.model["head"] = "linear"
+        with torch.device("meta"):
+            method = build_method(recipe, stage, stage.num_classes or 30, pretrained=False)
+        build_optimizer(method, stage.optim, f"stage.{stage.name}.optim")
+        if stage == localizer_of(recipe).stage:
+            refine(method, recipe.evaluate)
