@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint format clean gpu-check help
+.PHONY: demo test lint format coverage clean gpu-check help
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
 	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
+	@echo "make coverage  all tests, or TESTS=..., and the lines that none of them ran; writes build/coverage/summary.txt"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"
 	@echo "make clean   remove what was built (keeps runs/)"
 
@@ -33,6 +34,13 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	git ls-files $(NATIVE) | xargs $(BIN)/clang-format -i
 	$(BIN)/python docs/generate.py
+
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest $(TESTS); tested=$$?; \
+	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report > build/coverage/summary.txt && \
+	  tail -n 1 build/coverage/summary.txt && exit $$tested
 
 # The machine's own Python, which has the torch of its GPU.
 gpu-check:
