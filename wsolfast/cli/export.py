@@ -1,11 +1,14 @@
 """``wsolfast export``."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from wsolfast.cli._options import Quiet, say, show_progress
+
+app = typer.Typer()
 
 
 class Format(StrEnum):
@@ -17,6 +20,7 @@ class Format(StrEnum):
     torch = "torch"
 
 
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run; coco and masks want it evaluated.")],
     to: Annotated[Format, typer.Option(help="COCO detections, PNG masks and score maps, or the network as a graph.")],
@@ -27,14 +31,13 @@ def export(
     ] = None,
     topk: Annotated[int, typer.Option(min=0, help="onnx, torch: classes that get a map, 0 for all.")] = 1,
     batch: Annotated[int | None, typer.Option(min=1, help="onnx, torch: images per call; any if not given.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write what a run found, or its network, for other tools."""
     from wsolfast import export as exporter
-    from wsolfast.engine.progress import Progress
     from wsolfast.engine.run_folder import RunFolder
 
-    folder, progress = RunFolder(run), Progress(quiet=quiet)
+    folder, progress = RunFolder(run), show_progress(quiet)
     if to in (Format.onnx, Format.torch):
         out = out or run / "export" / ("model.onnx" if to is Format.onnx else "model.pt2")
         said = exporter.write_network(folder, out, onnx=to is Format.onnx, topk=topk, batch=batch)
@@ -48,4 +51,4 @@ def export(
             out = out or run / "export" / split
             exporter.write_masks(findings, out, progress)
     if not quiet:
-        sys.stdout.write(f"{said}\nwritten: {out}\n")
+        say(f"{said}\nwritten: {out}")

@@ -1,0 +1,130 @@
+"""Numbers as tables in the terminal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from wsolfast.recipe import Paper
+
+_METRICS = {
+    "top1_cls": "Top-1 Cls",
+    "top5_cls": "Top-5 Cls",
+    "top1_loc": "Top-1 Loc",
+    "top5_loc": "Top-5 Loc",
+    "gt_known_loc": "GT-known Loc",
+    "max_box_acc": "MaxBoxAcc",
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "px_ap": "PxAP",
+    "p_iou": "pIoU",
+    "peak_iou": "Peak-IoU",
+}
+_MAP_METRICS = _METRICS | {
+    "iou30": "  IoU 0.3",
+    "iou50": "  IoU 0.5",
+    "iou70": "  IoU 0.7",
+    "peak_t": "Peak-T",
+    "peak_iou_per_image": "Peak-IoU, mean over images",
+    "peak_t_per_image": "Peak-T, mean over images",
+}
+
+
+def _table(rows: dict[str, dict[str, str]], columns: list[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *(cells.get(column, "-") for column in columns))
+    return table
+
+
+def print_results(results: dict, paper: "Paper | None") -> None:
+    """One evaluation: a row per metric, the centre box beside it, and what the numbers rest on."""
+    from rich.console import Console
+
+    given = {
+        "best threshold": results["metrics"] | results.get("pixel", {}),
+        "threshold of train_fullsup": results.get("transferred"),
+        "centre box": results["baselines"]["center_box"],
+        "published": paper.numbers() if paper else None,
+    }
+    columns = {name: numbers for name, numbers in given.items() if numbers}
+    rows = {
+        title: {name: f"{numbers[key]:.1f}" for name, numbers in columns.items() if key in numbers}
+        for key, title in _METRICS.items()
+        if any(key in numbers for numbers in columns.values())
+    }
+    console = Console(highlight=False)
+    console.print(_table(rows, list(columns)))
+    split = results.get("error_split", {})
+    if split:
+        shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in split.items())
+        console.print(f"top-1 boxes, percent: {shares}")
+    if results.get("pixel"):
+        pixel = results["pixel"]
+        console.print(f"masks of {pixel['images']} images, Peak-T {pixel['peak_threshold']}")
+    console.print(
+        f"{results['num_images']} images of {results['split']}, protocol {results['protocol']}, "
+        f"{'boxes' if split else 'regions'} at "
+        f"{results['cam_threshold']:.3g} ({results['cam_threshold_source']}), "
+        f"{results['images_per_second']:.1f} images/s"
+    )
+
+
+def print_map_results(results: dict, out: Path) -> None:
+    """One evaluation of score maps on disk: a row per metric, its threshold and the centre box beside it."""
+    from rich.console import Console
+
+    given = {
+        "best threshold": results["metrics"],
+        "at": results["oracle_threshold"],
+        "other split's threshold": results.get("transferred"),
+        "its": results.get("transferred_thresholds"),
+        "centre box": results.get("baselines", {}).get("center_box"),
+    }
+    columns = {name: numbers for name, numbers in given.items() if numbers}
+    thresholds = ("at", "its")
+    rows = {
+        _MAP_METRICS[key]: {
+            name: f"{numbers[key]:.{3 if name in thresholds else 2}f}"
+            for name, numbers in columns.items()
+            if key in numbers
+        }
+        for key in results["metrics"]
+    }
+    console = Console(highlight=False)
+    console.print(_table(rows, list(columns)))
+    if "compared" in results:
+        compared = results["compared"]
+        console.print(
+            f"{compared['images']} images × {compared['thresholds']} thresholds identical to {compared['with']}"
+        )
+    if results["maps_not_finite"]:
+        console.print(f"{results['maps_not_finite']} score maps hold a NaN or an infinity: they count as empty")
+    rate = results["images_per_second"]
+    console.print(
+        f"{results['num_images']} images of {results['dataset']} {results['split']}"
+        + (f", protocol {results['protocol']}" if "protocol" in results else "")
+        + (f", {rate:.0f} images/s" if rate else ", counted before")
+        + f"; {out}"
+    )
+
+
+def print_comparison(results: dict[str, dict]) -> None:
+    """Several evaluations of the same images, a row each, and the centre box below them."""
+    from rich.console import Console
+
+    shown = ("top1_cls", "gt_known_loc", "max_box_acc", "max_box_acc_v2")
+    titles = {key: _METRICS[key] for key in shown}
+    rows = {
+        name: {titles[key]: f"{found['metrics'][key]:.1f}" for key in titles}
+        | {"images/s": f"{found['images_per_second']:.0f}"}
+        for name, found in results.items()
+    }
+    center = next(iter(results.values()))["baselines"]["center_box"]
+    rows["centre box"] = {titles[key]: f"{center[key]:.1f}" for key in titles if key != "top1_cls"}
+    Console(highlight=False).print(_table(rows, [*titles.values(), "images/s"]))

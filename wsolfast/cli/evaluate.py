@@ -1,0 +1,180 @@
+"""``wsolfast eval``."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsolfast.cli._options import (
+    Amp,
+    AsJson,
+    CacheGb,
+    Decoder,
+    Device,
+    ExistOk,
+    Name,
+    Post,
+    Protocol,
+    Quiet,
+    Runs,
+    SkipBad,
+    Weights,
+    Workers,
+    decoder_override,
+    refuse_company,
+    run_path,
+    runtime_overrides,
+    say,
+    show_progress,
+)
+from wsolfast.cli._tables import print_map_results, print_results
+from wsolfast.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
+
+app = typer.Typer()
+
+
+def _of_maps(text: str, **settings: Any) -> typer.models.OptionInfo:
+    return typer.Option(help=text, rich_help_panel="Score maps on disk", **settings)
+
+
+@app.command(
+    name="eval",
+    epilog="Examples:\n\n"
+    "  wsolfast eval runs/demo/spa\n\n"
+    "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
+    "  wsolfast eval runs/try2 --post scg evaluate.scg.delta_h=0.2\n\n"
+    "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR\n\n"
+    "  wsolfast eval --scoremaps DIR --metadata metadata --dataset CUB --split test --compare opencv:64",
+)
+def evaluate(
+    what: Annotated[list[str] | None, typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option(help="test or train_fullsup.")] = None,
+    protocol: Protocol = None,
+    post: Post = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take so many images, evenly spread.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts; whoever is last measures them all.")
+    ] = None,
+    merge_shards: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Measure what N parts, done elsewhere, have left.")
+    ] = None,
+    weights: Weights = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    exist_ok: ExistOk = False,
+    device: Device = None,
+    amp: Amp = None,
+    workers: Workers = None,
+    decoder: Decoder = None,
+    cache_gb: CacheGb = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    scoremaps: Annotated[
+        Path | None, _of_maps("Measure these instead of a run: DIR/<image id>.npy, as wsolevaluation writes them.")
+    ] = None,
+    metadata: Annotated[Path | None, _of_maps("wsolevaluation's metadata folder.")] = None,
+    dataset: Annotated[str | None, _of_maps("Its folder in the metadata: CUB, ILSVRC, OpenImages.")] = None,
+    metrics: Annotated[str, _of_maps("Names with commas between, or all.")] = "all",
+    mask_root: Annotated[Path | None, _of_maps("Folder of the masks: measure pixels, not boxes.")] = None,
+    interval: Annotated[float | None, _of_maps("Step between thresholds; the protocol's if not given.")] = None,
+    compare: Annotated[
+        str | None,
+        _of_maps("Hold so many images against plain OpenCV first; exit 5 at a difference.", metavar="opencv:N"),
+    ] = None,
+    thresholds_of: Annotated[
+        Path | None, _of_maps("Results of another split's score maps: measure at its best thresholds, too.")
+    ] = None,
+    out: Annotated[Path | None, _of_maps("Where results go; RUNS/maps-<dataset>-<split> if not given.")] = None,
+) -> None:
+    """Measure a run, or a recipe with weights from elsewhere; or score maps on disk, with --scoremaps.
+
+    Score maps are computed once and kept, batch by batch: what was interrupted goes on when it is started again. Under
+    torchrun or srun, processes share the images of a run; --shard shares them among commands that know nothing of each
+    other but the run's folder. Score maps on disk need --metadata and --dataset.
+    """
+    if scoremaps is not None:
+        if what or weights or limit or shard or merge_shards or name or post or metadata is None or dataset is None:
+            raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
+        from wsolfast.engine.evaluate_maps import evaluate_maps
+
+        refuse_company("eval --scoremaps")
+        split = split or "test"
+        folder = out or runs / f"maps-{dataset}-{split}"
+        found = evaluate_maps(
+            scoremaps,
+            metadata,
+            dataset,
+            split,
+            folder,
+            protocol=protocol or "wsolevaluation",
+            interval=interval,
+            metrics=metrics,
+            mask_root=mask_root,
+            compare=_compare_count(compare),
+            thresholds_of=thresholds_of,
+            progress=show_progress(quiet or as_json),
+        )
+        if as_json:
+            say(json.dumps(found, indent=2))
+        elif not quiet:
+            print_map_results(found, folder)
+        return
+    if metadata or dataset or mask_root or interval or compare or out or metrics != "all":
+        raise RecipeError(
+            "--metadata, --dataset, --metrics, --mask-root, --interval, --compare, --out need --scoremaps"
+        )
+    if not what:
+        raise RecipeError("give a run, a recipe, or --scoremaps DIR")
+    target, *overrides = what
+    overrides += runtime_overrides(device=device, amp=amp, workers=workers, cache_gb=cache_gb)
+    overrides += decoder_override(decoder)
+    overrides += ["data.skip_bad=true"] if skip_bad else []
+    given = {"split": split, "protocol": protocol, "post": post}
+    overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
+
+    from wsolfast.engine.distributed import is_first, processes
+    from wsolfast.engine.eval_split import Shard
+    from wsolfast.engine.evaluate import evaluate as evaluate_run
+    from wsolfast.engine.evaluate import evaluate_shard
+    from wsolfast.engine.pretrained import adopt
+    from wsolfast.engine.run_folder import RunFolder
+
+    if shard and merge_shards:
+        raise RecipeError("--shard does a part, --merge-shards measures all: give one of them")
+    part = Shard.parse(shard) if shard else None
+    if Path(target).is_dir():
+        if weights is not None:
+            raise RecipeError("--weights goes with a recipe; a run has its own")
+        run = RunFolder(target)
+        recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
+    else:
+        run, recipe = None, load_recipe(target, overrides)
+    with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
+        if run is None:
+            run = adopt(run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
+            recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
+        told = show_progress(quiet or as_json)
+        results: dict | None
+        if part is None:
+            results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=told)
+        else:
+            results = evaluate_shard(run, recipe, part, limit=limit, progress=told)
+        first = is_first()
+    if not first:
+        return
+    if as_json:
+        say(json.dumps(results, indent=2))
+    elif results is not None and not quiet:
+        print_results(results, recipe.paper)
+
+
+def _compare_count(text: str | None) -> int:
+    if text is None:
+        return 0
+    peer, _, count = text.partition(":")
+    if peer != "opencv" or not (count or "64").isdecimal():
+        raise RecipeError(f"--compare: expected opencv:N, N images, got {text!r}")
+    return int(count or "64")

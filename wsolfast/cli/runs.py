@@ -1,0 +1,266 @@
+"""Commands over runs: localize, convert, demo, report, reproduce."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsolfast.cli._options import (
+    Amp,
+    Device,
+    ExistOk,
+    Name,
+    Post,
+    Quiet,
+    Runs,
+    Weights,
+    Workers,
+    refuse_company,
+    run_path,
+    runtime_overrides,
+    say,
+    show_progress,
+)
+from wsolfast.cli._tables import print_comparison
+from wsolfast.recipe import RecipeError, load_recipe
+
+if TYPE_CHECKING:
+    from wsolfast.convert import Conversion
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast localize runs/demo/spa photo.jpg\n\n"
+    "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/\n\n"
+    "  wsolfast localize imagenet/resnet50 photo.jpg\n\n"
+    "  wsolfast localize imagenet/squeezenet photo.jpg --weights squeezenet1_1.pt",
+)
+def localize(
+    target: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A trained run, or a network as it is.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Image files.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/localized if not given.")] = None,
+    weights: Weights = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    class_: Annotated[str | None, typer.Option("--class", help="Name or number; the most likely if not given.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Where the map is cut; what eval chose if not given.")
+    ] = None,
+    post: Post = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Localise the object in image files: an overlay PNG for each, one boxes.json for all.
+
+    The recipes imagenet/* take ImageNet classifiers as torchvision has trained them: no data and no training is needed.
+    """
+    from wsolfast.engine.localize import localize as localize_files
+    from wsolfast.engine.localize import require_any
+    from wsolfast.engine.pretrained import adopt
+    from wsolfast.engine.run_folder import RunFolder
+
+    refuse_company("localize")
+    require_any(images)
+    if Path(target).is_dir():
+        if weights is not None:
+            raise RecipeError("--weights goes with a recipe; a run has its own")
+        run = RunFolder(target)
+    else:
+        recipe = load_recipe(target)
+        run = adopt(run_path(runs, name, recipe.name), recipe, weights)
+    output = out or run.path / "localized"
+    found = localize_files(
+        run,
+        images,
+        output,
+        class_name=class_,
+        threshold=threshold,
+        device=device,
+        post=post,
+        progress=show_progress(quiet),
+    )
+    if not quiet:
+        for image in found["images"]:
+            boxes = " ".join(str([round(value) for value in box]) for box in image["boxes"])
+            label = image["class_name"] or image["class_id"]
+            say(f"{image['file']}: {label} ({image['score']:.2f}) {boxes}")
+        say(f"written: {output}/boxes.json")
+    if found["failed"]:
+        sys.stderr.write("".join(f"error: {failure['error']}\n" for failure in found["failed"]))
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast convert cub_epoch_100.pth.tar data.root=/data/CUB_200_2011\n\n"
+    "  wsolfast convert net_train_vgg16_cub.pth --pool mask_train_vgg16_cub.pth --dry-run\n\n"
+    "  wsolfast convert model-32 --source spol",
+)
+def convert(
+    what: Annotated[list[str], typer.Argument(metavar="FILE [KEY=VALUE]...", help="A published checkpoint.")],
+    source: Annotated[
+        str | None, typer.Option(help="Code base it is from; told from its tensors if not given.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="What the weights are for; told from them if not given.")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="CI-CAM: file of the context pool, or none; looked for beside FILE.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print where every tensor goes and write nothing.")
+    ] = False,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    exist_ok: ExistOk = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint of the authors' code into a finished run that eval and localize take; none of its code runs."""
+    from wsolfast import convert as converter
+
+    refuse_company("convert")
+    file, *overrides = what
+    found = converter.read_checkpoint(Path(file), source=source, recipe=recipe, pool=pool, overrides=overrides)
+    if dry_run:
+        _print_mapping(found)
+    else:
+        run = converter.write_run(found, run_path(runs, name, f"{found.recipe.name}-published"), exist_ok=exist_ok)
+    if quiet:
+        return
+    say(f"{found.network} of {found.origin}: {len(found.tensors)} tensors for recipe {found.recipe.name}")
+    say(_dropped(found.dropped))
+    if not dry_run:
+        needs = " data.root=DIR" * (not found.recipe.data.root) + " evaluate.classifier=RUN" * found.classless
+        say(f"run: {run.path}\nmeasure it: wsolfast eval {run.path}{needs}")
+
+
+def _print_mapping(found: "Conversion") -> None:
+    width = max(map(len, found.tensors))
+    for key, tensor in found.tensors.items():
+        say(f"{key:<{width}}  <-  {found.names[key]}  {list(tensor.shape)}")
+    for key, reason in found.dropped.items():
+        say(f"{'dropped':<{width}}  <-  {key}  ({reason})")
+
+
+def _dropped(dropped: dict[str, str]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in dropped.items():
+        by_reason.setdefault(reason, []).append(key)
+    parts = [f"{', '.join(keys[:3])}{' ...' * (len(keys) > 3)} ({reason})" for reason, keys in by_reason.items()]
+    return f"dropped {len(dropped)} tensors" + (f": {'; '.join(parts)}" if parts else "")
+
+
+@app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
+    minutes: Annotated[float, typer.Option(min=0.01, help="About how long to train, on two cores.")] = 3.0,
+    baselines: Annotated[bool, typer.Option("--baselines", help="HaS, CutMix, ADL, ACoL and SPG, too.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network.
+
+    Under torchrun or srun, processes share every run.
+    """
+    from wsolfast.engine.demo import demo as run_demo
+    from wsolfast.engine.demo import demo_recipes
+    from wsolfast.engine.distributed import is_first, processes
+
+    runtime = load_recipe(demo_recipes(baselines=False)[0]).runtime
+    with processes(runtime.device, runtime.timeout_minutes):
+        results, page = run_demo(out, seed=seed, minutes=minutes, baselines=baselines, progress=show_progress(quiet))
+        first = is_first()
+    if first:
+        print_comparison(results)
+        say(f"report: {page}")
+
+
+@app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs, the baseline first.")],
+    images: Annotated[int, typer.Option(min=0, help="At most so many images in the gallery.")] = 48,
+    out: Annotated[Path | None, typer.Option(help="The page; report/index.html in the last run if not given.")] = None,
+    sheets: Annotated[
+        bool,
+        typer.Option(
+            "--sheets",
+            help="Also, for every run: worst, median and best images with their masks; training curves.",
+        ),
+    ] = False,
+) -> None:
+    """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
+    from wsolfast.engine.report import write_report
+
+    refuse_company("report")
+    page = write_report(runs, out or runs[-1] / "report" / "index.html", images=images)
+    say(f"report: {page}")
+    if sheets:
+        from wsolfast.engine.contact_sheet import write_sheets
+
+        files, notes = write_sheets(runs, page.parent / "sheets")
+        for note in notes:
+            say(note)
+        say(f"sheets: {', '.join(map(str, files))}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast reproduce --data /data/CUB_200_2011 --recipes 'spa_cub_*' --seeds 0,1,2\n\n"
+    "  wsolfast reproduce --data cub=/data/CUB_200_2011 --data ilsvrc=/data/ILSVRC --list\n\n"
+    "  wsolfast reproduce --recipes 'demo/*' --seeds 0,1",
+)
+def reproduce(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]DIR", help="A data set's folder; NAME is cub, ilsvrc, ...")
+    ] = None,
+    recipes: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Names or files; every published row if not given.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="With commas between.")] = "0",
+    output: Annotated[Path, typer.Option(help="Folder of the runs and of reproduce.md.")] = Path("runs/reproduce"),
+    list_only: Annotated[bool, typer.Option("--list", help="Show what would run, and run nothing.")] = False,
+    device: Device = None,
+    amp: Amp = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate recipes over seeds, and write a table of the papers' numbers beside the measured ones.
+
+    Finished runs are kept, interrupted ones continue, a failed one is a row with its reason. Under torchrun or srun,
+    processes share every run, and the first that fails ends the list.
+    """
+    from wsolfast.engine import reproduce as reproducing
+    from wsolfast.engine.distributed import find_place, processes
+
+    overrides = [*(what or []), *runtime_overrides(device=device, amp=amp, workers=workers)]
+    folders = dict(word.partition("=")[::2] if "=" in word else ("", word) for word in data or [])
+    jobs, left_out = reproducing.plan(
+        output, patterns=recipes or (), seeds=_seeds(seeds), data=folders, overrides=overrides
+    )
+    first = find_place().rank == 0
+    quiet = quiet or not first
+    if list_only and first:
+        for job in jobs:
+            say(f"{job.state():<8}  {job.path}")
+    if left_out and not quiet:
+        say(f"left out, --data NAME=DIR is not given: {', '.join(left_out)}")
+    if list_only:
+        return
+    if not jobs:
+        raise RecipeError("nothing to run: give --data DIR, or --data NAME=DIR for each data set")
+    runtime = jobs[0].recipe.runtime
+    with processes(runtime.device, runtime.timeout_minutes):
+        summary = reproducing.reproduce(jobs, output, show_progress(quiet))
+    if not quiet:
+        say(reproducing.to_markdown(summary))
+        say(f"table: {output / 'reproduce.md'}")
+    reproducing.check(summary)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        raise RecipeError(f"--seeds: expected numbers with commas between, such as 0,1,2, got {text!r}") from None

@@ -1,0 +1,116 @@
+"""``wsolfast train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsolfast.cli._options import (
+    Amp,
+    CacheGb,
+    Decoder,
+    Device,
+    ExistOk,
+    Name,
+    Quiet,
+    Runs,
+    SkipBad,
+    Workers,
+    decoder_override,
+    run_path,
+    runtime_overrides,
+    say,
+    show_progress,
+)
+from wsolfast.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast train demo/spa\n\n"
+    "  wsolfast train spa_cub_vgg16 data.root=/data/CUB_200_2011 --device cuda --amp bf16\n\n"
+    "  wsolfast train cub50/cam data.root=DIR stage.backbone.weights=FILE stage.optim.lr=0.01 --name try2\n\n"
+    "  wsolfast train --resume runs/try2\n\n"
+    "  torchrun --nproc-per-node 8 -m wsolfast train spa_ilsvrc_vgg16 data.root=/data/ilsvrc",
+)
+def train(
+    what: Annotated[list[str] | None, typer.Argument(metavar="RECIPE [KEY=VALUE]...", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    exist_ok: ExistOk = False,
+    device: Device = None,
+    amp: Amp = None,
+    channels_last: Annotated[bool | None, typer.Option(help="Keep images as [N, H, W, C] in memory.")] = None,
+    workers: Workers = None,
+    decoder: Decoder = None,
+    cache_gb: CacheGb = None,
+    seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
+    skip_bad: SkipBad = False,
+    skip_nonfinite: Annotated[
+        int | None, typer.Option(min=0, help="Leave out so many steps whose loss is not finite before stopping.")
+    ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option(help="The same bits every time, also on a GPU, where it is slower.")
+    ] = None,
+    save_every: Annotated[
+        str | None, typer.Option(help="Checkpoint also every so many steps (500) or minutes (10m).")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe's method on image labels; interrupt it at any time and continue with --resume.
+
+    Under torchrun or srun, processes share each batch of the recipe.
+    """
+    words = what or []
+    recipe_name = words.pop(0) if words and "=" not in words[0] else None
+    overrides = words + runtime_overrides(
+        device=device,
+        amp=amp,
+        channels_last=channels_last,
+        workers=workers,
+        skip_nonfinite=skip_nonfinite,
+        deterministic=deterministic,
+        cache_gb=cache_gb,
+        **_save_every(save_every),
+    )
+    overrides += decoder_override(decoder)
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if skip_bad:
+        overrides.append("data.skip_bad=true")
+    if (recipe_name is None) == (resume is None):
+        raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
+
+    from wsolfast.engine.distributed import is_first, processes
+    from wsolfast.engine.run_folder import RunFolder
+    from wsolfast.engine.train import change_runtime
+    from wsolfast.engine.train import train as train_run
+
+    run = None if resume is None else RunFolder(resume)
+    if run is not None:
+        recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
+    else:
+        assert recipe_name is not None
+        recipe = load_recipe(recipe_name, overrides)
+    with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
+        if run is not None:
+            change_runtime(run, recipe)
+        else:
+            run = RunFolder.create(run_path(runs, name, recipe.name), recipe, exist_ok=exist_ok)
+        train_run(run, show_progress(quiet))
+        quiet = quiet or not is_first()
+    if not quiet:
+        say(f"trained: {run.path}\nmeasure it: wsolfast eval {run.path}")
+
+
+def _save_every(text: str | None) -> dict[str, object]:
+    if text is None:
+        return {}
+    number = text.removesuffix("m")
+    try:
+        return {"save_every_minutes": float(number)} if text.endswith("m") else {"save_every_steps": int(number)}
+    except ValueError:
+        raise RecipeError(f"--save-every: expected a number of steps (500) or minutes (10m), got {text!r}") from None
