@@ -94,6 +94,7 @@ class Refined(Method):
         method.backbone.register_forward_hook(self._keep)
 
     @property
+    # The method's own, read-only: as an attribute it would be two submodules.
     def backbone(self) -> Backbone:  # type: ignore[override]
         return self.method.backbone
 
