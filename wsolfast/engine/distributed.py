@@ -17,7 +17,7 @@ from wsolfast.methods._across_ranks import sum_of_every_process
 
 Value = TypeVar("Value")
 
-_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out")
+_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out", "timeout caused pair closure")
 
 
 @dataclass(frozen=True)
