@@ -14,13 +14,17 @@ import resource
 import torch
 from wsolfast.engine.allocator import keep_freed_memory
 
-def faults_of_a_second_tensor():
-    torch.ones({BYTES}, dtype=torch.uint8)
+def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones({BYTES}, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(faults_of_a_second_tensor(), int(keep_freed_memory()), faults_of_a_second_tensor())
+# A small block that stays, allocated behind the tensor, splits the freed memory: glibc asks for some bytes more than
+# an aligned tensor takes, so the next of that size starts behind the small block. Of several, one finds its place.
+def fewest_faults():
+    return min(faults() for _ in range(8))
+
+print(fewest_faults(), int(keep_freed_memory()), fewest_faults())
 """
 
 
