@@ -39,6 +39,9 @@ _API = {
     "backbones": ["wsolfast.backbones"],
     "methods": ["wsolfast.methods", ("wsolfast.types", "Batch Clock Localization ParamGroup")],
     "export": ["wsolfast.export", ("wsolfast.interop", "features_of tokens_to_map class_maps")],
+    "convert": ["wsolfast.convert"],
+    "compat": ["wsolfast.compat.wsolevaluation"],
+    "testing": ["wsolfast.testing"],
     "engine": [
         ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
         ("wsolfast.engine.run_folder", "RunFolder"),
@@ -333,6 +336,7 @@ def markdown(text: str) -> str:
     text = re.sub(r"\.\. math::[ ]*((?:\n?[ ]*[^\n]+)(?:\n[ ]+[^\n]+)*)", _display, text)
     text = re.sub(r":math:`([^`]+)`", lambda match: f"${_formula(match[1])}$", text)
     text = re.sub(r":\w+:`~([^`]+)`", lambda match: f"`{match[1].rpartition('.')[2]}`", text)
+    text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
     return re.sub(r":\w+:`([^`]+)`", r"`\1`", text).replace("``", "`")
 
 

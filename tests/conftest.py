@@ -14,6 +14,11 @@ if not torch.cuda.is_available():
     # Read when a kernel is defined: Triton's kernels then run on CPU tensors, one program after the other.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes beside each other have a core each, and so have the commands that they start.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # Cached before torch.empty is wrapped below, or "with torch.device(...)" would never recognise it.
 _device_constructors()
 

@@ -18,18 +18,14 @@ VERBS = {
 
 
 def _own(module_name):
-    """Functions and classes of a module that no page of docs/api shows."""
-    module = importlib.import_module(module_name)
-    for name in getattr(module, "__all__", vars(module)):
-        thing = getattr(module, name)
-        if inspect.isclass(thing) or inspect.isfunction(thing):
-            listed = hasattr(module, "__all__") or thing.__module__ == module_name
-            if listed and not name.startswith("_"):
-                yield f"{module_name}.{name}", thing
+    """Public functions and classes that a module defines."""
+    for name, thing in vars(importlib.import_module(module_name)).items():
+        own = (inspect.isclass(thing) or inspect.isfunction(thing)) and thing.__module__ == module_name
+        if own and not name.startswith("_"):
+            yield f"{module_name}.{name}", thing
 
 
 PUBLIC = dict(pair for page in generate._API for pair in generate.public(page))
-PUBLIC |= dict(pair for name in ("testing", "convert", "compat.wsolevaluation") for pair in _own(f"wsolfast.{name}"))
 METHODS = {
     f"{name}.{key}": method
     for name, cls in PUBLIC.items()
