@@ -4,13 +4,15 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
+# A file of tests stays in one process, whose fixtures it shares.
+PYTEST := -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: demo test lint format coverage clean gpu-check help
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
-	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
+	@echo "make test    set up, then ruff, mypy, clang-format and all tests, or TESTS=..., in a process for each core"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
 	@echo "make coverage  all tests, or TESTS=..., and the lines that none of them ran; writes build/coverage/summary.txt"
@@ -21,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/wsolfast demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST) $(TESTS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -38,7 +40,7 @@ format: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	$(BIN)/coverage erase
 	mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest $(TESTS); tested=$$?; \
+	$(BIN)/coverage run $(PYTEST) $(TESTS); tested=$$?; \
 	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report > build/coverage/summary.txt && \
 	  tail -n 1 build/coverage/summary.txt && exit $$tested
 

@@ -12,11 +12,14 @@ from wsolfast import data
 from wsolfast.bench.end_to_end_cases import EndToEnd, enliven, recipe_of
 from wsolfast.bench.published_training import network_logits
 from wsolfast.engine.build import eval_protocol
+from wsolfast.engine.checkpoint import save_weights
 from wsolfast.engine.eval_split import EvalSplit
 from wsolfast.engine.measure import Counters, Truths, Verdicts
-from wsolfast.engine.network import Network
+from wsolfast.engine.network import Network, load_method
 from wsolfast.engine.progress import Progress
+from wsolfast.engine.roles import classifier_of, localizer_of
 from wsolfast.engine.run_folder import RunFolder
+from wsolfast.methods import Method
 from wsolfast.metrics.functional import box_hits
 
 QUIET = Progress(quiet=True)
@@ -42,7 +45,7 @@ class Remembered:
 
 
 class Evaluation:
-    """The contenders of one recipe's evaluation; all run the same networks."""
+    """The contenders of one recipe's evaluation; all run networks of the same weights."""
 
     def __init__(self, case: EndToEnd, root: Path, device: str, folder: Path):
         self.case, self.device = case, torch.device(device)
@@ -51,11 +54,23 @@ class Evaluation:
         self.protocol = eval_protocol(self.recipe)
         self.splits = {source: self._open(source) for source in ("memory", "jpeg")}
         self.run.keep_class_names(self.splits["jpeg"].dataset.class_names)
+        self.method, self.ranks = self._networks()
         self.network = Network(self.run, self.recipe, len(self.splits["jpeg"].dataset.class_names))
-        self.look = self.network.look
-        images = [sample.image for sample in self.splits["memory"].dataset.samples[: case.batch]]
-        for backbone in self.look.backbones:
-            enliven(backbone, torch.stack(images).to(self.device))
+
+    def _networks(self) -> tuple[Method, Method]:
+        """The localiser and who ranks the classes as their packages run them; the engine reads their weights."""
+        classes = len(self.splits["jpeg"].dataset.class_names)
+        image = torch.stack([sample.image for sample in self.splits["memory"].dataset.samples[: self.case.batch]])
+        networks = []
+        for role in (localizer_of(self.recipe), classifier_of(self.recipe)):
+            if role is not None:
+                network = load_method(self.run, role, classes).eval().to(self.device)
+                enliven(network.backbone, image.to(self.device))
+                save_weights(self.run.weights_path(role.stage.name), network.state_dict(), {})
+                if self.recipe.runtime.compile:
+                    network.backbone.forward = torch.compile(network.backbone.forward, dynamic=False)
+                networks.append(network)
+        return networks[0], networks[-1]
 
     def _open(self, source: str) -> EvalSplit:
         split = EvalSplit(self.run, self.recipe, "test", None)
@@ -78,7 +93,7 @@ class Evaluation:
         for index in range(min(8, len(dataset))):
             sample, note = dataset[index], dataset.annotations(index)
             with torch.inference_mode():
-                found = self.look.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
+                found = self.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
             maps = found.localization_map[:, 0]
             ours = box_hits(maps, torch.tensor([note.size]), [note.boxes], self.protocol)[0]
             agreed.append(round(float((ours.numpy() == published.hits(index)).mean()), 3))
@@ -90,8 +105,8 @@ class Evaluation:
             return None
         from wsolfast.bench.published_evaluation import ImageByImage
 
-        known = ImageByImage.knows(self.look.method, self.protocol)
-        return ImageByImage(self.look.method, self.splits[source].dataset, self.protocol) if known else None
+        known = ImageByImage.knows(self.method, self.protocol)
+        return ImageByImage(self.method, self.splits[source].dataset, self.protocol) if known else None
 
     def calls(self, source: str) -> dict[str, Callable[[], int]]:
         """One evaluation by each contender, images from ``source``."""
@@ -124,22 +139,23 @@ class Evaluation:
 
     def _forward(self, split: EvalSplit, step: Callable) -> int:
         """All images in batches through ``step``, decoded here and now, without anything that overlaps."""
-        runtime, look = self.recipe.runtime, self.look
+        runtime = self.recipe.runtime
+        layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=runtime.amp == "bf16"):
             for start in range(0, len(split.indices), self.case.batch):
                 samples = [split.dataset[index] for index in split.indices[start : start + self.case.batch]]
                 views = [torch.stack([sample.image for sample in samples])]
                 if samples[0].wide is not None:
                     views.append(torch.stack([sample.wide for sample in samples]))
-                step(*(view.to(self.device).contiguous(memory_format=look.layout) for view in views))
+                step(*(view.to(self.device).contiguous(memory_format=layout) for view in views))
         return len(split.indices)
 
     def _network_step(self, image: Tensor, wide: Tensor | None = None) -> None:
-        network_logits(self.look.method, image)
+        network_logits(self.method, image)
         if wide is not None:
-            self.look.ranks.classify(wide)
+            self.ranks.classify(wide)
 
     def _backbone_step(self, image: Tensor, wide: Tensor | None = None) -> None:
-        self.look.method.backbone(image)
+        self.method.backbone(image)
         if wide is not None:
-            self.look.ranks.backbone(wide)
+            self.ranks.backbone(wide)

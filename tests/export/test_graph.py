@@ -38,7 +38,7 @@ def assert_same(got, expected):
         torch.testing.assert_close(torch.as_tensor(one), other, rtol=1e-4, atol=ATOL)
 
 
-@pytest.mark.parametrize("name", ["cam", "spa", "ci_cam", "spol.seg"])
+@pytest.mark.parametrize("name", ["cam", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"])
 def test_programs_and_onnx_models_say_what_the_method_says(name, tmp_path):
     method = method_of(name)
     program = export_program(method, SIZE, topk=CLASSES)

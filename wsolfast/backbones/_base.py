@@ -1,5 +1,6 @@
 """What every backbone is: a chain of modules that reads raw images and is tapped at named stages."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -202,6 +204,25 @@ class Backbone(nn.Module):
         for path in paths:
             self.set_submodule(path, activation())
 
+    def fold_batch_norms(self) -> None:
+        """Make the batch norms that follow convolutions part of them, which saves a pass over their features each.
+
+        The features are the same but for rounding. What is left can be neither trained nor saved as this network.
+
+        Raises:
+            BackboneError: in training mode, in which batch norms depend on the batch.
+        """
+        if self.training:
+            raise BackboneError("backbone: batch norms of a network in training cannot be folded; call .eval() first")
+        for path, module in list(self.named_modules()):
+            if path.split(".")[0] in self._inserted:
+                continue
+            # In every network of this package a batch norm that stands next after a convolution reads it, and alone.
+            for (_, conv), (name, norm) in itertools.pairwise(list(module.named_children())):
+                if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
+                    _fold(conv, norm)
+                    setattr(module, name, nn.Identity())
+
     def train(self, mode: bool = True) -> "Backbone":
         """Training mode, except for what is frozen and the network's own batch norms where ``freeze_bn`` is set."""
         super().train(mode)
@@ -211,6 +232,15 @@ class Backbone(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    bias, scale, shift = (None if one is None else one.double() for one in (conv.bias, norm.weight, norm.bias))
+    mean, var = norm.running_mean.double(), norm.running_var.double()
+    folded = fuse_conv_bn_weights(conv.weight.double(), bias, mean, var, norm.eps, scale, shift)
+    conv.weight, conv.bias = (nn.Parameter(one.detach().to(conv.weight), requires_grad=False) for one in folded)
 
 
 def steps(net: nn.Module, taps: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:

@@ -53,6 +53,9 @@ class TimmBackbone(Backbone):
             f"choose another backbone"
         )
 
+    def fold_batch_norms(self) -> None:
+        """Nothing: what runs after a convolution is not known of every network of timm's."""
+
     def pretrained_file(self) -> Path:
         """timm's own weights of this network, from the Hugging Face cache or, once, from its server."""
         if self._hub_id is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsolfast import data
+from wsolfast.backbones import Backbone
 from wsolfast.engine.build import build_method, choose_device, find_weights, refine
 from wsolfast.engine.checkpoint import load_weights, seed_everything
 from wsolfast.engine.errors import MissingError
@@ -103,6 +104,8 @@ class Network:
 class Look:
     """Classifies and localises a batch of images.
 
+    The networks become those of evaluation for good: batch norms of their backbones are folded.
+
     Args:
         method: gives the maps.
         classifier: ranks the classes by the second view, which the data set must deliver; the method itself if None.
@@ -131,8 +134,10 @@ class Look:
         self.ranks = method if classifier is None else classifier.eval().to(device)
         self.device, self.crop, self.topk, self.amp, self.compiled = device, crop, topk, amp, compiled
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        if compiled:
-            for backbone in self.backbones:
+        for backbone in self.backbones:
+            if isinstance(backbone, Backbone):
+                backbone.fold_batch_norms()
+            if compiled:
                 # Not the module's own compile(): hooks, which read the clock, stay outside.
                 backbone.forward = torch.compile(backbone.forward, dynamic=False)
 
