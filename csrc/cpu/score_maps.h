@@ -38,7 +38,7 @@ void for_each_map(int64_t count, const Function& function) {
   }
 }
 
-// Runs function(n, pixels) for each map of a contiguous [N, H, W]: uint8_t as they are, everything else as double.
+// Runs function(n, pixels) for each map of a contiguous [N, h, w]: uint8_t as they are, everything else as double.
 template <typename Function>
 void for_each_score_map(const Tensor& maps, const char* op, const Function& function) {
   using torch::headeronly::ScalarType;
@@ -60,6 +60,32 @@ void for_each_score_map(const Tensor& maps, const char* op, const Function& func
       function(n, static_cast<const double*>(wide.data()));
     });
   }
+}
+
+// What normalize_score_map makes of a map: [height, width].
+template <typename Pixel>
+void normalize_map(const Pixel* map, const boxes::MapRule& rule, double* target) {
+  static thread_local boxes::Resizer resizer;
+  static thread_local std::vector<double> source;
+  const boxes::ResizeShape& shape = rule.shape;
+  const int64_t source_size = static_cast<int64_t>(shape.h) * shape.w;
+  const int64_t size = static_cast<int64_t>(shape.height) * shape.width;
+  source.assign(map, map + source_size);
+  if (rule.normalize_first) boxes::normalize_map(source.data(), source_size, rule.normalization, rule.eps);
+  resizer.resize(source.data(), shape.h, shape.w, rule.interpolation, target, shape.height, shape.width);
+  if (!rule.normalize_first) boxes::normalize_map(target, size, rule.normalization, rule.eps);
+}
+
+// As for_each_score_map, after normalize_score_map where the rule is given; one map per thread is kept.
+template <typename Function>
+void for_each_normalized_map(const Tensor& maps, const char* op, const boxes::MapRule& rule, const Function& function) {
+  if (!rule.given) return for_each_score_map(maps, op, function);
+  for_each_score_map(maps, op, [&](int64_t n, const auto* map) {
+    static thread_local std::vector<double> normalized;
+    normalized.resize(static_cast<size_t>(rule.shape.height) * rule.shape.width);
+    normalize_map(map, rule, normalized.data());
+    function(n, static_cast<const double*>(normalized.data()));
+  });
 }
 
 }  // namespace wsolfast

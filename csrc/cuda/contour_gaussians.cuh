@@ -87,7 +87,7 @@ class HoleCursor {
 
 class Contours {
  public:
-  __device__ Contours(const ResizedMap& map, const LabelRule& rule, const ContourStore& store)
+  __device__ Contours(const LabelMap& map, const LabelRule& rule, const ContourStore& store)
       : map_(map), rule_(rule), store_(store), runs_(store.runs) {}
 
   // Writes both planes of the map; false when its contours do not fit. The band lies in `object` in the meantime.
@@ -126,13 +126,12 @@ class Contours {
   __device__ bool is_hole(int item) const { return item >= components_; }
 
   __device__ __forceinline__ void mark_band(const PlaneShape& shape, uint32_t* band) const {
-    map_.for_pixels<64>([](int, int) {},
-                        [&](int y, int x, double value) {
-                          const bool inside = x < shape.width && value > 0 && value >= rule_.rule.weight_low &&
-                                              value <= rule_.rule.weight_high;
-                          const unsigned bits = __ballot_sync(kAllLanes, inside);
-                          if (Warp::rank() == 0) band[static_cast<int64_t>(y) * shape.stride + x / 32] = bits;
-                        });
+    map_.for_pixels([&](int y, int x, double value) {
+      const bool inside =
+          x < shape.width && value > 0 && value >= rule_.rule.weight_low && value <= rule_.rule.weight_high;
+      const unsigned bits = __ballot_sync(kAllLanes, inside);
+      if (Warp::rank() == 0) band[static_cast<int64_t>(y) * shape.stride + x / 32] = bits;
+    });
   }
 
   // First runs and parents: the hole a component lies in, the component around a hole, or -1. And the order.
@@ -286,7 +285,7 @@ class Contours {
     }
   }
 
-  const ResizedMap& map_;
+  const LabelMap& map_;
   const LabelRule& rule_;
   const ContourStore& store_;
   const RunStore& runs_;
@@ -359,7 +358,7 @@ __global__ void __launch_bounds__(kLabelThreads, 2)
   for (int64_t n = blockIdx.x; n < problem.count; n += gridDim.x) {
     double* scaled = problem.scaled + n * size;
     if (scale_map(cams + n * size, size, scaled) == MapKind::kUsual) {
-      const ResizedMap map{scaled, problem.shape};
+      const LabelMap map = label_map(scaled, problem.shape);
       const bool fits = Contours(map, problem.rule, store)
                             .write(problem.planes.shape, problem.planes.object(n), problem.planes.background(n));
       if (!fits && LabelCta::rank() == 0) {
@@ -379,7 +378,7 @@ __global__ void __launch_bounds__(kLabelThreads, 2) contour_overflow_kernel(Cont
   const ContourStore store(RunStore(words, problem.shape.height, capacity, capacity), memory);
   for (int64_t i = blockIdx.x; i < *problem.overflows; i += gridDim.x) {
     const int64_t n = problem.overflow_maps[i];
-    const ResizedMap map{problem.scaled + n * size, problem.shape};
+    const LabelMap map = label_map(problem.scaled + n * size, problem.shape);
     Contours(map, problem.rule, store)
         .write(problem.planes.shape, problem.planes.object(n), problem.planes.background(n));
     __syncthreads();

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kLabelThreads) axis_moments_kernel(ResizeShape
 // The Gaussian of a whole map, as a CTA fits it.
 class MapGaussian {
  public:
-  __device__ MapGaussian(const ResizedMap& map, const LabelRule& rule) : map_(map), shape_(map.shape), rule_(rule) {}
+  __device__ MapGaussian(const LabelMap& map, const LabelRule& rule) : map_(map), shape_(map.shape), rule_(rule) {}
 
   // Known to all threads; false where the map gives no Gaussian.
   __device__ __forceinline__ bool fit(const double* axis_sums, Gaussian* gaussian) const {
@@ -87,7 +87,7 @@ class MapGaussian {
     const double *along_x = axis_sums, *along_y = axis_sums + 3 * static_cast<int64_t>(shape_.w);
     const auto fill = [&](int y, int, double sums[3]) {
       if (y >= shape_.h) return;
-      const double* line = map_.scaled + static_cast<int64_t>(y) * shape_.w;
+      const double* line = map_.source + static_cast<int64_t>(y) * shape_.w;
       for (int x = 0; x < shape_.w; ++x) {
         for (int power = 0; power < 3; ++power) sums[power] += line[x] * along_x[3 * x + power];
       }
@@ -124,7 +124,7 @@ class MapGaussian {
     });
   }
 
-  const ResizedMap& map_;
+  const LabelMap& map_;
   const ResizeShape& shape_;
   const LabelRule& rule_;
 };
@@ -137,7 +137,7 @@ __device__ __forceinline__ uint8_t label_of(const gaussian_prior::Rule& rule, do
 }
 
 // The labels of a map with at most one Gaussian.
-__device__ __forceinline__ void write_labels(const ResizedMap& map, const LabelRule& rule, bool has_gaussian,
+__device__ __forceinline__ void write_labels(const LabelMap& map, const LabelRule& rule, bool has_gaussian,
                                              const Gaussian& gaussian, uint8_t* labels) {
   constexpr int kRows = 64;
   __shared__ Span object[kRows], unsure[kRows];
@@ -160,15 +160,14 @@ __device__ __forceinline__ void write_labels(const ResizedMap& map, const LabelR
 }
 
 // The labels of a map by the planes of what its Gaussians reach.
-__device__ __forceinline__ void write_labels(const ResizedMap& map, const LabelRule& rule, const PlaneShape& planes,
+__device__ __forceinline__ void write_labels(const LabelMap& map, const LabelRule& rule, const PlaneShape& planes,
                                              const uint32_t* object, const uint32_t* background, uint8_t* labels) {
-  map.for_pixels<64>([](int, int) {},
-                     [&](int y, int x, double value) {
-                       if (x >= map.shape.width) return;
-                       const int64_t word = static_cast<int64_t>(y) * planes.stride + x / 32;
-                       labels[static_cast<int64_t>(y) * map.shape.width + x] =
-                           label_of(rule.rule, value, object[word] >> x % 32 & 1, background[word] >> x % 32 & 1);
-                     });
+  map.for_pixels([&](int y, int x, double value) {
+    if (x >= map.shape.width) return;
+    const int64_t word = static_cast<int64_t>(y) * planes.stride + x / 32;
+    labels[static_cast<int64_t>(y) * map.shape.width + x] =
+        label_of(rule.rule, value, object[word] >> x % 32 & 1, background[word] >> x % 32 & 1);
+  });
 }
 
 // One CTA per map. `scaled` [N, h, w] takes the maps divided by their maxima. A map that is not finite is ignored.
@@ -188,7 +187,7 @@ __global__ void __launch_bounds__(kLabelThreads, 2)
     }
     return;
   }
-  const ResizedMap map{scaled + n * source_size, shape};
+  const LabelMap map = label_map(scaled + n * source_size, shape);
   if constexpr (kPlanes) {
     write_labels(map, rule, planes.shape, planes.object(n), planes.background(n), labels);
   } else {

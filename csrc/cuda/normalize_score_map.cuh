@@ -4,23 +4,21 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
-#include "boxes/normalize.h"
-#include "boxes/resize.h"
+#include "boxes/map_rule.h"
 #include "cuda/group.cuh"
 
 namespace wsolfast::cuda {
 
 using boxes::Interpolation;
+using boxes::MapRange;
+using boxes::MapRule;
 using boxes::Normalization;
+using boxes::ResizeShape;
 
 constexpr int kResizeThreads = 256;
 using ResizeCta = Cta<kResizeThreads>;
-
-struct ResizeShape {
-  int h, w, height, width;
-  bool same() const { return h == height && w == width; }
-};
 
 struct Taps {
   int index[4];
@@ -84,29 +82,70 @@ __device__ __forceinline__ double combine(const Taps& taps, const Value& value) 
   return sum;
 }
 
-template <int kTaps, typename Pixel>
-__device__ __forceinline__ void resize(const Pixel* source, const ResizeShape& shape, Interpolation interpolation,
-                                       double* target) {
-  constexpr int kRows = 32;
-  __shared__ Taps row_taps[kRows];
-  for (int first = 0; first < shape.height; first += kRows) {
-    const int rows = shape.height - first < kRows ? shape.height - first : kRows;
-    if (ResizeCta::rank() < rows) {
-      row_taps[ResizeCta::rank()] = taps_of<kTaps>(first + ResizeCta::rank(), shape.h, shape.height, interpolation);
+// A map as it is, of the shape's last two sides.
+template <typename Pixel>
+struct PlainMap {
+  const Pixel* pixels;
+  const ResizeShape& shape;
+
+  // Calls visit(y, x, value) for all pixels, by whole warps: lanes beyond the end of a row come with its last value.
+  template <typename Visit>
+  __device__ __forceinline__ void for_pixels(const Visit& visit) const {
+    const int words = (shape.width + Warp::kSize - 1) / Warp::kSize;
+    for (int64_t i = ResizeCta::rank() / Warp::kSize; i < static_cast<int64_t>(shape.height) * words;
+         i += kResizeThreads / Warp::kSize) {
+      const auto y = static_cast<int>(i / words);
+      const int x = static_cast<int>(i % words) * Warp::kSize + Warp::rank();
+      const int inside = x < shape.width ? x : shape.width - 1;
+      visit(y, x, static_cast<double>(pixels[static_cast<int64_t>(y) * shape.width + inside]));
     }
-    __syncthreads();
-    for (int x = ResizeCta::rank(); x < shape.width; x += kResizeThreads) {
-      const Taps columns = taps_of<kTaps>(x, shape.w, shape.width, interpolation);
-      for (int row = 0; row < rows; ++row) {
-        target[static_cast<int64_t>(first + row) * shape.width + x] = combine<kTaps>(row_taps[row], [&](int tap) {
-          const Pixel* line = source + static_cast<int64_t>(row_taps[row].index[tap]) * shape.w;
-          return combine<kTaps>(columns, [&](int i) { return static_cast<double>(line[columns.index[i]]); });
-        });
-      }
-    }
-    __syncthreads();
   }
+};
+
+// One block of shared memory, however many visitors a kernel has.
+template <int kRows>
+__device__ inline Taps* taps_of_rows() {
+  __shared__ Taps taps[kRows];
+  return taps;
 }
+
+// A map at another size, pixel by pixel.
+template <int kTaps, typename Pixel>
+struct ResizedMap {
+  const Pixel* source;
+  const ResizeShape& shape;
+  Interpolation interpolation;
+
+  __device__ __forceinline__ Taps row(int y) const { return taps_of<kTaps>(y, shape.h, shape.height, interpolation); }
+  __device__ __forceinline__ Taps column(int x) const { return taps_of<kTaps>(x, shape.w, shape.width, interpolation); }
+  __device__ __forceinline__ double at(const Taps& row, const Taps& column) const {
+    return combine<kTaps>(row, [&](int tap) {
+      const Pixel* line = source + static_cast<int64_t>(row.index[tap]) * shape.w;
+      return combine<kTaps>(column, [&](int i) { return static_cast<double>(line[column.index[i]]); });
+    });
+  }
+
+  // As PlainMap's. prepare(first, rows) is run by all threads in front of every so many rows.
+  template <int kRows, typename Prepare, typename Visit>
+  __device__ __forceinline__ void for_pixels(const Prepare& prepare, const Visit& visit) const {
+    Taps* row_taps = taps_of_rows<kRows>();
+    for (int first = 0; first < shape.height; first += kRows) {
+      const int rows = shape.height - first < kRows ? shape.height - first : kRows;
+      if (ResizeCta::rank() < rows) row_taps[ResizeCta::rank()] = row(first + ResizeCta::rank());
+      prepare(first, rows);
+      __syncthreads();
+      for (int x = ResizeCta::rank(); x - Warp::rank() < shape.width; x += kResizeThreads) {
+        const Taps taps = column(x < shape.width ? x : shape.width - 1);
+        for (int y = 0; y < rows; ++y) visit(first + y, x, at(row_taps[y], taps));
+      }
+      __syncthreads();
+    }
+  }
+  template <typename Visit>
+  __device__ __forceinline__ void for_pixels(const Visit& visit) const {
+    for_pixels<64>([](int, int) {}, visit);
+  }
+};
 
 // A minimum or maximum. Among equal values (0 and -0) the CPU keeps the first pixel's, then the one in the lowest of
 // its 16 lanes.
@@ -121,86 +160,124 @@ __device__ __forceinline__ int64_t place_on_cpu(int64_t i, int64_t size) {
   return lane << 48 | i;
 }
 
-__device__ __forceinline__ Extreme lower(const Extreme& a, const Extreme& b) {
-  return b.value < a.value || (b.value == a.value && b.place < a.place) ? b : a;
-}
-
-__device__ __forceinline__ Extreme higher(const Extreme& a, const Extreme& b) {
-  return b.value > a.value || (b.value == a.value && b.place < a.place) ? b : a;
-}
-
-__device__ __forceinline__ void normalize_in_place(double* map, int64_t size, Normalization normalization, double eps) {
-  if (normalization == Normalization::kNone) return;
-  __syncthreads();
-  Extreme low{map[0], 0}, high{map[0], 0};
-  bool finite = true;
-  for (int64_t i = ResizeCta::rank(); i < size; i += kResizeThreads) {
-    const Extreme here{map[i], place_on_cpu(i, size)};
-    low = lower(low, here);
-    high = higher(high, here);
-    finite &= here.value - here.value == 0.0;
+struct Lower {
+  __device__ Extreme operator()(const Extreme& a, const Extreme& b) const {
+    return b.value < a.value || (b.value == a.value && b.place < a.place) ? b : a;
   }
-  finite = __syncthreads_and(finite);
-  low = ResizeCta::reduce(low, [](const Extreme& a, const Extreme& b) { return lower(a, b); });
-  high = ResizeCta::reduce(high, [](const Extreme& a, const Extreme& b) { return higher(a, b); });
-  const double range = normalization == Normalization::kMax ? high.value : high.value - low.value;
-  const bool usable = finite && range > 0;
-  const double divisor = normalization == Normalization::kMinMaxEps ? range + eps
-                         : normalization == Normalization::kMin     ? 1.0
-                                                                    : range;
-  for (int64_t i = ResizeCta::rank(); i < size; i += kResizeThreads) {
-    const double value = map[i];
-    const double shifted = normalization != Normalization::kMax ? value - low.value : value > 0.0 ? value : 0.0;
-    map[i] = usable ? shifted / divisor : 0.0;
-  }
-}
+};
 
-// One CTA per map. `sources` [N, h, w] holds the normalised maps of a rule that normalises first and resizes second.
-template <typename Pixel>
-__global__ void __launch_bounds__(kResizeThreads, 3)
-    normalize_score_map_kernel(const Pixel* maps, ResizeShape shape, Interpolation interpolation,
-                               Normalization normalization, double eps, double* sources, double* out) {
-  const int64_t source_size = static_cast<int64_t>(shape.h) * shape.w;
+struct Higher {
+  __device__ Extreme operator()(const Extreme& a, const Extreme& b) const {
+    return b.value > a.value || (b.value == a.value && b.place < a.place) ? b : a;
+  }
+};
+
+// Known to all threads. visit(i, value) is called for every pixel on the way; low and high are meaningless where the
+// map is not finite.
+template <typename Map, typename Visit>
+__device__ __forceinline__ MapRange range_of(const Map& map, const Visit& visit) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
+  const ResizeShape& shape = map.shape;
   const int64_t size = static_cast<int64_t>(shape.height) * shape.width;
-  const Pixel* map = maps + blockIdx.x * source_size;
-  double* target = out + blockIdx.x * size;
-  const auto copy = [&](double* to) {
-    for (int64_t i = ResizeCta::rank(); i < source_size; i += kResizeThreads) to[i] = static_cast<double>(map[i]);
-  };
-  const auto resize_from = [&](const auto* source) {
-    if (interpolation == Interpolation::kCubic) {
-      resize<4>(source, shape, interpolation, target);
+  Extreme low{kInfinity, kLast}, high{-kInfinity, kLast};
+  bool finite = true;
+  map.for_pixels([&](int y, int x, double value) {
+    if (x >= shape.width) return;
+    const int64_t i = static_cast<int64_t>(y) * shape.width + x;
+    const Extreme here{value, place_on_cpu(i, size)};
+    low = Lower{}(low, here);
+    high = Higher{}(high, here);
+    finite &= value - value == 0.0;
+    visit(i, value);
+  });
+  finite = __syncthreads_and(finite);
+  return {ResizeCta::reduce(low, Lower{}).value, ResizeCta::reduce(high, Higher{}).value, finite};
+}
+
+// What normalisation makes of the values of a map.
+class Scale {
+ public:
+  __device__ __forceinline__ Scale(const MapRange& range, Normalization normalization, double eps)
+      : normalization_(normalization), low_(range.low) {
+    const double spread = normalization == Normalization::kMax ? range.high : range.high - range.low;
+    usable_ = range.finite && spread > 0;
+    divisor_ = normalization == Normalization::kMinMaxEps ? spread + eps
+               : normalization == Normalization::kMin     ? 1.0
+                                                          : spread;
+  }
+
+  __device__ __forceinline__ double operator()(double value) const {
+    if (normalization_ == Normalization::kNone) return value;
+    const double shifted = normalization_ != Normalization::kMax ? value - low_ : value > 0.0 ? value : 0.0;
+    return usable_ ? shifted / divisor_ : 0.0;
+  }
+
+ private:
+  Normalization normalization_;
+  double low_, divisor_;
+  bool usable_;
+};
+
+// Followed by a barrier before another thread's pixels are read.
+template <typename Map>
+__device__ __forceinline__ void write_normalized(const Map& map, Normalization normalization, double eps,
+                                                 double* target) {
+  const int64_t size = static_cast<int64_t>(map.shape.height) * map.shape.width;
+  const Scale scale(range_of(map, [&](int64_t i, double value) { target[i] = value; }), normalization, eps);
+  if (normalization == Normalization::kNone) return;
+  for (int64_t i = ResizeCta::rank(); i < size; i += kResizeThreads) target[i] = scale(target[i]);
+}
+
+// Calls function(map, normalization) with map n at its last size and what remains to be done to its values. `sources`
+// [N, h, w] is where rules that normalise the source keep it.
+template <typename Pixel, typename Function>
+__device__ __forceinline__ void with_resized(const Pixel* maps, const MapRule& rule, double* sources, int64_t n,
+                                             const Function& function) {
+  const ResizeShape& shape = rule.shape;
+  const int64_t source_size = static_cast<int64_t>(shape.h) * shape.w;
+  const Pixel* pixels = maps + n * source_size;
+  const auto resize = [&]<typename Value>(const Value* values, Normalization normalization) {
+    if (rule.interpolation == Interpolation::kCubic) {
+      function(ResizedMap<4, Value>{values, shape, rule.interpolation}, normalization);
     } else {
-      resize<2>(source, shape, interpolation, target);
+      function(ResizedMap<2, Value>{values, shape, rule.interpolation}, normalization);
     }
   };
-  if (sources != nullptr) {
-    double* source = sources + blockIdx.x * source_size;
-    copy(source);
-    normalize_in_place(source, source_size, normalization, eps);
-    __syncthreads();
-    resize_from(source);
-    return;
-  }
-  if (source_size == size && shape.h == shape.height) {
-    copy(target);
+  if (shape.same()) {
+    function(PlainMap<Pixel>{pixels, shape}, rule.normalization);
+  } else if (!rule.normalizes_source()) {
+    resize(pixels, rule.normalization);
   } else {
-    resize_from(map);
+    const ResizeShape own{shape.h, shape.w, shape.h, shape.w};
+    double* source = sources + n * source_size;
+    write_normalized(PlainMap<Pixel>{pixels, own}, rule.normalization, rule.eps, source);
+    __syncthreads();
+    resize(static_cast<const double*>(source), Normalization::kNone);
   }
-  normalize_in_place(target, size, normalization, eps);
 }
 
-// Whether the kernel needs `sources`.
-inline bool normalizes_apart(const ResizeShape& shape, Normalization normalization, bool normalize_first) {
-  return normalize_first && !shape.same() && normalization != Normalization::kNone;
+// By one CTA per map; [N, height, width].
+template <typename Pixel>
+__device__ __forceinline__ double* normalize_map(const Pixel* maps, const MapRule& rule, double* sources, int64_t n,
+                                                 double* out) {
+  double* target = out + n * rule.shape.height * rule.shape.width;
+  with_resized(maps, rule, sources, n, [&](const auto& map, Normalization normalization) {
+    write_normalized(map, normalization, rule.eps, target);
+  });
+  return target;
+}
+
+template <typename Pixel>
+__global__ void __launch_bounds__(kResizeThreads, 3)
+    normalize_score_map_kernel(const Pixel* maps, MapRule rule, double* sources, double* out) {
+  normalize_map(maps, rule, sources, blockIdx.x, out);
 }
 
 template <typename Pixel, typename Launch>
-void normalize_score_map(const Launch& launch, const Pixel* maps, int64_t count, const ResizeShape& shape,
-                         Interpolation interpolation, Normalization normalization, double eps, double* sources,
+void normalize_score_map(const Launch& launch, const Pixel* maps, int64_t count, const MapRule& rule, double* sources,
                          double* out) {
-  launch(normalize_score_map_kernel<Pixel>, count, kResizeThreads, 0, maps, shape, interpolation, normalization, eps,
-         sources, out);
+  launch(normalize_score_map_kernel<Pixel>, count, kResizeThreads, 0, maps, rule, sources, out);
 }
 
 }  // namespace wsolfast::cuda

@@ -51,36 +51,10 @@ __device__ __forceinline__ MapKind scale_map(const Pixel* cam, int64_t size, dou
 }
 
 // A scaled map at the size of the labels.
-struct ResizedMap {
-  const double* scaled;
-  const ResizeShape& shape;
+using LabelMap = ResizedMap<2, double>;
 
-  __device__ __forceinline__ Taps row(int y) const { return linear_taps(y, shape.h, shape.height, false); }
-  __device__ __forceinline__ Taps column(int x) const { return linear_taps(x, shape.w, shape.width, false); }
-  __device__ __forceinline__ double at(const Taps& row, const Taps& column) const {
-    return combine<2>(row, [&](int tap) {
-      const double* line = scaled + static_cast<int64_t>(row.index[tap]) * shape.w;
-      return combine<2>(column, [&](int i) { return line[column.index[i]]; });
-    });
-  }
-
-  // Calls visit(y, x, value) for all pixels, by whole warps: lanes beyond the end of a row come with its last value.
-  // prepare(first, rows) is run by all threads in front of every so many rows.
-  template <int kRows, typename Prepare, typename Visit>
-  __device__ __forceinline__ void for_pixels(const Prepare& prepare, const Visit& visit) const {
-    __shared__ Taps row_taps[kRows];
-    for (int first = 0; first < shape.height; first += kRows) {
-      const int rows = shape.height - first < kRows ? shape.height - first : kRows;
-      if (LabelCta::rank() < rows) row_taps[LabelCta::rank()] = row(first + LabelCta::rank());
-      prepare(first, rows);
-      __syncthreads();
-      for (int x = LabelCta::rank(); x - Warp::rank() < shape.width; x += kLabelThreads) {
-        const Taps taps = column(x < shape.width ? x : shape.width - 1);
-        for (int y = 0; y < rows; ++y) visit(first + y, x, at(row_taps[y], taps));
-      }
-      __syncthreads();
-    }
-  }
-};
+__device__ __forceinline__ LabelMap label_map(const double* scaled, const ResizeShape& shape) {
+  return {scaled, shape, Interpolation::kLinear};
+}
 
 }  // namespace wsolfast::cuda

@@ -10,13 +10,14 @@ template <typename Pixel>
 const char* normalize(const Pixel* maps, int64_t count, int64_t h, int64_t w, int64_t height, int64_t width,
                       int64_t interpolation, int64_t normalization, double eps, int64_t normalize_first, double* out) {
   return cuda_emulator::reported([&] {
-    const ResizeShape shape{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height),
-                            static_cast<int>(width)};
-    const auto scaling = static_cast<Normalization>(normalization);
-    std::vector<double> sources(static_cast<size_t>(count * h * w), std::nan(""));
-    const bool apart = normalizes_apart(shape, scaling, normalize_first != 0);
-    normalize_score_map(cuda_emulator::Launcher{}, maps, count, shape, static_cast<Interpolation>(interpolation),
-                        scaling, eps, apart ? sources.data() : nullptr, out);
+    const MapRule rule{{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height), static_cast<int>(width)},
+                       true,
+                       static_cast<Interpolation>(interpolation),
+                       static_cast<Normalization>(normalization),
+                       eps,
+                       normalize_first != 0};
+    std::vector<double> sources(rule.normalizes_source() ? static_cast<size_t>(count * h * w) : 0, std::nan(""));
+    normalize_score_map(cuda_emulator::Launcher{}, maps, count, rule, sources.data(), out);
   });
 }
 
