@@ -24,9 +24,9 @@ NOISE = torch.rand((2, 96, 96), generator=torch.Generator().manual_seed(0), dtyp
 def private_cases() -> dict[str, list[OpCase]]:
     """Ways of calling what OP_CASES does not reach."""
 
-    def call(name, maps, rule):
+    def call(name, maps, rule, size=None):
         def make_inputs(device, dtype):
-            return maps(device, dtype), _score_maps.thresholds(device), *rule.box_codes()
+            return maps(device, dtype), _score_maps.thresholds(device), *rule.box_codes(size)
 
         return OpCase(name, make_inputs, differentiable=False)
 
@@ -38,7 +38,7 @@ def private_cases() -> dict[str, list[OpCase]]:
         return noise(device, dtype), *NOISE.shape[1:], *prior.codes()
 
     multi = BoxRule(selection="all")
-    listed = [call(name, maps, multi) for name, maps in _score_maps.MAPS.items()]
+    listed = [call(*way) for way in _score_maps.ways_of_calling() if way[2].selection == "all"]
     return {
         "_score_map_boxes_all": [*listed, call("global_memory", noise, multi)],
         "score_map_boxes": [call("global_memory", noise, BoxRule())],

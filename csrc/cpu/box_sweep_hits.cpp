@@ -9,11 +9,14 @@ using torch::stable::Tensor;
 
 constexpr const char* kOp = "box_sweep_hits";
 
-// [N, H, W], [T], [G, 4], [N + 1], [I] -> [N, T, I]
+// [N, h, w], [T], [G, 4], [N + 1], [I] -> [N, T, I]
 Tensor box_sweep_hits_cpu(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds,
-                          bool quantize, bool relative, int64_t comparison, bool mean_cut, int64_t connectivity,
-                          int64_t selection, int64_t box_end, std::vector<int64_t> empty_box, bool iou_plus_one,
-                          int64_t hit, int64_t gt) {
+                          std::vector<int64_t> size, int64_t interpolation, int64_t normalization, double eps,
+                          bool normalize_first, bool quantize, bool relative, int64_t comparison, bool mean_cut,
+                          int64_t connectivity, int64_t selection, int64_t box_end, std::vector<int64_t> empty_box,
+                          bool iou_plus_one, int64_t hit, int64_t gt) {
+  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
+                                                eps, normalize_first);
   auto rule =
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   rule.iou_plus_one = iou_plus_one;
@@ -22,7 +25,6 @@ Tensor box_sweep_hits_cpu(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tenso
   const Tensor input = torch::stable::contiguous(maps), cuts = torch::stable::contiguous(thresholds);
   const Tensor truths = torch::stable::contiguous(gt_boxes), begins = torch::stable::contiguous(gt_offsets);
   const Tensor levels = torch::stable::contiguous(iou_thresholds);
-  const auto height = static_cast<int>(maps.size(1)), width = static_cast<int>(maps.size(2));
   const int64_t images = maps.size(0), count = cuts.numel() * levels.numel();
   Tensor hits =
       torch::stable::new_empty(input, {images, cuts.numel(), levels.numel()}, torch::headeronly::ScalarType::Bool);
@@ -32,10 +34,10 @@ Tensor box_sweep_hits_cpu(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tenso
                  "gt_offsets do not fit the maps and gt_boxes");
   for (int64_t n = 0; n < images; ++n) WSOLFAST_CHECK(begin[n] <= begin[n + 1], kOp, "gt_offsets decrease");
   bool* out = hits.mutable_data_ptr<bool>();
-  wsolfast::for_each_score_map(input, kOp, [&](int64_t n, const auto* map) {
+  wsolfast::for_each_normalized_map(input, kOp, map_rule, [&](int64_t n, const auto* map) {
     const auto own = wsolfast::span_of(truths).subspan(4 * begin[n], 4 * (begin[n + 1] - begin[n]));
-    wsolfast::boxes::thread_engine().hits(map, height, width, wsolfast::span_of(cuts), rule, own,
-                                          wsolfast::span_of(levels), out + n * count);
+    wsolfast::boxes::thread_engine().hits(map, map_rule.shape.height, map_rule.shape.width, wsolfast::span_of(cuts),
+                                          rule, own, wsolfast::span_of(levels), out + n * count);
   });
   return hits;
 }

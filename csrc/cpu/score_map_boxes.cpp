@@ -12,41 +12,49 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using wsolfast::boxes::Box;
 
-// [N, H, W], [T] -> [N, T, 4]
-Tensor score_map_boxes_cpu(Tensor maps, Tensor thresholds, bool quantize, bool relative, int64_t comparison,
-                           bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
+constexpr const char* kOp = "score_map_boxes";
+
+// [N, h, w], [T] -> [N, T, 4]
+Tensor score_map_boxes_cpu(Tensor maps, Tensor thresholds, std::vector<int64_t> size, int64_t interpolation,
+                           int64_t normalization, double eps, bool normalize_first, bool quantize, bool relative,
+                           int64_t comparison, bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
                            std::vector<int64_t> empty_box) {
+  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
+                                                eps, normalize_first);
   const auto rule =
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   const Tensor input = torch::stable::contiguous(maps), cuts = torch::stable::contiguous(thresholds);
-  const auto height = static_cast<int>(maps.size(1)), width = static_cast<int>(maps.size(2));
   const int64_t count = cuts.numel();
   Tensor boxes = torch::stable::new_empty(input, {maps.size(0), count, 4}, ScalarType::Long);
   if (boxes.numel() == 0) return boxes;
   auto* out = reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>());
-  wsolfast::for_each_score_map(input, "score_map_boxes", [&](int64_t n, const auto* map) {
-    wsolfast::boxes::thread_engine().choose_boxes(map, height, width, wsolfast::span_of(cuts), rule, out + n * count);
+  wsolfast::for_each_normalized_map(input, kOp, map_rule, [&](int64_t n, const auto* map) {
+    wsolfast::boxes::thread_engine().choose_boxes(map, map_rule.shape.height, map_rule.shape.width,
+                                                  wsolfast::span_of(cuts), rule, out + n * count);
   });
   return boxes;
 }
 
-// [N, H, W], [T] -> [M, 4], [N * T + 1]
-std::tuple<Tensor, Tensor> score_map_boxes_all_cpu(Tensor maps, Tensor thresholds, bool quantize, bool relative,
+// [N, h, w], [T] -> [M, 4], [N * T + 1]
+std::tuple<Tensor, Tensor> score_map_boxes_all_cpu(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
+                                                   int64_t interpolation, int64_t normalization, double eps,
+                                                   bool normalize_first, bool quantize, bool relative,
                                                    int64_t comparison, bool mean_cut, int64_t connectivity,
                                                    int64_t selection, int64_t box_end, std::vector<int64_t> empty_box) {
+  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
+                                                eps, normalize_first);
   const auto rule =
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   const Tensor input = torch::stable::contiguous(maps), cuts = torch::stable::contiguous(thresholds);
-  const auto height = static_cast<int>(maps.size(1)), width = static_cast<int>(maps.size(2));
   const int64_t images = maps.size(0), count = cuts.numel();
   Tensor offsets = torch::stable::new_empty(input, {images * count + 1}, ScalarType::Long);
   int64_t* offset = offsets.mutable_data_ptr<int64_t>();
   offset[0] = 0;
   std::vector<std::vector<Box>> found(images);
   if (count > 0) {
-    wsolfast::for_each_score_map(input, "score_map_boxes", [&](int64_t n, const auto* map) {
-      wsolfast::boxes::thread_engine().list_boxes(map, height, width, wsolfast::span_of(cuts), rule, found[n],
-                                                  offset + 1 + n * count);
+    wsolfast::for_each_normalized_map(input, kOp, map_rule, [&](int64_t n, const auto* map) {
+      wsolfast::boxes::thread_engine().list_boxes(map, map_rule.shape.height, map_rule.shape.width,
+                                                  wsolfast::span_of(cuts), rule, found[n], offset + 1 + n * count);
     });
   }
   for (int64_t i = 0; i < images * count; ++i) offset[i + 1] += offset[i];

@@ -1,15 +1,18 @@
-// From score maps and thresholds to bit planes of levels and distinct cuts: csrc/boxes/digitize.cpp on the device.
+// From score maps, raw or normalised, and thresholds to bit planes of levels and distinct cuts: csrc/boxes/digitize.cpp
+// on the device. What a map is quantised from is computed on the way and kept nowhere.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "cuda/box_planes.cuh"
+#include "cuda/normalize_score_map.cuh"
 
 namespace wsolfast::cuda {
 
-constexpr int kLevelThreads = 256;
+constexpr int kLevelThreads = kResizeThreads;
 using LevelCta = Cta<kLevelThreads>;
 
 // Cuts of a quantised map: -1 to 255.
@@ -32,31 +35,23 @@ __device__ inline double nextafter_up(double value) {
   return nextafter(value, std::numeric_limits<double>::infinity());
 }
 
-// Writes the planes of level_of(pixel).
-template <typename LevelOf>
-__device__ void write_planes(const PlaneShape& shape, uint32_t* planes, const LevelOf& level_of) {
+// Writes the planes of level_of(value).
+template <typename Map, typename LevelOf>
+__device__ __forceinline__ void write_planes(const Map& map, const PlaneShape& shape, uint32_t* planes,
+                                             const LevelOf& level_of) {
   const int lane = Warp::rank();
-  for (int64_t i = LevelCta::rank() / Warp::kSize; i < static_cast<int64_t>(shape.height) * shape.words;
-       i += kLevelThreads / Warp::kSize) {
-    const int64_t y = i / shape.words;
-    const int word = static_cast<int>(i % shape.words), x = word * 32 + lane;
-    const int level = x < shape.width ? level_of(y * shape.width + x) : 0;
+  map.for_pixels([&](int y, int x, double value) {
+    const int level = x < shape.width ? level_of(value) : 0;
     uint32_t own = 0;
     for (int p = 0; p < shape.count; ++p) {
       const uint32_t plane = __ballot_sync(kAllLanes, level >> p & 1);
       if (lane == p) own = plane;
     }
-    if (lane < shape.count) planes[lane * shape.words_of_plane() + y * shape.stride + word] = own;
-  }
+    if (lane < shape.count) {
+      planes[lane * shape.words_of_plane() + static_cast<int64_t>(y) * shape.stride + x / 32] = own;
+    }
+  });
 }
-
-__device__ inline int quantized(uint8_t value) { return value; }
-__device__ inline int quantized(float value) { return static_cast<int>(static_cast<double>(value) * 255.0); }
-__device__ inline int quantized(double value) { return static_cast<int>(value * 255.0); }
-
-__device__ inline bool in_unit_range(uint8_t) { return true; }
-__device__ inline bool in_unit_range(float value) { return value >= 0.0f && value <= 1.0f; }
-__device__ inline bool in_unit_range(double value) { return value >= 0.0 && value <= 1.0; }
 
 // The largest level that fails the threshold: -1 when everything passes, 255 when nothing does.
 __device__ inline int byte_cut(double threshold, double top, boxes::Comparison comparison) {
@@ -66,29 +61,15 @@ __device__ inline int byte_cut(double threshold, double top, boxes::Comparison c
   return cut < -1 ? -1 : cut > 255 ? 255 : cut;
 }
 
-template <typename Pixel>
-__device__ void cut_bytes(const Pixel* map, const PlaneShape& shape, const double* thresholds, const boxes::Rule& rule,
-                          const Cuts& cuts, int64_t n) {
+// The distinct cuts of a map of bytes; thresholds are parts of `top`.
+__device__ inline void find_cuts(double top, const double* thresholds, boxes::Comparison comparison, const Cuts& cuts,
+                                 int64_t n) {
   __shared__ int32_t index[kByteCuts];
-  const int64_t size = static_cast<int64_t>(shape.height) * shape.width;
-  int high = 0;
-  bool good = true;
-  for (int64_t i = LevelCta::rank(); i < size; i += kLevelThreads) {
-    good &= in_unit_range(map[i]);
-    if (good) high = Largest<int>{}(high, quantized(map[i]));
-  }
-  high = LevelCta::reduce(high, Largest<int>{});
   int32_t* of_threshold = cuts.of_threshold + n * cuts.thresholds;
-  if (!__syncthreads_and(good)) {
-    for (int t = LevelCta::rank(); t < cuts.thresholds; t += kLevelThreads) of_threshold[t] = -1;
-    if (LevelCta::rank() == 0) cuts.distinct[n] = 0;
-    return;
-  }
   for (int i = LevelCta::rank(); i < kByteCuts; i += kLevelThreads) index[i] = 0;
   __syncthreads();
-  const double top = rule.relative ? high : 255.0;
   for (int t = LevelCta::rank(); t < cuts.thresholds; t += kLevelThreads) {
-    const int cut = byte_cut(thresholds[t], top, rule.comparison);
+    const int cut = byte_cut(thresholds[t], top, comparison);
     of_threshold[t] = cut + 1;
     atomicExch(&index[cut + 1], 1);
   }
@@ -108,7 +89,30 @@ __device__ void cut_bytes(const Pixel* map, const PlaneShape& shape, const doubl
   if (LevelCta::rank() == 0) cuts.distinct[n] = found;
   __syncthreads();
   for (int t = LevelCta::rank(); t < cuts.thresholds; t += kLevelThreads) of_threshold[t] = index[of_threshold[t]];
-  write_planes(shape, cuts.planes + n * shape.words_of_image(), [&](int64_t i) { return quantized(map[i]); });
+}
+
+// `most` is what level 255 is made of: 1, or 255 where the map holds levels. Pixels are computed twice, for their range
+// and for their levels, rather than kept.
+template <typename Map>
+__device__ __forceinline__ void cut_bytes(const Map& map, Normalization normalization, double eps, double most,
+                                          const PlaneShape& shape, const double* thresholds, const boxes::Rule& rule,
+                                          const Cuts& cuts, int64_t n) {
+  const MapRange range = range_of(map, [](int64_t, double) {});
+  const Scale scale(range, normalization, eps);
+  // Normalising keeps the order of values, so all pixels are good where the extremes are.
+  const bool good =
+      (range.finite || normalization != Normalization::kNone) && scale(range.low) >= 0.0 && scale(range.high) <= most;
+  if (!good) {
+    for (int t = LevelCta::rank(); t < cuts.thresholds; t += kLevelThreads) {
+      cuts.of_threshold[n * cuts.thresholds + t] = -1;
+    }
+    if (LevelCta::rank() == 0) cuts.distinct[n] = 0;
+    return;
+  }
+  const double steps = 255.0 / most;
+  const auto level_of = [&](double value) { return static_cast<int>(scale(value) * steps); };
+  find_cuts(rule.relative ? level_of(range.high) : 255.0, thresholds, rule.comparison, cuts, n);
+  write_planes(map, shape, cuts.planes + n * shape.words_of_image(), level_of);
 }
 
 // The smallest value that is foreground at `cut`: with it every comparison is value >= edge.
@@ -167,8 +171,8 @@ __device__ void cut_values(const Pixel* map, const PlaneShape& shape, const doub
   __syncthreads();
   for (int k = rank; k < firsts; k += kLevelThreads) level[k] = k;
   if (rank == 0) cuts.distinct[n] = firsts;
-  write_planes(shape, cuts.planes + n * shape.words_of_image(), [&](int64_t i) {
-    const auto value = static_cast<double>(map[i]);
+  const ResizeShape same{shape.height, shape.width, shape.height, shape.width};
+  write_planes(PlainMap<Pixel>{map, same}, shape, cuts.planes + n * shape.words_of_image(), [&](double value) {
     int low = 0, high = firsts;
     while (low < high) {
       const int middle = (low + high) / 2;
@@ -182,17 +186,26 @@ __device__ void cut_values(const Pixel* map, const PlaneShape& shape, const doub
   });
 }
 
-// One CTA per map.
+// One CTA per map. `sources` [N, h, w] is needed where the rule normalises the source, `values` [N, height, width]
+// where raw maps are not quantised.
 template <typename Pixel>
-__global__ void __launch_bounds__(kLevelThreads)
-    box_levels_kernel(const Pixel* maps, PlaneShape shape, const double* thresholds, boxes::Rule rule, Cuts cuts) {
+__global__ void __launch_bounds__(kLevelThreads, 2)
+    box_levels_kernel(const Pixel* maps, MapRule map_rule, double* sources, double* values, PlaneShape shape,
+                      const double* thresholds, boxes::Rule rule, Cuts cuts) {
   const int64_t n = blockIdx.x;
-  const Pixel* map = maps + n * shape.height * shape.width;
   if (n == 0 && LevelCta::rank() == 0) *cuts.overflows = 0;
   if (rule.quantize) {
-    cut_bytes(map, shape, thresholds, rule, cuts, n);
-  } else {
+    const double most = std::is_same_v<Pixel, uint8_t> && !map_rule.given ? 255.0 : 1.0;
+    with_resized(maps, map_rule, sources, n, [&](const auto& map, Normalization normalization) {
+      cut_bytes(map, normalization, map_rule.eps, most, shape, thresholds, rule, cuts, n);
+    });
+  } else if (map_rule.given) {
+    // Every threshold may sum over the whole map in raster order, by one thread, which cannot compute each pixel anew.
+    const double* map = normalize_map(maps, map_rule, sources, n, values);
+    __syncthreads();
     cut_values(map, shape, thresholds, rule, cuts, n);
+  } else {
+    cut_values(maps + n * shape.height * shape.width, shape, thresholds, rule, cuts, n);
   }
 }
 

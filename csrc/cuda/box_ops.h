@@ -25,15 +25,15 @@ inline DeviceLimits limits_of(int32_t device) {
 
 // Digitises the maps and hands the pipeline to `function`.
 template <typename Function>
-void with_boxes(const char* op, const Tensor& maps, const Tensor& thresholds, const boxes::Rule& rule,
-                const Function& function) {
+void with_boxes(const char* op, const Tensor& maps, const Tensor& thresholds, const MapRule& map_rule,
+                const boxes::Rule& rule, const Function& function) {
   const Tensor input = torch::stable::contiguous(maps), cuts = torch::stable::contiguous(thresholds);
   const Scratch scratch(input);
   const Launcher launch(op, input.get_device());
   with_pixels(input, op, [&](const auto* pixels) {
     constexpr bool kBytes = std::is_same_v<decltype(pixels), const uint8_t*>;
-    BoxPipeline pipeline(launch, scratch, limits_of(input.get_device()), input.size(0), input.size(1), input.size(2),
-                         cuts.numel(), rule, kBytes);
+    BoxPipeline pipeline(launch, scratch, limits_of(input.get_device()), input.size(0), map_rule, cuts.numel(), rule,
+                         kBytes);
     pipeline.digitize(pixels, cuts.const_data_ptr<double>());
     function(pipeline, launch);
   });

@@ -130,11 +130,12 @@ class BoxPipeline {
  public:
   // Nothing of it may be empty. Throws std::invalid_argument when the map or the thresholds are too many.
   BoxPipeline(const Launch& launch, const Allocate& allocate, const DeviceLimits& limits, int64_t images,
-              int64_t height, int64_t width, int64_t thresholds, const boxes::Rule& rule, bool bytes)
+              const MapRule& map_rule, int64_t thresholds, const boxes::Rule& rule, bool bytes)
       : launch_(launch),
         allocate_(allocate),
         images_(images),
-        problem_(problem_of(height, width, thresholds, rule, bytes)) {
+        map_rule_(map_rule),
+        problem_(problem_of(map_rule.shape.height, map_rule.shape.width, thresholds, rule, bytes && !map_rule.given)) {
     Cuts& cuts = problem_.cuts;
     cuts.planes = allocate_array<uint32_t>(images * problem_.shape.words_of_image());
     cuts.level = allocate_array<int32_t>(images * cuts.cuts);
@@ -149,8 +150,13 @@ class BoxPipeline {
 
   template <typename Pixel>
   void digitize(const Pixel* maps, const double* thresholds) {
-    launch_(box_levels_kernel<Pixel>, images_, kLevelThreads, 0, maps, problem_.shape, thresholds, problem_.rule,
-            problem_.cuts);
+    const ResizeShape& shape = map_rule_.shape;
+    const int64_t source = static_cast<int64_t>(shape.h) * shape.w;
+    const int64_t size = static_cast<int64_t>(shape.height) * shape.width;
+    auto* sources = map_rule_.normalizes_source() ? allocate_array<double>(images_ * source) : nullptr;
+    auto* values = map_rule_.given && !problem_.rule.quantize ? allocate_array<double>(images_ * size) : nullptr;
+    launch_(box_levels_kernel<Pixel>, images_, kLevelThreads, 0, maps, map_rule_, sources, values, problem_.shape,
+            thresholds, problem_.rule, problem_.cuts);
   }
 
   // [N, T]
@@ -192,17 +198,17 @@ class BoxPipeline {
   }
 
  private:
-  static CutProblem problem_of(int64_t height, int64_t width, int64_t thresholds, boxes::Rule rule, bool bytes) {
-    rule.quantize |= bytes;
-    if (height > boxes::kMaxSide || width > boxes::kMaxSide) {
-      throw std::invalid_argument("map of " + std::to_string(height) + "x" + std::to_string(width) +
-                                  ": expected at most " + std::to_string(boxes::kMaxSide) + " pixels a side");
+  static CutProblem problem_of(int h, int w, int64_t thresholds, boxes::Rule rule, bool levels) {
+    rule.quantize |= levels;
+    if (h > boxes::kMaxSide || w > boxes::kMaxSide) {
+      throw std::invalid_argument("map of " + std::to_string(h) + "x" + std::to_string(w) + ": expected at most " +
+                                  std::to_string(boxes::kMaxSide) + " pixels a side");
     }
     if (thresholds > kMostThresholds) {
       throw std::invalid_argument("at most " + std::to_string(kMostThresholds) +
                                   " thresholds on CUDA: pass them in several calls");
     }
-    const auto h = static_cast<int>(height), w = static_cast<int>(width), count = static_cast<int>(thresholds);
+    const auto count = static_cast<int>(thresholds);
     CutProblem problem{PlaneShape(h, w, rule.quantize ? 8 : std::bit_width(static_cast<unsigned>(count)))};
     problem.rule = rule;
     problem.empty_box = rule.empty_box ? *rule.empty_box : boxes::to_box({0, 0, w - 1, h - 1}, rule.box_end, h, w);
@@ -233,6 +239,7 @@ class BoxPipeline {
   const Launch& launch_;
   const Allocate& allocate_;
   int64_t images_;
+  MapRule map_rule_;
   CutProblem problem_;
   CutPlan plan_{};
   int32_t* overflow_ = nullptr;

@@ -8,12 +8,15 @@ using torch::stable::Tensor;
 
 constexpr const char* kOp = "box_sweep_hits";
 
-// [N, H, W], [T], [G, 4], [N + 1], [I] -> [N, T, I]
+// [N, h, w], [T], [G, 4], [N + 1], [I] -> [N, T, I]
 Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds,
-                           bool quantize, bool relative, int64_t comparison, bool mean_cut, int64_t connectivity,
-                           int64_t selection, int64_t box_end, std::vector<int64_t> empty_box, bool iou_plus_one,
-                           int64_t hit, int64_t gt) {
+                           std::vector<int64_t> size, int64_t interpolation, int64_t normalization, double eps,
+                           bool normalize_first, bool quantize, bool relative, int64_t comparison, bool mean_cut,
+                           int64_t connectivity, int64_t selection, int64_t box_end, std::vector<int64_t> empty_box,
+                           bool iou_plus_one, int64_t hit, int64_t gt) {
   torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
+                                                eps, normalize_first);
   auto rule =
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   rule.iou_plus_one = iou_plus_one;
@@ -28,7 +31,7 @@ Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tens
   Tensor hits = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), levels.numel()},
                                          torch::headeronly::ScalarType::Bool);
   if (hits.numel() == 0) return hits;
-  wsolfast::cuda::with_boxes(kOp, maps, thresholds, rule, [&](auto& pipeline, const auto&) {
+  wsolfast::cuda::with_boxes(kOp, maps, thresholds, map_rule, rule, [&](auto& pipeline, const auto&) {
     pipeline.find_hits(truths.const_data_ptr<double>(), begins.const_data_ptr<int64_t>(), truths.size(0),
                        levels.const_data_ptr<double>(), levels.numel(), hits.mutable_data_ptr<bool>());
   });

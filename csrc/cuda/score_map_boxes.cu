@@ -12,27 +12,34 @@ using wsolfast::boxes::Box;
 
 constexpr const char* kOp = "score_map_boxes";
 
-// [N, H, W], [T] -> [N, T, 4]
-Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, bool quantize, bool relative, int64_t comparison,
-                            bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
+// [N, h, w], [T] -> [N, T, 4]
+Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size, int64_t interpolation,
+                            int64_t normalization, double eps, bool normalize_first, bool quantize, bool relative,
+                            int64_t comparison, bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
                             std::vector<int64_t> empty_box) {
   torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
+                                                eps, normalize_first);
   const auto rule =
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   Tensor boxes = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), 4}, ScalarType::Long);
   if (boxes.numel() == 0) return boxes;
-  wsolfast::cuda::with_boxes(kOp, maps, thresholds, rule, [&](auto& pipeline, const auto&) {
+  wsolfast::cuda::with_boxes(kOp, maps, thresholds, map_rule, rule, [&](auto& pipeline, const auto&) {
     pipeline.choose_boxes(reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>()));
   });
   return boxes;
 }
 
-// [N, H, W], [T] -> [M, 4], [N * T + 1]. M is known on the device only, so this waits for it once.
-std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor thresholds, bool quantize, bool relative,
+// [N, h, w], [T] -> [M, 4], [N * T + 1]. M is known on the device only, so this waits for it once.
+std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
+                                                    int64_t interpolation, int64_t normalization, double eps,
+                                                    bool normalize_first, bool quantize, bool relative,
                                                     int64_t comparison, bool mean_cut, int64_t connectivity,
                                                     int64_t selection, int64_t box_end,
                                                     std::vector<int64_t> empty_box) {
   torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
+                                                eps, normalize_first);
   const auto rule =
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   const int64_t count = maps.size(0) * thresholds.numel();
@@ -41,7 +48,7 @@ std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor threshol
             torch::stable::new_zeros(maps, {1}, ScalarType::Long)};
   }
   Tensor offsets = torch::stable::new_empty(maps, {count + 1}, ScalarType::Long), boxes;
-  wsolfast::cuda::with_boxes(kOp, maps, thresholds, rule, [&](auto& pipeline, const auto& launch) {
+  wsolfast::cuda::with_boxes(kOp, maps, thresholds, map_rule, rule, [&](auto& pipeline, const auto& launch) {
     int64_t* offset = offsets.mutable_data_ptr<int64_t>();
     const int64_t* contours_on_device = pipeline.count_contours(offset);
     int64_t contours = 0, total = 0;

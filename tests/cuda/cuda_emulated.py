@@ -139,12 +139,15 @@ class Emulated:
 
 
 def _box_arguments(maps: torch.Tensor, thresholds: torch.Tensor, codes: tuple, limits: tuple) -> tuple:
-    *switches, empty_box = codes[:8]
-    hit = codes[8:] or (True, 0, 0)
+    size, *map_codes = codes[:5]
+    *switches, empty_box = codes[5:13]
+    hit = codes[13:] or (True, 0, 0)
+    map_rule = torch.tensor([*(size or (0, 0)), *map_codes], dtype=torch.float64)
     rule = torch.tensor([*switches, *(empty_box or [-1] * 4), *hit], dtype=torch.int64)
     dtype = (torch.uint8, torch.float32, torch.float64).index(maps.dtype)
     maps = maps.contiguous()
-    return dtype, maps, *maps.shape, thresholds, len(thresholds), rule, torch.tensor(limits, dtype=torch.int64)
+    given = torch.tensor(limits, dtype=torch.int64)
+    return dtype, maps, *maps.shape, thresholds, len(thresholds), map_rule, rule, given
 
 
 def _suffix(maps: torch.Tensor) -> str:

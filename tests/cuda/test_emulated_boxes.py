@@ -1,6 +1,7 @@
 """The box kernels give what the CPU engine gives: boxes, lists in order, hits."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from mask_shapes import SHAPES
 from wsolfast import ops
 from wsolfast.metrics.protocols import PROTOCOLS
 from wsolfast.ops import BoxRule
+from wsolfast.ops.score_map_boxes import is_in_range
+from wsolfast.reference import _box_codes as codes
 from wsolfast.testing import OP_CASES, seeded
 
 pytestmark = pytest.mark.skipif(ops.extension_status() is not None, reason=f"CPU engine: {ops.extension_status()}")
@@ -51,25 +54,26 @@ def true_boxes(count, height, width):
     return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4), offsets
 
 
-def assert_equal_to_the_cpu(library, maps, thresholds, rule, limits=H200):
-    codes = rule.box_codes()
+def assert_equal_to_the_cpu(library, maps, thresholds, rule, limits=H200, size=None):
+    """Raw maps go to ``size``: in front of the kernels' boxes, by an op of its own before the CPU engine's."""
+    given, in_front, plain = maps, rule.box_codes(size), rule.box_codes()
+    if size is not None:
+        maps = ops.normalize_score_map(maps, size, rule)
     if rule.selection == "all":
-        boxes, offsets = library.score_map_boxes_all(maps, thresholds, *codes, limits=limits)
-        expected_boxes, expected_offsets = torch.ops.wsolfast._score_map_boxes_all(maps, thresholds, *codes)
+        boxes, offsets = library.score_map_boxes_all(given, thresholds, *in_front, limits=limits)
+        expected_boxes, expected_offsets = torch.ops.wsolfast._score_map_boxes_all(maps, thresholds, *plain)
         assert torch.equal(offsets, expected_offsets)
         assert torch.equal(boxes, expected_boxes)
     else:
-        boxes = library.score_map_boxes(maps, thresholds, *codes, limits=limits)
-        assert torch.equal(boxes, torch.ops.wsolfast.score_map_boxes(maps, thresholds, *codes))
-    arguments = (maps, thresholds, *true_boxes(*maps.shape), LEVELS, *codes, *rule.hit_codes())
-    hits = library.box_sweep_hits(*arguments, limits=limits)
-    assert torch.equal(hits, torch.ops.wsolfast.box_sweep_hits(*arguments))
+        boxes = library.score_map_boxes(given, thresholds, *in_front, limits=limits)
+        assert torch.equal(boxes, torch.ops.wsolfast.score_map_boxes(maps, thresholds, *plain))
+    truths = (thresholds, *true_boxes(*maps.shape), LEVELS)
+    hits = library.box_sweep_hits(given, *truths, *in_front, *rule.hit_codes(), limits=limits)
+    assert torch.equal(hits, torch.ops.wsolfast.box_sweep_hits(maps, *truths, *plain, *rule.hit_codes()))
 
 
 def cases(op):
-    return [
-        pytest.param(op, case, id=f"{op}-{case.name}") for case in OP_CASES[op] if not case.name.startswith("empty")
-    ]
+    return [pytest.param(op, case, id=f"{op}-{case.name}") for case in OP_CASES[op] if "empty_batch" not in case.name]
 
 
 @pytest.mark.parametrize(("op", "case"), [*cases("score_map_boxes"), *cases("box_sweep_hits")])
@@ -96,6 +100,74 @@ def test_shapes_with_nested_and_touching_contours(library, selection, limits):
         library.set_order("shuffled", len(name))
         maps = torch.from_numpy(mask.astype(np.float64))[None] / 255
         assert_equal_to_the_cpu(library, torch.cat([maps, maps.flip(1), maps.flip(2)]), GRID[:1], rule, limits)
+
+
+def raw_maps(seed, h, w):
+    """Any values; a constant map, zeros of both signs, and maps that are not finite."""
+    maps = 5 * seeded((6, h, w), "cpu", torch.float64, seed) - 1
+    maps[1] = 0.3
+    maps[2] = torch.where(maps[2] > 0, 0.0, -0.0)
+    maps[3, h // 2, w // 2] = float("nan")
+    maps[4, 0, 0] = float("inf")
+    return maps
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_raw_maps_of_every_rule(library, rule):
+    """Resized and normalised in front of the boxes, with no map of that size in between."""
+    sizes = [((1, 1), (6, 5)), ((14, 14), (56, 70)), ((3, 5), (40, 1)), ((11, 40), (7, 33)), ((1, 9), (65, 2))]
+    for seed, ((h, w), size) in enumerate([*sizes, ((8, 34), (8, 34))]):
+        library.set_order(ORDERS[seed % 3], seed)
+        size = (h, w) if rule.interpolation == "none" else size
+        maps = raw_maps(seed, h, w) if is_in_range(rule) else random_maps("blobs", seed, h, w)
+        assert_equal_to_the_cpu(library, maps, GRID, rule, (H200, SMALL)[seed % 2], size)
+
+
+@pytest.mark.parametrize("quantize", [True, False], ids=["quantised", "values"])
+@pytest.mark.parametrize("interpolation", codes.INTERPOLATIONS)
+def test_every_way_of_normalising(library, interpolation, quantize):
+    makes = itertools.cycle(
+        (lambda maps: maps, lambda maps: maps.float(), lambda maps: (9 * maps).clamp(0, 255).to(torch.uint8))
+    )
+    for seed, (normalization, first) in enumerate(itertools.product(codes.NORMALIZATIONS, [True, False])):
+        if quantize and (normalization in ("none", "min") or (first and interpolation == "cubic")):
+            continue
+        rule = BoxRule(
+            interpolation=interpolation,
+            normalization=normalization,
+            eps=1e-10,
+            normalize_first=first,
+            quantize=quantize,
+            selection=("contour_area", "all")[seed % 2],
+        )
+        library.set_order(ORDERS[seed % 3], seed)
+        maps = next(makes)(raw_maps(seed, 6, 9)[[0, 1, 2, 5]])
+        for size in [(6, 9), (13, 20), (5, 4)] if interpolation != "none" else [(6, 9)]:
+            assert_equal_to_the_cpu(library, maps, GRID, rule, size=size)
+
+
+def test_raw_maps_that_are_in_range_need_no_normalisation(library):
+    library.set_order("shuffled", 2)
+    for interpolation in ("linear", "linear_corners"):
+        rule = BoxRule(interpolation=interpolation, normalization="none")
+        assert_equal_to_the_cpu(library, random_maps("few levels", 3, 7, 8), GRID, rule, size=(20, 37))
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["resized first", "normalised first"])
+def test_raw_maps_that_cannot_be_quantised_have_no_boxes(emulated, first):
+    """Not scaled at all, or by more than there are numbers; the others of the batch have theirs."""
+    maps = random_maps("blobs", 1, 4, 5, count=3)
+    maps[1, 2, 2] = 2.0
+    plain = BoxRule(interpolation="linear", normalization="none", normalize_first=first)
+    found = emulated.score_map_boxes(maps, GRID, *plain.box_codes((9, 8)))
+    assert (found[1] == -1).all()
+    rest = ops.normalize_score_map(maps[::2], (9, 8), plain)
+    assert torch.equal(found[::2], ops.score_map_boxes(rest, GRID, plain).boxes)
+    maps[1, 0, 0], maps[1, 3, 4] = -1.5e308, 1.5e308
+    scaled = replace(plain, normalization="minmax")
+    found = emulated.score_map_boxes(maps, GRID, *scaled.box_codes((4, 5)))
+    assert (found[1] == -1).all()
+    assert (found[::2] >= 0).all()
 
 
 def all_masks(step):
@@ -151,15 +223,15 @@ def test_maps_that_are_not_finite_without_quantising(library):
 def test_a_map_that_cannot_be_quantised_has_no_boxes(emulated, bad):
     maps = random_maps("blobs", 1, 9, 8, count=3)
     maps[1, 4, 4] = bad
-    codes = BoxRule().box_codes()
-    boxes = emulated.score_map_boxes(maps, GRID, *codes)
+    single = BoxRule().box_codes()
+    boxes = emulated.score_map_boxes(maps, GRID, *single)
     assert (boxes[1] == -1).all()
-    assert torch.equal(boxes[::2], torch.ops.wsolfast.score_map_boxes(maps[::2], GRID, *codes))
+    assert torch.equal(boxes[::2], torch.ops.wsolfast.score_map_boxes(maps[::2], GRID, *single))
     listed, offsets = emulated.score_map_boxes_all(maps, GRID, *BoxRule(selection="all").box_codes())
     assert (listed[offsets[len(GRID)] : offsets[2 * len(GRID)]] == -1).all()
     truths = true_boxes(3, 9, 8)
     zero = torch.zeros(1, dtype=torch.float64)
-    assert not emulated.box_sweep_hits(maps, GRID, *truths, zero, *codes, *BoxRule().hit_codes())[1].any()
+    assert not emulated.box_sweep_hits(maps, GRID, *truths, zero, *single, *BoxRule().hit_codes())[1].any()
 
 
 def test_offsets_that_do_not_fit_stay_inside_the_boxes(emulated):

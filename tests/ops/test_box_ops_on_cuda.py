@@ -8,6 +8,7 @@ from wsolfast.metrics import BoxAccuracy
 from wsolfast.metrics.functional import box_hits
 from wsolfast.metrics.protocols import PROTOCOLS
 from wsolfast.ops import BoxRule
+from wsolfast.ops.score_map_boxes import is_in_range
 from wsolfast.testing import OP_CASES
 from wsolfast.testing.cases._score_maps import smooth
 
@@ -76,6 +77,23 @@ def test_normalising_gives_the_same_bits(rule):
     assert same_bits(ops.normalize_score_map(maps.cuda(), size, rule), ops.normalize_score_map(maps, size, rule))
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8], ids=str)
+def test_raw_maps_give_the_boxes_of_the_cpu(rule, dtype):
+    """Resized and normalised in front of the boxes."""
+    maps = maps_of("smooth", 14, 13)
+    maps = (200 * maps).to(dtype) if is_in_range(rule) else maps.to(dtype)
+    size = (14, 13) if rule.interpolation == "none" else (224, 301)
+    thresholds = GRID[::37] if rule.mean_cut else GRID
+    expected = ops.score_map_boxes(ops.normalize_score_map(maps, size, rule), thresholds, rule)
+    found = ops.score_map_boxes(maps.cuda(), thresholds.cuda(), rule, size=size)
+    assert torch.equal(found.boxes.cpu(), expected.boxes)
+    levels = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64)
+    arguments = (maps, thresholds, *truths_of(torch.empty(3, *size)), levels)
+    expected = ops.box_sweep_hits(*arguments, rule, size=size)
+    assert torch.equal(ops.box_sweep_hits(*on_device(arguments), rule, size=size).cpu(), expected)
+
+
 def test_a_large_noisy_map_goes_through_global_memory():
     maps = maps_of("noise", 1024, 1024, count=1)
     for selection in ("contour_area", "all"):
@@ -96,14 +114,13 @@ def test_another_stream():
 
 
 def test_capture_in_a_graph():
-    """Maps to hits without a host in between; replayed on other maps."""
+    """Raw maps to hits without a host in between; replayed on other maps."""
     coarse, rule = maps_of("smooth", 14, 14).cuda(), BoxRule()
     thresholds, levels = GRID.cuda(), torch.tensor([0.5], dtype=torch.float64, device="cuda")
     truths, offsets = on_device(truths_of(torch.empty(3, 224, 224)))
 
     def hits():
-        maps = ops.normalize_score_map(coarse, (224, 224), rule)
-        return ops.box_sweep_hits(maps, thresholds, truths, offsets, levels, rule)
+        return ops.box_sweep_hits(coarse, thresholds, truths, offsets, levels, rule, size=(224, 224))
 
     hits()
     graph = torch.cuda.CUDAGraph()

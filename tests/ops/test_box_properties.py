@@ -79,6 +79,8 @@ calls = {
     "normalize": lambda maps: ops.normalize_score_map(maps, (4, 5), BoxRule()),
     "histogram": lambda maps: ops.pixel_histogram(maps, torch.zeros_like(maps, dtype=torch.uint8), GRID),
     "hits": lambda maps: ops.box_sweep_hits(maps, GRID, BOXES, OFFSETS, GRID, BoxRule()),
+    "raw boxes": lambda maps: ops.score_map_boxes(maps, GRID, BoxRule(), size=(4, 5)),
+    "raw hits": lambda maps: ops.box_sweep_hits(maps, GRID, BOXES, OFFSETS, GRID, BoxRule(), size=(4, 5)),
 }
 BOXES = torch.tensor([[0, 0, 2, 2]] * 2, dtype=torch.float64)
 OFFSETS = torch.tensor([0, 1, 2])
@@ -99,7 +101,7 @@ def test_any_call_works_or_says_what_is_wrong(call, shape, dtype, value):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("call", ["boxes", "normalize", "histogram", "hits"])
+@pytest.mark.parametrize("call", calls)
 def test_ops_compile_without_a_graph_break(call):
     maps = torch.rand(2, 6, 5, dtype=torch.float64)
     expected = calls[call](maps)

@@ -25,18 +25,20 @@ def label(count):
     return torch.empty(count, dtype=torch.int64, device="cuda")
 
 
-def boxes(rule):
-    return ops.score_map_boxes(rand(3, 9, 8), rand(7, dtype=torch.float64), rule)
+def boxes(rule, size=None):
+    return ops.score_map_boxes(rand(3, 9, 8), rand(7, dtype=torch.float64), rule, size=size)
 
 
-def hits(rule):
+def hits(rule, size=None):
     thresholds, levels, truths = (rand(*shape, dtype=torch.float64) for shape in ((7,), (2,), (4, 4)))
-    return ops.box_sweep_hits(rand(3, 9, 8), thresholds, truths, label(4), levels, rule)
+    return ops.box_sweep_hits(rand(3, 9, 8), thresholds, truths, label(4), levels, rule, size=size)
 
 
 CALLS = {
     "box_sweep_hits": lambda: hits(BoxRule()),
     "box_sweep_hits_without_quantising": lambda: hits(BoxRule(quantize=False)),
+    "box_sweep_hits_of_raw_maps": lambda: hits(BoxRule(), (30, 20)),
+    "box_sweep_hits_of_maps_that_stay_as_they_are": lambda: hits(BoxRule(normalization="none"), (9, 8)),
     "class_head_pool": lambda: ops.class_head_pool(rand(2, 4, 3, 3), rand(5, 4), rand(5)),
     "co_supervised_loss": lambda: ops.co_supervised_loss(rand(4, 3, 8), label(4)),
     "confidence_mask": lambda: ops.confidence_mask(rand(2, 3, 3)),
@@ -53,6 +55,7 @@ CALLS = {
     ),
     "restricted_activation_loss": lambda: ops.restricted_activation_loss(rand(2, 5, 3, 3), label(2)),
     "score_map_boxes": lambda: boxes(BoxRule()),
+    "score_map_boxes_of_raw_maps": lambda: boxes(BoxRule(), (30, 20)),
     "score_map_boxes_without_quantising": lambda: boxes(BoxRule(quantize=False, mean_cut=True)),
     "self_correlation_map": lambda: ops.self_correlation_map(rand(2, 4, 3, 3), rand(2, 1, 3, 3)),
 }

@@ -101,7 +101,7 @@ class BoxRule:
         Returns:
             Tensor[H, W]: bool.
         """
-        return foreground_of_map(score_map.cpu(), threshold, codes.BoxCodes(*self.box_codes()))
+        return foreground_of_map(score_map.cpu(), threshold, self.box_codes())
 
     def map_codes(self) -> tuple[int, int, float, bool]:
         """Interpolation, normalization, eps, normalize_first as ``normalize_score_map``'s schema takes them."""
@@ -112,9 +112,11 @@ class BoxRule:
             self.normalize_first,
         )
 
-    def box_codes(self) -> tuple[bool, bool, int, bool, int, int, int, list[int]]:
-        """The switches from ``quantize`` to ``empty_box`` as the schemas of the box ops take them."""
-        return (
+    def box_codes(self, size: tuple[int, int] | None = None) -> codes.BoxCodes:
+        """``size`` and the switches up to ``empty_box`` as the schemas of the box ops take them."""
+        return codes.BoxCodes(
+            [] if size is None else list(size),
+            *self.map_codes(),
             self.quantize,
             self.relative,
             codes.COMPARISONS.index(self.comparison),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
-from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_maps_and_thresholds, values_can_be_read
+from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_arguments, values_can_be_read
 from wsolfast.reference import box_sweep_hits as reference
 
 
@@ -26,20 +26,29 @@ _OP = define_op(
 
 
 def box_sweep_hits(
-    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, rule: BoxRule
+    maps: Tensor,
+    thresholds: Tensor,
+    gt_boxes: Tensor,
+    gt_offsets: Tensor,
+    iou_thresholds: Tensor,
+    rule: BoxRule,
+    *,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Whether the best overlap of a map's boxes with its true boxes reaches each level, at each threshold.
 
     The same as comparing every box of :func:`score_map_boxes` with every true box, without keeping the boxes.
 
     Args:
-        maps (Tensor[N, H, W]): as for :func:`score_map_boxes`.
+        maps (Tensor[N, H, W]): as for :func:`score_map_boxes`; with ``size`` raw (Tensor[N, h, w]).
         thresholds (Tensor[T]): float64.
-        gt_boxes (Tensor[G, 4]): float64 xyxy in pixels of the maps, in the convention of ``rule.iou_plus_one``.
+        gt_boxes (Tensor[G, 4]): float64 xyxy in pixels of the maps or of ``size``, in the convention of
+            ``rule.iou_plus_one``.
         gt_offsets (Tensor[N + 1]): int64, from 0 to G, not decreasing; map n has
             ``gt_boxes[gt_offsets[n] : gt_offsets[n + 1]]``. A map without true boxes is never hit.
         iou_thresholds (Tensor[I]): float64, overlaps in [0, 1].
-        rule: everything from ``quantize`` on is used.
+        rule: everything from ``quantize`` on is used, with ``size`` everything.
+        size: (H, W) in pixels that raw maps are brought to, as for :func:`score_map_boxes`.
 
     Returns:
         Tensor[N, T, I]: bool.
@@ -50,7 +59,7 @@ def box_sweep_hits(
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
     """
-    maps, thresholds = checked_maps_and_thresholds("box_sweep_hits", maps, thresholds, rule)
+    maps, thresholds, codes = checked_arguments("box_sweep_hits", maps, thresholds, rule, size)
     if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.dtype != torch.float64:
         raise ValueError(
             f"box_sweep_hits: expected gt_boxes float64 [G, 4], got {gt_boxes.dtype} {list(gt_boxes.shape)}"
@@ -67,7 +76,7 @@ def box_sweep_hits(
         )
     if values_can_be_read(maps):
         _check_values(gt_boxes, gt_offsets, iou_thresholds)
-    return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, *rule.box_codes(), *rule.hit_codes())
+    return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, *codes, *rule.hit_codes())
 
 
 def _check_values(gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor) -> None:

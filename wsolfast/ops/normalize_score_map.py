@@ -46,13 +46,7 @@ def normalize_score_map(maps: Tensor, size: tuple[int, int] | None, rule: BoxRul
     """
     check_maps("normalize_score_map", maps)
     height, width = maps.shape[-2:] if size is None else size
-    if height < 1 or width < 1:
-        raise ValueError(f"normalize_score_map: expected a positive size (H, W), got ({height}, {width})")
-    if rule.interpolation == "none" and (height, width) != tuple(maps.shape[-2:]):
-        raise ValueError(
-            f"normalize_score_map: maps of {tuple(maps.shape[-2:])} cannot become {(height, width)} with "
-            f'interpolation="none"; choose "cubic" or "linear"'
-        )
+    check_size("normalize_score_map", maps, (height, width), rule)
     return _OP(maps.detach().to(torch.float64), height, width, *rule.map_codes())
 
 
@@ -64,3 +58,15 @@ def check_maps(op: str, maps: Tensor) -> None:
         raise ValueError(f"{op}: maps have no pixels: {list(maps.shape)}")
     if maps.is_complex() or maps.dtype == torch.bool:
         raise ValueError(f"{op}: expected real-valued maps, got {maps.dtype}; call .double() first")
+
+
+def check_size(op: str, maps: Tensor, size: tuple[int, int], rule: BoxRule) -> None:
+    """Raise ValueError unless ``maps`` [N, h, w] can become ``size``."""
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"{op}: expected a positive size (H, W), got ({height}, {width})")
+    if rule.interpolation == "none" and (height, width) != tuple(maps.shape[-2:]):
+        raise ValueError(
+            f"{op}: maps of {tuple(maps.shape[-2:])} cannot become {(height, width)} with "
+            f'interpolation="none"; choose "cubic" or "linear"'
+        )

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
-from wsolfast.ops.normalize_score_map import check_maps
+from wsolfast.ops.normalize_score_map import check_maps, check_size, normalize_score_map
 from wsolfast.reference import score_map_boxes as reference
+from wsolfast.reference._box_codes import BoxCodes
 
 # What the schemas of both ops share: BoxRule.box_codes().
 BOX_ARGUMENTS = (
+    "int[] size, int interpolation, int normalization, float eps, bool normalize_first, "
     "bool quantize, bool relative, int comparison, bool mean_cut, int connectivity, int selection, int box_end, "
     "int[] empty_box"
 )
@@ -50,7 +52,9 @@ class ScoreMapBoxes:
     offsets: Tensor | None = None  # int64 [N*T + 1]: map n, threshold t has boxes[offsets[n*T+t] : offsets[n*T+t+1]]
 
 
-def score_map_boxes(maps: Tensor, thresholds: Tensor, rule: BoxRule) -> ScoreMapBoxes:
+def score_map_boxes(
+    maps: Tensor, thresholds: Tensor, rule: BoxRule, *, size: tuple[int, int] | None = None
+) -> ScoreMapBoxes:
     """Boxes around what exceeds each threshold.
 
     Source: wsolevaluation's ``compute_bboxes_from_scoremaps`` with the default rule, the papers' own code with others;
@@ -58,33 +62,56 @@ def score_map_boxes(maps: Tensor, thresholds: Tensor, rule: BoxRule) -> ScoreMap
 
     Args:
         maps (Tensor[N, H, W]): score maps as :func:`normalize_score_map` leaves them; any stride. A quantising rule
-            wants values in [0, 1], or uint8 levels that are quantised already; other rules want finite values.
+            wants values in [0, 1], or uint8 levels that are quantised already; other rules want finite values. With
+            ``size`` raw maps (Tensor[N, h, w]) of any real dtype.
         thresholds (Tensor[T]): float64, any order, repetitions allowed.
-        rule: the switches from ``quantize`` to ``empty_box`` are used.
+        rule: the switches from ``quantize`` to ``empty_box`` are used, with ``size`` also those before.
+        size: (H, W) in pixels. The boxes are those of ``normalize_score_map(maps, size, rule)``, which nobody keeps:
+            one map after the other is resized and normalised where its boxes are found. The maps' own size
+            normalises them only. None takes them as they are.
 
     Returns:
-        ScoreMapBoxes: one box per map and threshold; for ``selection="all"`` at least one.
+        ScoreMapBoxes: one box per map and threshold, in pixels of the maps or of ``size``; for ``selection="all"`` at
+        least one.
 
     Raises:
-        ValueError: if shapes or dtypes are wrong, a threshold is not finite, or a map holds a NaN, an infinity or,
-            for a quantising rule, a value outside [0, 1]; on CUDA, if there are more than 65535 thresholds. Values are
+        ValueError: if shapes or dtypes are wrong, a threshold is not finite, ``size`` is none that
+            :func:`normalize_score_map` takes, or a (normalised) map holds a NaN, an infinity or, for a quantising
+            rule, a value outside [0, 1]; on CUDA, if there are more than 65535 thresholds. Values are
             looked at on a CPU, but not inside ``torch.compile``. On a GPU, where that would be to wait for it, a map
             that cannot be quantised has boxes of -1 and hits nothing.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact. On CUDA
     ``selection="all"`` waits for the device once, to learn how many boxes there are.
     """
-    maps, thresholds = checked_maps_and_thresholds("score_map_boxes", maps, thresholds, rule)
+    maps, thresholds, codes = checked_arguments("score_map_boxes", maps, thresholds, rule, size)
     if rule.selection == "all":
-        return ScoreMapBoxes(*_OP_ALL(maps, thresholds, *rule.box_codes()))
-    return ScoreMapBoxes(_OP(maps, thresholds, *rule.box_codes()))
+        return ScoreMapBoxes(*_OP_ALL(maps, thresholds, *codes))
+    return ScoreMapBoxes(_OP(maps, thresholds, *codes))
 
 
-def checked_maps_and_thresholds(op: str, maps: Tensor, thresholds: Tensor, rule: BoxRule) -> tuple[Tensor, Tensor]:
-    """The two arguments as the kernels take them: maps float64, float32 or uint8, thresholds float64, checked."""
+def checked_arguments(
+    op: str, maps: Tensor, thresholds: Tensor, rule: BoxRule, size: tuple[int, int] | None
+) -> tuple[Tensor, Tensor, BoxCodes]:
+    """What the kernels take: maps float64, float32 or uint8, thresholds float64, codes; all checked."""
     check_maps(op, maps)
     if thresholds.dim() != 1 or thresholds.dtype != torch.float64:
         raise ValueError(f"{op}: expected thresholds float64 [T], got {thresholds.dtype} {list(thresholds.shape)}")
+    if size is not None:
+        check_size(op, maps, size, rule)
+        if values_can_be_read(maps) and not is_in_range(rule):
+            # Only the normalised maps tell whether the rule can take them.
+            maps, size = normalize_score_map(maps, size, rule), None
+        elif maps.dtype not in (torch.uint8, torch.float32, torch.float64):
+            maps = maps.double()
+    if size is None:
+        maps = _checked_scores(op, maps, rule)
+    if values_can_be_read(maps) and not thresholds.isfinite().all():
+        raise ValueError(f"{op}: thresholds hold a NaN or an infinity")
+    return maps.detach(), thresholds.detach(), rule.box_codes(size)
+
+
+def _checked_scores(op: str, maps: Tensor, rule: BoxRule) -> Tensor:
     if maps.dtype == torch.uint8:
         if not rule.quantize:
             raise ValueError(f"{op}: uint8 maps need a rule that quantises; divide by 255 for this one")
@@ -94,9 +121,12 @@ def checked_maps_and_thresholds(op: str, maps: Tensor, thresholds: Tensor, rule:
         raise ValueError(f"{op}: expected floating-point or uint8 maps, got {maps.dtype}; call .double() first")
     if values_can_be_read(maps):
         check_values(op, maps, (0.0, 1.0) if rule.quantize else None)
-        if not thresholds.isfinite().all():
-            raise ValueError(f"{op}: thresholds hold a NaN or an infinity")
-    return maps.detach(), thresholds.detach()
+    return maps
+
+
+def is_in_range(rule: BoxRule) -> bool:
+    """Whether maps that were normalised so have values that the rule takes, whatever they were before."""
+    return rule.normalization != "none" and not (rule.quantize and rule.normalization == "min")
 
 
 def values_can_be_read(tensor: Tensor) -> bool:

@@ -12,8 +12,13 @@ GTS = ("any", "first")
 
 
 class BoxCodes(NamedTuple):
-    """What the schemas of the box ops have in common, in their order."""
+    """What the schemas of the box ops have in common, in their order. Without a size maps stay as they are."""
 
+    size: list[int]
+    interpolation: int
+    normalization: int
+    eps: float
+    normalize_first: bool
     quantize: bool
     relative: bool
     comparison: int

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wsolfast.reference._box_codes import GTS, HITS, BoxCodes
-from wsolfast.reference.score_map_boxes import boxes_of_map
+from wsolfast.reference.score_map_boxes import boxes_of_map, maps_to_cut
 
 
 def box_sweep_hits(
@@ -18,7 +18,7 @@ def box_sweep_hits(
     rule = BoxCodes(*box_codes)
     offsets = gt_offsets.tolist()
     hits = torch.zeros(maps.shape[0], thresholds.shape[0], iou_thresholds.shape[0], dtype=torch.bool)
-    for n, one in enumerate(maps.cpu()):
+    for n, one in enumerate(maps_to_cut(maps, rule).cpu()):
         truths = gt_boxes[offsets[n] : offsets[n + 1]].tolist()
         if GTS[gt] == "first":
             truths = truths[:1]

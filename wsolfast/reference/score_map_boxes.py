@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wsolfast.reference._box_codes import BOX_ENDS, COMPARISONS, SELECTIONS, BoxCodes
 from wsolfast.reference._components import label_components
+from wsolfast.reference.normalize_score_map import normalize_score_map
 
 Box = tuple[int, int, int, int]
 
@@ -18,16 +19,28 @@ Box = tuple[int, int, int, int]
 def score_map_boxes(maps: Tensor, thresholds: Tensor, *codes: Any) -> Tensor:
     """One box per map and threshold: int64 [N, T, 4]; ``codes`` are the fields of ``BoxCodes``."""
     rule = BoxCodes(*codes)
-    boxes = [[found[0] for found in boxes_of_map(one, thresholds.tolist(), rule)] for one in maps.cpu()]
+    boxes = [
+        [found[0] for found in boxes_of_map(one, thresholds.tolist(), rule)] for one in maps_to_cut(maps, rule).cpu()
+    ]
     return _boxes_tensor(boxes, maps).reshape(maps.shape[0], thresholds.shape[0], 4)
 
 
 def score_map_boxes_all(maps: Tensor, thresholds: Tensor, *codes: Any) -> tuple[Tensor, Tensor]:
     """Every box: int64 [M, 4] and the int64 [N*T+1] offsets of each map and threshold in it."""
     rule = BoxCodes(*codes)
-    found = [boxes for one in maps.cpu() for boxes in boxes_of_map(one, thresholds.tolist(), rule)]
+    found = [boxes for one in maps_to_cut(maps, rule).cpu() for boxes in boxes_of_map(one, thresholds.tolist(), rule)]
     counts = torch.tensor([0] + [len(boxes) for boxes in found], dtype=torch.int64, device=maps.device)
     return _boxes_tensor([box for boxes in found for box in boxes], maps).reshape(-1, 4), counts.cumsum(0)
+
+
+def maps_to_cut(maps: Tensor, rule: BoxCodes) -> Tensor:
+    """The maps [N, H, W] that boxes are cut from."""
+    if not rule.size:
+        return maps
+    height, width = rule.size
+    return normalize_score_map(
+        maps, height, width, rule.interpolation, rule.normalization, rule.eps, rule.normalize_first
+    )
 
 
 def boxes_of_map(values: Tensor, thresholds: list[float], rule: BoxCodes) -> list[list[Box]]:

@@ -1,5 +1,9 @@
 """Score maps and rules that the cases of several ops share."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,6 +45,51 @@ MAPS = {
 }
 
 
+def raw(*shape):
+    return lambda device, dtype: 3 * seeded(shape, device, dtype) - 1
+
+
+def raw_with(value):
+    """Two maps, ``value`` in the first."""
+
+    def make(device, dtype):
+        maps = raw(2, 3, 4)(device, dtype)
+        maps[0, 1, 2] = value
+        return maps
+
+    return make
+
+
+# Raw maps, the size they are brought to, and the rule's switches for that.
+RAW_MAPS: dict[str, tuple[Callable, tuple[int, int], dict[str, Any]]] = {
+    "cubic_up": (raw(2, 5, 4), (13, 37), {}),
+    "cubic_down": (raw(2, 9, 12), (4, 5), {"normalization": "minmax_eps", "eps": 1e-10}),
+    "linear": (raw(2, 4, 5), (40, 9), {"interpolation": "linear", "normalization": "max"}),
+    "linear_corners": (raw(2, 4, 5), (9, 1), {"interpolation": "linear_corners"}),
+    "normalize_first": (raw(2, 4, 5), (9, 33), {"interpolation": "linear", "normalize_first": True}),
+    "own_size": (raw(2, 7, 6), (7, 6), {"interpolation": "none", "normalize_first": True}),
+    "raw_one_pixel": (raw(2, 1, 1), (5, 4), {}),
+    "raw_empty_batch": (raw(0, 4, 4), (8, 8), {}),
+    "raw_not_contiguous": (lambda device, dtype: raw(6, 5, 2)(device, dtype).permute(2, 1, 0), (7, 8), {}),
+    "raw_zero": (lambda device, dtype: torch.zeros((1, 3, 4), device=device, dtype=dtype), (6, 8), {}),
+    "raw_constant": (lambda device, dtype: torch.full((1, 3, 4), 0.7, device=device, dtype=dtype), (6, 8), {}),
+    "raw_nan": (raw_with(float("nan")), (6, 8), {}),
+    "raw_infinite": (raw_with(float("inf")), (6, 8), {"interpolation": "linear", "normalize_first": True}),
+    "raw_bytes": (lambda device, dtype: (40 * raw(2, 4, 5)(device, dtype).abs()).to(torch.uint8), (9, 8), {}),
+}
+
+
 def thresholds(device: str, count: int = 10) -> Tensor:
     """The grid 0, 1/count, ... below 1."""
     return torch.arange(count, dtype=torch.float64, device=device) / count
+
+
+def ways_of_calling():
+    """(name, maps maker, rule, size) for each way of calling a box op: maps that are normalised, then raw ones."""
+    for maps, make in MAPS.items():
+        for name, rule in RULES.items():
+            if maps != "levels" or rule.quantize:
+                yield f"{maps}_{name}", make, rule, None
+    for maps, (make, size, switches) in RAW_MAPS.items():
+        for name, rule in RULES.items():
+            yield f"{maps}_{name}", make, replace(rule, **switches), size

@@ -3,13 +3,13 @@
 import torch
 
 from wsolfast.testing._tools import OpCase
-from wsolfast.testing.cases._score_maps import MAPS, RULES, thresholds
+from wsolfast.testing.cases._score_maps import thresholds, ways_of_calling
 
 
-def case(maps, rule):
+def case(name, maps, rule, size):
     def make_inputs(device, dtype):
-        images = MAPS[maps](device, dtype)
-        height, width = images.shape[-2:]
+        images = maps(device, dtype)
+        height, width = size or images.shape[-2:]
         # Image n has n true boxes: the first none, the second the whole, the third half of it besides, ...
         boxes = [
             [0.0, 0.0, (width - 1) / (k + 1), (height - 1) / (k + 1)] for n in range(len(images)) for k in range(n)
@@ -21,11 +21,11 @@ def case(maps, rule):
             torch.tensor(boxes, dtype=torch.float64, device=device).reshape(-1, 4),
             offsets,
             torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64, device=device),
-            *RULES[rule].box_codes(),
-            *RULES[rule].hit_codes(),
+            *rule.box_codes(size),
+            *rule.hit_codes(),
         )
 
-    return OpCase(f"{maps}_{rule}", make_inputs, differentiable=False)
+    return OpCase(name, make_inputs, differentiable=False)
 
 
-CASES = [case(maps, rule) for maps in MAPS for rule in RULES if maps != "levels" or RULES[rule].quantize]
+CASES = [case(*way) for way in ways_of_calling()]

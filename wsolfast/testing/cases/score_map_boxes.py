@@ -1,19 +1,14 @@
 """Cases of ``score_map_boxes``."""
 
 from wsolfast.testing._tools import OpCase
-from wsolfast.testing.cases._score_maps import MAPS, RULES, thresholds
+from wsolfast.testing.cases._score_maps import thresholds, ways_of_calling
 
 
-def case(maps, rule):
+def case(name, maps, rule, size):
     def make_inputs(device, dtype):
-        return MAPS[maps](device, dtype), thresholds(device), *RULES[rule].box_codes()
+        return maps(device, dtype), thresholds(device), *rule.box_codes(size)
 
-    return OpCase(f"{maps}_{rule}", make_inputs, differentiable=False)
+    return OpCase(name, make_inputs, differentiable=False)
 
 
-CASES = [
-    case(maps, rule)
-    for maps in MAPS
-    for rule in RULES
-    if rule != "multi" and (maps != "levels" or RULES[rule].quantize)
-]
+CASES = [case(name, maps, rule, size) for name, maps, rule, size in ways_of_calling() if rule.selection != "all"]
