@@ -1,14 +1,14 @@
 """Where a protocol compares boxes: maps and true boxes on their way there, boxes on their way back."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.metrics.protocols import Protocol
-from wsolfast.ops.score_map_boxes import check_values
+from wsolfast.ops.score_map_boxes import check_values, is_in_range
 
 # float64 pixels that one batch of resized maps may hold.
 _BATCH_PIXELS = 1 << 22
@@ -16,12 +16,24 @@ _BATCH_PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Maps of one size in the protocol's frame."""
+    """Maps of one size and what they are compared with in the protocol's frame."""
 
     index: list[int]  # positions in the caller's batch
-    maps: Tensor  # float64 [n, H, W], normalised
+    maps: Tensor  # [n, h, w] as they came, or float64 [n, H, W], normalised
+    size: tuple[int, int] | None  # (H, W) that raw maps are to be brought to; None: they are normalised
     truths: list[Tensor]  # float64 [G, 4] each, as they are compared
     image_sizes: list[tuple[int, int]]  # (w, h)
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.size or (self.maps.shape[1], self.maps.shape[2])
+
+    def normalized(self, rule: ops.BoxRule) -> "FrameBatch":
+        """The same with normalised maps, for what needs them more than once."""
+        if self.size is None:
+            return self
+        return replace(self, maps=ops.normalize_score_map(self.maps, self.size, rule), size=None)
 
 
 def frames(
@@ -30,7 +42,7 @@ def frames(
     gt_boxes: Sequence[Tensor] | None,
     protocol: Protocol,
 ) -> Iterator[FrameBatch]:
-    """Batches of maps of one size, resized to one frame, with the true boxes in it.
+    """Batches of maps of one size that go to one frame, with the true boxes in it.
 
     Raises:
         ValueError: if the lengths differ, a map is not [h, w], or a true box is missing, empty or not finite.
@@ -46,20 +58,18 @@ def frames(
         if one.dim() != 2:
             raise ValueError(f"metrics: expected a score map [h, w] per image, map {n} has shape {list(one.shape)}")
         groups.setdefault((tuple(one.shape), _frame_size(sizes[n], protocol)), []).append(n)
-    for (_, target), members in groups.items():
-        step = max(1, _BATCH_PIXELS // (target[0] * target[1] if target else 1024))
+    for (own, target), members in groups.items():
+        size = target or own
+        step = max(1, _BATCH_PIXELS // max(1, size[0] * size[1]))
         for start in range(0, len(members), step):
             index = members[start : start + step]
-            maps = ops.normalize_score_map(torch.stack([score_maps[n] for n in index]), target, protocol.rule)
-            if maps.is_cuda and not _is_in_range(protocol.rule):
+            maps = torch.stack([score_maps[n] for n in index])
+            batch = FrameBatch(index, maps, size, [truths[n] for n in index], [sizes[n] for n in index])
+            if maps.is_cuda and not is_in_range(protocol.rule):
                 # The box ops do not wait for a GPU to tell what is wrong with a map.
-                check_values("metrics", maps, (0.0, 1.0) if protocol.rule.quantize else None)
-            yield FrameBatch(index, maps, [truths[n] for n in index], [sizes[n] for n in index])
-
-
-def _is_in_range(rule: ops.BoxRule) -> bool:
-    """Whether maps that were normalised so have values that the rule takes, whatever they were before."""
-    return rule.normalization != "none" and not (rule.quantize and rule.normalization == "min")
+                batch = batch.normalized(protocol.rule)
+                check_values("metrics", batch.maps, (0.0, 1.0) if protocol.rule.quantize else None)
+            yield batch
 
 
 def _frame_size(image_size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:
@@ -125,7 +135,7 @@ def _crop_sides(protocol: Protocol) -> tuple[int, int]:
 
 
 def _map_size(batch: FrameBatch) -> Tensor:
-    height, width = batch.maps.shape[-2:]
+    height, width = batch.frame
     return as_float64([width, height, width, height])
 
 

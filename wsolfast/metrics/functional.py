@@ -51,13 +51,18 @@ def rule_hits(
     thresholds: Tensor | None = None,
     iou_thresholds: Tensor | None = None,
 ) -> list[Tensor]:
-    """:func:`box_hits` for several rules that normalise maps as the protocol's own does, which is done once."""
+    """:func:`box_hits` for several rules that normalise maps as the protocol's own does.
+
+    On a CPU that is done once. A GPU normalises in front of each rule's boxes and keeps no normalised map.
+    """
     thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
     levels = as_float64(protocol.iou_thresholds if iou_thresholds is None else iou_thresholds)
     shape = (len(score_maps), len(thresholds), len(levels))
     device = score_maps[0].device if len(score_maps) else torch.device("cpu")
     hits = [torch.zeros(shape, dtype=torch.bool, device=device) for _ in rules]
     for batch in frames(score_maps, image_sizes, gt_boxes, protocol):
+        if len(rules) > 1 and not batch.maps.is_cuda:
+            batch = batch.normalized(protocol.rule)
         for k, rule in enumerate(rules):
             hits[k][batch.index] = _batch_hits(batch, thresholds, levels, rule, protocol).to(device)
     return hits
@@ -117,7 +122,7 @@ def predicted_masks(
     """The pixels that :func:`predicted_boxes` draws its boxes around: bool [H, W] each, in the protocol's frame."""
     masks: list[Tensor] = [torch.empty(0)] * len(score_maps)
     for batch in frames(score_maps, image_sizes, None, protocol):
-        for k, one in enumerate(batch.maps):
+        for k, one in enumerate(batch.normalized(protocol.rule).maps):
             masks[batch.index[k]] = protocol.rule.foreground(one, threshold)
     return masks
 
@@ -243,7 +248,8 @@ def _batch_hits(batch: FrameBatch, thresholds: Tensor, levels: Tensor, rule: Box
     if protocol.frame != "scaled":
         counts = torch.tensor([0] + [len(truths) for truths in batch.truths])
         truths = torch.cat(batch.truths).to(device)
-        return ops.box_sweep_hits(batch.maps, thresholds, truths, counts.cumsum(0).to(device), levels.to(device), rule)
+        offsets = counts.cumsum(0).to(device)
+        return ops.box_sweep_hits(batch.maps, thresholds, truths, offsets, levels.to(device), rule, size=batch.size)
     return _reaches(_batch_overlaps(batch, thresholds, rule, protocol)[..., None], levels, rule)
 
 
@@ -258,7 +264,7 @@ def _batch_overlaps(batch: FrameBatch, thresholds: Tensor, rule: BoxRule, protoc
 
 def _boxes_of(batch: FrameBatch, thresholds: Tensor, rule: BoxRule) -> list[tuple[Tensor, Tensor]]:
     """For each map its boxes of all thresholds, float64 [B, 4], and how many each threshold has, int64 [T]."""
-    found = ops.score_map_boxes(batch.maps, thresholds.to(batch.maps.device), rule)
+    found = ops.score_map_boxes(batch.maps, thresholds.to(batch.maps.device), rule, size=batch.size)
     if found.offsets is None:
         once = torch.ones(len(thresholds), dtype=torch.int64)
         return [(boxes, once) for boxes in found.boxes.cpu().double()]
