@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsolfast.ops import GAUSSIAN_PRIORS, BoxRule, normalize_score_map
+from wsolfast.ops import GAUSSIAN_PRIORS, BoxRule
 
 
 @dataclass(frozen=True)
@@ -295,22 +295,26 @@ def labels_case(images: int, prior: str):
     )
 
 
+# Where the boxes of CAMs are looked for.
+BOX_FRAME = (224, 224)
+
+
 def boxes_case(op: str, images: int, cuts: int, targets: Mapping[str, float] = {}):
-    """Largest contours of 14x14 CAMs at 224x224, and whether they hit one of two true boxes."""
+    """From raw 14x14 CAMs to their largest contours at 224x224, and to whether they hit one of two true boxes."""
 
     def make_inputs(device, dtype):
         rule = BoxRule()
-        maps = normalize_score_map(smooth((images, 1, 14, 14), 0)[:, 0], (224, 224), rule)
+        maps = smooth((images, 1, 14, 14), 0)[:, 0]
         thresholds = torch.arange(cuts, dtype=torch.float64, device=device) / cuts
         given = maps.to(device, dtype), thresholds
         if op == "score_map_boxes":
-            return *given, *rule.box_codes()
+            return *given, *rule.box_codes(BOX_FRAME)
         truths = torch.tensor([[20.0, 30, 150, 200], [100, 80, 210, 160]], dtype=torch.float64).repeat(images, 1)
         levels = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64, device=device)
         offsets = 2 * torch.arange(images + 1, device=device)
-        return *given, truths.to(device), offsets, levels, *rule.box_codes(), *rule.hit_codes()
+        return *given, truths.to(device), offsets, levels, *rule.box_codes(BOX_FRAME), *rule.hit_codes()
 
-    name = f"14x14 at 224x224, N={images}, {cuts} cuts"
+    name = f"14x14 to 224x224, N={images}, {cuts} cuts"
     return BenchCase(op, name, make_inputs, tolerance=0.0, images=images, cuts=cuts, targets=targets)
 
 

@@ -13,8 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.bench.cases import BenchCase
+from wsolfast.bench.cases import BOX_FRAME, BenchCase
 from wsolfast.methods._non_local import NonLocalBlock
+from wsolfast.ops import BoxRule
 from wsolfast.reference.non_local_attention import non_local_attention
 
 BOXES = ("score_map_boxes", "box_sweep_hits")
@@ -161,8 +162,13 @@ def _attention_peers() -> list[Peer]:
 def _label_peers(case: BenchCase) -> list[Peer]:
     """Connected components of one cut of every map, a lower bound of what a box of the largest one takes by them."""
 
+    @cache
+    def masks(device: str) -> Tensor:
+        maps = case.make_inputs(device, case.dtype)[0]
+        return ops.normalize_score_map(maps, BOX_FRAME, BoxRule()) > 0.5
+
     def of_one_cut(label: Callable) -> Callable:
-        return lambda maps, thresholds, *rule: label(maps > 0.5)
+        return lambda maps, *rest: label(masks(maps.device.type))
 
     found = (("cupy", _cupy_labels), ("kornia", _kornia_labels), ("cc_torch", _cc_torch_labels))
     return [Peer(f"labels {name}", of_one_cut(label), work=1 / case.cuts) for name, label in found]
