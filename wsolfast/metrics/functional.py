@@ -53,7 +53,7 @@ def rule_hits(
 ) -> list[Tensor]:
     """:func:`box_hits` for several rules that normalise maps as the protocol's own does.
 
-    On a CPU that is done once. A GPU normalises in front of each rule's boxes and keeps no normalised map.
+    Each normalises them anew in front of its boxes, which takes less time than to keep them.
     """
     thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
     levels = as_float64(protocol.iou_thresholds if iou_thresholds is None else iou_thresholds)
@@ -61,8 +61,6 @@ def rule_hits(
     device = score_maps[0].device if len(score_maps) else torch.device("cpu")
     hits = [torch.zeros(shape, dtype=torch.bool, device=device) for _ in rules]
     for batch in frames(score_maps, image_sizes, gt_boxes, protocol):
-        if len(rules) > 1 and not batch.maps.is_cuda:
-            batch = batch.normalized(protocol.rule)
         for k, rule in enumerate(rules):
             hits[k][batch.index] = _batch_hits(batch, thresholds, levels, rule, protocol).to(device)
     return hits
