@@ -66,9 +66,9 @@ def score_map_boxes(
             ``size`` raw maps (Tensor[N, h, w]) of any real dtype.
         thresholds (Tensor[T]): float64, any order, repetitions allowed.
         rule: the switches from ``quantize`` to ``empty_box`` are used, with ``size`` also those before.
-        size: (H, W) in pixels. The boxes are those of ``normalize_score_map(maps, size, rule)``, which nobody keeps:
-            one map after the other is resized and normalised where its boxes are found. The maps' own size
-            normalises them only. None takes them as they are.
+        size: (H, W) in pixels that raw maps are resized to and normalised at, as by
+            ``normalize_score_map(maps, size, rule)``, without keeping such maps; their own size normalises them only.
+            None takes maps as they are.
 
     Returns:
         ScoreMapBoxes: one box per map and threshold, in pixels of the maps or of ``size``; for ``selection="all"`` at
