@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -85,11 +86,10 @@ def thresholds(device: str, count: int = 10) -> Tensor:
 
 
 def ways_of_calling():
-    """(name, maps maker, rule, size) for each way of calling a box op: maps that are normalised, then raw ones."""
+    """(name, maps maker, rule, size): normalised maps with every rule, then raw ones with one each."""
     for maps, make in MAPS.items():
         for name, rule in RULES.items():
             if maps != "levels" or rule.quantize:
                 yield f"{maps}_{name}", make, rule, None
-    for maps, (make, size, switches) in RAW_MAPS.items():
-        for name, rule in RULES.items():
-            yield f"{maps}_{name}", make, replace(rule, **switches), size
+    for (maps, (make, size, switches)), (name, rule) in zip(RAW_MAPS.items(), cycle(RULES.items()), strict=False):
+        yield f"{maps}_{name}", make, replace(rule, **switches), size
