@@ -257,7 +257,7 @@ __device__ __forceinline__ void with_resized(const Pixel* maps, const MapRule& r
   }
 }
 
-// By one CTA per map; [N, height, width].
+// Writes map n of `out` [N, height, width] by one CTA and returns it.
 template <typename Pixel>
 __device__ __forceinline__ double* normalize_map(const Pixel* maps, const MapRule& rule, double* sources, int64_t n,
                                                  double* out) {
