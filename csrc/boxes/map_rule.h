@@ -20,11 +20,6 @@ struct MapRule {
   Normalization normalization = Normalization::kNone;
   double eps = 0;
   bool normalize_first = false;
-
-  // Whether the order makes a difference, so that a normalised map is resized.
-  constexpr bool normalizes_source() const {
-    return normalize_first && !shape.same() && normalization != Normalization::kNone;
-  }
 };
 
 }  // namespace wsolfast::boxes

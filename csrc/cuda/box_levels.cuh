@@ -186,8 +186,8 @@ __device__ void cut_values(const Pixel* map, const PlaneShape& shape, const doub
   });
 }
 
-// One CTA per map. `sources` [N, h, w] is needed where the rule normalises the source, `values` [N, height, width]
-// where raw maps are not quantised.
+// One CTA per map. `sources` [N, h, w] is needed where maps are resized, `values` [N, height, width] where raw maps
+// are not quantised.
 template <typename Pixel>
 __global__ void __launch_bounds__(kLevelThreads, 2)
     box_levels_kernel(const Pixel* maps, MapRule map_rule, double* sources, double* values, PlaneShape shape,

@@ -153,7 +153,7 @@ class BoxPipeline {
     const ResizeShape& shape = map_rule_.shape;
     const int64_t source = static_cast<int64_t>(shape.h) * shape.w;
     const int64_t size = static_cast<int64_t>(shape.height) * shape.width;
-    auto* sources = map_rule_.normalizes_source() ? allocate_array<double>(images_ * source) : nullptr;
+    auto* sources = shape.same() ? nullptr : allocate_array<double>(images_ * source);
     auto* values = map_rule_.given && !problem_.rule.quantize ? allocate_array<double>(images_ * size) : nullptr;
     launch_(box_levels_kernel<Pixel>, images_, kLevelThreads, 0, maps, map_rule_, sources, values, problem_.shape,
             thresholds, problem_.rule, problem_.cuts);

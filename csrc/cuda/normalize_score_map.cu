@@ -25,7 +25,7 @@ Tensor normalize_score_map_cuda(Tensor maps, int64_t height, int64_t width, int6
                                             normalization, eps, normalize_first);
   Tensor output = torch::stable::new_empty(input, {count, height, width}, ScalarType::Double);
   if (output.numel() == 0) return output;
-  const int64_t kept = rule.normalizes_source() ? count : 0;
+  const int64_t kept = rule.shape.same() ? 0 : count;
   Tensor sources = torch::stable::new_empty(input, {kept, maps.size(1), maps.size(2)}, ScalarType::Double);
   const Launcher launch(kOp, input.get_device());
   with_pixels(input, kOp, [&](const auto* pixels) {

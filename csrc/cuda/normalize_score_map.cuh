@@ -110,9 +110,9 @@ __device__ inline Taps* taps_of_rows() {
 }
 
 // A map at another size, pixel by pixel.
-template <int kTaps, typename Pixel>
+template <int kTaps>
 struct ResizedMap {
-  const Pixel* source;
+  const double* source;
   const ResizeShape& shape;
   Interpolation interpolation;
 
@@ -120,8 +120,8 @@ struct ResizedMap {
   __device__ __forceinline__ Taps column(int x) const { return taps_of<kTaps>(x, shape.w, shape.width, interpolation); }
   __device__ __forceinline__ double at(const Taps& row, const Taps& column) const {
     return combine<kTaps>(row, [&](int tap) {
-      const Pixel* line = source + static_cast<int64_t>(row.index[tap]) * shape.w;
-      return combine<kTaps>(column, [&](int i) { return static_cast<double>(line[column.index[i]]); });
+      const double* line = source + static_cast<int64_t>(row.index[tap]) * shape.w;
+      return combine<kTaps>(column, [&](int i) { return line[column.index[i]]; });
     });
   }
 
@@ -230,30 +230,24 @@ __device__ __forceinline__ void write_normalized(const Map& map, Normalization n
 }
 
 // Calls function(map, normalization) with map n at its last size and what remains to be done to its values. `sources`
-// [N, h, w] is where rules that normalise the source keep it.
+// [N, h, w] is needed where maps are resized: they are converted once, and normalised by rules that do so first.
 template <typename Pixel, typename Function>
 __device__ __forceinline__ void with_resized(const Pixel* maps, const MapRule& rule, double* sources, int64_t n,
                                              const Function& function) {
   const ResizeShape& shape = rule.shape;
   const int64_t source_size = static_cast<int64_t>(shape.h) * shape.w;
   const Pixel* pixels = maps + n * source_size;
-  const auto resize = [&]<typename Value>(const Value* values, Normalization normalization) {
-    if (rule.interpolation == Interpolation::kCubic) {
-      function(ResizedMap<4, Value>{values, shape, rule.interpolation}, normalization);
-    } else {
-      function(ResizedMap<2, Value>{values, shape, rule.interpolation}, normalization);
-    }
-  };
-  if (shape.same()) {
-    function(PlainMap<Pixel>{pixels, shape}, rule.normalization);
-  } else if (!rule.normalizes_source()) {
-    resize(pixels, rule.normalization);
+  if (shape.same()) return function(PlainMap<Pixel>{pixels, shape}, rule.normalization);
+  const ResizeShape own{shape.h, shape.w, shape.h, shape.w};
+  const Normalization before = rule.normalize_first ? rule.normalization : Normalization::kNone;
+  const Normalization after = rule.normalize_first ? Normalization::kNone : rule.normalization;
+  double* source = sources + n * source_size;
+  write_normalized(PlainMap<Pixel>{pixels, own}, before, rule.eps, source);
+  __syncthreads();
+  if (rule.interpolation == Interpolation::kCubic) {
+    function(ResizedMap<4>{source, shape, rule.interpolation}, after);
   } else {
-    const ResizeShape own{shape.h, shape.w, shape.h, shape.w};
-    double* source = sources + n * source_size;
-    write_normalized(PlainMap<Pixel>{pixels, own}, rule.normalization, rule.eps, source);
-    __syncthreads();
-    resize(static_cast<const double*>(source), Normalization::kNone);
+    function(ResizedMap<2>{source, shape, rule.interpolation}, after);
   }
 }
 

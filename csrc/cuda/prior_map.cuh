@@ -51,7 +51,7 @@ __device__ __forceinline__ MapKind scale_map(const Pixel* cam, int64_t size, dou
 }
 
 // A scaled map at the size of the labels.
-using LabelMap = ResizedMap<2, double>;
+using LabelMap = ResizedMap<2>;
 
 __device__ __forceinline__ LabelMap label_map(const double* scaled, const ResizeShape& shape) {
   return {scaled, shape, Interpolation::kLinear};

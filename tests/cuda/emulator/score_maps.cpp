@@ -16,7 +16,7 @@ const char* normalize(const Pixel* maps, int64_t count, int64_t h, int64_t w, in
                        static_cast<Normalization>(normalization),
                        eps,
                        normalize_first != 0};
-    std::vector<double> sources(rule.normalizes_source() ? static_cast<size_t>(count * h * w) : 0, std::nan(""));
+    std::vector<double> sources(rule.shape.same() ? 0 : static_cast<size_t>(count * h * w), std::nan(""));
     normalize_score_map(cuda_emulator::Launcher{}, maps, count, rule, sources.data(), out);
   });
 }
