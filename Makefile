@@ -8,12 +8,13 @@ NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
 PYTEST := -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint format coverage clean gpu-check help
+.PHONY: demo test tests lint format coverage clean gpu-check help
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
-	@echo "make test    set up, then ruff, mypy, clang-format and all tests, or TESTS=..., in a process for each core"
+	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
 	@echo "make lint    ruff, mypy and clang-format only"
+	@echo "make tests   the tests only, or TESTS=... of them, in a process for each core"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
 	@echo "make coverage  all tests, or TESTS=..., and the lines that none of them ran; writes build/coverage/summary.txt"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"
@@ -22,7 +23,9 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/wsolfast demo
 
-test: lint
+test: lint tests
+
+tests: $(VENV)/.installed
 	$(BIN)/python $(PYTEST) $(TESTS)
 
 lint: $(VENV)/.installed
