@@ -66,3 +66,11 @@ def test_pretrained_weights_offline_are_one_error_at_once(tmp_path, monkeypatch)
         WeightsError, match=r"timm/resnet18\S+ is not cached and https://.* does not answer \(timed out\)"
     ):
         backbones.build("timm:resnet18", weights="pretrained")
+
+
+def test_a_network_that_runs_as_a_whole_says_what_it_cannot():
+    backbone = backbones.build("timm:resnet10t")
+    with pytest.raises(BackboneError, match="'extra' cannot be inserted after 'conv4'"):
+        backbone.insert("conv4", "extra", torch.nn.Identity())
+    with pytest.raises(BackboneError, match="cannot be frozen up to 'conv3'"):
+        backbone.freeze("conv3")

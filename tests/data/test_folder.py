@@ -149,6 +149,9 @@ def test_bad_rows_are_named_by_line(tree, write_text, row, message):
 def test_missing_csv_and_columns_are_named(tree, write_text):
     with pytest.raises(DataError, match=r"other.csv: missing; 'folder' data needs this CSV"):
         open_dataset("folder", tree, "test", annotations="other.csv")
+    write_text("annotations.csv", "image,class_name,split\na.jpg,,test\n")
+    with pytest.raises(DataError, match="line 2: class_name is empty"):
+        open_dataset("folder", tree, "test")
     write_text("annotations.csv", "image,x0\n")
     with pytest.raises(DataError, match="the header lacks split; expected image, split, class_id or class_name"):
         open_dataset("folder", tree, "test")

@@ -46,7 +46,7 @@ def test_spotlight_leaves_the_mask_and_darkens_the_rest():
     assert np.ptp(lit[~inside].astype(int), axis=-1).max() <= 8  # grey, but for the tint of the dark
 
 
-def test_every_evaluation_gets_a_sheet_and_training_its_curves(trained, tmp_path):
+def test_every_evaluation_gets_a_sheet_and_training_its_curves(trained, tmp_path, wsolfast):
     evaluate(trained)
     evaluate(trained, replace(trained.recipe, evaluate=replace(trained.recipe.evaluate, post="scg")))
     files, notes = write_sheets([trained.path], tmp_path / "sheets", each=2)
@@ -61,6 +61,10 @@ def test_every_evaluation_gets_a_sheet_and_training_its_curves(trained, tmp_path
     assert [file.name for file in files] == ["run-test.png", "run-test-scg.png"]
     assert len(notes) == 3
     assert all("the run is not finished" in note for note in notes[1:])
+    code, said, _ = wsolfast("report", trained.path, "--out", tmp_path / "page" / "index.html", "--sheets")
+    assert code == 0
+    assert said.count("the run is not finished") == 2
+    assert f"sheets: {tmp_path / 'page' / 'sheets' / 'run-test.png'}" in said
 
 
 def test_a_run_that_was_not_measured_is_said_so(trained, tmp_path):

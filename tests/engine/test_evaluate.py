@@ -12,7 +12,7 @@ from wsolfast import data
 from wsolfast._compat import import_torchvision
 from wsolfast.engine import eval_split
 from wsolfast.engine.build import build_method, describe_device, eval_protocol, open_eval_data
-from wsolfast.engine.checkpoint import save_weights, seed_everything
+from wsolfast.engine.checkpoint import load_weights, save_weights, seed_everything
 from wsolfast.engine.errors import MissingError, UsageError
 from wsolfast.engine.eval_split import compute_score_maps
 from wsolfast.engine.evaluate import evaluate
@@ -177,6 +177,16 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
     save_weights(trained.weights_path("localizer"), method.state_dict(), {"method": "cam"})
     evaluate(trained, recipe_with(trained, resize=40))
     assert len(passes) == 6
+
+
+def test_weights_that_are_no_weights_are_named(trained, tmp_path):
+    method = build_method(trained.recipe, trained.recipe.stage[0], 2)
+    with pytest.raises(MissingError, match=r"absent.safetensors: no such weights"):
+        load_weights(tmp_path / "absent.safetensors", method)
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(trained.weights_path("localizer").read_bytes()[:-7])
+    with pytest.raises(MissingError, match=r"torn.safetensors: not readable as safetensors"):
+        load_weights(torn, method)
 
 
 def test_torn_score_maps_are_computed_again(trained, monkeypatch):

@@ -237,6 +237,12 @@ def test_who_localises_and_who_ranks(overrides, localizer, classifier):
     assert getattr(getattr(classifier_of(recipe), "stage", None), "name", None) == classifier
 
 
+def test_a_run_that_tells_no_classes_cannot_rank_them(tmp_path):
+    run = RunFolder.create(tmp_path / "masks", recipe_of("evaluate.localizer=seg"))
+    with pytest.raises(RecipeError, match="its stage 'seg' does not classify"):
+        classifier_of(recipe_of(f"evaluate.classifier={run.path}"))
+
+
 def test_masks_without_a_classifier_are_ranked_by_the_last_stage_that_can():
     two = parse_recipe(
         STAGES.split('[[stage]]\nname = "classifier"')[0] + '[evaluate]\nprotocol = "spol"\n', "two", ["data.crop=32"]
