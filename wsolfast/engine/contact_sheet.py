@@ -87,7 +87,7 @@ def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Ima
         captions.append([f"{shot.reasons[0]}: {shot.class_name}", said, f"above {threshold:.3g}", *[""] * len(maps)])
     legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")] if shots[0].true_boxes else []
     title = f"{run.label}: worst, median and best of {len(run.images)} {run.split} images by IoU"
-    columns = ["Input", "Score map", "Mask", *evidence]
+    columns = ["Input", "Score map", "Mask", *(name[0].upper() + name[1:] for name in evidence)]
     return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend, cell=224)
 
 
