@@ -165,7 +165,7 @@ class RuntimeSpec:
     channels_last: bool = False
     compile: bool = False  # the backbone, by torch.compile
     fused_optimizer: bool = False  # one kernel for all parameters
-    deterministic: bool = False  # only algorithms that give the same bits every time; slower on a GPU
+    deterministic: bool = False  # the same bits every time, evaluated in batches of any size; slower on a GPU
     skip_nonfinite: int = 0  # so many steps whose loss or gradient is not finite are left out before the run stops
     timeout_minutes: float = 30.0  # how long a process waits for another one
     # Loader processes of training; -1: none on up to four cores, otherwise half the cores, at most eight. In evaluation

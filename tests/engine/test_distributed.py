@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -107,11 +108,17 @@ def grow_pool(folder, classes, maps):
     torch.save(pool.maps, folder / f"pool.rank{distributed.rank()}")
 
 
-def evaluate_all(source, folder, evaluated=tuple(EVALUATED)):
-    """Copies of the runs in ``source`` are evaluated at coarse thresholds."""
+@contextmanager
+def coarse_thresholds():
     protocol = PROTOCOLS["wsolevaluation"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROTOCOLS, protocol.name, replace(protocol, thresholds=tuple(k * 0.05 for k in range(20))))
+        yield
+
+
+def evaluate_all(source, folder, evaluated=tuple(EVALUATED)):
+    """Copies of the runs in ``source`` are evaluated at coarse thresholds."""
+    with coarse_thresholds():
         for method, batch_size in evaluated:
             target = folder / f"{method}-{batch_size}"
             distributed.on_first(lambda method=method, target=target: shutil.copytree(source / method, target))
@@ -267,6 +274,21 @@ def test_the_size_of_batches_changes_no_result_but_by_the_networks_rounding(done
     assert single["results"].pop("pixel") == pytest.approx(several["results"].pop("pixel"), abs=1e-4)
     assert single["results"].pop("transferred") == pytest.approx(several["results"].pop("transferred"), abs=1e-4)
     assert single == several
+
+
+def test_alone_images_have_the_same_bits_at_any_size_of_batches(done, tmp_path):
+    one, *others = (evaluated_singly(done[0] / "spa", tmp_path / f"{size}", size) for size in (1, 7, 32))
+    assert all(torch.equal(maps_of(one), maps_of(other)) for other in others)
+    assert all(results(one) == results(other) for other in others)
+    assert results(one) == results(done[0] / "spa-1")
+
+
+def evaluated_singly(trained, folder, size):
+    shutil.copytree(trained, folder)
+    recipe = recipe_of("spa", f"evaluate.batch_size={size}", "runtime.deterministic=true")
+    with coarse_thresholds():
+        evaluate(RunFolder(folder), recipe)
+    return folder
 
 
 def test_without_rounding_the_size_of_batches_changes_nothing(done):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from wsolfast import data
 from wsolfast.engine.allocator import keep_freed_memory
 from wsolfast.engine.build import describe_device, eval_protocol
+from wsolfast.engine.determinism import deterministic_algorithms
 from wsolfast.engine.distributed import is_first
 from wsolfast.engine.errors import InUseError, MissingError
 from wsolfast.engine.eval_split import EvalSplit, Shard
@@ -57,7 +58,7 @@ def evaluate(
     protocol = eval_protocol(recipe)
     keep_freed_memory()
     started, split = time.monotonic(), recipe.evaluate.split
-    with run.lock():
+    with run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
         network, test, fullsup = _open(run, recipe, limit)
         _check_shards(merge_shards, test, fullsup)
         run.keep_class_names(test.dataset.class_names)
@@ -125,7 +126,8 @@ def evaluate_shard(
     changed, recipe = recipe, (recipe or run.recipe).as_measured()
     told = progress if progress and is_first() else Progress(quiet=True)
     keep_freed_memory()
-    with run.lock(f"shard-{shard.number}-of-{shard.count}"):
+    alone = run.lock(f"shard-{shard.number}-of-{shard.count}")
+    with alone, deterministic_algorithms(recipe.runtime.deterministic):
         network, *splits = _open(run, recipe, limit)
         for split in filter(None, splits):
             split.look_at(shard, network, told)

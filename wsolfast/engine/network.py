@@ -72,6 +72,7 @@ class Network:
             amp=runtime.amp,
             channels_last=runtime.channels_last,
             compiled=runtime.compile,
+            singly=runtime.deterministic,
         )
 
     @property
@@ -90,7 +91,8 @@ class Network:
         parts = [self._identity_of(self.localizer)]
         parts += [] if self.classifier is None else [self._identity_of(self.classifier)]
         spec = self.recipe.evaluate
-        return [*itertools.chain(*parts), self.recipe.runtime.amp, spec.post, spec.scg]
+        runtime = self.recipe.runtime
+        return [*itertools.chain(*parts), runtime.amp, runtime.deterministic, spec.post, spec.scg]
 
     def _identity_of(self, role: Role) -> list[object]:
         stage = role.stage
@@ -116,6 +118,8 @@ class Look:
         amp: "bf16" runs the networks in bfloat16; maps are kept as float32 all the same.
         channels_last: the memory layout that the networks read.
         compiled: the backbones go through torch.compile; they then want batches of one size.
+        singly: every image goes through the networks alone, so that its outputs do not depend on the size of batches,
+            by which convolutions choose their order of summation.
     """
 
     def __init__(
@@ -129,10 +133,12 @@ class Look:
         amp: str = "none",
         channels_last: bool = False,
         compiled: bool = False,
+        singly: bool = False,
     ):
         self.method = method.eval().to(device)
         self.ranks = method if classifier is None else classifier.eval().to(device)
-        self.device, self.crop, self.topk, self.amp, self.compiled = device, crop, topk, amp, compiled
+        self.device, self.crop, self.topk, self.amp = device, crop, topk, amp
+        self.compiled, self.singly = compiled, singly
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         for backbone in self.backbones:
             if isinstance(backbone, Backbone):
@@ -154,6 +160,14 @@ class Look:
             wide (Tensor[N, 3, H', W']): uint8, the second view.
             label (Tensor[N]): whose map is wanted.
         """
+        if not self.singly:
+            return self._look(image, wide, label)
+        wides = [None] * len(image) if wide is None else wide.split(1)
+        parts = [self._look(*views) for views in zip(image.split(1), wides, label.split(1), strict=True)]
+        maps, classes, scores = (torch.cat(found) for found in zip(*parts, strict=True))
+        return maps, classes, scores
+
+    def _look(self, image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
             probability: Tensor | None = None
             ranking: dict[str, Tensor] = {}

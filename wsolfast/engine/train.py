@@ -2,10 +2,9 @@
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean
@@ -27,6 +26,7 @@ from wsolfast.engine.build import (
     rate_at,
 )
 from wsolfast.engine.checkpoint import load_checkpoint, save_checkpoint, save_weights, seed_everything
+from wsolfast.engine.determinism import deterministic_algorithms
 from wsolfast.engine.errors import Interrupted, RunError
 from wsolfast.engine.loading import load_batches
 from wsolfast.engine.progress import Progress
@@ -65,7 +65,7 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
     progress = progress if progress and distributed.is_first() else Progress(quiet=True)
     device = choose_device(run.recipe.runtime.device)
     keep_freed_memory()
-    with run.lock(), StopRequest() as stop, _deterministic(run.recipe.runtime.deterministic):
+    with run.lock(), StopRequest() as stop, deterministic_algorithms(run.recipe.runtime.deterministic):
         finished = distributed.from_first([run.weights_path(stage.name).exists() for stage in run.recipe.stage])
         if all(finished):
             return
@@ -89,19 +89,6 @@ def change_runtime(run: RunFolder, recipe: Recipe) -> None:
     if recipe_hash(recipe) != recipe_hash(run.recipe):
         raise RecipeError(f"{run.path}: a run continues with its own recipe; only runtime.* and data.root may change")
     run.replace_recipe(recipe)
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
-        # Read when cuBLAS is first used, so it must stand before that.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def recipe_hash(recipe: Recipe) -> str:
