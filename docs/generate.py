@@ -286,12 +286,13 @@ _ZOO = {"top1_loc": "Top-1 Loc", "gt_known_loc": "GT-known"}
 _SETS = {"cub": "CUB", "ilsvrc": "ILSVRC", "cub50": "CUB-50", "ilsvrc400": "ILSVRC-400", "pets3": "Pets-3"}
 
 
-def _end_to_end(name: str) -> str:
+def _end_to_end(*names: str) -> str:
     """Images per second of training and evaluation, and their time over that of the bare loops beside them."""
-    file = DOCS.parent / "bench" / "results" / f"{name}.json"
     cases: dict[tuple[str, str], dict[str, dict]] = {}
-    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
-        cases.setdefault((row["case"], row["work"]), {})[row["contender"]] = row
+    for name in names:
+        file = DOCS.parent / "bench" / "results" / f"{name}.json"
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+            cases.setdefault((row["case"], row["work"]), {})[row["contender"]] = row
     rows = []
     for (case, work), found in cases.items():
         times = {who: 1 / row["ratio"] for who, row in found.items() if who != "ours"}
