@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -136,8 +137,6 @@ def test_a_threshold_chosen_on_train_fullsup_is_judged_on_test(trained):
 
 
 def recipe_with(run, **evaluate_options):
-    from dataclasses import replace
-
     return replace(run.recipe, evaluate=replace(run.recipe.evaluate, **evaluate_options))
 
 
@@ -177,6 +176,23 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
     save_weights(trained.weights_path("localizer"), method.state_dict(), {"method": "cam"})
     evaluate(trained, recipe_with(trained, resize=40))
     assert len(passes) == 6
+
+
+def test_a_deterministic_evaluation_shows_images_one_by_one_and_allows_no_other_algorithms(trained, monkeypatch):
+    seen, original = [], Look._look
+
+    def looking(self, image, wide, label):
+        seen.append((len(image), torch.are_deterministic_algorithms_enabled()))
+        return original(self, image, wide, label)
+
+    monkeypatch.setattr(Look, "_look", looking)
+    evaluate(trained)
+    assert max(count for count, _ in seen) > 1
+    assert not any(wanted for _, wanted in seen)
+    seen.clear()
+    evaluate(trained, replace(trained.recipe, runtime=replace(trained.recipe.runtime, deterministic=True)))
+    assert set(seen) == {(1, True)}
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_weights_that_are_no_weights_are_named(trained, tmp_path):

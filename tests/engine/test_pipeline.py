@@ -60,6 +60,20 @@ def test_results_have_the_bits_of_a_plain_loop(tiny, threads):
             assert torch.equal(one, other)
 
 
+def test_batch_norms_are_folded_and_change_no_more_than_rounding(tiny):
+    recipe = tiny()
+    dataset, method = open_eval_data(recipe, "test"), build_method(recipe, recipe.stage[0], 2)
+    for module in method.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    expected = list(plain_loop(recipe, method.eval(), dataset))
+    look = Look(method, device=CPU, topk=2)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in method.backbone.modules())
+    for mine, other in zip(stream(dataset, BATCHES, look, device=CPU), expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_both_views_and_labels_arrive_in_order(threads):
     def step(image, wide, label):

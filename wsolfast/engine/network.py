@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsolfast import data
 from wsolfast.backbones import Backbone
@@ -141,14 +141,13 @@ class Look:
         self.compiled, self.singly = compiled, singly
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         for backbone in self.backbones:
-            if isinstance(backbone, Backbone):
-                backbone.fold_batch_norms()
+            backbone.fold_batch_norms()
             if compiled:
                 # Not the module's own compile(): hooks, which read the clock, stay outside.
-                backbone.forward = torch.compile(backbone.forward, dynamic=False)
+                backbone.forward = torch.compile(backbone.forward, dynamic=False)  # type: ignore[method-assign]
 
     @property
-    def backbones(self) -> list[nn.Module]:
+    def backbones(self) -> list[Backbone]:
         """Those of both networks."""
         return list({id(net): net.backbone for net in (self.method, self.ranks) if hasattr(net, "backbone")}.values())
 
