@@ -80,7 +80,7 @@ class Evaluation:
         return split
 
     def check(self) -> None:
-        """Hits of the published way are ours, of the label's map in float32.
+        """Hits of the published way are the engine's, of the label's map in float32.
 
         Raises:
             AssertionError: if more than a few differ, which rounding may move across a threshold.
@@ -93,7 +93,7 @@ class Evaluation:
         for index in range(min(8, len(dataset))):
             sample, note = dataset[index], dataset.annotations(index)
             with torch.inference_mode():
-                found = self.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
+                found = self.network.look.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
             maps = found.localization_map[:, 0]
             ours = box_hits(maps, torch.tensor([note.size]), [note.boxes], self.protocol)[0]
             agreed.append(round(float((ours.numpy() == published.hits(index)).mean()), 3))
