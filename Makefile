@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
-# A file of tests stays in one process, whose fixtures it shares.
-PYTEST := -m pytest -n $(shell getconf _NPROCESSORS_ONLN) --dist loadfile --no-loadscope-reorder
+# A process needs 2 GB. A file of tests stays in one, whose fixtures it shares.
+PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: demo test tests lint format coverage clean gpu-check help
@@ -14,7 +14,7 @@ help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
 	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
 	@echo "make lint    ruff, mypy and clang-format only"
-	@echo "make tests   the tests only, or TESTS=... of them, in a process for each core"
+	@echo "make tests   the tests only, or TESTS=... of them, in a process for each core, at most eight"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
 	@echo "make coverage  all tests, or TESTS=..., and the lines that none of them ran; writes build/coverage/summary.txt"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"

@@ -56,6 +56,15 @@ def wsolfast(monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.fixture
+def two_threads():
+    """Kernels share their work as on a machine of one's own, though the tests do, too."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(usual)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ def test_every_public_op_has_cases():
     assert public == set(OP_CASES)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(("op", "case"), ALL_CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 def test_op_agrees_with_its_reference(op, case, dtype):
