@@ -42,6 +42,17 @@ def seeded(shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype = tor
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
 
 
+def with_value(make: Callable[..., Tensor], index: tuple[int, ...], value: float) -> Callable[..., Tensor]:
+    """A maker of what ``make`` makes, but for ``value`` at ``index``."""
+
+    def changed(device: str, dtype: torch.dtype) -> Tensor:
+        tensor = make(device, dtype)
+        tensor[index] = value
+        return tensor
+
+    return changed
+
+
 class LargestTensor(TorchDispatchMode):
     """Elements of the largest tensor that any library call returns."""
 

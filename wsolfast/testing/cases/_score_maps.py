@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wsolfast.ops import BoxRule
-from wsolfast.testing._tools import seeded
+from wsolfast.testing._tools import seeded, with_value
 
 RULES = {
     "contour": BoxRule(),
@@ -50,17 +50,6 @@ def raw(*shape):
     return lambda device, dtype: 3 * seeded(shape, device, dtype) - 1
 
 
-def raw_with(value):
-    """Two maps, ``value`` in the first."""
-
-    def make(device, dtype):
-        maps = raw(2, 3, 4)(device, dtype)
-        maps[0, 1, 2] = value
-        return maps
-
-    return make
-
-
 # Raw maps, the size they are brought to, and the rule's switches for that.
 RAW_MAPS: dict[str, tuple[Callable, tuple[int, int], dict[str, Any]]] = {
     "cubic_up": (raw(2, 5, 4), (13, 37), {}),
@@ -74,8 +63,12 @@ RAW_MAPS: dict[str, tuple[Callable, tuple[int, int], dict[str, Any]]] = {
     "raw_not_contiguous": (lambda device, dtype: raw(6, 5, 2)(device, dtype).permute(2, 1, 0), (7, 8), {}),
     "raw_zero": (lambda device, dtype: torch.zeros((1, 3, 4), device=device, dtype=dtype), (6, 8), {}),
     "raw_constant": (lambda device, dtype: torch.full((1, 3, 4), 0.7, device=device, dtype=dtype), (6, 8), {}),
-    "raw_nan": (raw_with(float("nan")), (6, 8), {}),
-    "raw_infinite": (raw_with(float("inf")), (6, 8), {"interpolation": "linear", "normalize_first": True}),
+    "raw_nan": (with_value(raw(2, 3, 4), (0, 1, 2), float("nan")), (6, 8), {}),
+    "raw_infinite": (
+        with_value(raw(2, 3, 4), (0, 1, 2), float("inf")),
+        (6, 8),
+        {"interpolation": "linear", "normalize_first": True},
+    ),
     "raw_bytes": (lambda device, dtype: (40 * raw(2, 4, 5)(device, dtype).abs()).to(torch.uint8), (9, 8), {}),
 }
 

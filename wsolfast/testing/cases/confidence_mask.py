@@ -2,7 +2,7 @@
 
 import torch
 
-from wsolfast.testing._tools import OpCase, seeded
+from wsolfast.testing._tools import OpCase, seeded, with_value
 
 
 def normal(*shape):
@@ -11,15 +11,6 @@ def normal(*shape):
 
 def filled(value, *shape):
     return lambda device, dtype: torch.full(shape, value, device=device, dtype=dtype)
-
-
-def one_odd(value):
-    def make(device, dtype):
-        maps = normal(3, 4, 5)(device, dtype)
-        maps[1, 2, 3] = value
-        return maps
-
-    return make
 
 
 def two_values(device, dtype):
@@ -50,8 +41,8 @@ MAPS = {
     "large_offset": lambda device, dtype: normal(2, 6, 4)(device, dtype) + 4096,
     "two_values": two_values,
     "spike": spike,
-    "one_nan": one_odd(torch.nan),
-    "one_infinity": one_odd(-torch.inf),
+    "one_nan": with_value(normal(3, 4, 5), (1, 2, 3), torch.nan),
+    "one_infinity": with_value(normal(3, 4, 5), (1, 2, 3), -torch.inf),
 }
 
 
