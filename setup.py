@@ -21,10 +21,10 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-ARCHITECTURES = ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90")
+ARCHITECTURES = ("arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
-# No contraction: CUDA kernels give the CPU kernels' bits. wsolfast.testing.cuda_builds compiles with these two lines.
-NVCC_FLAGS = "-std=c++20 -O3 --fmad=false --expt-relaxed-constexpr"
+# No contraction: CUDA kernels give the CPU kernels' bits. ptxas tells what they cost (wsolfast.testing.cuda_builds).
+NVCC_FLAGS = "-std=c++20 -O3 --fmad=false --expt-relaxed-constexpr -Xptxas=-v"
 WARNINGS = "-Wall -Wextra -Werror -Wno-unused-parameter"
 
 
@@ -93,11 +93,12 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
         lines += [
             "rule nvcc",
             f"  command = {nvcc} -MMD -MF $out.d {NVCC_FLAGS} -Xcompiler -fPIC,-fvisibility=hidden -lineinfo {gencode} "
-            f"-I{ROOT}/csrc {defines} {torch_include} -c $in -o $out",
+            f"-I{ROOT}/csrc {defines} {torch_include} -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}",
             "  depfile = $out.d",
             "  deps = gcc",
         ]
         objects += [compile_with("nvcc", source) for source in sorted((ROOT / "csrc/cuda").glob("*.cu"))]
+        objects += [compile_with("cxx", source) for source in sorted((ROOT / "csrc/cuda").glob("*.cpp"))]
         link_flags += f" -L{cuda_library_dir(nvcc)} -lcudart_static -lrt"
     outputs = [(ops_library, objects + engine, link_flags)]
     if numpy_module is not None:

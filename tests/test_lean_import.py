@@ -12,6 +12,24 @@ assert not torch.cuda.is_initialized()
 """
 
 
+# Commands that look and complain need none of what compiles networks.
+ENGINE = """
+import sys
+import wsolfast.engine.evaluate
+import wsolfast.engine.train
+heavy = [name for name in ("torch._dynamo", "sympy", "onnx", "matplotlib") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
 def test_import_needs_no_torchvision_no_triton_no_cuda_context():
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    run(PROBE)
+
+
+def test_the_engine_needs_no_compiler():
+    run(ENGINE)
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,63 +1,28 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
-#include <limits>
-
-#include "common/dispatch.h"
 #include "cuda/gaussian_prior_labels.cuh"
 #include "cuda/launch.h"
-#include "cuda/scratch.h"
 
-namespace {
+namespace wsolfast::cuda {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-constexpr const char* kOp = "gaussian_prior_labels";
-
-// [N, h, w] -> uint8 [N, height, width]
-Tensor gaussian_prior_labels_cuda(Tensor cam, int64_t height, int64_t width, double weight_low, double weight_high,
-                                  bool per_contour, double min_area, double covariance_scale, bool grid_max,
-                                  double object_cam, double object_gaussian, double background_cam,
-                                  double background_gaussian, bool empty_background) {
-  torch::stable::accelerator::DeviceGuard guard(cam.get_device());
-  WSOLFAST_CHECK(cam.dim() == 3, kOp, "expected maps [N, h, w]");
-  for (int64_t side : {cam.size(1), cam.size(2), height, width}) {
-    WSOLFAST_CHECK(side > 0 && side < std::numeric_limits<int32_t>::max() / 4, kOp, "a side of ", side, " pixels");
-  }
-  const wsolfast::gaussian_prior::Rule rule{
-      weight_low,      weight_high,    per_contour,         min_area,        covariance_scale, grid_max, object_cam,
-      object_gaussian, background_cam, background_gaussian, empty_background};
-  const Tensor maps = torch::stable::contiguous(cam);
-  const int64_t count = maps.size(0), h = maps.size(1), w = maps.size(2);
-  Tensor labels = torch::stable::new_empty(maps, {count, height, width}, ScalarType::Byte);
-  if (count == 0) return labels;
-  Tensor scaled = torch::stable::new_empty(maps, {count, h, w}, ScalarType::Double);
-  const wsolfast::cuda::ResizeShape shape{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height),
-                                          static_cast<int>(width)};
-  const wsolfast::cuda::Launcher launch(kOp, maps.get_device());
-  wsolfast::dispatch_float_double(maps.scalar_type(), kOp, [&](auto zero) {
-    const auto* cams = maps.const_data_ptr<decltype(zero)>();
-    auto* scratch = scaled.mutable_data_ptr<double>();
-    auto* out = labels.mutable_data_ptr<uint8_t>();
-    if (rule.per_contour && rule.uses_gaussians()) {
-      const Tensor overflows = torch::stable::new_zeros(maps, {1}, ScalarType::Int);
-      wsolfast::cuda::label_by_contours(
-          launch, wsolfast::cuda::Scratch(maps),
-          {wsolfast::cuda::attribute_of(maps.get_device(), cudaDevAttrMultiProcessorCount)}, cams, count, shape, rule,
-          overflows.mutable_data_ptr<int32_t>(), scratch, out);
-    } else {
-      Tensor axis_sums = torch::stable::new_empty(maps, {h + w, 3}, ScalarType::Double);
-      wsolfast::cuda::label_by_maps(launch, cams, count, shape, rule, axis_sums.mutable_data_ptr<double>(), scratch,
-                                    out);
-    }
-  });
-  return labels;
+template <typename T>
+void label_by_maps(const Target& target, const T* cams, int64_t count, const ResizeShape& shape,
+                   const gaussian_prior::Rule& rule, double* axis_sums, double* scaled, uint8_t* labels) {
+  label_by_maps(Launcher(target), cams, count, shape, rule, axis_sums, scaled, labels);
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) {
-  m.impl("gaussian_prior_labels", TORCH_BOX(&gaussian_prior_labels_cuda));
+template <typename T>
+void label_by_contours(const Target& target, const Allocate& allocate, const T* cams, int64_t count,
+                       const ResizeShape& shape, const gaussian_prior::Rule& rule, int32_t* overflows, double* scaled,
+                       uint8_t* labels) {
+  const ContourLimits limits{attribute_of(target.device, cudaDevAttrMultiProcessorCount)};
+  label_by_contours(Launcher(target), allocate, limits, cams, count, shape, rule, overflows, scaled, labels);
 }
+
+#define WSOLFAST_LABELS_OF(T)                                                                                    \
+  template void label_by_maps(const Target&, const T*, int64_t, const ResizeShape&, const gaussian_prior::Rule&, \
+                              double*, double*, uint8_t*);                                                       \
+  template void label_by_contours(const Target&, const Allocate&, const T*, int64_t, const ResizeShape&,         \
+                                  const gaussian_prior::Rule&, int32_t*, double*, uint8_t*);
+WSOLFAST_LABELS_OF(float)
+WSOLFAST_LABELS_OF(double)
+
+}  // namespace wsolfast::cuda

@@ -1,4 +1,4 @@
-// How the ops start kernels: on PyTorch's current stream, with as much dynamic shared memory as they ask for.
+// How kernels are started: on PyTorch's current stream, with as much dynamic shared memory as they ask for.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,12 +8,13 @@
 
 #include "common/check.h"
 #include "common/stream.h"
+#include "cuda/kernels.h"
 
 namespace wsolfast::cuda {
 
 class Launcher {
  public:
-  Launcher(const char* op, int32_t device) : op_(op), stream_(current_stream(device)) {}
+  explicit Launcher(const Target& target) : op_(target.op), stream_(current_stream(target.device)) {}
 
   template <typename... Parameters, typename... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t grid, int block, size_t shared_bytes,
@@ -34,5 +35,13 @@ class Launcher {
   const char* op_;
   cudaStream_t stream_;
 };
+
+// A number that every device has.
+inline int attribute_of(int32_t device, cudaDeviceAttr attribute) {
+  int value = 0;
+  cudaDeviceGetAttribute(&value, attribute, device);
+  WSOLFAST_CHECK(value > 0, "attribute_of", "device ", device, " does not tell its limits");
+  return value;
+}
 
 }  // namespace wsolfast::cuda

@@ -1,33 +1,14 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include "common/dispatch.h"
 #include "cuda/launch.h"
 #include "cuda/min_max_normalize.cuh"
 
-namespace {
+namespace wsolfast::cuda {
 
-using torch::stable::Tensor;
-
-constexpr const char* kOp = "min_max_normalize";
-
-Tensor min_max_normalize_cuda(Tensor maps, double eps) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
-  const Tensor input = torch::stable::contiguous(maps);
-  Tensor output = torch::stable::empty_like(input);
-  if (input.numel() == 0) return output;
-  const int64_t size = input.size(-1) * input.size(-2);
-  const wsolfast::cuda::Launcher launch(kOp, input.get_device());
-  wsolfast::dispatch_float_double(input.scalar_type(), kOp, [&](auto zero) {
-    using T = decltype(zero);
-    wsolfast::cuda::min_max_normalize(launch, input.const_data_ptr<T>(), input.numel() / size, size,
-                                      static_cast<T>(eps), output.mutable_data_ptr<T>());
-  });
-  return output;
+template <typename T>
+void min_max_normalize(const Target& target, const T* maps, int64_t count, int64_t size, T eps, T* out) {
+  min_max_normalize(Launcher(target), maps, count, size, eps, out);
 }
 
-}  // namespace
+template void min_max_normalize(const Target&, const float*, int64_t, int64_t, float, float*);
+template void min_max_normalize(const Target&, const double*, int64_t, int64_t, double, double*);
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("min_max_normalize", TORCH_BOX(&min_max_normalize_cuda)); }
+}  // namespace wsolfast::cuda

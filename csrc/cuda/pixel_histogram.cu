@@ -1,35 +1,16 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include "cuda/launch.h"
 #include "cuda/pixel_histogram.cuh"
-#include "cuda/score_maps.h"
 
-namespace {
+namespace wsolfast::cuda {
 
-using torch::stable::Tensor;
-using namespace wsolfast::cuda;
-
-constexpr const char* kOp = "pixel_histogram";
-
-// [N, H, W], [N, H, W], [B + 1] -> [2, B]
-Tensor pixel_histogram_cuda(Tensor maps, Tensor masks, Tensor edges) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
-  const Tensor input = torch::stable::contiguous(maps), kinds = torch::stable::contiguous(masks);
-  const Tensor bounds = torch::stable::contiguous(edges);
-  WSOLFAST_CHECK(kinds.numel() == input.numel() && bounds.numel() >= 2, kOp, "masks or edges do not fit the maps");
-  const int64_t bins = bounds.numel() - 1;
-  Tensor counts = torch::stable::new_zeros(input, {2, bins}, torch::headeronly::ScalarType::Long);
-  if (input.numel() == 0) return counts;
-  const Launcher launch(kOp, input.get_device());
-  with_pixels(input, kOp, [&](const auto* pixels) {
-    pixel_histogram(launch, pixels, kinds.const_data_ptr<uint8_t>(), input.numel(), bounds.const_data_ptr<double>(),
-                    bins, counts.mutable_data_ptr<int64_t>());
-  });
-  return counts;
+template <typename Pixel>
+void pixel_histogram(const Target& target, const Pixel* scores, const uint8_t* masks, int64_t pixels,
+                     const double* edges, int64_t bins, int64_t* counts) {
+  pixel_histogram(Launcher(target), scores, masks, pixels, edges, bins, counts);
 }
 
-}  // namespace
+template void pixel_histogram(const Target&, const uint8_t*, const uint8_t*, int64_t, const double*, int64_t, int64_t*);
+template void pixel_histogram(const Target&, const float*, const uint8_t*, int64_t, const double*, int64_t, int64_t*);
+template void pixel_histogram(const Target&, const double*, const uint8_t*, int64_t, const double*, int64_t, int64_t*);
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("pixel_histogram", TORCH_BOX(&pixel_histogram_cuda)); }
+}  // namespace wsolfast::cuda

@@ -1,4 +1,4 @@
-"""nvcc compiles every kernel for sm_80 and sm_90 without spills, within what a CTA may have, and fuses no product."""
+"""Every kernel compiled for sm_80 and sm_90 spills nothing, is within what a CTA may have, and fuses no product."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from wsolfast.testing import cuda_builds
 from wsolfast.testing.kernel_builds import ARCHITECTURES
 
-pytestmark = pytest.mark.skipif(cuda_builds.nvcc() is None, reason="nvcc is not installed")
+pytestmark = pytest.mark.skipif(cuda_builds.missing() is not None, reason=str(cuda_builds.missing()))
 REGISTERS_OF_AN_SM = 65_536
 DECLARED_SHARED_MEMORY = 48 * 1024
 FUSED = re.compile(r"fma\.|(?:mul|add|sub)\.(?:f32|f64)$")
@@ -18,7 +18,7 @@ FLOATING = re.compile(r"\.b?f(?:16|32|64)")
 
 @pytest.fixture(scope="module")
 def rows():
-    return cuda_builds.compile_all()
+    return cuda_builds.all_resources()
 
 
 def test_every_file_has_kernels_on_every_architecture(rows):
@@ -43,17 +43,17 @@ def test_a_cta_fits_its_registers_and_declared_shared_memory(rows):
 def test_no_product_is_contracted(rows):
     """Results are the CPU kernels' bits, so every product is rounded before it is added to. ptxas may still fuse what
     does not name its rounding."""
-    assert "--fmad=false" in cuda_builds.setup_constant("NVCC_FLAGS").split()
+    assert "--fmad=false" in cuda_builds.nvcc_command().split()
     for source in cuda_builds.sources():
-        found = cuda_builds.instructions(source, 90)
+        found = cuda_builds.instructions_of(source)
         assert not [name for name in found if FUSED.match(name)], source.name
-    assert cuda_builds.instructions(cuda_builds.ROOT / "csrc/cuda/normalize_score_map.cu", 90)["mul.rn.f64"] > 0
+    assert cuda_builds.instructions_of(cuda_builds.ROOT / "csrc/cuda/normalize_score_map.cu")["mul.rn.f64"] > 0
 
 
 def test_atomics_are_of_integers(rows):
     """Sums of floating-point numbers have one order."""
     for source in cuda_builds.sources():
-        atomics = [name for name in cuda_builds.instructions(source, 90) if name.startswith(("atom.", "red."))]
+        atomics = [name for name in cuda_builds.instructions_of(source) if name.startswith(("atom.", "red."))]
         assert not [name for name in atomics if FLOATING.search(name)], source.name
 
 
@@ -67,7 +67,7 @@ def test_the_gate_sees_contractions_and_atomics_of_floats(tmp_path):
         }
         """
     )
-    found = cuda_builds.instructions(source, 90)
+    found = cuda_builds.instructions_of(source, cuda_builds.compile_source(source, tmp_path))
     assert {name for name in found if FUSED.match(name)} == {"fma.rn.f32"}
     atomics = [name for name in found if name.startswith(("atom.", "red."))]
     assert len(atomics) == 2
@@ -95,14 +95,15 @@ def test_the_gate_sees_spills(tmp_path):
         }
         """
     )
-    (row,) = cuda_builds.compile_source(source, 90)
-    assert row.kernel == "greedy"
-    assert row.warps == 32
-    assert row.spilled_bytes > 0
+    rows = cuda_builds.resources_of(source, cuda_builds.compile_source(source, tmp_path))
+    assert [(row.kernel, row.arch) for row in rows] == [("greedy", arch) for arch in ARCHITECTURES]
+    for row in rows:
+        assert row.warps == 32
+        assert row.spilled_bytes > 0
 
 
 def test_a_source_that_does_not_compile_is_an_error(tmp_path):
     source = tmp_path / "broken.cu"
     source.write_text("__global__ void broken() { not_there(); }\n")
     with pytest.raises(RuntimeError, match=r"nvcc rejected broken\.cu"):
-        cuda_builds.compile_source(source, 90)
+        cuda_builds.compile_source(source, tmp_path)

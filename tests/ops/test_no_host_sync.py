@@ -93,5 +93,5 @@ def test_only_the_list_of_all_boxes_waits_for_the_device():
     waiting = re.compile(r"cuda\w*(?:Synchronize|Memcpy|Malloc|Memset)\w*")
     found = {path.name: set(waiting.findall(path.read_text())) for path in sorted((CSRC / "cuda").iterdir())}
     assert {name: calls for name, calls in found.items() if calls} == {
-        "score_map_boxes.cu": {"cudaMemcpyAsync", "cudaMemcpyDeviceToHost", "cudaStreamSynchronize"}
+        "box_pipeline.cu": {"cudaMemcpyAsync", "cudaMemcpyDeviceToHost", "cudaStreamSynchronize"}
     }

@@ -1,23 +1,25 @@
-"""Compiles the kernels of csrc/cuda for GPUs that are not there, and reads what they cost from ptxas.
+"""What the compiled kernels of csrc/cuda cost, for GPUs that need not be there.
 
-Needs nvcc and a checkout; nothing is loaded or run. ``python -m wsolfast.testing.kernel_builds`` prints the table.
+Reads what setup.py's build left: ptxas' report of every source and the PTX in its object. Needs nvcc and a checkout;
+nothing is loaded or run. ``python -m wsolfast.testing.kernel_builds`` prints the table.
 """
 
-import ast
 import os
 import re
 import shutil
 import subprocess
-import tempfile
+import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from wsolfast.testing.kernel_builds import ARCHITECTURES, KernelResources
+from wsolfast.testing.kernel_builds import ARCHITECTURES, KernelResources, cuobjdump
 
 ROOT = Path(__file__).parents[2]
+# As setup.py has it.
+BUILD = ROOT / "build" / str(sysconfig.get_config_var("SOABI"))
 _PTXAS = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)' for 'sm_(?P<arch>\d+)'(?P<functions>.*?)"
     r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
@@ -28,10 +30,12 @@ _INSTRUCTION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][a-z0-9_]*(?:\.[a-z0-9_:]+
 _ENTRY = re.compile(r"\.entry (?P<symbol>\w+)\(.*?\.maxntid (?P<threads>\d+)", re.DOTALL)
 
 
-def nvcc() -> str | None:
-    """The compiler that setup.py would take, or None."""
+def missing() -> str | None:
+    """Why there is nothing to read here, or None."""
     home = os.environ.get("CUDA_HOME")
-    return shutil.which(str(Path(home, "bin", "nvcc"))) if home else shutil.which("nvcc")
+    if shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc") is None:
+        return "nvcc was not found: put it on PATH or set CUDA_HOME"
+    return None if _rule() else "csrc/ was not compiled with nvcc in this checkout: run pip install -e ."
 
 
 def sources() -> list[Path]:
@@ -39,18 +43,34 @@ def sources() -> list[Path]:
     return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 
-def compile_source(source: Path, arch: int) -> list[KernelResources]:
-    """Resources of every kernel in a ``.cu``, compiled for ``sm_<arch>`` with setup.py's flags.
+def nvcc_command() -> str:
+    """The command by which setup.py has a source ``$in`` compiled to ``$out``.
+
+    Raises:
+        RuntimeError: there is none; see :func:`missing`.
+    """
+    command = _rule()
+    if command is None:
+        raise RuntimeError(f"cuda_builds: {missing()}")
+    return command
+
+
+def resources_of(source: Path, built: Path | None = None) -> list[KernelResources]:
+    """What every kernel in a ``.cu`` takes on every architecture.
 
     ``shared_bytes`` is what kernels declare; the box kernels ask for more at launch, as much as the device has.
     Spilled bytes are those stored plus those loaded, by the kernel and the functions it calls. Nothing here means to
     use tensor cores.
 
+    Args:
+        source: one of :func:`sources`, or any other with ``built``.
+        built: the object of a source that is none of setup.py's; see :func:`compile_source`.
+
     Raises:
-        RuntimeError: without nvcc, or when it rejects the source.
+        RuntimeError: the source does not compile, or see :func:`missing`.
     """
-    log, ptx = _compile(source, arch)
-    threads = {entry["symbol"]: int(entry["threads"]) for entry in _ENTRY.finditer(ptx)}
+    built = built or _object_of(source)
+    threads = {entry["symbol"]: int(entry["threads"]) for entry in _ENTRY.finditer(_ptx(built))}
     rows = [
         KernelResources(
             build=f"csrc/cuda/{source.name}",
@@ -63,54 +83,68 @@ def compile_source(source: Path, arch: int) -> list[KernelResources]:
             tensor_core_instructions=0,
             tensor_cores_meant=False,
         )
-        for kernel in _PTXAS.finditer(log)
+        for kernel in _PTXAS.finditer(_log_of(built).read_text())
     ]
-    if len(rows) != len(threads):
-        raise RuntimeError(f"cuda_builds: {source.name} has {len(threads)} kernels, ptxas told of {len(rows)}")
-    return sorted(rows, key=lambda row: row.kernel)
+    if len(rows) != len(threads) * len(ARCHITECTURES):
+        raise RuntimeError(
+            f"cuda_builds: {source.name} has {len(threads)} kernels for {len(ARCHITECTURES)} architectures, "
+            f"ptxas told of {len(rows)}"
+        )
+    return sorted(rows, key=lambda row: (row.arch, row.kernel))
 
 
-def instructions(source: Path, arch: int) -> Counter[str]:
-    """How often each PTX instruction stands in what nvcc makes of a ``.cu``, e.g. ``{"fma.rn.f64": 3}``."""
-    return Counter(_INSTRUCTION.findall(_compile(source, arch)[1]))
+def instructions_of(source: Path, built: Path | None = None) -> Counter[str]:
+    """How often each instruction stands in a source's PTX, e.g. ``{"fma.rn.f64": 3}``; arguments as above."""
+    return Counter(_INSTRUCTION.findall(_ptx(built or _object_of(source))))
 
 
-def setup_constant(name: str) -> str:
-    """A constant of setup.py, which cannot be imported without building."""
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return ast.literal_eval(node.value)
-    raise LookupError(f"cuda_builds: setup.py has no {name}")
+def compile_source(source: Path, folder: Path) -> Path:
+    """Compile a ``.cu`` as setup.py would into ``folder`` and return its object.
+
+    Raises:
+        RuntimeError: nvcc rejects it, or see :func:`missing`.
+    """
+    built = folder / f"{source.name}.o"
+    command = nvcc_command().replace("$in", str(source)).replace("$out", str(built))
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"cuda_builds: nvcc rejected {source.name}:\n{done.stdout}{done.stderr}")
+    return built
+
+
+def all_resources(
+    names: Sequence[str] | None = None, architectures: Sequence[int] = ARCHITECTURES
+) -> list[KernelResources]:
+    """What every kernel of csrc/cuda takes whose file name contains one of ``names``."""
+    chosen = [source for source in sources() if not names or any(name in source.name for name in names)]
+    return [row for source in chosen for row in resources_of(source) if row.arch in architectures]
+
+
+def _rule() -> str | None:
+    script = BUILD / "build.ninja"
+    found = re.search(r"rule nvcc\n  command = (.*)\n", script.read_text()) if script.is_file() else None
+    return found[1] if found else None
 
 
 @cache
-def _compile(source: Path, arch: int) -> tuple[str, str]:
-    """What ptxas told of a source, and the PTX."""
-    compiler = nvcc()
-    if compiler is None:
-        raise RuntimeError("cuda_builds: nvcc was not found: put it on PATH or set CUDA_HOME")
-    import torch
-
-    include = Path(torch.__file__).parent / "include"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [compiler, "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "--keep", f"--keep-dir={folder}"]
-        command += [*setup_constant("NVCC_FLAGS").split(), "-DUSE_CUDA", setup_constant("STABLE_ABI")]
-        command += [f"-I{ROOT / 'csrc'}", f"-isystem={include}"]
-        command += [f"-isystem={include / 'torch/csrc/api/include'}", str(source), "-o", str(Path(folder, "out.cubin"))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        if done.returncode:
-            raise RuntimeError(f"cuda_builds: nvcc rejected {source.name}:\n{done.stdout}{done.stderr}")
-        return done.stdout + done.stderr, "".join(path.read_text() for path in Path(folder).glob("*.ptx"))
+def _object_of(source: Path) -> Path:
+    """A source's object, brought up to date."""
+    nvcc_command()
+    built = BUILD / source.relative_to(ROOT).with_suffix(".cu.o")
+    command = [sys.executable, "-m", "ninja", "-f", str(BUILD / "build.ninja"), str(built)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"cuda_builds: {source.name} does not compile:\n{done.stdout}{done.stderr}")
+    return built
 
 
-def compile_all(
-    names: Sequence[str] | None = None, architectures: Sequence[int] = ARCHITECTURES
-) -> list[KernelResources]:
-    """Resources of every kernel of csrc/cuda whose file name contains one of ``names``."""
-    chosen = [source for source in sources() if not names or any(name in source.name for name in names)]
-    jobs = [(source, arch) for source in chosen for arch in architectures]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [row for rows in pool.map(lambda job: compile_source(*job), jobs) for row in rows]
+def _log_of(built: Path) -> Path:
+    return built.with_suffix(".o.log")
+
+
+@cache
+def _ptx(built: Path) -> str:
+    return subprocess.run([cuobjdump(), "--dump-ptx", built], capture_output=True, text=True, check=True).stdout
 
 
 def _shared_bytes(rest: str) -> int:

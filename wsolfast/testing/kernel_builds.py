@@ -145,11 +145,16 @@ def _resources(build: KernelBuild, compiled: Any, arch: int) -> KernelResources:
     )
 
 
-def _resource_usage(cubin: Path) -> str:
+def cuobjdump() -> Path:
+    """The tool that reads machine code; Triton brings it along."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    return subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True).stdout
+    return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def _resource_usage(cubin: Path) -> str:
+    command = [cuobjdump(), "--dump-resource-usage", cubin]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _compile_all(names: Sequence[str], architectures: Sequence[int]) -> list[KernelResources]:
@@ -179,10 +184,11 @@ def main(arguments: list[str] | None = None) -> None:
     architectures = options.arch or ARCHITECTURES
     rows = _compile_all(options.names, architectures)
     if not options.triton:
-        if cuda_builds.nvcc():
-            rows += cuda_builds.compile_all(options.names, architectures)
+        reason = cuda_builds.missing()
+        if reason is None:
+            rows += cuda_builds.all_resources(options.names, architectures)
         else:
-            sys.stderr.write("nvcc was not found: csrc/cuda is left out; put it on PATH or set CUDA_HOME\n")
+            sys.stderr.write(f"csrc/cuda is left out: {reason}\n")
     if options.names and not rows:
         parser.error(f"no build matches {options.names}")
     for row in rows:

@@ -31,9 +31,10 @@ Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tens
   Tensor hits = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), levels.numel()},
                                          torch::headeronly::ScalarType::Bool);
   if (hits.numel() == 0) return hits;
-  wsolfast::cuda::with_boxes(kOp, maps, thresholds, map_rule, rule, [&](auto& pipeline, const auto&) {
-    pipeline.find_hits(truths.const_data_ptr<double>(), begins.const_data_ptr<int64_t>(), truths.size(0),
-                       levels.const_data_ptr<double>(), levels.numel(), hits.mutable_data_ptr<bool>());
+  const wsolfast::cuda::Truths wanted{truths.const_data_ptr<double>(), begins.const_data_ptr<int64_t>(), truths.size(0),
+                                      levels.const_data_ptr<double>(), levels.numel()};
+  wsolfast::cuda::with_box_maps(kOp, maps, thresholds, map_rule, rule, [&](const auto&... problem) {
+    wsolfast::cuda::find_hits(problem..., wanted, hits.mutable_data_ptr<bool>());
   });
   return hits;
 }

@@ -24,9 +24,9 @@ Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t>
       wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
   Tensor boxes = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), 4}, ScalarType::Long);
   if (boxes.numel() == 0) return boxes;
-  wsolfast::cuda::with_boxes(kOp, maps, thresholds, map_rule, rule, [&](auto& pipeline, const auto&) {
-    pipeline.choose_boxes(reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>()));
-  });
+  auto* out = reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>());
+  wsolfast::cuda::with_box_maps(kOp, maps, thresholds, map_rule, rule,
+                                [&](const auto&... problem) { wsolfast::cuda::choose_boxes(problem..., out); });
   return boxes;
 }
 
@@ -48,16 +48,12 @@ std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor threshol
             torch::stable::new_zeros(maps, {1}, ScalarType::Long)};
   }
   Tensor offsets = torch::stable::new_empty(maps, {count + 1}, ScalarType::Long), boxes;
-  wsolfast::cuda::with_boxes(kOp, maps, thresholds, map_rule, rule, [&](auto& pipeline, const auto& launch) {
-    int64_t* offset = offsets.mutable_data_ptr<int64_t>();
-    const int64_t* contours_on_device = pipeline.count_contours(offset);
-    int64_t contours = 0, total = 0;
-    cudaMemcpyAsync(&contours, contours_on_device, sizeof(int64_t), cudaMemcpyDeviceToHost, launch.stream());
-    cudaMemcpyAsync(&total, offset + count, sizeof(int64_t), cudaMemcpyDeviceToHost, launch.stream());
-    const cudaError_t error = cudaStreamSynchronize(launch.stream());
-    WSOLFAST_CHECK(error == cudaSuccess, kOp, cudaGetErrorString(error));
+  const auto room_for = [&](int64_t total) {
     boxes = torch::stable::new_empty(maps, {total, 4}, ScalarType::Long);
-    pipeline.list_contours(contours, offset, reinterpret_cast<Box*>(boxes.template mutable_data_ptr<int64_t>()));
+    return reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>());
+  };
+  wsolfast::cuda::with_box_maps(kOp, maps, thresholds, map_rule, rule, [&](const auto&... problem) {
+    wsolfast::cuda::list_boxes(problem..., offsets.mutable_data_ptr<int64_t>(), room_for);
   });
   return {boxes, offsets};
 }
