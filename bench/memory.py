@@ -41,6 +41,12 @@ workers = 1
 WARM = 0.2
 
 
+def render(root: Path, images: int, size: int) -> None:
+    """Write the tree, as far as it is not there."""
+    options = {"images": images, "train_images": 32, "classes": 32, "size": size, "world": 0}
+    data.synth_imagenet(root, **options, task=Progress(quiet=True).task)
+
+
 class Watched(Progress):
     """Says nothing, and notes the process's resident memory after every step of every task."""
 
@@ -80,8 +86,7 @@ def main() -> None:
     parser.add_argument("--view", type=int, default=144, help="side of what the network sees, eight times that of maps")
     given = parser.parse_args()
     root = given.out / "tree"
-    options = {"images": given.images, "train_images": 32, "classes": 32, "size": given.size, "world": 0}
-    data.synth_imagenet(root, **options, task=Progress(quiet=True).task)
+    render(root, given.images, given.size)
     recipe = parse_recipe(RECIPE.format(root=root, view=given.view), "memory")
     watched = Watched()
     results = evaluate(RunFolder.create(given.out / "run", recipe, exist_ok=True), progress=watched)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsolfast import ops
+from wsolfast.bench.memory import render
 
 # What is freed goes back to the kernel at once, so that resident memory is what is held. As it is run otherwise, the
 # process keeps what it has had (engine/allocator.py) and grows in steps to the largest it ever needs.
@@ -19,7 +20,9 @@ BENCH = Path(__file__).parents[2] / "bench" / "memory.py"
 @pytest.mark.slow
 @pytest.mark.skipif(ops.extension_status() is not None, reason="minutes of boxes by the references")
 def test_memory_stays_as_it_was_after_the_first_thousand_of_five_thousand_images(tmp_path):
-    command = [sys.executable, str(BENCH), str(tmp_path), "--images", "5000", "--size", "48"]
+    # Here, where memory is kept: rendering makes thousands of small arrays.
+    render(tmp_path / "tree", images=5000, size=48)
+    command = [sys.executable, str(BENCH), str(tmp_path), "--images", "5000", "--size", "48", "--view", "64"]
     subprocess.run(command, check=True, env=os.environ | GIVE_BACK | {"OMP_NUM_THREADS": "1"})
     found = json.loads((tmp_path / "memory.json").read_text())
     assert found["images"] == 5000

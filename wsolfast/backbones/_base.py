@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -305,13 +306,31 @@ def _measure(architecture: Architecture) -> tuple[StageInfo, ...]:
     net = architecture.net.eval()
     x = torch.empty(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     stages = []
-    for path, stage in steps(net, architecture.taps):
-        x = net.get_submodule(path)(x)
-        if stage is not None:
-            # Unpadded layers shave pixels off, so the ratio of sizes is only near the stride.
-            stages.append(StageInfo(stage, x.shape[1], 2 ** round(math.log2(_PROBE_SIZE / x.shape[3]))))
+    with _without_batch_norms(net):
+        for path, stage in steps(net, architecture.taps):
+            x = net.get_submodule(path)(x)
+            if stage is not None:
+                # Unpadded layers shave pixels off, so the ratio of sizes is only near the stride.
+                stages.append(StageInfo(stage, x.shape[1], 2 ** round(math.log2(_PROBE_SIZE / x.shape[3]))))
     net.train()
     return tuple(stages)
+
+
+@contextmanager
+def _without_batch_norms(net: nn.Module) -> Iterator[None]:
+    """Batch norms change no shape, and their meta kernels would import torch's compiler, which takes seconds."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.forward = _unchanged
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def remove_strides(module: nn.Module) -> None:

@@ -130,7 +130,9 @@ def synth_imagenet(
     classes: Annotated[int, typer.Option(min=2, max=32, help="Classes.")] = 32,
     size: Annotated[int, typer.Option(min=32, help="Side of the images in pixels.")] = 96,
     seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; if not given two for images of 200 pixels or more, else one.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write rendered images in ImageNet's layout (JPEG, XML boxes, lists), to try large runs without ImageNet.

@@ -271,7 +271,7 @@ def synth_imagenet(
         size: side of the square images, at least 32 px.
         world: seed of the images.
         task: makes a progress display from a title and a number of images.
-        workers: threads; by the number of cores unless told.
+        workers: threads; unless told two for images of 200 px or more, else one.
 
     Returns:
         TreeSummary: how much is there, and how much of it is new.

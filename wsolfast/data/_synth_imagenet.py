@@ -18,6 +18,8 @@ from wsolfast.data.ilsvrc import read_xml
 # Names the images are stored under; also what tells a tree of ours from somebody's ImageNet.
 SETTINGS = "synth-imagenet.json"
 _VERSION = 1
+# Smaller images are many short calls of NumPy, between which threads only wait for each other.
+_LARGE = 200
 _VALIDATION = "ILSVRC2012_val_{:08d}"
 
 
@@ -58,6 +60,7 @@ def write_tree(
             splits[split] = synthetic.open_source(
                 None, split, num_classes=classes, size=size, num_train=count, num_test=count, world=world
             )
+    workers = workers or (2 if size >= _LARGE else 1)
     jobs = [partial(_write_image, root, source, split, i) for split, source in splits.items() for i in _range(source)]
     with task("render", len(jobs)) as advance, ThreadPoolExecutor(workers) as pool:
         written = sum(pool.map(lambda job: _counted(job, advance), jobs))
