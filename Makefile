@@ -11,7 +11,7 @@ SOURCES := $(shell find csrc -type f 2>/dev/null)
 .PHONY: demo test tests lint format coverage clean gpu-check help
 
 help:
-	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html"
+	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html; DEMO=... for its options"
 	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make tests   the tests only, or TESTS=... of them, in a process for each core, at most eight"
@@ -21,7 +21,7 @@ help:
 	@echo "make clean   remove what was built (keeps runs/)"
 
 demo: $(VENV)/.installed
-	$(BIN)/wsolfast demo
+	$(BIN)/wsolfast demo $(DEMO)
 
 test: lint tests
 

@@ -135,7 +135,9 @@ class NinjaBuildExt(build_ext):
         numpy_module = package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX"))
         with_numpy = os.environ.get("WSOLFAST_NUMPY") != "0"
         script = write_ninja(build_dir, package / "_C.so", numpy_module if with_numpy else None)
-        if subprocess.run([sys.executable, "-m", "ninja", "-f", str(script)], check=False).returncode:
+        # More jobs than cores would only keep the longest source back.
+        command = [sys.executable, "-m", "ninja", "-f", str(script), "-j", str(os.cpu_count())]
+        if subprocess.run(command, check=False).returncode:
             raise SystemExit("compiling csrc/ failed: see the compiler's message above")
 
     def get_outputs(self):

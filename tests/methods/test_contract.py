@@ -180,7 +180,7 @@ def learn(net, stage, exported):
     train = data.open_dataset("synthetic", None, "train_weaksup", train=True, **SET)
     collate = artefacts.Collate(exported, net.mask_maker())
     optimizer = build_optimizer(net, stage.optim, "stage.optim")
-    epochs = 12
+    epochs = 7
     for epoch in range(epochs):
         train.set_epoch(epoch)
         net.train()
