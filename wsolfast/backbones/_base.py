@@ -321,12 +321,12 @@ def _without_batch_norms(net: nn.Module) -> Iterator[None]:
     """Batch norms change no shape, and their meta kernels would import torch's compiler, which takes seconds."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
-        norm.forward = _unchanged
+        vars(norm)["forward"] = _unchanged
     try:
         yield
     finally:
         for norm in norms:
-            del norm.forward
+            del vars(norm)["forward"]
 
 
 def _unchanged(x: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def cuobjdump() -> Path:
 
 
 def _resource_usage(cubin: Path) -> str:
-    command = [cuobjdump(), "--dump-resource-usage", cubin]
+    command = [str(cuobjdump()), "--dump-resource-usage", str(cubin)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
