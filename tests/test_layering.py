@@ -93,6 +93,13 @@ def test_native_includes_stay_inside_the_table(path):
                 assert header.split("/")[0] in NATIVE[room], f"{path}: {room} may not include {header}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "csrc" / "cuda").glob("*.cu*")), ids=lambda p: p.name)
+def test_kernels_know_no_tensors(path):
+    """nvcc reads torch's headers once for every architecture: longer than it compiles most kernels."""
+    assert "<torch/" not in path.read_text()
+    assert '"cuda/scratch.h"' not in path.read_text()
+
+
 def test_benches_are_imported_inside_their_commands():
     """Or help would wait for torch."""
     path = ROOT / "wsolfast" / "cli" / "bench.py"
