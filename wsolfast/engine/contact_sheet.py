@@ -53,7 +53,7 @@ def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[
             else:
                 notes.append(f"{record.evaluation} holds no per-image table, so it has no contact sheet.")
     for file, picture in drawn.items():
-        write_bytes(file, lambda stream, picture=picture: picture.save(stream, format="PNG", optimize=True))
+        write_bytes(file, lambda stream, picture=picture: picture.save(stream, format="PNG"))
     return list(drawn), notes
 
 
