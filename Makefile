@@ -7,6 +7,13 @@ NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
 # A process needs 2 GB. A file of tests stays in one, whose fixtures it shares.
 PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find csrc -type f 2>/dev/null)
+define REQUIREMENTS
+import tomllib
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']
+extras = ('train', 'eval', 'fast', 'parquet', 'export', 'interop', 'dev')
+print(*project['dependencies'], *sum((project['optional-dependencies'][name] for name in extras), []), sep='\n')
+endef
+export REQUIREMENTS
 
 .PHONY: demo test tests lint format coverage clean gpu-check help
 
@@ -67,8 +74,18 @@ $(VENV)/.torch: constraints.txt
 	$(PIP) install --quiet -c constraints.txt setuptools ninja pybind11
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(SOURCES)
+# With make -j2 packages are fetched while the kernels are compiled.
+$(VENV)/.packages: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -c "$$REQUIREMENTS" > $(VENV)/requirements.txt
+	$(PIP) install --quiet -c constraints.txt -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.torch setup.py $(SOURCES)
 	@test "$$WSOLFAST_EXT" = 0 || command -v $${CXX:-g++} >/dev/null || \
 	  { echo "make: no C++ compiler; install g++, or use the PyTorch references: WSOLFAST_EXT=0 make $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[train,eval,fast,parquet,export,interop,dev]'
+	@test "$$WSOLFAST_EXT" = 0 || $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.packages $(VENV)/.compiled
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -75,8 +75,10 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
         f"  command = {cxx} -MMD -MF $out.d {common} {defines} {torch_include} -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
+        "  description = $in",
         "rule link",
         f"  command = {cxx} -shared $in -o $out $flags",
+        "  description = $out",
     ]
     link_flags = f"-L{torch_dir}/lib -ltorch_cpu -lc10 -lpthread -ldl"
     if nvcc:
@@ -87,6 +89,7 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
             f"-I{ROOT}/csrc {defines} {torch_include} -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}",
             "  depfile = $out.d",
             "  deps = gcc",
+            "  description = $in",
         ]
         link_flags += f" -L{cuda_library_dir(nvcc)} -lcudart_static -lrt"
     if numpy_module is not None:
@@ -98,6 +101,7 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
             f"-isystem {sysconfig.get_path('include')} -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
+            "  description = $in",
         ]
 
     def compile_with(rule: str, pattern: str) -> list[Path]:
