@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from wsolfast.recipe import RecipeError, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_path
+from wsolfast.recipe import RecipeError, as_measured, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_path
 
 SMALL = """
 [data]
@@ -55,11 +55,11 @@ def test_a_variant_is_the_recipe_with_its_settings():
     text = SMALL + '[[variant]]\nname = "mild"\nset = ["stage.model.cam_relu=true", "evaluate.post=scg"]\n'
     recipe = parse_recipe(text, "small", ["evaluate.variant=mild"])
     assert (recipe.stage[0].model, recipe.evaluate.post) == ({}, "none")
-    measured = recipe.as_measured()
+    measured = as_measured(recipe)
     assert (measured.stage[0].model, measured.evaluate.post) == ({"cam_relu": True}, "scg")
     assert (measured.name, measured.evaluate.variant) == ("small", "mild")
     plain = parse_recipe(text, "small")
-    assert plain.as_measured() is plain
+    assert as_measured(plain) is plain
 
 
 @pytest.mark.parametrize(

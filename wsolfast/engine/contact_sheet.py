@@ -18,7 +18,7 @@ from wsolfast.engine.run_folder import RunFolder, write_bytes
 from wsolfast.engine.run_records import RunRecord, read_evaluations
 from wsolfast.engine.training_charts import draw_training
 from wsolfast.metrics.functional import predicted_masks
-from wsolfast.recipe import Recipe, parse_recipe
+from wsolfast.recipe import Recipe, as_measured, parse_recipe
 
 
 def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[list[Path], list[str]]:
@@ -94,7 +94,7 @@ def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Ima
 def _recipe(run: RunRecord) -> Recipe:
     """The recipe that the evaluation followed."""
     recipe, results = parse_recipe(run.recipe_text, run.path.name), run.results
-    recipe = replace(recipe, evaluate=replace(recipe.evaluate, variant=results.get("variant", ""))).as_measured()
+    recipe = as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=results.get("variant", ""))))
     return replace(recipe, evaluate=replace(recipe.evaluate, post=results.get("post", recipe.evaluate.post)))
 
 

@@ -17,7 +17,7 @@ from wsolfast.engine.run_folder import RunFolder, describe_environment, now, wri
 from wsolfast.engine.stopwatch import describe, in_words
 from wsolfast.methods import method_of
 from wsolfast.metrics import METRICS_VERSION
-from wsolfast.recipe import Recipe
+from wsolfast.recipe import Recipe, as_measured
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
         RecipeError: if a setting cannot be meant, the protocol's name for instance.
         Interrupted: a signal asked for a stop; what is done is kept.
     """
-    recipe = (recipe or run.recipe).as_measured()
+    recipe = as_measured(recipe or run.recipe)
     progress = progress if progress and is_first() else Progress(quiet=True)
     protocol = eval_protocol(recipe)
     keep_freed_memory()
@@ -123,7 +123,7 @@ def evaluate_shard(
     Returns:
         What :func:`evaluate` returns, the same as without shards; None if other shards are still at work.
     """
-    changed, recipe = recipe, (recipe or run.recipe).as_measured()
+    changed, recipe = recipe, as_measured(recipe or run.recipe)
     told = progress if progress and is_first() else Progress(quiet=True)
     keep_freed_memory()
     alone = run.lock(f"shard-{shard.number}-of-{shard.count}")

@@ -13,7 +13,7 @@ from wsolfast.engine.run_folder import describe_environment, now, write_json, wr
 from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
 from wsolfast.engine.run_records import read_runs
 from wsolfast.engine.train import recipe_hash
-from wsolfast.recipe import Recipe, RecipeError, list_recipes, load_recipe
+from wsolfast.recipe import Recipe, RecipeError, as_measured, list_recipes, load_recipe
 
 COLUMNS = {
     "top1_cls": "Top-1 Cls",
@@ -200,7 +200,7 @@ def _numbers(outcome: Outcome) -> dict[str, float]:
             measured[f"{short}_transferred"] = results["transferred"][name]
     numbers = {key: measured[key] for key in COLUMNS if key in measured}
     (record,) = read_runs([outcome.job.path])
-    localizer = localizer_of(outcome.job.measured().as_measured()).stage.name
+    localizer = localizer_of(as_measured(outcome.job.measured())).stage.name
     speeds = [row["images_per_second"] for row in record.history if row.get("stage") == localizer]
     if speeds:
         numbers["train_images_per_second"] = median(speeds)

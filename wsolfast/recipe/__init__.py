@@ -1,0 +1,192 @@
+"""Recipes: TOML files that say what is trained on what, and where each value is from; read strictly, written whole."""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from wsolfast.recipe._checks import check
+from wsolfast.recipe._errors import RecipeError, nearest
+from wsolfast.recipe._specs import (
+    CHOICES,
+    BackboneSpec,
+    DataSpec,
+    EvaluateSpec,
+    OptimSpec,
+    Paper,
+    Recipe,
+    RuntimeSpec,
+    ScheduleSpec,
+    StageSpec,
+    VariantSpec,
+)
+from wsolfast.recipe._tables import read, write
+
+__all__ = [
+    "CHOICES",
+    "BackboneSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "OptimSpec",
+    "Paper",
+    "Recipe",
+    "RecipeError",
+    "RuntimeSpec",
+    "ScheduleSpec",
+    "StageSpec",
+    "VariantSpec",
+    "as_measured",
+    "dump_recipe",
+    "list_recipes",
+    "load_recipe",
+    "override_value",
+    "parse_recipe",
+    "recipe_path",
+]
+
+
+_FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package, sorted."""
+    return list(_recipes())
+
+
+@cache
+def _recipes() -> dict[str, Path]:
+    found = ((path.relative_to(_FOLDER).with_suffix("").as_posix(), path) for path in _FOLDER.rglob("*.toml"))
+    return dict(sorted(found))
+
+
+def recipe_path(name_or_path: str | Path) -> Path:
+    """The file behind a recipe's name, or the path itself if it is one.
+
+    Raises:
+        RecipeError: if there is neither; the message names the nearest recipe.
+    """
+    text = str(name_or_path)
+    if text in _recipes():
+        return _recipes()[text]
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if path.is_file():
+            return path
+        raise RecipeError(f"no recipe file at {path}")
+    raise RecipeError(f"no recipe named {text!r}; {nearest(text, list_recipes())}")
+
+
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by name or from a file and apply overrides.
+
+    Override values are TOML; what does not parse as TOML is taken as a string, so ``data.root=/data/cub`` needs no
+    quotes. ``stage.<name>.key`` reaches one stage; ``stage.key`` does where there is only one.
+
+    Args:
+        name_or_path: one of :func:`list_recipes`, or a ``.toml`` file.
+        overrides: ``key.sub=value`` each, applied in order.
+
+    Returns:
+        Recipe: with the defaults of everything that it does not say.
+
+    Raises:
+        RecipeError: unknown key (with the nearest one), wrong type, or a file that is not TOML.
+    """
+    path = recipe_path(name_or_path)
+    name = path.relative_to(_FOLDER).with_suffix("").as_posix() if path.is_relative_to(_FOLDER) else path.stem
+    return parse_recipe(path.read_text(encoding="utf-8"), name, overrides)
+
+
+def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """:func:`load_recipe` on TOML text; ``name`` is used where the text has no ``name`` of its own.
+
+    Args:
+        text: of the recipe.
+        name: what errors call it.
+        overrides: as for :func:`load_recipe`.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name}: not valid TOML: {error}") from None
+    table.setdefault("name", name)
+    for override in overrides:
+        _apply_override(table, override)
+    recipe: Recipe = read(Recipe, table)
+    check(recipe)
+    _check_variants(recipe)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML, defaults included; :func:`parse_recipe` gives the same recipe back."""
+    return write(recipe)
+
+
+def as_measured(recipe: Recipe) -> Recipe:
+    """The recipe with the settings of ``evaluate.variant``; itself if that is empty."""
+    name = recipe.evaluate.variant
+    if not name:
+        return recipe
+    (chosen,) = (variant for variant in recipe.variant if variant.name == name)
+    plain = replace(recipe, variant=(), evaluate=replace(recipe.evaluate, variant=""))
+    measured = parse_recipe(dump_recipe(plain), recipe.name, chosen.set)
+    return replace(measured, evaluate=replace(measured.evaluate, variant=name))
+
+
+def _check_variants(recipe: Recipe) -> None:
+    names = [variant.name for variant in recipe.variant]
+    if recipe.evaluate.variant not in ("", *names):
+        raise RecipeError(f"evaluate.variant: no variant {recipe.evaluate.variant!r}; {nearest('', names)}")
+    if len(set(names)) < len(names):
+        raise RecipeError(f"variant.name: two variants are called {max(names, key=names.count)!r}")
+    for variant in recipe.variant:
+        if not re.fullmatch(r"\w[\w-]*", variant.name):
+            raise RecipeError(f"variant name {variant.name!r}: use letters, digits and dashes")
+        if not variant.set:
+            raise RecipeError(f"variant.{variant.name}.set: nothing differs; give key=value settings")
+        for setting in variant.set:
+            if not setting.startswith(("evaluate.", "stage.")) or setting.startswith("evaluate.variant"):
+                raise RecipeError(f"variant.{variant.name}.set: {setting!r}: only evaluate.* and stage.* can differ")
+        try:
+            as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=variant.name)))
+        except RecipeError as error:
+            raise RecipeError(f"variant.{variant.name}.set: {error}") from None
+
+
+def _apply_override(table: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    head, *rest = parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"override {override!r}: expected key=value, for instance data.root=/data/CUB_200_2011")
+    target = table
+    if head == "stage":
+        target, parts = _choose_stage(table, rest, override)
+    for part in parts[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise RecipeError(f"override {override!r}: {part!r} is a value, not a table")
+    target[parts[-1]] = override_value(text)
+
+
+def _choose_stage(table: dict, rest: list[str], override: str) -> tuple[dict, list[str]]:
+    stages = {stage.get("name"): stage for stage in table.get("stage", [])}
+    if len(rest) > 1 and rest[0] in stages:
+        return stages[rest[0]], rest[1:]
+    if rest and len(stages) == 1:
+        return next(iter(stages.values())), rest
+    raise RecipeError(f"override {override!r}: name the stage, stage.NAME.key=value; {nearest('', stages)}")
+
+
+def override_value(text: str) -> object:
+    """The value of an override: TOML, or the text as it is where it is none."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, (bool, int, float, str, list, dict)) else text

@@ -1,0 +1,66 @@
+"""What a recipe's values must satisfy beside their types."""
+
+import dataclasses
+import re
+
+from wsolfast.recipe._errors import RecipeError
+from wsolfast.recipe._specs import CHOICES, Recipe, ScheduleSpec, StageSpec
+
+_RESERVED = {f.name for f in dataclasses.fields(StageSpec)}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises a :class:`RecipeError` that names the key of a value out of range; variants are not looked at."""
+    names = [stage.name for stage in recipe.stage]
+    if not names:
+        raise RecipeError(f"recipe {recipe.name}: no [[stage]]")
+    for i, stage in enumerate(recipe.stage):
+        _check_stage(stage, names[:i])
+    for key in ("cache_gb", "device_cache_gb"):
+        gigabytes = getattr(recipe.runtime, key)
+        if gigabytes is not None and not gigabytes >= 0:
+            raise RecipeError(f"runtime.{key}: expected 0 or more, got {gigabytes}")
+    if recipe.data.rand_augment is not None and any(stage.uses for stage in recipe.stage):
+        raise RecipeError("data.rand_augment: moves pixels, which the maps of an earlier stage do not follow")
+    if recipe.data.decoder is not None:
+        _check_choice("data.decoder", recipe.data.decoder)
+    _check_choice("runtime.amp", recipe.runtime.amp)
+    _check_choice("evaluate.split", recipe.evaluate.split)
+    _check_choice("evaluate.post", recipe.evaluate.post)
+
+
+def _check_stage(stage: StageSpec, earlier: list[str]) -> None:
+    where = f"stage.{stage.name}"
+    if stage.name in _RESERVED or not re.fullmatch(r"\w[\w-]*", stage.name):
+        raise RecipeError(f"stage name {stage.name!r}: use letters, digits and dashes, and none of {sorted(_RESERVED)}")
+    if stage.name in earlier:
+        raise RecipeError(f"stage.name: two stages are called {stage.name!r}")
+    for batch_field, source in stage.uses.items():
+        if source not in earlier:
+            raise RecipeError(f"{where}.uses.{batch_field}: no earlier stage named {source!r}")
+    for key, value, least in (
+        ("epochs", stage.epochs, 0),
+        ("batch_size", stage.batch_size, 1),
+        ("accumulate", stage.accumulate, 1),
+        ("lr", stage.optim.lr, 0),
+    ):
+        if value < least:
+            raise RecipeError(f"{where}.{key}: must not be negative{' or zero' * least}")
+    _check_choice("stage.optim.name", stage.optim.name)
+    _check_choice("stage.schedule.name", stage.schedule.name)
+    _check_schedule(stage.schedule, f"{where}.schedule")
+
+
+def _check_schedule(schedule: ScheduleSpec, where: str) -> None:
+    if schedule.name == "exponential" and (isinstance(schedule.gamma, tuple) or schedule.milestones):
+        raise RecipeError(f"{where}: exponential takes one gamma and no milestones")
+    if isinstance(schedule.gamma, tuple) and len(schedule.gamma) != len(schedule.milestones):
+        raise RecipeError(
+            f"{where}.gamma: expected one number or {len(schedule.milestones)}, one per milestone, "
+            f"got {len(schedule.gamma)}"
+        )
+
+
+def _check_choice(key: str, value: str) -> None:
+    if value not in CHOICES[key]:
+        raise RecipeError(f"{key}: expected one of {', '.join(CHOICES[key])}, got {value!r}")

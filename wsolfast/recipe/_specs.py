@@ -1,0 +1,187 @@
+"""The tables of a recipe: every key with its type and default."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The published row that a recipe stands for. Percent; ``*_error`` is 100 minus the accuracy."""
+
+    title: str
+    venue: str
+    table: str = ""
+    note: str = ""
+    top1_cls: float | None = None
+    top5_cls: float | None = None
+    top1_loc: float | None = None
+    top5_loc: float | None = None
+    gt_known_loc: float | None = None
+    top1_cls_error: float | None = None
+    top5_cls_error: float | None = None
+    top1_loc_error: float | None = None
+    top5_loc_error: float | None = None
+    gt_known_loc_error: float | None = None
+    max_box_acc: float | None = None
+    max_box_acc_v2: float | None = None
+    px_ap: float | None = None
+
+    def numbers(self) -> dict[str, float]:
+        """The published values that are given, as accuracies in percent."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.default is None}
+        return {
+            name.removesuffix("_error"): round(100 - value, 4) if name.endswith("_error") else value
+            for name, value in given.items()
+            if value is not None
+        }
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """``[data]``: what :func:`wsolfast.data.open_dataset` is asked for."""
+
+    name: str
+    root: str | None = None  # given on the command line: data.root=DIR
+    resize: int | tuple[int, int] | None = (
+        None  # one side or [height, width] that images are warped to; their own if absent
+    )
+    keep_aspect: bool = False  # in training, resize is the shorter side instead of a warp
+    crop: int | None = None  # side of the random training crop
+    crop_area: tuple[float, float] | None = None  # least and most share of the area that training crops are taken from
+    rand_augment: tuple[int, int] | None = None  # in training: number and magnitude (0 to 30) of distortions
+    skip_bad: bool = False
+    decoder: str | None = None  # who decodes JPEG: "auto" if absent; "fast" is inexact; see docs/data.md
+    options: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """``[stage.backbone]``: what :func:`wsolfast.backbones.build` is asked for."""
+
+    name: str
+    layout: str | None = None
+    weights: str = "none"
+    freeze_bn: bool = False
+    freeze: str | None = None  # stage up to which nothing trains
+
+
+@dataclass(frozen=True)
+class OptimSpec:
+    """``[stage.optim]``."""
+
+    name: str = "sgd"  # "sgd" or "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    lr_factors: dict[str, float] = field(default_factory=dict)  # by ParamGroup name; 1 where absent, 0 freezes
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """``[stage.schedule]``: the learning rate as a function of the step alone."""
+
+    name: str = "constant"  # "constant", "step", "poly" or "exponential" (times gamma at the start of every epoch)
+    milestones: tuple[int, ...] = ()  # "step", "poly": 0-based epochs at whose start the rate is multiplied by gamma
+    gamma: float | tuple[float, ...] = 0.1  # one for all milestones, or one each
+    power: float = 0.9
+    by_epoch: bool = False  # "poly": the rate changes at the start of epochs only
+    warmup_steps: int = 0  # linear, from 1/warmup_steps of the rate
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """``[[stage]]``: one training run; a later stage may read what an earlier one exports."""
+
+    name: str
+    method: str
+    epochs: int
+    backbone: BackboneSpec
+    batch_size: int = 32  # images per step, of all processes together
+    accumulate: int = 1  # a batch is worked through in so many parts, each with its own statistics, pairs and pool
+    sync_bn: bool = False  # batch norms see the images of all processes, not of their own alone
+    num_classes: int | None = None  # as many as the data set has, if absent
+    resize: int | tuple[int, int] | None = None  # of this stage's images; data.resize if absent
+    crop: int | None = None  # data.crop if absent
+    uses: dict[str, str] = field(default_factory=dict)  # batch field -> the earlier stage that exports it
+    model: dict[str, object] = field(default_factory=dict)  # the method's own options
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """``[evaluate]``."""
+
+    protocol: str = "wsolevaluation"
+    localizer: str | None = None  # stage whose maps are measured; the last that is not the classifier if absent
+    classifier: str | None = None  # stage or run folder that ranks the classes; the localiser if absent and able
+    split: str = "test"
+    ten_crop: bool = False  # classes are ranked by ten crops of the image at data.resize
+    center_crop: bool = False  # classes are ranked by the central crop of the image, resized as in training
+    topk: int = 5
+    batch_size: int = 32
+    resize: int | tuple[int, int] | None = (
+        None  # what the localised image is warped to; data.crop or data.resize if absent
+    )
+    post: str = "none"  # "scg" refines the maps of any method by self-correlation, as SPA does its own
+    scg: dict[str, object] = field(default_factory=dict)  # options of methods.SelfCorrelation, for post = "scg"
+    variant: str = ""  # the [[variant]] that is measured; none if empty
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """``[[variant]]``: a row of its own from the same training, measured otherwise."""
+
+    name: str
+    set: tuple[str, ...]  # key=value, as on the command line
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """``[runtime]``: how the work is done; results depend on it only through rounding."""
+
+    device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
+    amp: str = "none"  # "none" or "bf16"
+    channels_last: bool = False
+    compile: bool = False  # the backbone, by torch.compile
+    fused_optimizer: bool = False  # one kernel for all parameters
+    deterministic: bool = False  # the same bits every time, evaluated in batches of any size; slower on a GPU
+    skip_nonfinite: int = 0  # so many steps whose loss or gradient is not finite are left out before the run stops
+    timeout_minutes: float = 30.0  # how long a process waits for another one
+    # Loader processes of training; -1: none on up to four cores, otherwise half the cores, at most eight. In evaluation
+    # threads that decode; -1: half the cores, on a GPU all of them, at most 16.
+    workers: int = -1
+    cache_gb: float | None = None  # so many GB of decoded, resized images are kept on disk; none if absent
+    cache_dir: str | None = None  # where; $XDG_CACHE_HOME/wsolfast if absent
+    # Training images are decoded once into so many GB of the device's memory, if all of them fit.
+    device_cache_gb: float | None = None
+    save_every_steps: int = 0  # 0: at the end of epochs and by the clock only
+    save_every_minutes: float = 10.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with every default filled in."""
+
+    name: str
+    data: DataSpec
+    stage: tuple[StageSpec, ...]
+    summary: str = ""
+    seed: int = 0
+    paper: Paper | None = None
+    evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
+    runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
+    variant: tuple[VariantSpec, ...] = ()
+
+
+CHOICES = {
+    "data.decoder": ("auto", "pil", "simplejpeg", "cv2", "fast"),
+    "stage.optim.name": ("sgd", "adam"),
+    "stage.schedule.name": ("constant", "step", "poly", "exponential"),
+    "runtime.amp": ("none", "bf16"),
+    "evaluate.split": ("test", "train_fullsup"),
+    "evaluate.post": ("none", "scg"),
+}
