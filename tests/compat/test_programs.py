@@ -78,10 +78,11 @@ def test_a_program_finds_the_drop_in_as_evaluation(tmp_path):
     (tmp_path / "main.py").write_text(
         "import sys\n"
         "import numpy as np\n"
-        "from evaluation import BoxEvaluator, compute_bboxes_from_scoremaps\n"
+        "import evaluation\n"
+        "from evaluation import compute_bboxes_from_scoremaps\n"
         "from helper import cast\n"
         "if __name__ == '__main__':\n"
-        "    print(BoxEvaluator.__module__, sys.argv)\n"
+        "    print(evaluation.__name__, sys.argv)\n"
         "    print(compute_bboxes_from_scoremaps(cast(np.eye(4)), [0.5])[0][0].tolist())\n"
         "    sys.exit(7)\n"
     )

@@ -1,0 +1,5 @@
+"""``python -m wsolfast.compat.wsolevaluation``."""
+
+from wsolfast.compat.wsolevaluation import main
+
+main()
