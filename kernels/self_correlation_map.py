@@ -12,6 +12,9 @@ import torch
 import triton
 from torch import Tensor
 from wsolfast.kernels import _self_correlation as kernels
+from wsolfast.kernels import _self_correlation_stored as stored_route
+from wsolfast.kernels import _self_correlation_streamed as streamed_route
+from wsolfast.kernels import _self_correlation_whole as whole_route
 from wsolfast.kernels._launch import dot_precision, has_one_stride, on_device_of, position_stride
 
 # Longest row that stays in registers between its product and its sums.
@@ -286,7 +289,7 @@ def _whole_rows(base, own, total, order, count, cam, options, tiles):
     classes, rows = cam.shape[1], tiles.whole_rows
     row_tiles = triton.cdiv(positions, rows)
     partial = cam.new_empty((images, row_tiles, classes, 2, positions))
-    kernels._whole_rows_kernel[(images * row_tiles,)](
+    whole_route._whole_rows_kernel[(images * row_tiles,)](
         base,
         own,
         total,
@@ -333,7 +336,7 @@ def _stored_rows(base, own, total, order, count, cam, options, tiles):
     for begin in range(0, positions, chunk):
         if options.mode != "first":
             column_tiles, row_tiles = triton.cdiv(stride, tiles.square), chunk // tiles.square
-            kernels._square_kernel[(layers * images * row_tiles * column_tiles,)](
+            stored_route._square_kernel[(layers * images * row_tiles * column_tiles,)](
                 base,
                 total,
                 order,
@@ -352,7 +355,7 @@ def _stored_rows(base, own, total, order, count, cam, options, tiles):
                 num_warps=tiles.square_warps,
                 num_stages=tiles.stages,
             )
-        kernels._stored_rows_kernel[(images * (chunk // SUM_ROWS),)](
+        stored_route._stored_rows_kernel[(images * (chunk // SUM_ROWS),)](
             base,
             own,
             total,
@@ -397,7 +400,7 @@ def _streamed_rows(units, own, order, count, cam, options, tiles):
             gram = layer.transpose(1, 2) @ layer
             queries = torch.baddbmm(layer, layer, gram, beta=0, alpha=1 / positions)
         for final in (True,) if options.mode == "first" else (False, True):
-            kernels._streamed_rows_kernel[(images * row_tiles * row_tiles,)](
+            streamed_route._streamed_rows_kernel[(images * row_tiles * row_tiles,)](
                 layer,
                 queries,
                 own[i],
