@@ -15,13 +15,14 @@ print(*project['dependencies'], *sum((project['optional-dependencies'][name] for
 endef
 export REQUIREMENTS
 
-.PHONY: demo test tests lint format coverage clean gpu-check help
+.PHONY: demo test tests references lint format coverage clean gpu-check help
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html; DEMO=... for its options"
 	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make tests   the tests only, or TESTS=... of them, in a process for each core, at most eight"
+	@echo "make references  the ops' tests, but for opcheck, without the compiled kernels"
 	@echo "make format  rewrite the sources in the house style, and the documents' tables from the code"
 	@echo "make coverage  all tests, or TESTS=..., and the lines that none of them ran; writes build/coverage/summary.txt"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"
@@ -34,6 +35,9 @@ test: lint tests
 
 tests: $(VENV)/.installed
 	$(BIN)/python $(PYTEST) $(TESTS)
+
+references: $(VENV)/.installed
+	WSOLFAST_DISABLE_EXT=1 $(BIN)/python -m pytest -q tests/test_registration.py -k 'not opcheck'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
