@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from wsolfast.recipe._errors import RecipeError, nearest
@@ -15,7 +16,7 @@ def read(cls: type, table: object, where: str = "") -> Any:
     """A dataclass from a TOML table: unknown keys, wrong types and missing values are errors that name the key."""
     if not isinstance(table, dict):
         raise RecipeError(f"{where}: expected a table, got {table!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in table:
         if key not in fields:
@@ -25,6 +26,11 @@ def read(cls: type, table: object, where: str = "") -> Any:
         if required and name not in table:
             raise RecipeError(f"missing key {_join(where, name)!r}")
     return cls(**{key: _convert(value, hints[key], _join(where, key)) for key, value in table.items()})
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _convert(value: object, hint: Any, where: str) -> object:
