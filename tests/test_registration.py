@@ -106,7 +106,7 @@ def test_op_passes_opcheck(op, case):
         for x in case.make_inputs("cpu", torch.float64)
     ]
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    # Sizes are free in a traced graph, so one of each way of calling is traced; its check compares NaN != NaN.
+    # Sizes are free in a graph: one of each way of calling is traced, without NaN, which the check calls unequal.
     outputs = as_tuple(overload(op)(*inputs))
     if (op, case.name) in FIRSTS and not any(x.is_floating_point() and x.isnan().any() for x in outputs):
         tests.append("test_aot_dispatch_dynamic")
