@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     # What was imported stays: to look through it for garbage again and again took a tenth of the time.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture
