@@ -11,15 +11,16 @@ PEERS = {"train": ("network", "classifier", "published"), "evaluate": ("network"
 
 
 @pytest.fixture(scope="module")
-def calls():
+def calls(request):
     torch.set_num_threads(1)
     with rendered(CASE) as (root, folder):
-        contests = {work: contest(CASE, root, "cpu", folder) for work, contest in CONTENDERS.items()}
-        for contest in contests.values():
-            contest.check()
-        yield {work: contest.calls("memory") for work, contest in contests.items()}
+        contest = CONTENDERS[request.param](CASE, root, "cpu", folder)
+        contest.check()
+        yield contest.calls("memory")
 
 
-@pytest.mark.parametrize(("work", "contender"), [(work, name) for work in PEERS for name in ("ours", *PEERS[work])])
-def test_speed(benchmark, calls, work, contender):
-    benchmark(calls[work][contender])
+@pytest.mark.parametrize(
+    ("calls", "contender"), [(work, name) for work in PEERS for name in ("ours", *PEERS[work])], indirect=["calls"]
+)
+def test_speed(benchmark, calls, contender):
+    benchmark(calls[contender])

@@ -15,8 +15,8 @@ BENCH = Path(__file__).parents[2] / "bench"
 def test_every_file_runs():
     files = sorted(map(str, BENCH.glob("test_*.py")))
     assert len(files) == 4
-    # Ours at most sizes; the peers stand in tests of their own.
-    chosen = "not layer1 and not reference and not published"
+    # Ours at most sizes; the peers, and who trains, stand in tests of their own.
+    chosen = "not layer1 and not reference and not published and not train"
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-disable", "-k", chosen, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,8 +23,9 @@ def _start(world_size, target, work, arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # One process imports torch, the others are its copies: eight ranks start as fast as two.
-    multiprocessing.set_forkserver_preload(["wsolfast.engine.evaluate", "wsolfast.engine.train"])
+    # One process imports torch, the others are its copies: eight ranks start as fast as two. They would each import
+    # the compiler, too, which DistributedDataParallel asks for a setting.
+    multiprocessing.set_forkserver_preload(["wsolfast.engine.evaluate", "wsolfast.engine.train", "torch._dynamo"])
     multiprocessing.start_processes(
         target, (world_size, port, work, arguments), nprocs=world_size, start_method="forkserver"
     )
