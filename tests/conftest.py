@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    # What was imported stays: to look through it for garbage again and again took a tenth of the time.
+    # What was imported stays: it need not be looked through for garbage again and again.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
