@@ -154,7 +154,7 @@ class NinjaBuildExt(build_ext):
 setup(
     packages=[*find_packages(include=["wsolfast", "wsolfast.*"]), "wsolfast.kernels", "wsolfast.bench"],
     package_dir={"wsolfast.kernels": "kernels", "wsolfast.bench": "bench"},
-    package_data={"wsolfast": ["recipes/**/*.toml", "engine/*.html"]},
+    package_data={"wsolfast": ["recipes/**/*.toml", "engine/report/*.html"]},
     ext_modules=[] if os.environ.get("WSOLFAST_EXT") == "0" else [Extension("wsolfast._C", sources=[])],
     cmdclass={"build_ext": NinjaBuildExt},
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wsolfast.bench.rows import KEYS, OURS, Key, Results
 from wsolfast.bench.tables import provenance, table
-from wsolfast.engine.errors import CheckError, UsageError
+from wsolfast.engine.run.errors import CheckError, UsageError
 
 # What must be the same for times to be comparable.
 MACHINE = ("device", "threads", "cores", "torch", "clock")

@@ -32,8 +32,8 @@ from wsolfast.bench.measure import SHARES, environment, need_device
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
 from wsolfast.bench.training_steps import Training
-from wsolfast.engine.allocator import keep_freed_memory
-from wsolfast.engine.errors import BackendError, RunError, UsageError
+from wsolfast.engine.run.allocator import keep_freed_memory
+from wsolfast.engine.run.errors import BackendError, RunError, UsageError
 
 CONTENDERS = {"train": Training, "evaluate": Evaluation}
 

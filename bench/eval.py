@@ -22,7 +22,7 @@ from wsolfast.bench import labels
 from wsolfast.bench.measure import environment
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
-from wsolfast.engine.errors import BackendError, UsageError
+from wsolfast.engine.run.errors import BackendError, UsageError
 
 LEVELS = np.array([0.3, 0.5, 0.7])
 SMOOTH = ("smooth7", "smooth14", "smooth28", "relu14")

@@ -11,14 +11,14 @@ from torch import Tensor
 from wsolfast import data
 from wsolfast.bench.end_to_end_cases import EndToEnd, enliven, recipe_of
 from wsolfast.bench.published_training import network_logits
-from wsolfast.engine.build import eval_protocol
-from wsolfast.engine.checkpoint import save_weights
-from wsolfast.engine.eval_split import EvalSplit
-from wsolfast.engine.measure import Counters, Truths, Verdicts
-from wsolfast.engine.network import Network, load_method
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.roles import classifier_of, localizer_of
-from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.assembly.build import eval_protocol
+from wsolfast.engine.assembly.checkpoint import save_weights
+from wsolfast.engine.assembly.network import Network, load_method
+from wsolfast.engine.assembly.roles import classifier_of, localizer_of
+from wsolfast.engine.evaluation.eval_split import EvalSplit
+from wsolfast.engine.evaluation.measure import Counters, Truths, Verdicts
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
 from wsolfast.metrics.functional import box_hits
 

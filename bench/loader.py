@@ -23,10 +23,10 @@ from wsolfast import data
 from wsolfast.bench.measure import SHARES, environment
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
-from wsolfast.data._cache import open_cache
 from wsolfast.data._files import FileSource
-from wsolfast.data.decode import DECODERS, decode
-from wsolfast.engine.errors import MissingError, UsageError
+from wsolfast.data.images.cache import open_cache
+from wsolfast.data.images.decode import DECODERS, decode
+from wsolfast.engine.run.errors import MissingError, UsageError
 
 # Of the rendered images, about ImageNet's.
 SIDE = 400

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from wsolfast.engine.errors import BackendError
+from wsolfast.engine.run.errors import BackendError
 
 # The checkout or, installed from a wheel, the package.
 ROOT = Path(__file__).resolve().parents[1]

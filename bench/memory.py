@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsolfast import data
-from wsolfast.engine.charts import Series, line_chart, thin_out
-from wsolfast.engine.evaluate import evaluate
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.run_folder import RunFolder, write_bytes, write_json
-from wsolfast.engine.training_charts import draw_charts
+from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.report.charts import Series, line_chart, thin_out
+from wsolfast.engine.report.training_charts import draw_charts
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder, write_bytes, write_json
 from wsolfast.recipe import parse_recipe
 
 RECIPE = """

@@ -31,7 +31,7 @@ from wsolfast.bench.measure import (
 from wsolfast.bench.peers import NotHere, Peer, ours, peers_of, reference, tf32_allowed
 from wsolfast.bench.rows import Key, Recorder, Results, ratios
 from wsolfast.bench.tables import Output, present
-from wsolfast.engine.errors import BackendError, RunError, UsageError
+from wsolfast.engine.run.errors import BackendError, RunError, UsageError
 from wsolfast.testing import assert_close
 
 LIMIT_OF_SETS = 512

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wsolfast.bench.measure import need_module
 from wsolfast.bench.rows import KEYS, Key, Results, strongest
-from wsolfast.engine.errors import UsageError
+from wsolfast.engine.run.errors import UsageError
 
 SUFFIXES = (".png", ".svg")
 FASTER, SLOWER = "#2a6f97", "#c1502e"

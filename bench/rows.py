@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsolfast.bench.measure import read_json, write_json
-from wsolfast.engine.errors import CheckError, MissingError, UsageError
+from wsolfast.engine.run.errors import CheckError, MissingError, UsageError
 
 # What tells one case from another.
 KEYS = {

@@ -12,13 +12,13 @@ from torch.nn import functional
 from wsolfast import data, methods
 from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
 from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
-from wsolfast.engine import artefacts
-from wsolfast.engine.build import build_method, build_optimizer
-from wsolfast.engine.loading import load_batches
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.signals import StopRequest
-from wsolfast.engine.train import StageTraining
+from wsolfast.engine.assembly.build import build_method, build_optimizer
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.run.signals import StopRequest
+from wsolfast.engine.training import artefacts
+from wsolfast.engine.training.loading import load_batches
+from wsolfast.engine.training.train import StageTraining
 from wsolfast.recipe import Recipe, StageSpec
 from wsolfast.testing import assert_close
 from wsolfast.types import Batch, Clock

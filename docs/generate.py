@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wsolfast.engine.roles import localizer_of
+from wsolfast.engine.assembly.roles import localizer_of
 from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
@@ -44,18 +44,21 @@ _API = {
     "testing": ["wsolfast.testing"],
     "engine": [
         ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
-        ("wsolfast.engine.run_folder", "RunFolder"),
-        ("wsolfast.engine.train", "train"),
-        ("wsolfast.engine.evaluate", "evaluate evaluate_shard"),
-        ("wsolfast.engine.eval_split", "Shard"),
-        ("wsolfast.engine.evaluate_maps", "evaluate_maps"),
+        ("wsolfast.engine.run.run_folder", "RunFolder"),
+        ("wsolfast.engine.training.train", "train"),
+        ("wsolfast.engine.evaluation.evaluate", "evaluate evaluate_shard"),
+        ("wsolfast.engine.evaluation.eval_split", "Shard"),
+        ("wsolfast.engine.evaluation.evaluate_maps", "evaluate_maps"),
         ("wsolfast.engine.localize", "localize"),
-        ("wsolfast.engine.report", "write_report"),
+        ("wsolfast.engine.report.report", "write_report"),
         ("wsolfast.engine.reproduce", "plan reproduce summarize to_markdown"),
         ("wsolfast.engine.demo", "demo"),
-        ("wsolfast.engine.build", "build_method build_optimizer rate_at choose_device"),
-        ("wsolfast.engine.pictures", "colorize overlay draw_boxes contact_sheet"),
-        ("wsolfast.engine.errors", "RunError UsageError InUseError MissingError BackendError CheckError Interrupted"),
+        ("wsolfast.engine.assembly.build", "build_method build_optimizer rate_at choose_device"),
+        ("wsolfast.engine.report.pictures", "colorize overlay draw_boxes contact_sheet"),
+        (
+            "wsolfast.engine.run.errors",
+            "RunError UsageError InUseError MissingError BackendError CheckError Interrupted",
+        ),
     ],
 }
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from wsolfast import data
-from wsolfast.engine.build import open_eval_data
-from wsolfast.engine.evaluate import evaluate
-from wsolfast.engine.network import load_localizer
-from wsolfast.engine.pictures import PREDICTED, TRUE, colorize, contact_sheet, draw_boxes, overlay, resize_map
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.assembly.build import open_eval_data
+from wsolfast.engine.assembly.network import load_localizer
+from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.report.pictures import PREDICTED, TRUE, colorize, contact_sheet, draw_boxes, overlay, resize_map
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.train import train
 from wsolfast.metrics import center_box, get_protocol
 from wsolfast.metrics.functional import best_overlaps, given_box_hits, predicted_boxes
 from wsolfast.recipe import load_recipe

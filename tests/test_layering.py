@@ -31,6 +31,29 @@ ALLOWED = {
     "testing": {"ops", "types", "kernels"},
     "recipes": set(),
 }
+# Rooms of engine/ and data/, from the ground up, and those of the same folder that each may import. Files beside the
+# rooms of engine/ are whole jobs, which may import each other; data/__init__ names what others may ask for.
+INSIDE = {
+    "engine": {
+        "run": set(),
+        "assembly": {"run"},
+        "evaluation": {"run", "assembly"},
+        "training": {"run", "assembly"},
+        "report": {"run", "assembly", "evaluation"},
+        None: {"run", "assembly", "evaluation", "training", "report", None},
+    },
+    "data": {
+        "errors": set(),
+        "atomic": set(),
+        "images": {"errors", "atomic"},
+        "_base": {"errors", "images"},
+        "_files": {"errors", "images", "_base"},
+        "_index": {"errors", "atomic", "images", "_base", "_files"},
+        "sources": {"errors", "images", "_base", "_files", "_index"},
+        "tools": {"errors", "atomic", "images", "_base", "_files", "_index", "sources"},
+        "__init__": {"errors", "images", "_base", "_files", "_index", "sources", "tools"},
+    },
+}
 NATIVE = {
     "boxes": {"boxes"},
     "common": {"common", "boxes", "torch"},
@@ -66,6 +89,29 @@ def test_imports_stay_inside_the_table(path):
             if target == "__version__":
                 continue
             assert target == room or target in ALLOWED[room], f"{path}: {room} may not import {module}"
+
+
+def room_inside(folder: str, module: str) -> str | None:
+    """Room of engine/ or data/ that a module of it, ``run.signals`` for instance, stands in."""
+    name = module.split(".")[0] or "__init__"
+    if name in INSIDE[folder] or (ROOT / "wsolfast" / folder / name).is_dir() or None not in INSIDE[folder]:
+        return name
+    return None
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for folder in INSIDE for path in (ROOT / "wsolfast" / folder).rglob("*.py")),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_imports_inside_engine_and_data_run_one_way(path):
+    folder, *inside = path.relative_to(ROOT / "wsolfast").with_suffix("").parts
+    room = room_inside(folder, ".".join(inside))
+    assert room in INSIDE[folder], f"{path}: room {room!r} is not in the table"
+    for module in modules_imported(path):
+        if module.startswith(f"wsolfast.{folder}."):
+            target = room_inside(folder, module.removeprefix(f"wsolfast.{folder}."))
+            assert target == room or target in INSIDE[folder][room], f"{path}: {room} may not import {module}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "wsolfast" / "methods").glob("*.py")), ids=lambda p: p.stem)

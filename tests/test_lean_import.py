@@ -15,8 +15,8 @@ assert not torch.cuda.is_initialized()
 # What evaluates a network of ours, or complains, needs none of what compiles networks.
 ENGINE = """
 import sys
-import wsolfast.engine.evaluate
-import wsolfast.engine.train
+import wsolfast.engine.evaluation.evaluate
+import wsolfast.engine.training.train
 from wsolfast import backbones
 backbones.build("small", layout="stride8")
 heavy = [name for name in ("torch._dynamo", "onnx", "matplotlib") if name in sys.modules]

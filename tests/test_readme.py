@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wsolfast.engine.progress import Progress
+from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run_recipes import Job, run_recipes
 from wsolfast.recipe import list_recipes, load_recipe
 

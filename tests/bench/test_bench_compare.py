@@ -7,7 +7,7 @@ from PIL import Image
 
 from wsolfast.bench import tables
 from wsolfast.bench.rows import Results, ratios, strongest
-from wsolfast.engine.errors import UsageError
+from wsolfast.engine.run.errors import UsageError
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 MACHINE = {

@@ -20,7 +20,7 @@ from published import (
 )
 
 from wsolfast.convert import read_checkpoint
-from wsolfast.engine.build import build_method
+from wsolfast.engine.assembly.build import build_method
 
 # Double precision throughout; sums run in other orders, over tens of layers.
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}

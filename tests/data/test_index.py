@@ -75,7 +75,7 @@ def test_sets_are_the_same_from_the_index(folder, imagenet):
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"synthetic"}))
 def test_every_set_says_what_it_consults(name, tmp_path):
-    module = importlib.import_module(f"wsolfast.data.{name}")
+    module = importlib.import_module(f"wsolfast.data.sources.{name}")
     usual = {key: each.default for key, each in inspect.signature(module.open_source).parameters.items()}
     options = {key: value for key, value in usual.items() if value is not inspect.Parameter.empty}
     for split in SPLITS:
@@ -117,9 +117,9 @@ def begin(root):
 # Up to the first image that is decoded.
 EVALUATING = """
 from pathlib import Path
-from wsolfast.engine import eval_split
-from wsolfast.engine.evaluate import evaluate
-from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.evaluation import eval_split
+from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.recipe import parse_recipe
 RECIPE = '''
 summary = "an untrained network"

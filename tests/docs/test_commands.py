@@ -6,9 +6,9 @@ import shutil
 import pytest
 from pages import DOCS, PAGES, blocks
 
-from wsolfast.engine.evaluate import evaluate
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.train import train
 from wsolfast.recipe import load_recipe
 
 # Typed in elsewhere, or for several machines.

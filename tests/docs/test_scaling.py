@@ -9,7 +9,7 @@ from pages import DOCS
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsolfast._compat import import_torchvision
-from wsolfast.engine.build import build_method
+from wsolfast.engine.assembly.build import build_method
 from wsolfast.recipe import load_recipe
 
 SPEC = importlib.util.spec_from_file_location("scaling", DOCS / "scaling.py")

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.train import train
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.recipe import parse_recipe
 

@@ -6,7 +6,7 @@ import socket
 import torch
 from torch import multiprocessing
 
-from wsolfast.engine import distributed
+from wsolfast.engine.run import distributed
 
 
 def on_ranks(world_size, work, *arguments):
@@ -25,7 +25,9 @@ def _start(world_size, target, work, arguments):
         port = free.getsockname()[1]
     # One process imports torch, the others are its copies: eight ranks start as fast as two. They would each import
     # the compiler, too, which DistributedDataParallel asks for a setting.
-    multiprocessing.set_forkserver_preload(["wsolfast.engine.evaluate", "wsolfast.engine.train", "torch._dynamo"])
+    multiprocessing.set_forkserver_preload(
+        ["wsolfast.engine.evaluation.evaluate", "wsolfast.engine.training.train", "torch._dynamo"]
+    )
     multiprocessing.start_processes(
         target, (world_size, port, work, arguments), nprocs=world_size, start_method="forkserver"
     )

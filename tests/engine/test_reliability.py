@@ -14,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wsolfast.data import DataError, synthetic
-from wsolfast.engine import checkpoint as checkpoint_module
-from wsolfast.engine import distributed
-from wsolfast.engine import train as train_module
-from wsolfast.engine.errors import RunError, UsageError
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.data import DataError
+from wsolfast.data.sources import synthetic
+from wsolfast.engine.assembly import checkpoint as checkpoint_module
+from wsolfast.engine.run import distributed
+from wsolfast.engine.run.errors import RunError, UsageError
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training import train as train_module
+from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
 from wsolfast.recipe import RecipeError
 
@@ -29,9 +30,9 @@ ROOT = Path(__file__).parents[2]
 # The process dies when half of its third checkpoint is written.
 KILLED_WHILE_WRITING = """
 import os, signal, sys, torch
-from wsolfast.engine import checkpoint
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.assembly import checkpoint
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.train import train
 
 save, count = torch.save, 0
 
@@ -51,10 +52,10 @@ train(RunFolder(sys.argv[1]))
 # The second of two processes gets a signal in the fourth step.
 SIGNAL_TO_ONE = """
 import os, sys
-from wsolfast.engine import distributed
-from wsolfast.engine.errors import RunError
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.run import distributed
+from wsolfast.engine.run.errors import RunError
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
 
 step = CAM.training_step

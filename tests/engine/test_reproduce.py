@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from wsolfast import methods
 from wsolfast.engine import run_recipes as running
-from wsolfast.engine import train as train_module
-from wsolfast.engine.errors import Interrupted, MissingError, RunError
 from wsolfast.engine.reproduce import COLUMNS, check, plan, reproduce, to_markdown
-from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training import train as train_module
 from wsolfast.methods.cam import CAM
 from wsolfast.recipe import RecipeError, list_recipes, load_recipe
 

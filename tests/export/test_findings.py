@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from wsolfast import data
-from wsolfast.data.decode import decode_grey
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.score_maps import MapBatch, ScoreMaps
+from wsolfast.data.images.decode import decode_grey
+from wsolfast.engine.evaluation.score_maps import MapBatch, ScoreMaps
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.export.coco import run_lengths, write_coco
 from wsolfast.export.findings import Findings
 from wsolfast.export.objects import to_fiftyone, to_supervision

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wsolfast import backbones, methods
-from wsolfast.engine.errors import RunError
+from wsolfast.engine.run.errors import RunError
 from wsolfast.export.graph import export_program, output_names, write_onnx, write_program
 
 SIZE = (48, 64)

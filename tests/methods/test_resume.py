@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wsolfast.engine import train as train_module
-from wsolfast.engine.errors import Interrupted
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import train
+from wsolfast.engine.run.errors import Interrupted
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training import train as train_module
+from wsolfast.engine.training.train import train
 from wsolfast.methods import list_methods
 from wsolfast.recipe import list_recipes, load_recipe
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from wsolfast import backbones, ops
 from wsolfast.backbones import StageInfo
 from wsolfast.data import Placement, Sample
-from wsolfast.engine.artefacts import Collate
+from wsolfast.engine.training.artefacts import Collate
 from wsolfast.methods._mff import ChannelAttention, DescriptorNorm, MFFNet, RectifiedHead
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
 from wsolfast.methods.spol import SPOLCam, SPOLSeg

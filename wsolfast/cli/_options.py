@@ -10,7 +10,7 @@ import typer
 from wsolfast.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from wsolfast.engine.progress import Progress
+    from wsolfast.engine.run.progress import Progress
 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Amp = Annotated[str | None, typer.Option(help="none, or bf16 for mixed precision.")]
@@ -38,7 +38,7 @@ Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the rec
 
 def refuse_company(command: str) -> None:
     """Some work is not shared: several processes would do all of it each, in one folder."""
-    from wsolfast.engine.distributed import find_place
+    from wsolfast.engine.run.distributed import find_place
 
     count = find_place().world_size
     if count > 1:
@@ -50,7 +50,7 @@ def say(text: str = "") -> None:
 
 
 def show_progress(quiet: bool) -> "Progress":
-    from wsolfast.engine.progress import Progress
+    from wsolfast.engine.run.progress import Progress
 
     return Progress(quiet=quiet)
 

@@ -28,7 +28,7 @@ Minutes = Annotated[
 
 
 def _choice(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    from wsolfast.engine.errors import UsageError
+    from wsolfast.engine.run.errors import UsageError
 
     if value is not None and value not in allowed:
         raise UsageError(f"{option}: expected {' or '.join(allowed)}, got {value!r}")

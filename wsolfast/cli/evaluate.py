@@ -98,7 +98,7 @@ def evaluate(
     if scoremaps is not None:
         if what or weights or limit or shard or merge_shards or name or post or metadata is None or dataset is None:
             raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
-        from wsolfast.engine.evaluate_maps import evaluate_maps
+        from wsolfast.engine.evaluation.evaluate_maps import evaluate_maps
 
         refuse_company("eval --scoremaps")
         split = split or "test"
@@ -135,12 +135,12 @@ def evaluate(
     given = {"split": split, "protocol": protocol, "post": post}
     overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
 
-    from wsolfast.engine.distributed import is_first, processes
-    from wsolfast.engine.eval_split import Shard
-    from wsolfast.engine.evaluate import evaluate as evaluate_run
-    from wsolfast.engine.evaluate import evaluate_shard
+    from wsolfast.engine.evaluation.eval_split import Shard
+    from wsolfast.engine.evaluation.evaluate import evaluate as evaluate_run
+    from wsolfast.engine.evaluation.evaluate import evaluate_shard
     from wsolfast.engine.pretrained import adopt
-    from wsolfast.engine.run_folder import RunFolder
+    from wsolfast.engine.run.distributed import is_first, processes
+    from wsolfast.engine.run.run_folder import RunFolder
 
     if shard and merge_shards:
         raise RecipeError("--shard does a part, --merge-shards measures all: give one of them")

@@ -35,7 +35,7 @@ def export(
 ) -> None:
     """Write what a run found, or its network, for other tools."""
     from wsolfast import export as exporter
-    from wsolfast.engine.run_folder import RunFolder
+    from wsolfast.engine.run.run_folder import RunFolder
 
     folder, progress = RunFolder(run), show_progress(quiet)
     if to in (Format.onnx, Format.torch):

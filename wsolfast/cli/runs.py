@@ -60,7 +60,7 @@ def localize(
     from wsolfast.engine.localize import localize as localize_files
     from wsolfast.engine.localize import require_any
     from wsolfast.engine.pretrained import adopt
-    from wsolfast.engine.run_folder import RunFolder
+    from wsolfast.engine.run.run_folder import RunFolder
 
     refuse_company("localize")
     require_any(images)
@@ -165,7 +165,7 @@ def demo(
     """
     from wsolfast.engine.demo import demo as run_demo
     from wsolfast.engine.demo import demo_recipes
-    from wsolfast.engine.distributed import is_first, processes
+    from wsolfast.engine.run.distributed import is_first, processes
 
     runtime = load_recipe(demo_recipes(baselines=False)[0]).runtime
     with processes(runtime.device, runtime.timeout_minutes):
@@ -190,13 +190,13 @@ def report(
     ] = False,
 ) -> None:
     """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
-    from wsolfast.engine.report import write_report
+    from wsolfast.engine.report.report import write_report
 
     refuse_company("report")
     page = write_report(runs, out or runs[-1] / "report" / "index.html", images=images)
     say(f"report: {page}")
     if sheets:
-        from wsolfast.engine.contact_sheet import write_sheets
+        from wsolfast.engine.report.contact_sheet import write_sheets
 
         files, notes = write_sheets(runs, page.parent / "sheets")
         for note in notes:
@@ -232,7 +232,7 @@ def reproduce(
     processes share every run, and the first that fails ends the list.
     """
     from wsolfast.engine import reproduce as reproducing
-    from wsolfast.engine.distributed import find_place, processes
+    from wsolfast.engine.run.distributed import find_place, processes
 
     overrides = [*(what or []), *runtime_overrides(device=device, amp=amp, workers=workers)]
     folders = dict(word.partition("=")[::2] if "=" in word else ("", word) for word in data or [])

@@ -84,10 +84,10 @@ def train(
     if (recipe_name is None) == (resume is None):
         raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
 
-    from wsolfast.engine.distributed import is_first, processes
-    from wsolfast.engine.run_folder import RunFolder
-    from wsolfast.engine.train import change_runtime
-    from wsolfast.engine.train import train as train_run
+    from wsolfast.engine.run.distributed import is_first, processes
+    from wsolfast.engine.run.run_folder import RunFolder
+    from wsolfast.engine.training.train import change_runtime
+    from wsolfast.engine.training.train import train as train_run
 
     run = None if resume is None else RunFolder(resume)
     if run is not None:

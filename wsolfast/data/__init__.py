@@ -13,18 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wsolfast.data import synthetic
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
-from wsolfast.data._cache import CacheSpec, ImageCache, open_cache
-from wsolfast.data._check import CheckReport, check_sources
-from wsolfast.data._fetch import ARCHIVES, Archive, fetch_archive
 from wsolfast.data._index import IndexSummary, Task, build_index, open_indexed
-from wsolfast.data._pack import PackSummary, pack_sources
-from wsolfast.data._synth_imagenet import TreeSummary, write_tree
-from wsolfast.data.decode import LOSSY
-from wsolfast.data.decode import chosen as chosen_decoder
 from wsolfast.data.errors import DataError, FetchError
-from wsolfast.data.transforms import Placement, View, resize, ten_crop
+from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
+from wsolfast.data.images.decode import LOSSY
+from wsolfast.data.images.decode import chosen as chosen_decoder
+from wsolfast.data.images.transforms import Placement, View, resize, ten_crop
+from wsolfast.data.sources import synthetic
+from wsolfast.data.tools.check import CheckReport, check_sources
+from wsolfast.data.tools.fetch import ARCHIVES, Archive, fetch_archive
+from wsolfast.data.tools.pack import PackSummary, pack_sources
+from wsolfast.data.tools.synth_imagenet import TreeSummary, write_tree
 
 __all__ = [
     "ARCHIVES",
@@ -94,9 +94,10 @@ def open_dataset(
         rand_augment: number and magnitude of distortions in training, see :class:`View`.
         wide: also deliver this view of the image as ``Sample.wide``, for classification without decoding twice: a
             larger warp, of which :func:`ten_crop` takes crops, or a central crop.
-        decoder: who decodes JPEG files, see :func:`wsolfast.data.decode.decode`; all but ``"fast"`` give the same bits.
+        decoder: who decodes JPEG files, see :func:`wsolfast.data.images.decode.decode`; all but ``"fast"`` give the
+            same bits.
         cache: keep resized images on disk, before any crop or flip, so that they are decoded once.
-        options: the data set's own, see ``wsolfast.data.<name>.open_source``.
+        options: the data set's own, see ``wsolfast.data.sources.<name>.open_source``.
 
     Returns:
         Dataset: its length is the number of images, item i a :class:`Sample`.
@@ -362,7 +363,7 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
 def _module(name: str) -> ModuleType:
     if name not in NAMES:
         raise ValueError(f"data set: expected one of {', '.join(NAMES)}, got {name!r}{_nearest(name, NAMES)}")
-    return importlib.import_module(f"wsolfast.data.{name}")
+    return importlib.import_module(f"wsolfast.data.sources.{name}")
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

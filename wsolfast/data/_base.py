@@ -10,11 +10,11 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
-from wsolfast.data._cache import ImageCache
-from wsolfast.data._random import raw_draws
-from wsolfast.data.decode import Target
 from wsolfast.data.errors import DataError
-from wsolfast.data.transforms import Placement, Size, View
+from wsolfast.data.images.cache import ImageCache
+from wsolfast.data.images.decode import Target
+from wsolfast.data.images.random_draws import raw_draws
+from wsolfast.data.images.transforms import Placement, Size, View
 from wsolfast.types import Batch
 
 SPLITS = ("train_weaksup", "train_fullsup", "test")

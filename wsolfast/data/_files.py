@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
-from wsolfast.data._masks import InstanceMasks, unite_masks
-from wsolfast.data.decode import Target, decode, decode_at, decode_mask, image_size
 from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import Target, decode, decode_at, decode_mask, image_size
+from wsolfast.data.images.masks import InstanceMasks, unite_masks
 
 
 @dataclass
@@ -36,7 +36,7 @@ class FileSource(Source):
         sizes: (width, height) by index where the annotations tell it; the rest is read from image headers.
         masks: by index, the mask file of the image, or those of its objects; below ``mask_folder``.
         mask_folder: where mask paths start; ``folder`` unless told.
-        decoder: see :func:`wsolfast.data.decode.decode`.
+        decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
     """
 

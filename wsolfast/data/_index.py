@@ -35,9 +35,9 @@ import torch
 
 from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source, boxes_of
 from wsolfast.data._files import FileSource
-from wsolfast.data._masks import InstanceMasks
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
+from wsolfast.data.images.masks import InstanceMasks
 
 VERSION = 1
 Task = Callable[[str, int], AbstractContextManager[Callable[..., None]]]

@@ -6,9 +6,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from wsolfast.engine.distributed import on_first
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.report import write_report
+from wsolfast.engine.report.report import write_report
+from wsolfast.engine.run.distributed import on_first
+from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run_recipes import Job, run_recipes
 from wsolfast.recipe import list_recipes, load_recipe
 

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from wsolfast import data
-from wsolfast.data.decode import decode
-from wsolfast.engine.build import choose_device, classifier_view, eval_protocol, eval_view
-from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.eval_split import eval_name
-from wsolfast.engine.network import load_localizer, load_method
-from wsolfast.engine.pictures import draw_boxes, overlay
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.roles import classifier_of, localizer_of
-from wsolfast.engine.run_folder import RunFolder, write_bytes, write_json
+from wsolfast.data.images.decode import decode
+from wsolfast.engine.assembly.build import choose_device, classifier_view, eval_protocol, eval_view
+from wsolfast.engine.assembly.network import load_localizer, load_method
+from wsolfast.engine.assembly.roles import classifier_of, localizer_of
+from wsolfast.engine.evaluation.eval_split import eval_name
+from wsolfast.engine.report.pictures import draw_boxes, overlay
+from wsolfast.engine.run.errors import MissingError, UsageError
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder, write_bytes, write_json
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsolfast.backbones import class_names_of
-from wsolfast.engine.distributed import from_first, on_first
-from wsolfast.engine.errors import MissingError, UsageError
-from wsolfast.engine.roles import localizer_of
-from wsolfast.engine.run_folder import RunFolder
+from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.run.distributed import from_first, on_first
+from wsolfast.engine.run.errors import MissingError, UsageError
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.recipe import Recipe
 
 

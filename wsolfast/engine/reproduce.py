@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
-from wsolfast.engine.distributed import from_first, is_first
-from wsolfast.engine.errors import Interrupted, MissingError, RunError
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.roles import localizer_of
-from wsolfast.engine.run_folder import describe_environment, now, write_json, write_text
+from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.run.distributed import from_first, is_first
+from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import describe_environment, now, write_json, write_text
+from wsolfast.engine.run.run_records import read_runs
 from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
-from wsolfast.engine.run_records import read_runs
-from wsolfast.engine.train import recipe_hash
+from wsolfast.engine.training.train import recipe_hash
 from wsolfast.recipe import Recipe, RecipeError, as_measured, list_recipes, load_recipe
 
 COLUMNS = {

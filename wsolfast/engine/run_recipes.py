@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsolfast.engine.distributed import from_first, is_first, world_size
-from wsolfast.engine.errors import Interrupted
-from wsolfast.engine.eval_split import eval_name
-from wsolfast.engine.evaluate import evaluate
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.train import change_runtime, train
+from wsolfast.engine.evaluation.eval_split import eval_name
+from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.run.distributed import from_first, is_first, world_size
+from wsolfast.engine.run.errors import Interrupted
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.train import change_runtime, train
 from wsolfast.recipe import Recipe
 
 
@@ -54,7 +54,7 @@ def run_recipes(
 ) -> Iterator[Outcome]:
     """Train and evaluate every job: finished ones give the results that they have, started ones continue.
 
-    Several processes (see :func:`wsolfast.engine.distributed.processes`) share every job.
+    Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share every job.
 
     Args:
         again: start every run over instead.

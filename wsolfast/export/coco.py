@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.run_folder import write_json
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import write_json
 from wsolfast.export.findings import Finding, Findings
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import ops
-from wsolfast.engine.build import eval_protocol
-from wsolfast.engine.errors import MissingError
-from wsolfast.engine.run_folder import RunFolder
-from wsolfast.engine.score_maps import ScoreMaps
+from wsolfast.engine.assembly.build import eval_protocol
+from wsolfast.engine.evaluation.score_maps import ScoreMaps
+from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.metrics import Protocol
 from wsolfast.metrics.functional import predicted_boxes
 

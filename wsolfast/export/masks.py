@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wsolfast.engine.errors import UsageError
-from wsolfast.engine.progress import Progress
-from wsolfast.engine.run_folder import write_bytes
+from wsolfast.engine.run.errors import UsageError
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import write_bytes
 from wsolfast.export.findings import Findings
 
 

@@ -1,0 +1,282 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsolfast.data import DataError
+from wsolfast.data.images import _jpeg, decode
+from wsolfast.recipe import CHOICES
+
+EXIF_ORIENTATION = 0x0112
+
+
+EXACT = [name for name in decode.DECODERS if name not in decode.LOSSY]
+PACKAGES = {"cv2": "cv2", "simplejpeg": "simplejpeg", "fast": "simplejpeg"}
+
+
+@pytest.fixture(params=EXACT)
+def decoder(request):
+    if request.param in PACKAGES:
+        pytest.importorskip(PACKAGES[request.param])
+    return request.param
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Names of the libraries that decoded something, one per image."""
+    names = []
+    for name, library in _jpeg._LIBRARIES.items():
+
+        def watched(encoded, name=name, library=library):
+            pixels = library(encoded)
+            if pixels is not None:
+                names.append(name)
+            return pixels
+
+        monkeypatch.setitem(_jpeg._LIBRARIES, name, watched)
+    return names
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_of_any_colour_space_becomes_rgb(write_image, decoder, mode):
+    path = write_image("a.jpg", mode=mode, quality=95)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(decode.decode(path, decoder), expected)
+
+
+def jpegs():
+    """Kinds of JPEG: (what it is, bytes, whether a library other than Pillow decodes it)."""
+    cv2 = pytest.importorskip("cv2")
+    generator = np.random.default_rng(0)
+    sampled = {name: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in ("440", "411")}
+    for height, width in ((1, 1), (1, 9), (7, 2), (16, 16), (33, 47), (75, 101)):
+        smooth = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height))
+        noise = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for image in (smooth, noise):
+            for quality, progressive in ((40, False), (95, True), (100, False)):
+                options = {"quality": quality, "progressive": progressive}
+                for kind in ("4:4:4", "4:2:2", "4:2:0"):
+                    yield kind, jpeg(image, subsampling=kind, **options), True
+                yield "restarts", jpeg(image, restart_marker_blocks=1, **options), True
+                yield "RGB", jpeg(image, keep_rgb=True, **options), True
+                yield "gray", jpeg(image.convert("L"), **options), True
+                yield "CMYK", jpeg(image.convert("CMYK"), **options), False
+                for kind, factor in sampled.items():
+                    settings = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor, cv2.IMWRITE_JPEG_QUALITY, quality)
+                    yield kind, cv2.imencode(".jpg", np.asarray(image), settings)[1].tobytes(), True
+
+
+def jpeg(image, **options):
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
+def test_other_libraries_give_pillows_bits(name, taken):
+    pytest.importorskip(name)
+    for kind, content, plain in jpegs():
+        file = decode.Encoded(content, kind)
+        before = len(taken)
+        assert np.array_equal(decode.decode(file, name), decode.decode(file, "pil")), kind
+        # OpenCV is not asked for images of several scans.
+        assert (len(taken) > before) == (plain and (name != "cv2" or content.count(b"\xff\xda") == 1)), kind
+
+
+@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
+def test_other_libraries_take_and_refuse_what_pillow_does(name):
+    pytest.importorskip(name)
+    generator = np.random.default_rng(0)
+    smooth = Image.fromarray(generator.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize((90, 70))
+    refused = 0
+    for trial in range(600):
+        content = bytearray(jpeg(smooth, quality=80, progressive=trial % 2 == 1, subsampling=trial % 3))
+        first = 2 if trial % 3 else len(content) // 2
+        for at in generator.integers(first, len(content) - 2, 1 + trial % 3):
+            content[at] = generator.integers(0, 256)
+        found = []
+        for decoder in ("pil", name):
+            try:
+                found.append(decode.decode(decode.Encoded(bytes(content), "a"), decoder))
+            except DataError:
+                found.append(None)
+        refused += found[0] is None
+        assert (found[0] is None and found[1] is None) or np.array_equal(*found), trial
+    assert 50 < refused < 550
+
+
+def test_the_fastest_exact_library_is_chosen(taken, monkeypatch, write_image):
+    pytest.importorskip("simplejpeg")
+    path = write_image("a.jpg")
+    _jpeg._exact.cache_clear()
+    try:
+        assert decode.chosen("auto") == "simplejpeg"
+        taken.clear()
+        decode.decode(path)
+        assert taken == ["simplejpeg"]
+        _jpeg._exact.cache_clear()
+        # One that rounds otherwise is not taken, and a call by name refuses it.
+        exact = _jpeg._LIBRARIES["cv2"]
+        monkeypatch.setitem(_jpeg._LIBRARIES, "simplejpeg", lambda encoded: exact(encoded) ^ 1)
+        assert decode.chosen("auto") == "cv2"
+        with pytest.raises(DataError, match="as installed it does not give Pillow's pixels"):
+            decode.decode(path, "simplejpeg")
+        _jpeg._exact.cache_clear()
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        assert decode.chosen("auto") == "pil"
+    finally:
+        _jpeg._exact.cache_clear()
+
+
+def test_fast_decodes_fewer_pixels_and_knows_the_size(tmp_path):
+    pytest.importorskip("simplejpeg")
+    smooth = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(smooth).resize((300, 200), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "a.jpg", quality=95)
+    exact = decode.decode(tmp_path / "a.jpg")
+    whole = decode.decode(tmp_path / "a.jpg", "fast")
+    assert whole.shape == exact.shape
+    # A DCT of integers with fewer bits and chroma that is not smoothed: a few levels at quality 95.
+    assert 0 < np.abs(whole.astype(int) - exact).max() <= 16
+    for wanted, shape in (((100, 150), (100, 150)), ((101, 100), (200, 300)), ((20, 30), (25, 38))):
+        pixels, size = decode.decode_at(tmp_path / "a.jpg", "fast", target=lambda h, w, wanted=wanted: wanted)
+        assert (pixels.shape[:2], size) == (shape, (300, 200))
+    pixels, size = decode.decode_at(tmp_path / "a.jpg", target=lambda height, width: (20, 30))
+    assert (pixels.shape[:2], size) == ((200, 300), (300, 200))
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
+def test_other_libraries_give_pillows_bits_on_real_images(name, real_data, taken):
+    pytest.importorskip(name)
+    files = [file for pattern in ("*.jpg", "*.JPEG") for file in sorted(real_data.rglob(pattern))][::16]
+    assert len(files) > 100
+    for file in files:
+        assert np.array_equal(decode.decode(file, name), decode.decode(file, "pil")), file
+    assert len(taken) > 0.9 * len(files)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA"])
+def test_png_of_any_mode_becomes_rgb(write_image, mode):
+    pixels = decode.decode(write_image("a.png", mode=mode))
+    assert pixels.shape == (30, 40, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_transparency_is_laid_over_white(write_image):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = (10, 20, 30, 255)
+    pixels = decode.decode(write_image("a.png", mode="RGBA", pixels=rgba))
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert pixels[1, 1].tolist() == [255, 255, 255]
+
+
+def test_sixteen_bit_grayscale_keeps_its_upper_bits(tmp_path):
+    values = np.array([[0, 255], [256, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert decode.decode(tmp_path / "a.png")[..., 0].tolist() == [[0, 0], [1, 255]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_to_pixels_and_size(write_image, decoder, orientation):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = write_image("a.jpg", width=48, height=32, exif=exif)
+    with Image.open(path) as image:
+        stored = np.asarray(image.convert("RGB"))
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: stored[::-1].transpose(1, 0, 2),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: stored[:, ::-1].transpose(1, 0, 2),
+    }[orientation]
+    assert np.array_equal(decode.decode(path, decoder), upright)
+    assert decode.image_size(path) == (upright.shape[1], upright.shape[0])
+    assert np.array_equal(decode.decode(path, decoder, orient=False), stored)
+    assert decode.image_size(path, orient=False) == (48, 32)
+
+
+def test_truncated_jpeg_is_named(write_image, decoder):
+    path = write_image("folder/cut.jpg", width=200, height=200)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(DataError, match=r"folder/cut.jpg: cannot be decoded .*truncated.*--skip-bad"):
+        decode.decode(path, decoder)
+    assert decode.image_size(path) == (200, 200)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0"])
+def test_what_is_not_an_image_is_named(tmp_path, decoder, content):
+    path = tmp_path / "b.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"b.jpg: "):
+        decode.decode(path, decoder)
+
+
+def test_missing_image_is_named(tmp_path, decoder):
+    with pytest.raises(DataError, match=r"gone.jpg: no such image file"):
+        decode.decode(tmp_path / "gone.jpg", decoder)
+
+
+def test_decompression_bomb_is_refused_before_decoding(write_image, monkeypatch):
+    path = write_image("big.png", width=50, height=41)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 2000)
+    with pytest.raises(DataError, match=r"big.png: 50x41 px is over the limit of 2000 px"):
+        decode.decode(path)
+
+
+def test_float_image_is_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(DataError, match=r"f.tiff: .*no defined range"):
+        decode.decode(tmp_path / "f.tiff")
+
+
+def test_unknown_decoder_is_refused(write_image):
+    with pytest.raises(ValueError, match="expected one of auto, pil, simplejpeg, cv2, fast, got 'nvjpeg'"):
+        decode.decode(write_image("a.jpg"), "nvjpeg")
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ([[0, 1], [2, 0]], [[0, 1], [255, 0]]),
+        ([[0, 1], [255, 0]], [[0, 1], [255, 0]]),
+        ([[0, 255]], [[0, 1]]),
+        ([[0]], [[0]]),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_mask_values(tmp_path, stored, expected, mode):
+    image = Image.fromarray(np.array(stored, np.uint8))
+    if mode == "P":
+        image.putpalette([channel for level in range(256) for channel in (level, 0, 0)])
+    image.save(tmp_path / "m.png")
+    assert decode.decode_mask(tmp_path / "m.png").tolist() == expected
+
+
+def test_bad_masks_are_named(tmp_path):
+    Image.fromarray(np.full((2, 2), 7, np.uint8)).save(tmp_path / "seven.png")
+    with pytest.raises(DataError, match=r"seven.png: mask values are 0, 1, 2 or 255, found \[7\]"):
+        decode.decode_mask(tmp_path / "seven.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "rgb.png")
+    with pytest.raises(DataError, match=r"rgb.png: a mask is .* mode RGB"):
+        decode.decode_mask(tmp_path / "rgb.png")
+
+
+@pytest.mark.parametrize("decoder", PACKAGES)
+def test_a_missing_package_names_the_extra(write_image, monkeypatch, decoder):
+    monkeypatch.setitem(sys.modules, PACKAGES[decoder], None)
+    _jpeg._exact.cache_clear()
+    with pytest.raises(DataError, match=rf"decoder='{decoder}' needs .*: pip install 'wsolfast\[fast\]'"):
+        decode.decode(write_image("a.jpg"), decoder)
+
+
+def test_recipes_know_the_decoders():
+    assert CHOICES["data.decoder"] == decode.DECODERS

@@ -1,0 +1,1 @@
+"""One image on its way from a file to a tensor."""

@@ -1,0 +1,197 @@
+"""The one place that decodes images. Everything leaves it as uint8 RGB, upright, or as a :class:`DataError`."""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wsolfast.data.errors import DataError
+from wsolfast.data.images._jpeg import DECODERS, LOSSY, Target, chosen, decode_jpeg, read_header
+
+__all__ = [
+    "DECODERS",
+    "LOSSY",
+    "MAX_PIXELS",
+    "Encoded",
+    "Target",
+    "chosen",
+    "decode",
+    "decode_at",
+    "decode_grey",
+    "decode_mask",
+    "image_size",
+]
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning level; an image above it is a decompression bomb or not a photograph
+
+_ORIENTATION = 0x0112
+_SWAPS_AXES = {5, 6, 7, 8}
+_ADVICE = "repair or remove it, or open the data with skip_bad (--skip-bad)"
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file's bytes where there is no file: a member of an archive, a cell of a table."""
+
+    content: bytes = field(repr=False)
+    name: str  # what an error calls it
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def decode(file: Path | Encoded, decoder: str = "auto", orient: bool = True) -> np.ndarray:
+    """Pixels of an image file as RGB.
+
+    Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. The orientation that EXIF
+    records is applied, so annotations are those of the upright image.
+
+    Args:
+        file: image file.
+        decoder: who decodes plain JPEG data; every other file is Pillow's. ``"pil"``, ``"simplejpeg"`` and ``"cv2"``
+            give the same bits, and ``"auto"`` is the fastest of them that is installed. ``"fast"`` is not exact: it
+            takes libjpeg's quick DCT and upsampling.
+        orient: False keeps the stored orientation, as loaders that ignore EXIF do.
+
+    Returns:
+        uint8 array [H, W, 3].
+
+    Raises:
+        DataError: if the file is missing, truncated, not an image, or larger than ``MAX_PIXELS``.
+        ValueError: for an unknown decoder.
+    """
+    return decode_at(file, decoder, orient)[0]
+
+
+def decode_at(
+    file: Path | Encoded, decoder: str = "auto", orient: bool = True, target: Target | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """:func:`decode` for an image that is then made smaller; ``"fast"`` decodes fewer pixels where that suffices.
+
+    Args:
+        target: height and width of the image to those it is wanted at.
+
+    Returns:
+        uint8 array [h, w, 3], not smaller than wanted unless the image is, and (width, height) of the image.
+    """
+    if decoder not in DECODERS:
+        chosen(decoder)
+    if decoder != "pil":
+        file = _read(file)
+        header = read_header(file.content)
+        # An image over the limit and a turned one are left to Pillow, which refuses and turns.
+        if header and header.width * header.height <= MAX_PIXELS and not (orient and header.has_app1 and _turned(file)):
+            wanted = target(header.height, header.width) if target else None
+            pixels = decode_jpeg(file.content, header, decoder, wanted)
+            if pixels is not None:
+                return pixels, (header.width, header.height)
+    with _open(file) as image:
+        try:
+            upright = ImageOps.exif_transpose(image) if orient else image
+            pixels = np.array(_to_rgb(upright))
+        except _UNREADABLE as error:
+            raise DataError(f"{file}: cannot be decoded ({error}); {_ADVICE}") from error
+    return pixels, (pixels.shape[1], pixels.shape[0])
+
+
+def decode_mask(file: Path | Encoded) -> np.ndarray:
+    """Labels of a mask file: 0 background, 1 object, 255 ignore.
+
+    In the file 0 is background, 1 object, and 2 or 255 ignore; a file that holds 255 but no 1 is black and white, and
+    its 255 is the object.
+
+    Returns:
+        uint8 array [H, W].
+
+    Raises:
+        DataError: if the file is missing, broken, not single-channel, or holds other values.
+    """
+    with _open(file) as image:
+        try:
+            labels = np.array(image.convert("L") if image.mode == "1" else image)
+        except _UNREADABLE as error:
+            raise DataError(f"{file}: mask cannot be decoded ({error}); repair it") from error
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise DataError(f"{file}: a mask is an 8-bit palette or grayscale image, this one has mode {image.mode}")
+    values = set(np.unique(labels).tolist())
+    if values - {0, 1, 2, 255}:
+        raise DataError(f"{file}: mask values are 0, 1, 2 or 255, found {sorted(values - {0, 1, 2, 255})[:5]}")
+    if 255 in values and 1 not in values:
+        return (labels == 255).astype(np.uint8)
+    return np.where(labels > 1, np.uint8(255), labels)
+
+
+def decode_grey(file: Path | Encoded) -> np.ndarray:
+    """Grey levels of a mask file of one object, uint8 [H, W].
+
+    Raises:
+        DataError: if the file is missing or broken.
+    """
+    with _open(file) as image:
+        try:
+            return np.array(image.convert("L"))
+        except _UNREADABLE as error:
+            raise DataError(f"{file}: mask cannot be decoded ({error}); repair it") from error
+
+
+def image_size(file: Path | Encoded, orient: bool = True) -> tuple[int, int]:
+    """(width, height) from the file's header, as :func:`decode` would return it; no pixel is decoded."""
+    with _open(file) as image:
+        width, height = image.size
+        return (height, width) if orient and _orientation(image) in _SWAPS_AXES else (width, height)
+
+
+def _open(file: Path | Encoded) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(file.content) if isinstance(file, Encoded) else file)
+    except FileNotFoundError:
+        raise _missing(file) from None
+    except UnidentifiedImageError:
+        raise DataError(f"{file}: not an image; {_ADVICE}") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise DataError(f"{file}: {image.width}x{image.height} px is over the limit of {MAX_PIXELS} px; shrink it")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except _UNREADABLE:  # a broken EXIF block does not make the pixels unreadable
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{image.mode!r} pixels have no defined range; store it with 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _turned(file: Encoded) -> bool:
+    with _open(file) as image:
+        return _orientation(image) != 1
+
+
+def _read(file: Path | Encoded) -> Encoded:
+    if isinstance(file, Encoded):
+        return file
+    try:
+        return Encoded(file.read_bytes(), str(file))
+    except FileNotFoundError:
+        raise _missing(file) from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
+
+
+def _missing(file: Path | Encoded) -> DataError:
+    return DataError(f"{file}: no such image file; restore it or remove it from the annotations")

@@ -1,0 +1,280 @@
+"""Image geometry: resize, crop, flip, ten crops, and the way back from a view to its image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsolfast.data.errors import DataError
+from wsolfast.data.images._rand_augment import DRAWS, MAGNITUDES, rand_augment
+
+# View.resize and View.keep_aspect: what the resized whole image depends on, besides the image.
+Size = tuple[int | tuple[int, int] | None, bool]
+
+# The crop's top and left and the flip; then four for each of ten attempts at an area.
+_FLIP_DRAWS = 3
+_CROP_DRAWS = _FLIP_DRAWS + 4 * 10
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a view lies in its image: ``x_view = scale_x * x - offset_x``, then mirrored if ``flip``; y likewise.
+
+    Coordinates are continuous, pixel i spans [i, i + 1).
+    """
+
+    image_size: tuple[int, int]  # (width, height) of the image
+    view_size: tuple[int, int]  # (width, height) of the view
+    scale: tuple[float, float]  # (x, y), view pixels per image pixel
+    offset: tuple[float, float]  # (x, y), view pixels cut off at the left and the top
+    flip: bool = False
+
+    @property
+    def resized_size(self) -> tuple[int, int]:
+        """(width, height) of the whole image at the scale of the view, before the crop."""
+        width, height = (round(size * scale) for size, scale in zip(self.image_size, self.scale, strict=True))
+        return width, height
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """The view of a map [..., height, width] over the whole resized image: cropped and mirrored with the image.
+
+        Crops of a random area start between the map's pixels: there the map follows to a pixel.
+        """
+        width, height = self.view_size
+        left, top = (
+            min(round(start), size - side)
+            for start, size, side in zip(self.offset, (whole.shape[-1], whole.shape[-2]), self.view_size, strict=True)
+        )
+        view = whole[..., top : top + height, left : left + width]
+        return view.flip(-1) if self.flip else view
+
+    def boxes_to_view(self, boxes: Tensor) -> Tensor:
+        """``boxes`` [..., 4] xyxy of the image in pixels of the view, not clipped."""
+        x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
+        (scale_x, scale_y), (offset_x, offset_y) = self.scale, self.offset
+        x0, x1 = x0 * scale_x - offset_x, x1 * scale_x - offset_x
+        if self.flip:
+            x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0
+        return torch.stack([x0, y0 * scale_y - offset_y, x1, y1 * scale_y - offset_y], dim=-1)
+
+    def boxes_to_image(self, boxes: Tensor) -> Tensor:
+        """``boxes`` [..., 4] xyxy of the view in pixels of the image, not clipped."""
+        x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
+        if self.flip:
+            x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0
+        (scale_x, scale_y), (offset_x, offset_y) = self.scale, self.offset
+        return torch.stack(
+            [
+                (x0 + offset_x) / scale_x,
+                (y0 + offset_y) / scale_y,
+                (x1 + offset_x) / scale_x,
+                (y1 + offset_y) / scale_y,
+            ],
+            dim=-1,
+        )
+
+    def maps_to_image(self, maps: Tensor) -> Tensor:
+        """Maps [N, h, w] over the view as maps [N, height, width] over the image, bilinear, 0 outside the view."""
+        width, height = self.image_size
+        x = ((torch.arange(width, dtype=torch.float64) + 0.5) * self.scale[0] - self.offset[0]) / self.view_size[0]
+        y = ((torch.arange(height, dtype=torch.float64) + 0.5) * self.scale[1] - self.offset[1]) / self.view_size[1]
+        inside = ((y >= 0) & (y < 1))[:, None] & ((x >= 0) & (x < 1))[None, :]  # [height, width]
+        grid_y, grid_x = torch.meshgrid(y * 2 - 1, (1 - x if self.flip else x) * 2 - 1, indexing="ij")
+        grid = torch.stack([grid_x, grid_y], dim=-1).to(maps).expand(len(maps), -1, -1, -1)
+        sampled = F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+        return sampled * inside.to(maps.device)
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image becomes a tensor: resize, in training perhaps distort, then crop, then perhaps mirror.
+
+    Args:
+        resize: one side or (height, width) that the whole image is warped to; None keeps its size.
+        crop: side of the square crop, random in training and central otherwise; None takes everything.
+        train: random crop and horizontal flip with probability 1/2.
+        keep_aspect: ``resize`` is the shorter side and the image keeps its aspect ratio.
+        crop_area: in training the crop is a rectangle whose share of the area lies between these two and whose aspect
+            ratio is 3/4 to 4/3, resized to ``crop``: torchvision's RandomResizedCrop.
+        rand_augment: in training, how many operations of what magnitude (0 to 30) distort the whole image, see
+            :mod:`wsolfast.data.images._rand_augment`.
+    """
+
+    resize: int | tuple[int, int] | None = None
+    crop: int | None = None
+    train: bool = False
+    keep_aspect: bool = False
+    crop_area: tuple[float, float] | None = None
+    rand_augment: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        sides = (self.resize,) if isinstance(self.resize, int) else tuple(self.resize or ())
+        pair = not sides or isinstance(self.resize, int) or len(sides) == 2
+        if not pair or any(not isinstance(side, int) or side < 1 for side in sides):
+            raise ValueError(f"resize: expected a positive side, (height, width) or None, got {self.resize!r}")
+        if self.keep_aspect and not isinstance(self.resize, int):
+            raise ValueError(f"keep_aspect: resize is then the shorter side, one integer; got {self.resize!r}")
+        if self.crop is not None and (self.crop < 1 or any(self.crop > side for side in sides)):
+            raise ValueError(f"crop: expected 1 <= crop <= resize, got crop={self.crop} with resize={self.resize}")
+        area, distortions = self.crop_area, self.rand_augment
+        if area is not None and (self.crop is None or len(area) != 2 or not 0 < area[0] <= area[1] <= 1):
+            raise ValueError(f"crop_area: expected a crop and two shares, 0 < least <= most <= 1, got {area!r}")
+        if distortions is not None and (
+            len(distortions) != 2 or distortions[0] < 0 or not 0 <= distortions[1] <= MAGNITUDES
+        ):
+            raise ValueError(f"rand_augment: expected how many, and a magnitude of 0 to 30, got {distortions!r}")
+
+    @property
+    def draws(self) -> int:
+        """How many 64-bit integers a view of an image takes; none outside of training."""
+        if not self.train:
+            return 0
+        if self.rand_augment is not None:
+            return _CROP_DRAWS + self.rand_augment[0] * DRAWS
+        return _FLIP_DRAWS if self.crop_area is None else _CROP_DRAWS
+
+    @property
+    def size(self) -> Size:
+        """What :meth:`warp` depends on."""
+        side = self.resize
+        return (side if side is None or isinstance(side, int) else (side[0], side[1])), self.keep_aspect
+
+    def __call__(self, pixels: np.ndarray, draws: list[int], name: str) -> tuple[Tensor, Placement]:
+        """View of one image: :meth:`warp`, then :meth:`cut`.
+
+        Args:
+            pixels: uint8 array [H, W, 3].
+            draws: 64-bit integers, :attr:`draws` of them: for the crop's top, its left and the flip, for the crop's
+                area, and for the distortions.
+            name: what an error calls the image.
+
+        Returns:
+            uint8 tensor [3, h, w], contiguous, and where it lies in the image.
+        """
+        return self.cut(self.warp(pixels), (pixels.shape[1], pixels.shape[0]), draws, name)
+
+    def warp(self, pixels: np.ndarray, image_size: tuple[int, int] | None = None) -> Tensor:
+        """The whole image, resized: what :meth:`cut` takes from, and all that depends on nothing random.
+
+        Args:
+            pixels: uint8 array [H, W, 3], of the image or of a smaller copy.
+            image_size: (width, height) of the image, if that is a copy.
+
+        Returns:
+            uint8 tensor [3, h, w].
+        """
+        width, height = image_size or (pixels.shape[1], pixels.shape[0])
+        return resize(torch.from_numpy(pixels).permute(2, 0, 1), self.target(height, width))
+
+    def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:
+        """The view of what :meth:`warp` gave: all that is random.
+
+        Args:
+            whole (Tensor[3, H, W]): uint8.
+            image_size: (width, height) of the image.
+            draws: as for a call.
+            name: the same.
+
+        Returns:
+            uint8 tensor [3, h, w], contiguous, and where it lies in the image.
+
+        Raises:
+            DataError: if the image is smaller than the crop.
+        """
+        (width, height), (rows, columns) = image_size, whole.shape[1:]
+        image, flip = whole, False
+        scale: tuple[float, float] = (columns / width, rows / height)
+        corner: tuple[float, float] = (0, 0)
+        if self.train and self.rand_augment is not None:
+            image = rand_augment(image, *self.rand_augment, draws[_CROP_DRAWS:])
+        if self.train and self.crop is not None and self.crop_area is not None:
+            x, y, w, h = random_area(columns, rows, self.crop_area, draws[_FLIP_DRAWS:_CROP_DRAWS])
+            image = resize(image[:, y : y + h, x : x + w], (self.crop, self.crop))
+            across, down = self.crop / w, self.crop / h
+            scale, corner = (scale[0] * across, scale[1] * down), (x * across, y * down)
+        elif self.crop is not None:
+            if min(rows, columns) < self.crop:
+                raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
+            spare_rows, spare_columns = rows - self.crop, columns - self.crop
+            if self.train:
+                top, left = draws[0] % (spare_rows + 1), draws[1] % (spare_columns + 1)
+            else:
+                top, left = _center(spare_rows), _center(spare_columns)
+            image, corner = image[:, top : top + self.crop, left : left + self.crop], (left, top)
+        if self.train and draws[2] & 1:
+            image, flip = image.flip(-1), True
+        view_size = (image.shape[2], image.shape[1])
+        return image.contiguous(), Placement((width, height), view_size, scale, corner, flip)
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the whole image after the resize."""
+        if self.resize is None:
+            return height, width
+        if not isinstance(self.resize, int):
+            return self.resize
+        if self.keep_aspect:
+            shorter = min(height, width)
+            # Integer floor division, as torchvision rounds the longer side.
+            return self.resize * height // shorter, self.resize * width // shorter
+        return self.resize, self.resize
+
+
+def random_area(width: int, height: int, share: tuple[float, float], draws: Sequence[int]) -> tuple[int, int, int, int]:
+    """A random rectangle (x, y, w, h) of an image: torchvision's RandomResizedCrop.
+
+    Ten times an area, even between the two shares, and an aspect ratio, log-even between 3/4 and 4/3, are drawn; the
+    first rectangle that fits is taken, at an even place. If none does, it is the central one of the nearest ratio.
+
+    Args:
+        draws: 64-bit integers, four for each time.
+    """
+    for k in range(0, len(draws), 4):
+        area, ratio = (draw * 2.0**-64 for draw in draws[k : k + 2])
+        area = width * height * (share[0] + area * (share[1] - share[0]))
+        ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return draws[k + 2] % (width - w + 1), draws[k + 3] % (height - h + 1), w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """``image`` [3, H, W] uint8 warped to ``size`` (height, width), antialiased bilinear: Pillow's within one level."""
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def ten_crop(images: Tensor, crop: int) -> Tensor:
+    """Four corners and the centre, then the same five mirrored: the classification views of the papers.
+
+    Args:
+        images (Tensor[N, C, H, W]): any dtype, any device.
+        crop: side of a crop.
+
+    Returns:
+        Tensor[N, 10, C, crop, crop]: top left, top right, bottom left, bottom right, centre; then those of the mirror
+        image.
+
+    Raises:
+        ValueError: if the images are smaller than ``crop``.
+    """
+    height, width = images.shape[-2:]
+    if crop > min(height, width):
+        raise ValueError(f"ten_crop: crop={crop} is larger than the images, {height}x{width}")
+    bottom, right = height - crop, width - crop
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (_center(bottom), _center(right))]
+
+    def crops(source: Tensor) -> list[Tensor]:
+        return [source[..., top : top + crop, left : left + crop] for top, left in corners]
+
+    return torch.stack(crops(images) + crops(images.flip(-1)), dim=1)
+
+
+def _center(spare: int) -> int:
+    return round(spare / 2)

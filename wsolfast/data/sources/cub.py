@@ -1,0 +1,146 @@
+"""``cub``: CUB-200-2011 (Wah et al., 2011) as it is distributed.
+
+``train_weaksup`` and ``test`` are the official split. The set has no ``train_fullsup`` of its own: give ``metadata``
+(and ``val_images``) for the benchmark's CUBV2, or ``val_per_class`` to hold images of the training split out.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from wsolfast.data._base import BoxTable
+from wsolfast.data._files import FileSource, read_lines, relative_path
+from wsolfast.data.errors import DataError
+from wsolfast.data.sources.metadata import metadata_files, metadata_source
+
+LAYOUT = """\
+images.txt                 1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg
+image_class_labels.txt     1 1
+train_test_split.txt       1 0          (1 train, 0 test)
+bounding_boxes.txt         1 60.0 27.0 325.0 304.0          (x y width height)
+classes.txt                1 001.Black_footed_Albatross
+images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"""
+REQUIRED_SPLITS = ("train_weaksup", "test")
+
+
+_LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
+
+
+def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
+    """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
+    lists = [folder / name for folder in (root, root / "CUB_200_2011") for name in _LISTS]
+    return lists + (metadata_files(Path(metadata), split) if metadata is not None else [])
+
+
+def open_source(
+    root: Path,
+    split: str,
+    *,
+    metadata: str | Path | None = None,
+    val_images: str | Path | None = None,
+    val_per_class: int = 0,
+    decoder: str = "auto",
+    orient: bool = True,
+) -> FileSource:
+    """The images of ``split`` in the official tree.
+
+    Args:
+        root: the folder CUB_200_2011, or the one that holds it.
+        split: which images.
+        metadata: the benchmark's ``metadata/CUB``; all three splits are then its lists, with its boxes.
+        val_images: where the benchmark's CUBV2 images are; ``root / "CUBV2"`` unless told.
+        val_per_class: without ``metadata``, so many images of each class leave ``train_weaksup`` and are
+            ``train_fullsup``: those whose path has the smallest SHA-1.
+        decoder: see :func:`wsolfast.data.images.decode.decode`.
+        orient: the same.
+    """
+    root = root / "CUB_200_2011" if (root / "CUB_200_2011" / "images.txt").exists() else root
+    names = list(_table(root / "classes.txt", "the class names").values())
+    if metadata is not None:
+        folder = Path(val_images or root / "CUBV2") if split == "train_fullsup" else root / "images"
+        return metadata_source(metadata, split, folder, names, decoder=decoder, orient=orient)
+    if split == "train_fullsup" and val_per_class < 1:
+        raise DataError(
+            f"{root}: CUB-200-2011 has no train_fullsup split; give metadata=DIR (the benchmark's metadata/CUB) and "
+            "val_images=DIR (CUBV2), or val_per_class=5 to hold images of the training split out"
+        )
+    return _official(root, split, names, val_per_class, decoder, orient)
+
+
+def _official(root: Path, split: str, names: list[str], val_per_class: int, decoder: str, orient: bool) -> FileSource:
+    paths = _table(root / "images.txt", "the image paths")
+    labels = _numbers(root / "image_class_labels.txt", "the class of every image", paths, 1)
+    in_train = _numbers(root / "train_test_split.txt", "the official split", paths, 1)
+    held_out = _held_out(paths, labels, in_train, val_per_class)
+
+    def split_of(key: str) -> str:
+        if not in_train[key][0]:
+            return "test"
+        return "train_fullsup" if key in held_out else "train_weaksup"
+
+    keys = [key for key in paths if split_of(key) == split]
+    if not keys:
+        raise DataError(f"{root / 'train_test_split.txt'}: split {split!r} is empty")
+    for key in keys:
+        if not 1 <= labels[key][0] <= len(names):
+            file = root / "image_class_labels.txt"
+            raise DataError(f"{file}: image {key} has class {labels[key][0]:g}, classes.txt has {len(names)}")
+    boxes = None
+    if split != "train_weaksup":
+        file = root / "bounding_boxes.txt"
+        corners = _numbers(file, "the box of every image", paths, 4)
+        bad = next((key for key in keys if min(corners[key][2:]) <= 0), None)
+        if bad is not None:
+            raise DataError(f"{file}: the box of image {bad} has no area: {corners[bad]} (x y width height)")
+        boxes = BoxTable.from_lists([[_corners(*corners[key])] for key in keys])
+    return FileSource(
+        root / "images",
+        [relative_path(paths[key], f"{root / 'images.txt'}, image {key}") for key in keys],
+        [int(labels[key][0]) - 1 for key in keys],
+        names,
+        boxes=boxes,
+        decoder=decoder,
+        orient=orient,
+    )
+
+
+def _corners(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y + height]
+
+
+def _held_out(paths: dict, labels: dict, in_train: dict, val_per_class: int) -> set[str]:
+    by_class: dict[float, list[str]] = {}
+    for key in sorted((key for key in paths if in_train[key][0]), key=lambda key: _sha1(paths[key])):
+        by_class.setdefault(labels[key][0], []).append(key)
+    return {key for keys in by_class.values() for key in keys[:val_per_class]}
+
+
+def _sha1(path: str) -> str:
+    return hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest()
+
+
+def _table(file: Path, purpose: str) -> dict[str, str]:
+    """Lines ``key value`` by key."""
+    table = {}
+    for number, line in enumerate(read_lines(file, purpose), 1):
+        key, _, value = line.strip().partition(" ")
+        if not value or key in table:
+            raise DataError(f"{file}, line {number}: expected a new id and a value, got {line!r}")
+        table[key] = value
+    return table
+
+
+def _numbers(file: Path, purpose: str, paths: dict[str, str], count: int) -> dict[str, list[float]]:
+    """Lines ``key number...`` by key, one for every image and for nothing else."""
+    table = {}
+    for key, value in _table(file, purpose).items():
+        try:
+            table[key] = [float(number) for number in value.split()]
+        except ValueError:
+            table[key] = []
+        if len(table[key]) != count:
+            raise DataError(f"{file}: image {key} needs {count} numbers, got {value!r}")
+    for key in table.keys() ^ paths.keys():
+        lacking = "images.txt" if key in table else file.name
+        raise DataError(f"{file}: image {key} is missing in {lacking}; the two files must list the same images")
+    return table

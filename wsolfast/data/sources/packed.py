@@ -1,0 +1,72 @@
+"""Sources whose images are stored together in larger files."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
+from wsolfast.data.images.decode import Encoded, Target, decode, decode_at, decode_mask, image_size
+
+
+class PackedSource(Source):
+    """Images that :meth:`content` gives, encoded; a subclass says where they are.
+
+    Args:
+        image_ids: one per image.
+        labels: class of each image.
+        class_names: one per class.
+        boxes: boxes of each image; empty for a split trained on labels.
+        sizes: int array [n, 2], (width, height); where it is 0 the image's header is read.
+        decoder: see :func:`wsolfast.data.images.decode.decode`.
+        orient: the same.
+    """
+
+    def __init__(
+        self,
+        image_ids: Sequence[str],
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        boxes: BoxTable | None = None,
+        sizes: np.ndarray | None = None,
+        decoder: str = "auto",
+        orient: bool = True,
+    ):
+        self.image_ids = image_ids
+        self.labels = np.asarray(labels, np.int64)
+        self.class_names = class_names
+        self._boxes = boxes
+        self._sizes = np.zeros((len(image_ids), 2), np.int64) if sizes is None else sizes.astype(np.int64)
+        self._decoder = decoder
+        self._orient = orient
+
+    def content(self, index: int) -> Encoded:
+        """An image's bytes.
+
+        Raises:
+            DataError: if they cannot be read.
+        """
+        raise NotImplementedError
+
+    def mask_content(self, index: int) -> Encoded | None:
+        """Bytes of an image's mask; None if it has none."""
+        return None
+
+    def read(self, index: int) -> np.ndarray:
+        return decode(self.content(index), self._decoder, self._orient)
+
+    def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
+        return decode_at(self.content(index), self._decoder, self._orient, target)
+
+    def header_size(self, index: int) -> tuple[int, int]:
+        return image_size(self.content(index), self._orient)
+
+    def annotation(self, index: int) -> Annotation:
+        if not self._sizes[index].all():
+            self._sizes[index] = self.header_size(index)
+        width, height = self._sizes[index].tolist()
+        return Annotation((width, height), boxes_of(self._boxes, index))
+
+    def mask(self, index: int) -> np.ndarray | None:
+        content = self.mask_content(index)
+        return None if content is None else decode_mask(content)

@@ -1,0 +1,240 @@
+"""``parquet``: tables of images as Hugging Face's ``datasets`` stores them.
+
+The column ``image`` holds the file's bytes, alone or as ``{bytes, path}``; ``label`` a whole number from 0, whose names
+are taken from the file's own description; ``boxes``, if there, a list of four numbers for each box. Rows are read
+by the group in which they were written, so images in order are fast and images at random are not: for training, write
+shards (``wsolfast data pack parquet``) or keep decoded images (``--cache-gb``).
+"""
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from wsolfast.data._base import BoxTable
+from wsolfast.data._files import file_state, relative_path
+from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import Encoded
+from wsolfast.data.sources.metadata import FOLDERS
+from wsolfast.data.sources.packed import PackedSource
+from wsolfast.data.sources.shards import check_boxes
+
+LAYOUT = """\
+data/train-00000-of-00002.parquet         columns image {bytes, path}, label
+data/validation-00000-of-00001.parquet    the same and boxes, a list of [x0, y0, x1, y1]; width, height (optional)
+data/test-00000-of-00001.parquet"""
+REQUIRED_SPLITS = ()
+
+_NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
+_BOX_FORMATS = ("xyxy", "xywh")
+_KEPT_BYTES = 256 << 20
+
+
+def consulted(root: Path, split: str, *, files: str = "**/{split}-*.parquet", **_: Any) -> list[Path]:
+    """The files that decide what :func:`open_source` finds."""
+    return [*_files(root, split, files), root]
+
+
+def open_source(
+    root: Path,
+    split: str,
+    *,
+    files: str = "**/{split}-*.parquet",
+    image: str = "image",
+    label: str = "label",
+    boxes: str = "boxes",
+    box_format: str = "xyxy",
+    decoder: str = "auto",
+    orient: bool = True,
+) -> "ParquetSource":
+    """The images of ``split``.
+
+    Args:
+        root: the folder of the files.
+        split: which images.
+        files: pattern of their paths; ``{split}`` becomes train, validation (or val) or test.
+        image: column of the images.
+        label: column of the labels.
+        boxes: column of the boxes; not read for the split that is trained on labels.
+        box_format: ``"xyxy"``, x1/y1 exclusive, or ``"xywh"``; pixels of the upright image.
+        decoder: see :func:`wsolfast.data.images.decode.decode`.
+        orient: the same.
+    """
+    if box_format not in _BOX_FORMATS:
+        raise ValueError(f"box_format: expected one of {', '.join(_BOX_FORMATS)}, got {box_format!r}")
+    found = _files(root, split, files)
+    if not found:
+        raise DataError(f"{root}: no file {files.replace('{split}', FOLDERS[split])}; expected\n{LAYOUT}")
+    wanted = None if split == "train_weaksup" else boxes
+    tables = [_Table(file, image, label, wanted, box_format) for file in found]
+    return ParquetSource(tables, image, decoder=decoder, orient=orient)
+
+
+class ParquetSource(PackedSource):
+    """Rows of parquet files."""
+
+    def __init__(self, tables: Sequence["_Table"], image: str, **options: Any):
+        names = max((table.class_names for table in tables), key=len)
+        labels = np.concatenate([table.labels for table in tables])
+        count = int(labels.max(initial=-1)) + 1
+        if names and len(names) < count:
+            raise DataError(f"{tables[0].file}: {len(names)} class names, but there is an image of class {count - 1}")
+        ids = [image_id for table in tables for image_id in table.image_ids]
+        if len(set(ids)) < len(ids):
+            # Paths are what the writer had; where they do not tell images apart, file and row do.
+            ids = [f"{table.file.name}, row {row}" for table in tables for row in range(len(table.labels))]
+        super().__init__(
+            ids,
+            labels,
+            names or [f"class {label}" for label in range(count)],
+            boxes=BoxTable.from_lists([boxes for table in tables for boxes in table.boxes]),
+            sizes=np.concatenate([table.sizes for table in tables]),
+            **options,
+        )
+        self._column = image
+        self._paths = [table.file for table in tables]
+        self._states = [table.state for table in tables]
+        self._starts = np.cumsum([0, *(len(table.labels) for table in tables)])
+        self._group_starts = [table.group_starts for table in tables]
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process, self._turn = os.getpid(), threading.Lock()
+        self._groups: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_turn", "_groups", "_process")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def content(self, index: int) -> Encoded:
+        file, row = self._place(index)
+        group = int(np.searchsorted(self._group_starts[file], row, side="right")) - 1
+        content = self._rows(file, group, index)[row - int(self._group_starts[file][group])]
+        if not content:
+            raise DataError(f"{self.describe(index)}: no bytes; paths to other files are not followed")
+        return Encoded(content, self.describe(index))
+
+    def state(self, index: int) -> int:
+        file, row = self._place(index)
+        return (self._states[file] + row) & 0xFFFFFFFFFFFFFFFF
+
+    def describe(self, index: int) -> str:
+        file, row = self._place(index)
+        return f"{self._paths[file]}, row {row}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return file, index - int(self._starts[file])
+
+    def _rows(self, file: int, group: int, index: int) -> list[bytes | None]:
+        """Images of a row group; the groups used last are kept, so that each is read once by who goes in order."""
+        if self._process != os.getpid():
+            self._forget()
+        with self._turn:
+            rows = self._groups.pop((file, group), None)
+            if rows is None:
+                if file_state(self._paths[file]) != self._states[file]:
+                    raise DataError(f"{self.describe(index)}: the file has changed since it was opened; start again")
+                rows = _read_images(self._paths[file], group, self._column)
+            self._groups[file, group] = rows
+            while len(self._groups) > 1 and sum(map(_bytes_of, self._groups.values())) > _KEPT_BYTES:
+                self._groups.popitem(last=False)
+        return rows
+
+
+def _bytes_of(rows: list[bytes | None]) -> int:
+    return sum(len(row or b"") for row in rows)
+
+
+class _Table:
+    """All of one file but its images."""
+
+    def __init__(self, file: Path, image: str, label: str, boxes: str | None, box_format: str):
+        pyarrow, parquet = _pyarrow()
+        self.file, self.state = file, file_state(file)
+        try:
+            with parquet.ParquetFile(file) as opened:
+                schema = opened.schema_arrow
+                for name in (image, label):
+                    if name not in schema.names:
+                        raise DataError(f"{file}: no column {name!r}; it has {', '.join(schema.names)}")
+                columns = [label, *(each for each in (boxes, "width", "height") if each in schema.names)]
+                struct = pyarrow.types.is_struct(schema.field(image).type)
+                paths = f"{image}.path" if struct and schema.field(image).type.get_field_index("path") >= 0 else None
+                table = opened.read(columns=columns + ([paths] if paths else []), use_threads=False)
+                sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
+        except (OSError, pyarrow.ArrowException) as error:
+            raise DataError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+        self.group_starts = np.cumsum([0, *sizes])[:-1]
+        self.class_names = _class_names(schema, label)
+        self.labels = _labels(table[label].to_pylist(), file)
+        rows = range(len(self.labels))
+        names = [row["path"] for row in table[image].to_pylist()] if paths else [None] * len(rows)
+        self.image_ids = [name or f"{file.name}, row {row}" for row, name in zip(rows, names, strict=True)]
+        given = table[boxes].to_pylist() if boxes in table.column_names else [[]] * len(rows)
+        self.boxes = [
+            _boxes(each or [], box_format, f"{file}, row {row}") for row, each in zip(rows, given, strict=True)
+        ]
+        self.sizes = np.zeros((len(rows), 2), np.int64)
+        if {"width", "height"} <= set(table.column_names):
+            self.sizes = np.array([table[name].to_pylist() for name in ("width", "height")], np.int64).T
+
+
+def _pyarrow() -> tuple[ModuleType, ModuleType]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError("data set 'parquet' needs pyarrow: pip install 'wsolfast[parquet]'") from None
+    return pyarrow, pyarrow.parquet
+
+
+def _files(root: Path, split: str, pattern: str) -> list[Path]:
+    for name in _NAMES[FOLDERS[split]]:
+        found = sorted(root.glob(relative_path(pattern.replace("{split}", name), "files")))
+        if found:
+            return found
+    return []
+
+
+def _read_images(file: Path, group: int, image: str) -> list[bytes | None]:
+    pyarrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(file) as opened:
+            struct = pyarrow.types.is_struct(opened.schema_arrow.field(image).type)
+            column = opened.read_row_group(group, columns=[f"{image}.bytes" if struct else image], use_threads=False)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    rows = column[image].to_pylist()
+    return [row and row["bytes"] for row in rows] if struct else rows
+
+
+def _class_names(schema: Any, label: str) -> list[str]:
+    """Names that ``datasets`` keeps of a ClassLabel; empty without."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[label]["names"]]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def _labels(values: list, file: Path) -> np.ndarray:
+    for row, value in enumerate(values):
+        if not isinstance(value, int) or not 0 <= value < 1 << 31:
+            raise DataError(f"{file}, row {row}: a label is a whole number from 0, got {str(value)[:40]!r}")
+    return np.array(values, np.int64)
+
+
+def _boxes(boxes: list, box_format: str, where: str) -> list[list[float]]:
+    if box_format == "xywh" and all(isinstance(box, list) and len(box) == 4 for box in boxes):
+        boxes = [[x, y, x + width, y + height] for x, y, width, height in boxes]
+    return check_boxes(boxes, where)

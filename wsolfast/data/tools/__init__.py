@@ -1,0 +1,1 @@
+"""Work on a data set as a whole: check, pack, fetch, render."""

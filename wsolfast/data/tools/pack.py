@@ -1,0 +1,144 @@
+"""A data set's images, labels, boxes and masks written as shards, see :mod:`wsolfast.data.sources.shards`."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from wsolfast.data._base import Source
+from wsolfast.data._files import FileSource
+from wsolfast.data._index import Task
+from wsolfast.data.atomic import write_bytes
+from wsolfast.data.errors import DataError
+from wsolfast.data.sources.metadata import FOLDERS
+from wsolfast.data.sources.packed import PackedSource
+from wsolfast.data.sources.shards import CLASSES
+
+_SETTINGS = "wsolfast-pack.json"
+_VERSION = 1
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif"}
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What :func:`pack` leaves."""
+
+    root: Path  # of the shards
+    images: dict[str, int]  # of each split
+    shards: int  # of all splits
+    written: int  # by this call; the others were there
+
+
+def pack_sources(
+    sources: dict[str, Source], output: Path, origin: dict, *, per_shard: int, task: Task, workers: int | None = None
+) -> PackSummary:
+    """Write the splits as shards; files of images are copied byte for byte.
+
+    A shard gets its name when all of it is there, so an interrupted call is finished by the next one.
+
+    Args:
+        sources: by split.
+        output: a new or empty folder, or one of an earlier call with the same settings.
+        origin: what decides the content, besides the files.
+        per_shard: images in a shard.
+        task: makes a progress display from a title and a number of images.
+        workers: threads; by the number of cores unless told.
+
+    Raises:
+        DataError: if the folder holds anything else, or an image is missing.
+    """
+    counts = {split: len(source.image_ids) for split, source in sources.items()}
+    _claim(
+        output,
+        json.loads(json.dumps(origin | {"version": _VERSION, "per_shard": per_shard, "images": counts}, default=str)),
+    )
+    jobs = [
+        (split, number, range(start, min(start + per_shard, counts[split])))
+        for split in sources
+        for number, start in enumerate(range(0, counts[split], per_shard))
+    ]
+
+    def write(job: tuple[str, int, range]) -> bool:
+        split, number, part = job
+        file = output / f"{FOLDERS[split]}-{number:06d}.tar"
+        missing = not file.exists()
+        if missing:
+            write_bytes(file, lambda stream: _write_shard(stream, sources[split], part, split != "train_weaksup"))
+        advance(len(part))
+        return missing
+
+    with task("pack", sum(counts.values())) as advance, ThreadPoolExecutor(workers) as pool:
+        written = sum(pool.map(write, jobs))
+    names = next(iter(sources.values())).class_names
+    text = "".join(f"{' '.join(name.split()) or f'class {label}'}\n" for label, name in enumerate(names))
+    write_bytes(output / CLASSES, lambda stream: stream.write(text.encode()))
+    return PackSummary(output, counts, len(jobs), written)
+
+
+def _claim(output: Path, settings: dict) -> None:
+    file = output / _SETTINGS
+    if file.exists():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            there = None
+        if there != settings:
+            raise DataError(f"{output}: holds shards of another set or other settings; choose another folder")
+    elif output.is_dir() and any(output.iterdir()):
+        raise DataError(f"{output}: is not empty, and nothing of this command's; choose another folder")
+    else:
+        text = json.dumps(settings, indent=2) + "\n"
+        write_bytes(file, lambda stream: stream.write(text.encode()))
+
+
+def _write_shard(stream: BinaryIO, source: Source, part: range, annotated: bool) -> None:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in part:
+            for suffix, content in _members(source, index, annotated):
+                member = tarfile.TarInfo(f"{index:08d}.{suffix}")
+                member.size = len(content)
+                member.mode = 0o644
+                tar.addfile(member, io.BytesIO(content))
+
+
+def _members(source: Source, index: int, annotated: bool) -> Iterator[tuple[str, bytes]]:
+    content = _image(source, index)
+    with Image.open(io.BytesIO(content)) as image:
+        suffix = _SUFFIXES.get(image.format or "")
+    if suffix is None:
+        raise DataError(f"{source.describe(index)}: {image.format} is not an image format of shards")
+    label = int(source.labels[index])
+    note: dict[str, object] = {"image_id": source.image_ids[index], "label": label}
+    mask = source.mask(index) if annotated else None
+    if annotated:
+        annotation = source.annotation(index)
+        note |= {"boxes": annotation.boxes.tolist(), "width": annotation.size[0], "height": annotation.size[1]}
+    yield suffix, content
+    yield "cls", str(label).encode()
+    yield "json", json.dumps(note).encode()
+    if mask is not None:
+        # 2 is what marks ignored pixels without doubt: alone, 255 would be the object of a black and white mask.
+        yield "mask.png", _png(np.where(mask == 255, np.uint8(2), mask))
+
+
+def _image(source: Source, index: int) -> bytes:
+    if isinstance(source, FileSource):
+        # Looked at as a whole before it is copied: what cannot be read is told now.
+        source.read(index)
+        return source.path(index).read_bytes()
+    if isinstance(source, PackedSource):
+        return source.content(index).content
+    return _png(source.read(index))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,164 @@
+"""A rendered data set that lies on disk as ImageNet does, to try large runs without ImageNet."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from wsolfast.data._index import Task
+from wsolfast.data.atomic import write_bytes
+from wsolfast.data.errors import DataError
+from wsolfast.data.sources import synthetic
+from wsolfast.data.sources.ilsvrc import read_xml
+
+# Names the images are stored under; also what tells a tree of ours from somebody's ImageNet.
+SETTINGS = "synth-imagenet.json"
+_VERSION = 1
+# Smaller images are many short calls of NumPy, between which threads only wait for each other.
+_LARGE = 200
+_VALIDATION = "ILSVRC2012_val_{:08d}"
+
+
+@dataclass(frozen=True)
+class TreeSummary:
+    """What :func:`write_tree` leaves."""
+
+    root: Path  # of the tree
+    images: int  # of both splits
+    written: int  # by this call; the others were there
+
+
+def write_tree(
+    root: Path,
+    *,
+    images: int,
+    train_images: int,
+    classes: int,
+    size: int,
+    world: int,
+    task: Task,
+    workers: int | None = None,
+) -> TreeSummary:
+    """Write the layout of :mod:`wsolfast.data.sources.ilsvrc`; what is there already is kept.
+
+    An image's pixels, box and place follow from the settings and its number alone, so an interrupted call is finished
+    by the next one and two trees of the same settings have the same annotations to the byte.
+
+    Raises:
+        DataError: if the folder holds something else, or a tree of other settings.
+    """
+    settings = {"version": _VERSION, "images": images, "train_images": train_images, "classes": classes}
+    settings |= {"size": size, "world": world}
+    _claim(root, settings)
+    splits = {}
+    for split, count in (("train_weaksup", train_images), ("test", images)):
+        if count:
+            splits[split] = synthetic.open_source(
+                None, split, num_classes=classes, size=size, num_train=count, num_test=count, world=world
+            )
+    workers = workers or (2 if size >= _LARGE else 1)
+    jobs = [partial(_write_image, root, source, split, i) for split, source in splits.items() for i in _range(source)]
+    with task("render", len(jobs)) as advance, ThreadPoolExecutor(workers) as pool:
+        written = sum(pool.map(lambda job: _counted(job, advance), jobs))
+    names = synthetic.open_source(None, "test", num_classes=classes, num_test=1).class_names
+    mapping = "".join(f"{_synset(k)} {name.replace('_', ' ')}\n" for k, name in enumerate(names))
+    _write_text(root / "LOC_synset_mapping.txt", mapping)
+    _write_text(root / "LOC_val_solution.csv", "".join(_solution(root, images)))
+    return TreeSummary(root, len(jobs), written)
+
+
+def _claim(root: Path, settings: dict) -> None:
+    file = root / SETTINGS
+    if file.exists():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise DataError(f"{file}: not readable; choose another folder, or delete this one") from None
+        if there != settings:
+            odd = [key for key in settings if there.get(key) != settings[key]]
+            told = ", ".join(f"{key} {there.get(key)} and not {settings[key]}" for key in odd)
+            raise DataError(f"{root}: holds a rendered tree of other settings ({told}); choose another folder")
+    elif root.is_dir() and any(root.iterdir()):
+        raise DataError(f"{root}: is not empty, and nothing of this command's; choose another folder")
+    else:
+        _write_text(file, json.dumps(settings, indent=2) + "\n")
+
+
+def _range(source: synthetic.SyntheticSource) -> range:
+    return range(len(source.image_ids))
+
+
+def _counted(job: Callable[[], bool], advance: Callable[..., None]) -> bool:
+    written = job()
+    advance()
+    return written
+
+
+def _write_image(root: Path, source: synthetic.SyntheticSource, split: str, index: int) -> bool:
+    """Write an image, and its annotation last; whether it was not there."""
+    synset = _synset(int(source.labels[index]))
+    stem = _VALIDATION.format(index + 1) if split == "test" else f"{synset}_{index}"
+    image = root / (f"val/{stem}.JPEG" if split == "test" else f"train/{synset}/{stem}.JPEG")
+    note = _annotation_file(root, stem) if split == "test" else image
+    if note.exists() and image.exists():
+        return False
+    pixels, box = source.scene(index)
+    # Not waited for on disk, file by file: after a power failure delete the folder and start over.
+    write_bytes(image, partial(Image.fromarray(pixels).save, format="JPEG", quality=85), durable=False)
+    if note != image:
+        height, width = pixels.shape[:2]
+        _write_text(note, _XML.format(stem=stem, width=width, height=height, synset=synset, box=box))
+    return True
+
+
+def _annotation_file(root: Path, stem: str) -> Path:
+    return root / "Annotations/CLS-LOC/val" / f"{stem}.xml"
+
+
+def _solution(root: Path, images: int) -> Iterator[str]:
+    yield "ImageId,PredictionString\n"
+    for index in range(images):
+        stem = _VALIDATION.format(index + 1)
+        _, objects = read_xml(_annotation_file(root, stem))
+        yield f"{stem},{' '.join(f'{name} ' + ' '.join(f'{edge:g}' for edge in box) for name, box in objects)} \n"
+
+
+def _synset(label: int) -> str:
+    return f"n{label + 1:08d}"
+
+
+def _write_text(file: Path, text: str) -> None:
+    write_bytes(file, lambda stream: stream.write(text.encode()), durable=False)
+
+
+_XML = """\
+<annotation>
+\t<folder>val</folder>
+\t<filename>{stem}</filename>
+\t<source>
+\t\t<database>rendered by wsolfast</database>
+\t</source>
+\t<size>
+\t\t<width>{width}</width>
+\t\t<height>{height}</height>
+\t\t<depth>3</depth>
+\t</size>
+\t<segmented>0</segmented>
+\t<object>
+\t\t<name>{synset}</name>
+\t\t<pose>Unspecified</pose>
+\t\t<truncated>0</truncated>
+\t\t<difficult>0</difficult>
+\t\t<bndbox>
+\t\t\t<xmin>{box[0]}</xmin>
+\t\t\t<ymin>{box[1]}</ymin>
+\t\t\t<xmax>{box[2]}</xmax>
+\t\t\t<ymax>{box[3]}</ymax>
+\t\t</bndbox>
+\t</object>
+</annotation>
+"""

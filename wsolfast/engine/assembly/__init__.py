@@ -1,0 +1,1 @@
+"""From a recipe to its parts, and from checkpoints to networks."""

@@ -1,0 +1,308 @@
+"""From a recipe to its parts: data sets, methods, optimizers, devices."""
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wsolfast import backbones, data, methods
+from wsolfast.engine.assembly.roles import Role, classifier_of, localizer_of
+from wsolfast.engine.run.distributed import find_place, world_size
+from wsolfast.engine.run.errors import BackendError
+from wsolfast.methods import Method
+from wsolfast.metrics import Protocol, get_protocol
+from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, RuntimeSpec, ScheduleSpec, StageSpec
+
+
+def choose_device(name: str) -> torch.device:
+    """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; each of several processes gets a GPU of its own.
+
+    Args:
+        name: ``runtime.device``.
+
+    Raises:
+        RecipeError: if it is none of these.
+        BackendError: if this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{find_place().local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"runtime.device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"device {name!r}: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device and, of a GPU, its name."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def count_workers(wanted: int) -> int:
+    """Loader processes; -1 asks for none on up to four cores, otherwise for half the cores, at most eight.
+
+    Processes of one run on one machine share its cores.
+    """
+    cores = len(os.sched_getaffinity(0)) // find_place().local_world_size
+    if wanted >= 0:
+        return wanted
+    return 0 if cores <= 4 else min(8, cores // 2)
+
+
+def count_decoders(wanted: int, device: torch.device) -> int:
+    """Threads that decode for an evaluation, 0 for none besides the caller's; -1 asks for what the device needs.
+
+    A GPU keeps all cores busy with decoding; on a CPU the network wants them, and waits for no image.
+    """
+    cores = len(os.sched_getaffinity(0)) // find_place().local_world_size
+    if wanted >= 0:
+        return wanted
+    return max(1, min(16, cores if device.type == "cuda" else cores // 2))
+
+
+def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
+    """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
+    role, spec = Role(recipe, stage), recipe.data
+    return _open(
+        recipe,
+        "train_weaksup",
+        resize=role.resize,
+        crop=role.crop,
+        train=True,
+        keep_aspect=spec.keep_aspect,
+        crop_area=spec.crop_area,
+        rand_augment=spec.rand_augment,
+    )
+
+
+def open_export_data(recipe: Recipe, split: str = "train_weaksup") -> data.Dataset:
+    """``split`` as a stage sees it that leaves maps for a later one: whole images, warped, in one order."""
+    return _open(recipe, split, resize=recipe.data.resize, crop=None, train=False)
+
+
+def open_eval_data(recipe: Recipe, split: str) -> data.Dataset:
+    """``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
+    view = eval_view(recipe)
+    return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=classifier_view(recipe))
+
+
+def classifier_view(recipe: Recipe) -> data.View | None:
+    """What ranks the classes sees of an image, ten crops of it with ``ten_crop``; None if it is the localiser's view.
+
+    Raises:
+        RecipeError: if the recipe asks for crops and does not say of what size.
+    """
+    classifier = classifier_of(recipe)
+    ranking = classifier or localizer_of(recipe)
+    for name in ("ten_crop", "center_crop"):
+        if getattr(recipe.evaluate, name) and (not isinstance(ranking.resize, int) or ranking.crop is None):
+            raise RecipeError(f"evaluate.{name}: needs data.resize as one side and data.crop")
+    if recipe.evaluate.center_crop and not recipe.evaluate.ten_crop:
+        return data.View(ranking.resize, ranking.crop, keep_aspect=ranking.recipe.data.keep_aspect)
+    return data.View(ranking.resize) if recipe.evaluate.ten_crop or classifier is not None else None
+
+
+def eval_protocol(recipe: Recipe) -> Protocol:
+    """The recipe's protocol; one that scales boxes or looks at a crop does so at the size of the recipe's evaluation.
+
+    Raises:
+        RecipeError: if there is no such protocol.
+    """
+    try:
+        protocol = get_protocol(recipe.evaluate.protocol)
+    except ValueError as error:
+        raise RecipeError(f"evaluate.protocol: {error}") from None
+    if protocol.frame == "crop":
+        resize = recipe.evaluate.resize if isinstance(recipe.evaluate.resize, int) else protocol.resize
+        return replace(protocol, input_size=recipe.data.crop or protocol.input_size, resize=resize)
+    size = eval_size(recipe)
+    if protocol.frame == "scaled" and protocol.input_size is not None and isinstance(size, int):
+        return replace(protocol, input_size=size)
+    return protocol
+
+
+def eval_view(recipe: Recipe) -> data.View:
+    """What the localiser sees of an image: all of it, warped, or the central crop where the protocol wants that."""
+    protocol = eval_protocol(recipe)
+    if protocol.frame == "crop":
+        return data.View(protocol.resize, protocol.input_size)
+    return data.View(eval_size(recipe))
+
+
+def eval_size(recipe: Recipe) -> int | tuple[int, int] | None:
+    """What evaluation warps images to: ``evaluate.resize``, else the training crop, else ``data.resize``."""
+    return recipe.evaluate.resize or recipe.data.crop or recipe.data.resize
+
+
+def _open(recipe: Recipe, split: str, **view: Any) -> data.Dataset:
+    spec: DataSpec = recipe.data
+    options: dict[str, Any] = dict(spec.options)
+    # data.options.decoder is how runs of earlier versions say data.decoder.
+    decoder = options.pop("decoder", spec.decoder)
+    given = set(inspect.signature(data.open_dataset).parameters) & set(options)
+    if given:
+        raise RecipeError(f"data.options.{min(given)}: not an option of data set {spec.name!r}")
+    try:
+        return data.open_dataset(
+            spec.name,
+            spec.root,
+            split,
+            seed=recipe.seed,
+            skip_bad=spec.skip_bad,
+            decoder=decoder,
+            cache=_cache_spec(recipe.runtime),
+            **view,
+            **options,
+        )
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"data: {error}") from error
+
+
+def _cache_spec(runtime: RuntimeSpec) -> data.CacheSpec | None:
+    if not runtime.cache_gb:
+        return None
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsolfast"
+    return data.CacheSpec(Path(runtime.cache_dir or usual), int(runtime.cache_gb * 1e9))
+
+
+def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrained: bool = True) -> methods.Method:
+    """The stage's method on its backbone, on the CPU.
+
+    Args:
+        recipe: says how large its images are.
+        stage: one of its stages.
+        num_classes: of the data set; the stage's own ``num_classes`` wins.
+        pretrained: load the backbone's weights; False where a checkpoint follows.
+
+    Raises:
+        RecipeError: unknown method, backbone or option.
+    """
+    size = eval_size(recipe)
+    side = size if isinstance(size, int) else max(size) if size else 224
+    spec = stage.backbone
+    try:
+        cls = methods.get_stage(stage.method)
+    except KeyError as error:
+        raise RecipeError(f"stage.{stage.name}.method: {error.args[0]}") from None
+    _check_options(f"stage.{stage.name}.model", cls.__init__, stage.model, given=("self", "backbone", "num_classes"))
+    weights = find_weights(spec.weights, recipe.data.root) if pretrained else "none"
+    try:
+        backbone = backbones.build(
+            spec.name,
+            layout=spec.layout,
+            weights=weights,
+            input_size=side,
+            freeze_bn=spec.freeze_bn,
+            freeze=spec.freeze,
+        )
+        if not pretrained and spec.weights != "none":
+            backbone.expect_classifier(stage.num_classes or num_classes)
+        return cls(backbone, stage.num_classes or num_classes, **stage.model)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"stage.{stage.name}: {error.args[0] if error.args else error}") from error
+
+
+def find_weights(weights: str, root: str | None) -> str:
+    """``stage.backbone.weights`` as the backbone is given it: a file's name is also looked for beside the data.
+
+    Args:
+        root: the folder of the data; a relative file that is not there is looked for in it and in ``../weights``.
+    """
+    if root is not None and Path(weights).suffix and not Path(weights).expanduser().is_file():
+        for folder in (Path(root), Path(root) / ".." / "weights"):
+            if (folder / weights).is_file():
+                return str(folder / weights)
+    return weights
+
+
+def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
+    """``method`` with its maps refined as ``evaluate.post`` asks; itself if that is ``"none"``.
+
+    Raises:
+        RecipeError: if an option of ``evaluate.scg`` is unknown or does not fit the backbone.
+    """
+    if spec.post == "none":
+        return method
+    _check_options("evaluate.scg", methods.SelfCorrelation.__init__, spec.scg, given=("self", "stages"))
+    try:
+        return methods.Refined(method, **spec.scg)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"evaluate.scg: {error}") from error
+
+
+def _check_options(where: str, function: Callable, options: dict, given: tuple[str, ...]) -> None:
+    known = [name for name in inspect.signature(function).parameters if name not in given]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+            raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {hint}")
+
+
+def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
+    """The optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
+
+    A factor of 0 freezes its group: no gradient is computed for it.
+
+    Args:
+        method: gives the groups.
+        spec: ``[stage.optim]``.
+        where: what an error calls the table.
+        fused: move all parameters in one kernel.
+
+    Raises:
+        RecipeError: if a factor names no group, or every group is frozen.
+    """
+    groups = method.param_groups()
+    names = [group.name for group in groups]
+    standard = [f"{owner}_{kind}" for owner in ("backbone", "head") for kind in ("weight", "bias")]
+    for name in spec.lr_factors:
+        if name not in names + standard:
+            raise RecipeError(f"unknown key {f'{where}.lr_factors.{name}'!r}; there are: {', '.join(names)}")
+    trained = []
+    for group in groups:
+        factor = spec.lr_factors.get(group.name, 1.0)
+        if factor == 0:
+            for parameter in group.params:
+                parameter.requires_grad_(False)
+        else:
+            trained.append({"params": list(group.params), "lr_factor": factor, "name": group.name})
+    if not trained:
+        raise RecipeError(f"{where}.lr_factors: every group is frozen, nothing is left to train")
+    shared: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True if fused else None}
+    if spec.name == "adam":
+        return torch.optim.Adam(trained, betas=spec.betas, **shared)
+    return torch.optim.SGD(trained, momentum=spec.momentum, nesterov=spec.nesterov, **shared)
+
+
+def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """What the base learning rate is multiplied by.
+
+    Args:
+        schedule: ``[stage.schedule]``.
+        step: 0-based, over the stage.
+        steps_per_epoch, epochs: of the stage.
+    """
+    epoch, factor = step // max(1, steps_per_epoch), 1.0
+    if schedule.name in ("step", "poly"):
+        given = schedule.gamma
+        gammas = given if isinstance(given, tuple) else (given,) * len(schedule.milestones)
+        for milestone, gamma in zip(schedule.milestones, gammas, strict=True):
+            factor *= gamma if epoch >= milestone else 1.0
+    if schedule.name == "exponential" and not isinstance(schedule.gamma, tuple):
+        factor = schedule.gamma**epoch
+    if schedule.name == "poly":
+        progress = epoch / epochs if schedule.by_epoch else step / max(1, steps_per_epoch * epochs)
+        factor *= (1 - progress) ** schedule.power
+    return factor * min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else factor

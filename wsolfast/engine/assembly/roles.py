@@ -1,0 +1,88 @@
+"""Who does what in evaluation: one network gives the maps, the same or another one ranks the classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsolfast import methods
+from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.recipe import Recipe, RecipeError, StageSpec
+
+
+@dataclass(frozen=True)
+class Role:
+    """A stage, in the recipe that it stands in."""
+
+    recipe: Recipe
+    stage: StageSpec
+    run: RunFolder | None = None  # where its weights are; None: in the run at hand
+
+    @property
+    def resize(self) -> int | tuple[int, int] | None:
+        """What the stage's training images are warped to."""
+        return self.recipe.data.resize if self.stage.resize is None else self.stage.resize
+
+    @property
+    def crop(self) -> int | None:
+        """Side of the stage's training crop."""
+        return self.recipe.data.crop if self.stage.crop is None else self.stage.crop
+
+
+def localizer_of(recipe: Recipe) -> Role:
+    """The stage whose maps are measured: ``evaluate.localizer``, else the last one that is not the classifier.
+
+    Raises:
+        RecipeError: if there is no stage of that name.
+    """
+    wanted, classifier = recipe.evaluate.localizer, recipe.evaluate.classifier
+    for stage in reversed(recipe.stage):
+        if stage.name == wanted or (wanted is None and (stage.name != classifier or len(recipe.stage) == 1)):
+            return Role(recipe, stage)
+    raise RecipeError(f"evaluate.localizer: no stage {wanted!r}; there are: {_names(recipe)}")
+
+
+def classifier_of(recipe: Recipe) -> Role | None:
+    """The network that ranks classes for the localiser: ``evaluate.classifier``, a stage or the folder of a run.
+
+    Without one, a localiser that does not classify leaves it to the last stage that does.
+
+    Returns:
+        None if the localiser does it.
+
+    Raises:
+        RecipeError: if it cannot be meant.
+        MissingError: if it is the path of a folder that holds no run.
+    """
+    localizer, wanted = localizer_of(recipe).stage, recipe.evaluate.classifier
+    able = [stage for stage in recipe.stage if _classifies(stage)]
+    if wanted is None:
+        if _classifies(localizer):
+            return None
+        if not able:
+            raise RecipeError(
+                f"evaluate.classifier: stage {localizer.name!r} does not classify; name a run folder that does"
+            )
+        return Role(recipe, able[-1])
+    named = next((stage for stage in recipe.stage if stage.name == wanted), None)
+    if named is not None:
+        if named not in able:
+            raise RecipeError(f"evaluate.classifier: stage {wanted!r} does not classify")
+        return None if named is localizer else Role(recipe, named)
+    if not Path(wanted).is_dir():
+        raise MissingError(f"evaluate.classifier: neither a stage ({_names(recipe)}) nor a run folder: {wanted!r}")
+    run = RunFolder(wanted)
+    stage = localizer_of(run.recipe).stage
+    if not _classifies(stage):
+        raise RecipeError(f"evaluate.classifier: {wanted}: its stage {stage.name!r} does not classify")
+    return Role(run.recipe, stage, run)
+
+
+def _classifies(stage: StageSpec) -> bool:
+    try:
+        return methods.get_stage(stage.method).classifies
+    except KeyError as error:
+        raise RecipeError(f"stage.{stage.name}.method: {error.args[0]}") from None
+
+
+def _names(recipe: Recipe) -> str:
+    return ", ".join(stage.name for stage in recipe.stage)

@@ -1,0 +1,1 @@
+"""From images to score maps to numbers."""

@@ -1,0 +1,174 @@
+"""Evaluation: the network runs once over the images; what it says goes to disk and is measured while it runs on."""
+
+import time
+from collections.abc import Sequence
+
+from wsolfast import data
+from wsolfast.engine.assembly.build import describe_device, eval_protocol
+from wsolfast.engine.assembly.network import Network
+from wsolfast.engine.evaluation.eval_split import EvalSplit, Shard
+from wsolfast.engine.evaluation.measure import Counters, Verdicts
+from wsolfast.engine.evaluation.stopwatch import describe, in_words
+from wsolfast.engine.run.allocator import keep_freed_memory
+from wsolfast.engine.run.determinism import deterministic_algorithms
+from wsolfast.engine.run.distributed import is_first
+from wsolfast.engine.run.errors import InUseError, MissingError
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder, describe_environment, now, write_json
+from wsolfast.methods import method_of
+from wsolfast.metrics import METRICS_VERSION
+from wsolfast.recipe import Recipe, as_measured
+
+
+def evaluate(
+    run: RunFolder,
+    recipe: Recipe | None = None,
+    *,
+    limit: int | None = None,
+    merge_shards: int | None = None,
+    gaussian: bool = False,
+    progress: Progress | None = None,
+) -> dict:
+    """Measure a run on ``recipe.evaluate.split`` and write ``eval/<split>/`` into its folder.
+
+    Score maps go to ``maps/`` there, batch by batch. Those that are there and depend on the same weights, images and
+    settings are used again, so an evaluation that was interrupted goes on where it stopped, and another protocol needs
+    no network. Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share the images; all of them
+    return the same results.
+
+    Args:
+        run: where the weights are and the results go.
+        recipe: the run's own with changes, for instance another protocol; the run's own if None.
+            Results with another ``post`` go to ``eval/<split>-<post>/``, a variant's to ``eval/<split>-<variant>/``.
+        limit: take so many images only, evenly spread; the results go to ``eval/<split>-limit-<N>/``.
+        merge_shards: the score maps are those that so many shards have left; the network does not run.
+        gaussian: measure the central Gaussian too, which takes as long as measuring the method's maps.
+        progress: where to show how far it is.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        MissingError: if the run, or a shard, is not finished.
+        RecipeError: if a setting cannot be meant, the protocol's name for instance.
+        Interrupted: a signal asked for a stop; what is done is kept.
+    """
+    recipe = as_measured(recipe or run.recipe)
+    progress = progress if progress and is_first() else Progress(quiet=True)
+    protocol = eval_protocol(recipe)
+    keep_freed_memory()
+    started, split = time.monotonic(), recipe.evaluate.split
+    with run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
+        network, test, fullsup = _open(run, recipe, limit)
+        _check_shards(merge_shards, test, fullsup)
+        run.keep_class_names(test.dataset.class_names)
+        counters = Counters(test.truths, protocol, gaussian=gaussian)
+        seconds = test.look(network, counters, progress)
+        chosen = None
+        if fullsup is not None:
+            chosen = Counters(fullsup.truths, protocol, baselines=False)
+            fullsup.look(network, chosen, progress)
+        measured = time.monotonic()
+        results, curves = counters.measure(chosen)
+        verdicts = Verdicts(counters, results["cam_threshold"])
+        verdicts.write(test.folder / "per_image.json", test.again(progress))
+        throughput = describe(len(test.indices), seconds)
+        progress.say(in_words(throughput))
+        results |= verdicts.error_split()
+        results |= {
+            "split": split,
+            "recipe": recipe.name,
+            "method": method_of(network.localizer.stage.method),
+            "localizer": network.localizer.stage.name,
+            "classifier": network.classifier_name,
+            "post": recipe.evaluate.post,
+            "variant": recipe.evaluate.variant,
+            "protocol": protocol.name,
+            "thresholds": _describe_thresholds(protocol.thresholds),
+            "metrics_version": METRICS_VERSION,
+            "limit": limit,
+            "ten_crop": recipe.evaluate.ten_crop,
+            "decoder": data.chosen_decoder(recipe.data.decoder or "auto"),
+            "amp": recipe.runtime.amp,
+            "device": describe_device(network.device),
+            "images_per_second": round(len(test.indices) / seconds["all"], 2),
+            "throughput": throughput,
+            "seconds_metrics": round(time.monotonic() - measured, 2),
+            "seconds": round(time.monotonic() - started, 2),
+            "evaluated": now(),
+            "environment": describe_environment(),
+        }
+        write_json(test.folder / "curves.json", curves, indent=None)
+        write_json(test.folder / "results.json", results)
+    return results
+
+
+def evaluate_shard(
+    run: RunFolder,
+    recipe: Recipe | None,
+    shard: Shard,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> dict | None:
+    """Leave the score maps of one of several shards; whoever finds those of all of them there measures them.
+
+    Shards know nothing of each other but the run's folder: they may run on several machines, side by side or one after
+    the other, each in several processes or alone. Errors are those of :func:`evaluate`.
+
+    Args:
+        run, recipe, limit, progress: as for :func:`evaluate`, and the same in every shard.
+        shard: which one.
+
+    Returns:
+        What :func:`evaluate` returns, the same as without shards; None if other shards are still at work.
+    """
+    changed, recipe = recipe, as_measured(recipe or run.recipe)
+    told = progress if progress and is_first() else Progress(quiet=True)
+    keep_freed_memory()
+    alone = run.lock(f"shard-{shard.number}-of-{shard.count}")
+    with alone, deterministic_algorithms(recipe.runtime.deterministic):
+        network, *splits = _open(run, recipe, limit)
+        for split in filter(None, splits):
+            split.look_at(shard, network, told)
+        unfinished = _unfinished(shard.count, *splits)
+    if unfinished:
+        others = ", ".join(map(str, unfinished))
+        told.say(f"shard {shard} is done; the last one of the others ({others}) measures, or eval --merge-shards does")
+        return None
+    try:
+        return evaluate(run, changed, limit=limit, progress=progress)
+    except InUseError:
+        told.say(f"shard {shard} is done, and another process measures")
+        return None
+
+
+def _open(run: RunFolder, recipe: Recipe, limit: int | None) -> tuple[Network, EvalSplit, EvalSplit | None]:
+    """The networks, the split that is measured, and the one whose best thresholds are taken over, if there is one."""
+    test = EvalSplit(run, recipe, recipe.evaluate.split, limit)
+    network = Network(run, recipe, len(test.dataset.class_names))
+    fullsup = None
+    if recipe.evaluate.split != "train_fullsup":
+        fullsup = EvalSplit.open_if_there(run, recipe, "train_fullsup", limit)
+    for split in filter(None, (test, fullsup)):
+        split.plan(network)
+    return network, test, fullsup
+
+
+def _unfinished(shards: int, *splits: EvalSplit | None) -> list[Shard]:
+    parts = (Shard(number, shards) for number in range(1, shards + 1))
+    return [part for part in parts if any(split.missing(part) for split in splits if split is not None)]
+
+
+def _check_shards(shards: int | None, test: EvalSplit, fullsup: EvalSplit | None) -> None:
+    unfinished = [] if shards is None else _unfinished(shards, test, fullsup)
+    if unfinished:
+        raise MissingError(
+            f"{test.maps.folder}: score maps of shard {', '.join(map(str, unfinished))} are not all there; "
+            f"finish with: wsolfast eval {test.run.path} --shard {unfinished[0]}"
+        )
+
+
+def _describe_thresholds(thresholds: Sequence[float]) -> dict[str, float]:
+    """The sweep without its list, which stands in ``curves.json``."""
+    return {"count": len(thresholds), "first": thresholds[0], "last": thresholds[-1]}

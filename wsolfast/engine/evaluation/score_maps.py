@@ -1,0 +1,114 @@
+"""Score maps of a split on disk: a file per batch that the network has seen, each whole or absent."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wsolfast.data import atomic
+from wsolfast.engine.evaluation.stopwatch import FIELDS
+from wsolfast.engine.run import tensor_files
+
+_TENSORS = ("maps", "classes", "scores")
+_NAME = re.compile(r"(\d{6,})-(\d{6,})\.safetensors")
+
+
+@dataclass(frozen=True)
+class MapBatch:
+    """What the networks said of consecutive images of those that were asked for."""
+
+    start: int  # position of the first image
+    maps: Tensor  # float32 [n, h, w] in [0, 1]: the localization map of the true class, at its own resolution
+    classes: Tensor  # int64 [n, k]: the most likely classes, the first one first
+    scores: Tensor  # float32 [n, k]: their probabilities
+    seconds: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by stopwatch.FIELDS: what it took, divided among parallel workers
+
+    @property
+    def images(self) -> range:
+        """Positions of its images."""
+        return range(self.start, self.start + len(self.maps))
+
+
+class ScoreMaps:
+    """The files of one evaluation.
+
+    Args:
+        folder: holds ``<first>-<end>.safetensors``, positions of images.
+        identity: what the maps depend on besides the images; None reads whatever is there.
+        image_ids: of all images that were asked for, in order. A file counts if its own are still the same.
+    """
+
+    def __init__(self, folder: Path, identity: str | None = None, image_ids: Sequence[str] = ()):
+        self.folder, self.identity, self.image_ids = folder, identity, image_ids
+
+    def save(self, batch: MapBatch) -> None:
+        """Write a batch, which says what it took; several processes may do so."""
+        tensors = {name: getattr(batch, name).contiguous() for name in _TENSORS}
+        tensors["seconds"] = torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
+        content = tensor_files.pack(tensors, self._identity_of(batch.images) or "")
+        # Not waited for on disk: what the machine's power cuts off is noticed by its digest and computed again.
+        atomic.write_bytes(self._file(batch.images), lambda stream: stream.write(content), durable=False)
+
+    def load(self, images: range) -> MapBatch | None:
+        """What :meth:`save` wrote; None if it is absent, damaged, or something else."""
+        found = tensor_files.read(self._file(images), self._identity_of(images))
+        if found is None or len(found["maps"]) != len(images):
+            return None
+        seconds = dict(zip(FIELDS, found["seconds"].tolist(), strict=True))
+        return MapBatch(images.start, found["maps"], found["classes"], found["scores"], seconds)
+
+    def batches(self, batch_size: int) -> tuple[list[range], list[range]]:
+        """How the images are cut into batches, and which of those are there.
+
+        Files that cover all images count, whatever their batches were; otherwise those of ``batch_size`` do.
+        """
+        images = len(self.image_ids)
+        there = [part for part in self._listed() if self.load(part) is not None]
+        if [0, *(part.stop for part in there)] == [*(part.start for part in there), images]:
+            return there, there
+        cut = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+        return cut, sorted(set(cut) & set(there), key=lambda part: part.start)
+
+    def remove_all_but(self, kept: Sequence[range]) -> None:
+        """Delete what no longer counts."""
+        names = {self._file(part).name for part in kept}
+        for file in self.folder.glob("*.safetensors") if self.folder.is_dir() else ():
+            if file.name not in names:
+                file.unlink()
+
+    def rows(self, images: Sequence[int]) -> dict[int, Tensor]:
+        """Maps [h, w] of some images, by position; those that are not there are left out."""
+        found: dict[int, Tensor] = {}
+        for part in self._listed():
+            wanted = [position for position in images if position in part]
+            batch = self.load(part) if wanted else None
+            if batch is not None:
+                found |= {position: batch.maps[position - batch.start] for position in wanted}
+        return found
+
+    def all(self) -> Iterator[MapBatch]:
+        """Every batch that is there, in order."""
+        found = (self.load(part) for part in self._listed())
+        yield from (batch for batch in found if batch is not None)
+
+    def _listed(self) -> list[range]:
+        return sorted(self._named(), key=lambda part: (part.start, part.stop))
+
+    def _named(self) -> Iterator[range]:
+        for file in self.folder.iterdir() if self.folder.is_dir() else ():
+            name = _NAME.fullmatch(file.name)
+            if name is not None:
+                yield range(int(name[1]), int(name[2]))
+
+    def _identity_of(self, images: range) -> str | None:
+        return self.identity and tensor_files.fingerprint(
+            self.identity, list(self.image_ids[images.start : images.stop])
+        )
+
+    def _file(self, images: range) -> Path:
+        return self.folder / f"{images.start:06d}-{images.stop:06d}.safetensors"

@@ -1,0 +1,116 @@
+"""A run's worst, median and best images on one sheet, each with its map, its mask and what they were made of."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wsolfast.data import DataError
+from wsolfast.engine.assembly.build import eval_protocol
+from wsolfast.engine.report import pictures
+from wsolfast.engine.report.evidence import collect_evidence
+from wsolfast.engine.report.gallery import Shot, judged, take_shots, worst_first
+from wsolfast.engine.report.training_charts import draw_training
+from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.run_folder import RunFolder, write_bytes
+from wsolfast.engine.run.run_records import RunRecord, read_evaluations
+from wsolfast.metrics.functional import predicted_masks
+from wsolfast.recipe import Recipe, as_measured, parse_recipe
+
+
+def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[list[Path], list[str]]:
+    """For every run its training curves, and a contact sheet of everything that was measured of it.
+
+    The files are ``<run>-training.png`` and ``<run>-<evaluation>.png``, where ``<run>`` is the name of its folder.
+
+    Args:
+        runs: run folders.
+        folder: where the pictures go.
+        each: so many images of each of worst, median and best.
+
+    Returns:
+        The files, and sentences about what the run folders do not hold.
+
+    Raises:
+        MissingError: if a folder holds no run.
+        RunError: if one of its files is damaged.
+    """
+    drawn: dict[Path, Image.Image] = {}
+    notes: list[str] = []
+    for path in map(Path, runs):
+        records = read_evaluations(path)
+        curves = draw_training(records[0])
+        if curves is None:
+            notes.append(f"{path.name} has no training log, so it has no training curve.")
+        else:
+            drawn[folder / f"{path.name}-training.png"] = curves
+        for record in records:
+            if record.images:
+                drawn[folder / f"{path.name}-{record.evaluation.name}.png"] = draw_contact_sheet(record, each, notes)
+            else:
+                notes.append(f"{record.evaluation} holds no per-image table, so it has no contact sheet.")
+    for file, picture in drawn.items():
+        write_bytes(file, lambda stream, picture=picture: picture.save(stream, format="PNG"))
+    return list(drawn), notes
+
+
+def choose_ranks(rows: Iterable[dict], each: int) -> dict[str, list[str]]:
+    """``image_id -> ["worst"]``, ``["median"]`` or ``["best"]`` by IoU, from the worst up; none of them twice."""
+    ranked = [row["image_id"] for row in worst_first(rows)]
+    each = min(each, len(ranked) // 3) or min(each, 1)
+    middle = (len(ranked) - each) // 2
+    parts = {"worst": ranked[:each], "median": ranked[middle : middle + each], "best": ranked[len(ranked) - each :]}
+    chosen: dict[str, list[str]] = {}
+    for reason, image_ids in parts.items():
+        for image_id in image_ids:
+            chosen.setdefault(image_id, [reason])
+    return chosen
+
+
+def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Image:
+    """Input, score map, mask and evidence of the images that :func:`choose_ranks` picks, a row each."""
+    chosen = choose_ranks(run.images.values(), each)
+    shots = take_shots([run], chosen, notes)
+    threshold = run.results["cam_threshold"]
+    evidence = _evidence(run, list(chosen), notes)
+    cells, captions = [], []
+    for i, shot in enumerate(shots):
+        view = shot.views[0]
+        maps = [shot.with_boxes(pictures.overlay(shot.photo, found[i])) for found in evidence.values()]
+        cells.append([shot.drawn(), shot.drawn(view), _masked(run, shot, threshold), *maps])
+        said = judged(view.row)
+        if view.row["predicted"] != view.row["label"]:
+            said = f"IoU {view.row['iou']:.2f} · seen as {view.predicted}"
+        captions.append([f"{shot.reasons[0]}: {shot.class_name}", said, f"above {threshold:.3g}", *[""] * len(maps)])
+    legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")] if shots[0].true_boxes else []
+    title = f"{run.label}: worst, median and best of {len(run.images)} {run.split} images by IoU"
+    columns = ["Input", "Score map", "Mask", *(name[0].upper() + name[1:] for name in evidence)]
+    return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend, cell=224)
+
+
+def _recipe(run: RunRecord) -> Recipe:
+    """The recipe that the evaluation followed."""
+    recipe, results = parse_recipe(run.recipe_text, run.path.name), run.results
+    recipe = as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=results.get("variant", ""))))
+    return replace(recipe, evaluate=replace(recipe.evaluate, post=results.get("post", recipe.evaluate.post)))
+
+
+def _evidence(run: RunRecord, image_ids: list[str], notes: list[str]) -> dict[str, list[np.ndarray]]:
+    try:
+        return collect_evidence(RunFolder(run.path), _recipe(run), run.split, image_ids)
+    except (DataError, MissingError) as error:
+        notes.append(f"{run.label}: what its maps were made of is not shown: {error}")
+        return {}
+
+
+def _masked(run: RunRecord, shot: Shot, threshold: float) -> Image.Image:
+    """The photograph where the map is above the threshold, and both boxes."""
+    view = shot.views[0]
+    if view.score_map is None:
+        return shot.photo
+    protocol, size = eval_protocol(_recipe(run)), torch.tensor([[round(length) for length in shot.frame]])
+    mask = predicted_masks(torch.from_numpy(view.score_map)[None], size, protocol, threshold)[0]
+    return shot.with_boxes(pictures.spotlight(shot.photo, mask.numpy()), view)

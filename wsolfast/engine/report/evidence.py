@@ -1,0 +1,63 @@
+"""What a map was made of: the maps that a trained method shows besides its answer, and what its labels would be."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsolfast import data
+from wsolfast.engine.assembly.build import choose_device, open_eval_data, open_export_data
+from wsolfast.engine.assembly.network import load_localizer, load_method
+from wsolfast.engine.assembly.roles import Role, localizer_of
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.recipe import Recipe
+from wsolfast.types import Batch
+
+_IGNORED = 255
+
+
+def collect_evidence(
+    run: RunFolder, recipe: Recipe, split: str, image_ids: Sequence[str]
+) -> dict[str, list[np.ndarray]]:
+    """Maps in [0, 1] of each image by what they show: :meth:`wsolfast.methods.Method.evidence` of the localiser.
+
+    Where it was trained on what an earlier stage left, there is also the mask that this stage would leave of the image:
+    1 object, 0 background, 0.5 ignored.
+
+    Args:
+        run: a trained run.
+        recipe: as it is measured, the run's own or one with changes.
+        split: of the images.
+        image_ids: of the images.
+
+    Raises:
+        MissingError: if the run is not finished.
+        DataError: if the data set is not there, or has another image of that name no more.
+    """
+    names = run.class_names()
+    device, localizer = choose_device(recipe.runtime.device), localizer_of(recipe)
+    method = load_localizer(run, recipe, len(names)).eval().to(device)
+    with torch.inference_mode():
+        seen = _batch(open_eval_data(recipe, split), image_ids).to(device)
+        found = method.evidence(seen.image, seen.label)
+        for field, source in localizer.stage.uses.items():
+            stage = next(one for one in recipe.stage if one.name == source)
+            earlier = load_method(run, Role(recipe, stage), len(names)).eval().to(device)
+            whole = _batch(open_export_data(recipe, split), image_ids).to(device)
+            make, size = method.mask_maker(), (whole.image.shape[2], whole.image.shape[3])
+            masks = [make(one.cpu(), size) for one in earlier.export(whole)[field]]
+            found[f"label by {source}"] = torch.stack([_shares(mask) for mask in masks])
+    return {name: [one.float().cpu().numpy() for one in maps] for name, maps in found.items()}
+
+
+def _batch(dataset: data.Dataset, image_ids: Sequence[str]) -> Batch:
+    position = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
+    missing = next((image_id for image_id in image_ids if image_id not in position), None)
+    if missing is not None:
+        raise data.DataError(f"the data set no longer holds {missing!r}")
+    return data.collate([dataset[position[image_id]] for image_id in image_ids])
+
+
+def _shares(mask: Tensor) -> Tensor:
+    return mask.float() if mask.is_floating_point() else torch.where(mask == _IGNORED, 0.5, mask.float())

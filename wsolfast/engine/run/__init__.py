@@ -1,0 +1,1 @@
+"""Parts that every command on a run needs: its folder, its records, its processes."""

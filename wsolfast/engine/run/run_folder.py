@@ -1,0 +1,245 @@
+"""The folder of a run: recipe, environment, events, checkpoints, results; one run at a time, every file whole.
+
+Where several processes share a run, the first one writes and what is written here by the others is dropped.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wsolfast.data import atomic
+from wsolfast.engine.run.distributed import is_first, on_first, world_size
+from wsolfast.engine.run.errors import InUseError, MissingError, UsageError
+from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
+
+_OWNED = (
+    "metrics.jsonl",
+    "train.log",
+    "nonfinite.json",
+    "checkpoints",
+    "eval",
+    "report",
+    "stages",
+    "localized",
+    "card.json",
+)
+
+
+class RunFolder:
+    """``runs/<name>/``. :meth:`create` starts one, the constructor opens one that is there.
+
+    Raises:
+        MissingError: if ``path`` holds no run.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / "recipe.toml").is_file():
+            raise MissingError(f"{self.path} is no run folder: it has no recipe.toml")
+        self.recipe = parse_recipe((self.path / "recipe.toml").read_text(encoding="utf-8"), self.path.name)
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe, *, exist_ok: bool = False) -> "RunFolder":
+        """A new run of ``recipe`` in the folder ``path``; with ``exist_ok`` the run that is there is started over.
+
+        A run that left nothing yet, because its data was not found for instance, does not stand in the way.
+
+        Raises:
+            UsageError: if there is a run already, or something else.
+        """
+        path = Path(path)
+        on_first(lambda: cls._start(path, recipe, exist_ok))
+        return cls(path)
+
+    @classmethod
+    def _start(cls, path: Path, recipe: Recipe, exist_ok: bool) -> None:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not (path / "recipe.toml").is_file():
+                raise UsageError(f"{path} exists and is no run folder; choose another --name")
+            if not exist_ok and any((path / name).exists() for name in _OWNED):
+                raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
+        path.mkdir(parents=True, exist_ok=True)
+        with _held(path, ".lock"):
+            for name in _OWNED:
+                if (path / name).is_dir():
+                    shutil.rmtree(path / name)
+                else:
+                    (path / name).unlink(missing_ok=True)
+            write_text(path / "recipe.toml", dump_recipe(recipe))
+            write_json(path / "env.json", describe_environment() | {"seed": recipe.seed})
+
+    def stage_path(self, stage: str) -> Path:
+        """Where a stage keeps its checkpoints: the run folder itself if it is the only one."""
+        return self.path if len(self.recipe.stage) == 1 else self.path / "stages" / stage
+
+    def weights_path(self, stage: str) -> Path:
+        """The weights that the finished stage leaves behind."""
+        return self.stage_path(stage) / "checkpoints" / "model.safetensors"
+
+    def eval_path(self, split: str) -> Path:
+        """Where the evaluation of ``split`` is written."""
+        return self.path / "eval" / split
+
+    def keep_class_names(self, names: Sequence[str]) -> None:
+        """Remember the classes' ``names``, for pictures of images that are in no data set."""
+        write_json(self.path / "classes.json", list(names), indent=None)
+
+    def class_names(self) -> list[str]:
+        """What :meth:`keep_class_names` kept; empty if nothing was."""
+        file = self.path / "classes.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+    def replace_recipe(self, recipe: Recipe) -> None:
+        """Keep ``recipe`` as the run's own, for instance when its data moved."""
+        self.recipe = recipe
+        write_text(self.path / "recipe.toml", dump_recipe(recipe))
+
+    def update_environment(self, **values: object) -> None:
+        """Add ``values`` to ``env.json``."""
+        write_json(self.path / "env.json", self._environment() | values)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count ``seconds`` spent on training, over all the times that the run was continued."""
+        self.update_environment(seconds=round(self._environment().get("seconds", 0.0) + seconds, 2))
+
+    def _environment(self) -> dict[str, Any]:
+        file = self.path / "env.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def event(self, **values: object) -> None:
+        """Append ``values`` as one line to ``metrics.jsonl``."""
+        self._append("metrics.jsonl", json.dumps(values, allow_nan=False))
+
+    def log(self, text: str) -> None:
+        """Append ``text`` as one line to ``train.log``."""
+        self._append("train.log", f"{now()} {text}")
+
+    def _append(self, name: str, line: str) -> None:
+        if is_first():
+            with (self.path / name).open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+
+    def lock(self, part: str | None = None) -> contextlib.AbstractContextManager:
+        """Hold the folder for this process; the system releases it when the process dies, however it dies.
+
+        Args:
+            part: hold this part of the work only, beside processes that hold others.
+
+        Returns:
+            To be entered; leaving it lets go.
+
+        Raises:
+            InUseError: if another process holds it.
+        """
+        return locked(self.path, part)
+
+
+@contextlib.contextmanager
+def locked(path: Path, part: str | None = None) -> Iterator[None]:
+    """Holds a folder for this process, or for those that share its run; see :meth:`RunFolder.lock`."""
+    with contextlib.ExitStack() as held:
+        on_first(lambda: held.enter_context(_held(path, ".lock", shared=part is not None)))
+        if part is not None:
+            on_first(lambda: held.enter_context(_held(path, f".lock-{part}")))
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, name: str, *, shared: bool = False) -> Iterator[None]:
+    with (path / name).open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            raise InUseError(
+                f"{path} is in use by another wsolfast process ({stream.read().strip() or 'unknown'}); "
+                "wait for it or choose another --name"
+            ) from None
+        # For that message alone: the lock itself is the system's, and ends with the process that holds it.
+        stream.truncate(0)
+        stream.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield
+
+
+def now() -> str:
+    """Local time with its offset, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def write_bytes(path: Path, write: Callable[..., object]) -> None:
+    """Call ``write(stream)`` and put the file at ``path`` in one step: readers see the old one or the whole new one."""
+    if is_first():
+        atomic.write_bytes(path, write)
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` of text."""
+    write_bytes(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
+    """:func:`write_bytes` of JSON; NaN is refused."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def describe_environment() -> dict[str, object]:
+    """Versions, machine and command line: what a number needs beside it."""
+    values = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "argv": sys.argv,
+        "wsolfast": version("wsolfast"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "numpy": version("numpy"),
+        **{name: _version_if_there(name) for name in ("pillow", "torchvision", "timm", "triton")},
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "platform": platform.platform(),
+        "started": now(),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _version_if_there(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

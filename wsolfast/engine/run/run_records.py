@@ -1,0 +1,142 @@
+"""What run folders tell a reader: recipe, environment, losses, results. What is absent stays empty."""
+
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from wsolfast.engine.run.errors import MissingError, RunError, UsageError
+from wsolfast.methods import display_name, list_methods
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run and the evaluation of one of its splits, as read from its folder."""
+
+    path: Path
+    label: str
+    recipe: dict
+    recipe_text: str
+    env: dict
+    history: list[dict]  # the lines of metrics.jsonl that carry a loss
+    evaluation: Path  # folder of the evaluation, which may be missing
+    split: str  # empty: not evaluated
+    results: dict
+    curves: dict
+    table: dict
+
+    @property
+    def metrics(self) -> dict:
+        """Percentages by name; empty for a run that was not evaluated."""
+        return self.results.get("metrics", {})
+
+    @property
+    def measured(self) -> dict:
+        """:attr:`metrics` and, where there are masks, the pixel metrics."""
+        return self.metrics | self.results.get("pixel", {})
+
+    @cached_property
+    def images(self) -> dict[str, dict]:
+        """Per-image rows by image_id, in data set order."""
+        return {row["image_id"]: row for row in self.table.get("images", ())}
+
+    def class_name(self, label: int) -> str:
+        """The class as a reader wants it: without the numbering and the underscores of folder names."""
+        names = self.table.get("class_names", ())
+        if not 0 <= label < len(names):
+            return f"class {label}"
+        return re.sub(r"^\d+\.", "", str(names[label])).replace("_", " ").strip() or str(names[label])
+
+
+def _json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); evaluate the run again to rewrite it") from error
+
+
+def _history(path: Path) -> list[dict]:
+    """Lines of metrics.jsonl that carry a loss, one per stage and step.
+
+    A killed run may leave its last line torn; a resumed one logs the steps since its checkpoint again, and these count.
+    """
+    rows: dict[tuple, dict] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("loss"), int | float):
+            rows[row.get("stage"), row.get("step", len(rows))] = row
+    return list(rows.values())
+
+
+def _evaluated(path: Path) -> list[str]:
+    return sorted(file.parent.name for file in path.glob("eval/*/results.json"))
+
+
+def _label(method: str, added: Sequence[str]) -> str:
+    """What a run is called: its method as the paper spells it, and how its maps were refined."""
+    known = method.partition(".")[0] in list_methods()
+    name = display_name(method) if known else method.rpartition(":")[2]
+    return " + ".join([name, *(one.replace("_", "-").upper() for one in dict.fromkeys(filter(None, added)))])
+
+
+def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
+    recipe_file = path / "recipe.toml"
+    if not recipe_file.is_file():
+        raise MissingError(f"{path} is no run folder: it has no recipe.toml; name a folder that a training run wrote")
+    text = recipe_file.read_text(encoding="utf-8")
+    try:
+        recipe = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RunError(f"{recipe_file} is not valid TOML ({error})") from error
+    evaluated = _evaluated(path)
+    folder = path / "eval" / (evaluation or ("test" if "test" in evaluated else next(iter(evaluated), "test")))
+    results = _json(folder / "results.json")
+    method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
+    added = [results.get("variant", ""), results.get("post", "none").replace("none", "")]
+    return RunRecord(
+        path=path,
+        label=_label(str(method), added),
+        recipe=recipe,
+        recipe_text=text,
+        env=_json(path / "env.json"),
+        history=_history(path / "metrics.jsonl"),
+        evaluation=folder,
+        split=results.get("split", ""),
+        results=results,
+        curves=_json(folder / "curves.json"),
+        table=_json(folder / "per_image.json"),
+    )
+
+
+def read_evaluations(path: Path) -> list[RunRecord]:
+    """A record for everything that was measured of a run, its variants for instance.
+
+    Raises:
+        MissingError: if the folder holds no run.
+        RunError: if one of its files is damaged.
+    """
+    return [_read_run(path, evaluation) for evaluation in _evaluated(path) or (None,)]
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """Read run folders. Runs go by their method, or by their folder where two share a method.
+
+    Raises:
+        UsageError: if there are none.
+        MissingError: if a folder holds no run.
+        RunError: if one of its files is damaged.
+    """
+    if not paths:
+        raise UsageError("a report needs at least one run folder, got none")
+    runs = [_read_run(Path(path)) for path in paths]
+    count = Counter(run.label for run in runs)
+    return [replace(run, label=run.path.name) if count[run.label] > 1 else run for run in runs]
