@@ -14,9 +14,9 @@ from wsolfast.bench.published_training import network_logits
 from wsolfast.engine.assembly.build import eval_protocol
 from wsolfast.engine.assembly.checkpoint import save_weights
 from wsolfast.engine.assembly.network import Network, load_method
-from wsolfast.engine.assembly.roles import classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.evaluation.eval_split import EvalSplit
-from wsolfast.engine.evaluation.measure import Counters, Truths, Verdicts
+from wsolfast.engine.evaluation.measure import GroundTruth, PerImageTable, SplitMetrics
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
@@ -54,7 +54,7 @@ class Evaluation:
         self.protocol = eval_protocol(self.recipe)
         self.splits = {source: self._open(source) for source in ("memory", "jpeg")}
         self.run.keep_class_names(self.splits["jpeg"].dataset.class_names)
-        self.method, self.ranks = self._networks()
+        self.method, self.classifier = self._networks()
         self.network = Network(self.run, self.recipe, len(self.splits["jpeg"].dataset.class_names))
 
     def _networks(self) -> tuple[Method, Method]:
@@ -62,11 +62,11 @@ class Evaluation:
         classes = len(self.splits["jpeg"].dataset.class_names)
         image = torch.stack([sample.image for sample in self.splits["memory"].dataset.samples[: self.case.batch]])
         networks = []
-        for role in (localizer_of(self.recipe), classifier_of(self.recipe)):
-            if role is not None:
-                network = load_method(self.run, role, classes).eval().to(self.device)
+        for ref in (localizer_of(self.recipe), classifier_of(self.recipe)):
+            if ref is not None:
+                network = load_method(self.run, ref, classes).eval().to(self.device)
                 enliven(network.backbone, image.to(self.device))
-                save_weights(self.run.weights_path(role.stage.name), network.state_dict(), {})
+                save_weights(self.run.weights_path(ref.stage.name), network.state_dict(), {})
                 if self.recipe.runtime.compile:
                     network.backbone.forward = torch.compile(network.backbone.forward, dynamic=False)
                 networks.append(network)
@@ -93,7 +93,7 @@ class Evaluation:
         for index in range(min(8, len(dataset))):
             sample, note = dataset[index], dataset.annotations(index)
             with torch.inference_mode():
-                found = self.network.look.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
+                found = self.network.predictor.method.localize(sample.image[None], torch.tensor([sample.label]), topk=0)
             maps = found.localization_map[:, 0]
             ours = box_hits(maps, torch.tensor([note.size]), [note.boxes], self.protocol)[0]
             agreed.append(round(float((ours.numpy() == published.hits(index)).mean()), 3))
@@ -128,12 +128,12 @@ class Evaluation:
     def _evaluate(self, split: EvalSplit, indices: list[int]) -> int:
         shutil.rmtree(split.folder, ignore_errors=True)
         split.indices, every = indices, split.indices
-        split.truths = Truths(split.dataset, indices)
+        split.ground_truth = GroundTruth(split.dataset, indices)
         split.plan(self.network)
-        counters = Counters(split.truths, self.protocol)
-        split.look(self.network, counters, QUIET)
-        results, _ = counters.measure(None)
-        Verdicts(counters, results["cam_threshold"]).write(split.folder / "per_image.json", split.again(QUIET))
+        metrics = SplitMetrics(split.ground_truth, self.protocol)
+        split.evaluate(self.network, metrics, QUIET)
+        results, _ = metrics.measure(None)
+        PerImageTable(metrics, results["cam_threshold"]).write(split.folder / "per_image.json", split.reload(QUIET))
         split.indices = every
         return len(indices)
 
@@ -153,9 +153,9 @@ class Evaluation:
     def _network_step(self, image: Tensor, wide: Tensor | None = None) -> None:
         network_logits(self.method, image)
         if wide is not None:
-            self.ranks.classify(wide)
+            self.classifier.classify(wide)
 
     def _backbone_step(self, image: Tensor, wide: Tensor | None = None) -> None:
         self.method.backbone(image)
         if wide is not None:
-            self.ranks.backbone(wide)
+            self.classifier.backbone(wide)

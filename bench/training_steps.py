@@ -21,7 +21,7 @@ from wsolfast.engine.training.loading import load_batches
 from wsolfast.engine.training.train import StageTraining
 from wsolfast.recipe import Recipe, StageSpec
 from wsolfast.testing import assert_close
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 class BareLoop:
@@ -108,9 +108,9 @@ class Training:
         loop = self.loops["published"]
         loop.method.load_state_dict(self.ours.method.state_dict())
         _, (part, *_) = next(self.ours.loader())
-        batch, clock = part.to(self.device), Clock(epoch=0, epochs=1, step=0, steps=1)
+        batch, state = part.to(self.device), TrainState(epoch=0, epochs=1, step=0, steps=1)
         found = []
-        for loss in (lambda method, batch: method.training_step(batch, clock)["loss"], loop.loss):
+        for loss in (lambda method, batch: method.training_step(batch, state)["loss"], loop.loss):
             buffers = {name: buffer.clone() for name, buffer in loop.method.named_buffers()}
             torch.manual_seed(0)
             with torch.no_grad():

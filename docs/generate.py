@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
@@ -37,7 +37,7 @@ _API = {
     ],
     "data": ["wsolfast.data"],
     "backbones": ["wsolfast.backbones"],
-    "methods": ["wsolfast.methods", ("wsolfast.types", "Batch Clock Localization ParamGroup")],
+    "methods": ["wsolfast.methods", ("wsolfast.types", "Batch TrainState Localization ParamGroup")],
     "export": ["wsolfast.export", ("wsolfast.interop", "features_of tokens_to_map class_maps")],
     "convert": ["wsolfast.convert"],
     "compat": ["wsolfast.compat.wsolevaluation"],
@@ -47,7 +47,7 @@ _API = {
         ("wsolfast.engine.run.run_folder", "RunFolder"),
         ("wsolfast.engine.training.train", "train"),
         ("wsolfast.engine.evaluation.evaluate", "evaluate evaluate_shard"),
-        ("wsolfast.engine.evaluation.eval_split", "Shard"),
+        ("wsolfast.engine.evaluation.eval_split", "EvalShard"),
         ("wsolfast.engine.evaluation.evaluate_maps", "evaluate_maps"),
         ("wsolfast.engine.localize", "localize"),
         ("wsolfast.engine.report.report", "write_report"),

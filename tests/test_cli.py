@@ -184,9 +184,9 @@ def test_reproduce_lists_runs_and_fails_with_a_table(wsolfast, tmp_path):
 def test_reproduce_exits_with_130_when_it_is_stopped(wsolfast, monkeypatch):
     step = CAM.training_step
 
-    def stopped(self, batch, clock):
+    def stopped(self, batch, state):
         os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, clock)
+        return step(self, batch, state)
 
     monkeypatch.setattr(CAM, "training_step", stopped)
     code, _, err = wsolfast("reproduce", "--recipes", "demo/cam", *TINY[1:], "--quiet")

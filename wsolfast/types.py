@@ -28,7 +28,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Clock:
+class TrainState:
     """Where training stands."""
 
     epoch: int  # 0-based

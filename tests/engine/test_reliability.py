@@ -60,10 +60,10 @@ from wsolfast.methods.cam import CAM
 
 step = CAM.training_step
 
-def signalled(self, batch, clock):
-    if clock.step == 3 and distributed.rank() == 1:
+def signalled(self, batch, state):
+    if state.step == 3 and distributed.rank() == 1:
         os.kill(os.getpid(), int(sys.argv[2]))
-    return step(self, batch, clock)
+    return step(self, batch, state)
 
 CAM.training_step = signalled
 try:
@@ -182,10 +182,10 @@ def start_two(run, number, timeout_minutes=0.5):
 
 
 def _start_rank(rank, port, run, number, timeout_minutes):
-    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return subprocess.Popen(
         [sys.executable, "-c", SIGNAL_TO_ONE, run.path, str(int(number)), str(timeout_minutes)],
-        env=os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {name: str(value) for name, value in variables.items()} | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -231,13 +231,13 @@ def not_a_number(monkeypatch, *steps):
     """A loss that is not finite at some steps, and leaves traces in the batch norms."""
     step = CAM.training_step
 
-    def broken(self, batch, clock):
-        if clock.step not in steps:
-            return step(self, batch, clock)
+    def broken(self, batch, state):
+        if state.step not in steps:
+            return step(self, batch, state)
         for buffer in self.buffers():
             if buffer.is_floating_point():
                 buffer.fill_(float("nan"))
-        return {"loss": step(self, batch, clock)["loss"] * float("nan")}
+        return {"loss": step(self, batch, state)["loss"] * float("nan")}
 
     monkeypatch.setattr(CAM, "training_step", broken)
 
@@ -270,8 +270,8 @@ def test_as_many_such_steps_as_allowed_are_left_out_without_a_trace(tiny, tmp_pa
 def test_a_gradient_that_is_not_finite_counts_too(tiny, tmp_path, monkeypatch):
     step = CAM.training_step
 
-    def steep(self, batch, clock):
-        loss = step(self, batch, clock)["loss"]
+    def steep(self, batch, state):
+        loss = step(self, batch, state)["loss"]
         return {"loss": loss + (loss - loss.detach()).abs().sqrt()}  # infinitely steep at zero
 
     monkeypatch.setattr(CAM, "training_step", steep)
@@ -341,13 +341,13 @@ def test_more_processes_than_images_in_a_batch_are_refused(tiny, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "rank"),
     [
-        ({}, distributed.Place()),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, distributed.Place()),  # a batch script, not a step of srun
+        ({}, distributed.Rank()),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, distributed.Rank()),  # a batch script, not a step of srun
         (
             {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
-            distributed.Place(5, 8, 1, 4),
+            distributed.Rank(5, 8, 1, 4),
         ),
         (
             {
@@ -359,13 +359,13 @@ def test_more_processes_than_images_in_a_batch_are_refused(tiny, tmp_path, monke
                 "SLURM_JOB_ID": "12",
                 "SLURM_STEP_ID": "3",
             },
-            distributed.Place(9, 16, 1, 8, "gpu007", 20375),
+            distributed.Rank(9, 16, 1, 8, "gpu007", 20375),
         ),
     ],
     ids=["alone", "sbatch", "torchrun", "srun"],
 )
-def test_launchers_are_recognised(environment, place):
-    assert distributed.find_place(environment) == place
+def test_launchers_are_recognised(environment, rank):
+    assert distributed.find_rank(environment) == rank
 
 
 @pytest.mark.parametrize(

@@ -203,9 +203,9 @@ def test_an_interrupt_while_measuring_is_an_interrupt(tiny_file, tmp_path, monke
 def test_a_failed_run_is_a_row_and_the_others_go_on(tiny_file, tmp_path, coarse_sweep, monkeypatch):
     training_step = CAM.training_step
 
-    def broken(self, batch, clock):
-        losses = training_step(self, batch, clock)
-        return losses if clock.seed != 1 else {"loss": losses["loss"] * float("nan")}
+    def broken(self, batch, state):
+        losses = training_step(self, batch, state)
+        return losses if state.seed != 1 else {"loss": losses["loss"] * float("nan")}
 
     monkeypatch.setattr(CAM, "training_step", broken)
     jobs, _ = plan(tmp_path, patterns=[tiny_file], seeds=[0, 1, 2])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 @pytest.fixture
@@ -13,5 +13,5 @@ def batch():
 
 
 @pytest.fixture
-def clock():
-    return Clock(epoch=0, epochs=1, step=0, steps=10)
+def state():
+    return TrainState(epoch=0, epochs=1, step=0, steps=10)

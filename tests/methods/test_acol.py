@@ -30,9 +30,9 @@ def erased_by_loop(features, score, threshold):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
-def test_both_losses_are_those_of_the_loop_over_images(batch, clock, threshold):
+def test_both_losses_are_those_of_the_loop_over_images(batch, state, threshold):
     net = model(erase_threshold=threshold)
-    losses = net.training_step(batch, clock)
+    losses = net.training_step(batch, state)
     features = net.backbone(batch.image)["conv5"]
     logits, second = [], []
     for n, label in enumerate(batch.label):
@@ -60,9 +60,9 @@ def test_every_class_gets_the_larger_of_its_two_maps(batch, label):
             assert_close(found.localization_map[n, m], torch.maximum(first, second))
 
 
-def test_second_classifier_teaches_the_features_but_not_the_first_one(batch, clock):
+def test_second_classifier_teaches_the_features_but_not_the_first_one(batch, state):
     net = model(erase_threshold=0.5)
-    net.training_step(batch, clock)["loss_cls_second"].backward()
+    net.training_step(batch, state)["loss_cls_second"].backward()
     assert all(parameter.grad is None for parameter in net.head.parameters())
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in net.backbone.parameters())
 
@@ -74,21 +74,21 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @torch.no_grad()
-def test_constant_maps_erase_nothing(batch, clock):
+def test_constant_maps_erase_nothing(batch, state):
     net = model(erase_threshold=0.9)
     net.head.classifier.weight.zero_()
     net.second_head.load_state_dict(net.head.state_dict())
-    losses = net.training_step(batch, clock)
+    losses = net.training_step(batch, state)
     assert torch.equal(losses["loss_cls"], losses["loss_cls_second"])
     assert not net.localize(batch.image, batch.label).localization_map.any()
 
 
 @torch.no_grad()
-def test_everything_erased_leaves_the_bias_and_the_first_map(batch, clock):
+def test_everything_erased_leaves_the_bias_and_the_first_map(batch, state):
     net = model(erase_threshold=0.0)
     net.second_head.classifier.bias.copy_(seeded((5,)))
     bias = net.second_head.classifier.bias.expand(6, 5)
-    losses = net.training_step(batch, clock)
+    losses = net.training_step(batch, state)
     assert_close(losses["loss_cls_second"], functional.cross_entropy(bias, batch.label))
     cam = net.head.localize(net.backbone(batch.image)["conv5"], batch.label, 0)[2]
     expected = torch.stack([score_map(one[0]) for one in cam])

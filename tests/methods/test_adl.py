@@ -6,7 +6,7 @@ from wsolfast import backbones
 from wsolfast.methods import get_stage
 from wsolfast.methods.adl import AttentionDropout
 from wsolfast.testing import assert_close, seeded
-from wsolfast.types import Clock
+from wsolfast.types import TrainState
 
 ADL = get_stage("adl")
 
@@ -80,7 +80,7 @@ def test_every_step_chooses_for_every_layer(batch, monkeypatch):
     monkeypatch.setattr(net, "classify", lambda image: torch.zeros(6, 5))
     chosen = []
     for step in range(200):
-        net.training_step(batch, Clock(0, 1, step, 200))
+        net.training_step(batch, TrainState(0, 1, step, 200))
         chosen.append([made.hides for made in net.layers])
     shares = torch.tensor(chosen, dtype=torch.float64).mean(0)
     assert ((shares - 0.75).abs() < 0.1).all()
@@ -88,10 +88,10 @@ def test_every_step_chooses_for_every_layer(batch, monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_a_rate_of_all_or_nothing(batch, clock, rate):
+def test_a_rate_of_all_or_nothing(batch, state, rate):
     torch.manual_seed(0)
     net = ADL(backbones.build("small", freeze_bn=True), 5, drop_rate=rate).train()
-    loss = net.training_step(batch, clock)["loss"]
+    loss = net.training_step(batch, state)["loss"]
     for made in net.layers:
         assert made.hides == (rate == 1)
     assert torch.equal(loss, functional.cross_entropy(net.classify(batch.image), batch.label))

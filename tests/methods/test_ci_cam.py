@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from wsolfast import backbones
 from wsolfast.methods import get_stage
 from wsolfast.testing import assert_close, seeded
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 CICAM = get_stage("ci_cam")
 
@@ -46,10 +46,10 @@ def one_hot_path(method, features):
 
 @pytest.mark.parametrize("enhance", ["class_conv", "shared_conv"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_losses_and_gradients_are_those_of_the_one_hot_convolution(batch, clock, enhance, shared):
+def test_losses_and_gradients_are_those_of_the_one_hot_convolution(batch, state, enhance, shared):
     method = model(enhance=enhance, shared_classifier=shared).eval()
     dense = copy.deepcopy(method)
-    losses = method.training_step(batch, clock)
+    losses = method.training_step(batch, state)
     up, down, *_ = one_hot_path(dense, dense.backbone(batch.image)["conv5"])
     loss_up, loss_down = functional.cross_entropy(up, batch.label), functional.cross_entropy(down, batch.label)
     assert_close(losses["loss_up"], loss_up)
@@ -77,14 +77,14 @@ def test_maps_are_those_of_the_enhanced_features(batch, branch, gamma):
     assert_combined(found, method.combination, class_maps, batch.label)
 
 
-def test_up_loss_can_be_dropped(batch, clock):
-    losses = model(up_loss_weight=0.0).training_step(batch, clock)
+def test_up_loss_can_be_dropped(batch, state):
+    losses = model(up_loss_weight=0.0).training_step(batch, state)
     assert torch.equal(losses["loss"], losses["loss_down"])
     assert losses["loss_up"] > 0
 
 
 @pytest.mark.parametrize("timing", ["after", "before"])
-def test_pool_grows_once_per_step_and_before_or_after_its_use(batch, clock, timing):
+def test_pool_grows_once_per_step_and_before_or_after_its_use(batch, state, timing):
     method = model(pool_timing=timing, freeze_bn=True).train()
     with torch.no_grad():
         up, _, up_maps, _ = one_hot_path(method, method.backbone(batch.image)["conv5"])
@@ -98,32 +98,32 @@ def test_pool_grows_once_per_step_and_before_or_after_its_use(batch, clock, timi
 
     used = copy.deepcopy(method).eval()
     used.pool.maps.copy_(expected.maps if timing == "before" else method.pool.maps)
-    losses = method.training_step(batch, clock)
+    losses = method.training_step(batch, state)
     assert_close(method.pool.maps, expected.maps)
-    assert_close(losses["loss"], used.training_step(batch, clock)["loss"])
+    assert_close(losses["loss"], used.training_step(batch, state)["loss"])
     losses["loss"].backward()
 
 
 @torch.no_grad()
-def test_pool_stands_still_outside_training(batch, clock):
+def test_pool_stands_still_outside_training(batch, state):
     method = model(pool_contrib="predicted").eval()
     before = method.pool.maps.clone()
-    method.training_step(batch, clock)
+    method.training_step(batch, state)
     method.localize(batch.image, batch.label)
     method.classify(batch.image)
     assert torch.equal(method.pool.maps, before)
 
 
-def test_without_enhancement_both_branches_agree(batch, clock):
+def test_without_enhancement_both_branches_agree(batch, state):
     method = model(enhance="none")
-    losses = method.training_step(batch, clock)
+    losses = method.training_step(batch, state)
     assert torch.equal(losses["loss_up"], losses["loss_down"])
     assert not any(name.startswith(("enhance", "pool")) for name in method.state_dict())
 
 
-def test_images_need_not_fit_the_pool(batch, clock):
+def test_images_need_not_fit_the_pool(batch, state):
     method = model(pool_size=3)
-    method.training_step(batch, clock)["loss"].backward()
+    method.training_step(batch, state)["loss"].backward()
     assert method.localize(batch.image[:, :, :48]).localization_map.shape == (6, 1, 3, 4)
 
 
@@ -143,7 +143,7 @@ def test_enhancing_convolution_learns_at_the_rate_of_the_backbone():
 
 def step(method, optimizer, batch):
     optimizer.zero_grad()
-    method.training_step(batch, Clock(0, 1, 0, 1))["loss"].backward()
+    method.training_step(batch, TrainState(0, 1, 0, 1))["loss"].backward()
     optimizer.step()
 
 
@@ -172,7 +172,7 @@ class Losses(torch.nn.Module):
         self.method = method
 
     def forward(self, batch):
-        return self.method.training_step(batch, Clock(0, 1, 0, 1))["loss"]
+        return self.method.training_step(batch, TrainState(0, 1, 0, 1))["loss"]
 
 
 # Ranks 0 and 1 of the batches: equal shares, then shares of different size for the pool alone.
@@ -226,11 +226,11 @@ def test_two_processes_are_one_with_the_whole_batch(batch, tmp_path):
     assert torch.equal(first_pool, pool.maps)
 
 
-def test_bfloat16_training_leaves_the_pool_in_float32(batch, clock):
+def test_bfloat16_training_leaves_the_pool_in_float32(batch, state):
     method = model(nl_positions=["conv4"], pool_contrib="predicted").float().to(memory_format=torch.channels_last)
-    exact = copy.deepcopy(method).training_step(batch, clock)
+    exact = copy.deepcopy(method).training_step(batch, state)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = method.training_step(batch, clock)
+        losses = method.training_step(batch, state)
         found = method.eval().localize(batch.image, batch.label, topk=2)
     losses["loss"].backward()
     # Two losses near 1.6, each from logits of 8 bits.

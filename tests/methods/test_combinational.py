@@ -18,13 +18,13 @@ from wsolfast.types import Batch
         ("ci_cam", "vgg16", {"activation": "lrelu02", "pool_size": 2, "hidden_channels": 6}),
     ],
 )
-def test_any_backbone_trains(method, name, options, batch, clock):
+def test_any_backbone_trains(method, name, options, batch, state):
     batch = Batch(batch.image[:, :, :32, :32], batch.label, batch.image_id)
     net = get_stage(method)(backbones.build(name), 5, **options)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-    net.training_step(batch, clock)["loss"].backward()
+    net.training_step(batch, state)["loss"].backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not silent
     blocks = [module for name, module in net.backbone.named_children() if name.startswith("non_local_")]

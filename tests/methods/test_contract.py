@@ -16,7 +16,7 @@ from wsolfast.methods import Method, display_name, get_stage, list_methods, list
 from wsolfast.metrics import BoxAccuracy
 from wsolfast.metrics.baselines import center_box
 from wsolfast.recipe import load_recipe
-from wsolfast.types import Clock
+from wsolfast.types import TrainState
 
 SIZE = 64
 RECIPES = {name.rpartition("/")[2]: name for name in demo_recipes(baselines=True)}
@@ -83,7 +83,7 @@ def test_losses_are_finite_and_gradients_reach_every_parameter_within_three_step
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     reached = {key: False for key, parameter in net.named_parameters() if parameter.requires_grad}
     for step in range(3):
-        losses = net.training_step(batch_of(net=net), Clock(epoch=99, epochs=100, step=97 + step, steps=100))
+        losses = net.training_step(batch_of(net=net), TrainState(epoch=99, epochs=100, step=97 + step, steps=100))
         assert losses["loss"].shape == ()
         assert all(key in ("loss", "accuracy") or key.startswith("loss_") for key in losses)
         assert ("accuracy" in losses) == net.classifies
@@ -186,10 +186,10 @@ def learn(net, stage, exported):
         net.train()
         loader = DataLoader(train, 16, shuffle=True, collate_fn=collate, generator=torch.Generator().manual_seed(epoch))
         for step, batch in enumerate(loader, start=epoch * len(loader)):
-            clock = Clock(epoch * stage.epochs // epochs, stage.epochs, step, epochs * len(loader))
+            state = TrainState(epoch * stage.epochs // epochs, stage.epochs, step, epochs * len(loader))
             for group in optimizer.param_groups:
                 group["lr"] = stage.optim.lr * group["lr_factor"] * rate_at(stage.schedule, step, len(loader), epochs)
-            loss = net.training_step(batch, clock)["loss"]
+            loss = net.training_step(batch, state)["loss"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -15,7 +15,7 @@ from wsolfast.methods._embedding import EMBEDDINGS, MaskedEmbedding, embed_featu
 from wsolfast.methods.csoa import CSoA, combine_branches
 from wsolfast.metrics import get_protocol
 from wsolfast.metrics.functional import predicted_boxes
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 F64 = {"dtype": torch.float64}
 
@@ -159,7 +159,7 @@ class TestMethod:
 
     def test_losses_read_the_full_maps(self, batch):
         net = build(conf_schedule="constant", conf_weight=0.7, co_weight=0.3, conf_reduction="sum").train()
-        losses = net.training_step(batch, Clock(0, 1, 0, 1))
+        losses = net.training_step(batch, TrainState(0, 1, 0, 1))
         features = net.backbone(batch.image)
         late, early = net.late_head.class_maps(features["conv5"]), net.early_head.class_maps(features["conv4"])
         classification = [functional.cross_entropy(maps.mean((2, 3)), batch.label) for maps in (late, early)]
@@ -173,17 +173,17 @@ class TestMethod:
         torch.testing.assert_close(losses["loss_co"], co)
         torch.testing.assert_close(losses["loss"], sum(classification) + 0.7 * conf + 0.3 * co)
 
-    def test_conf_seg_moves_the_early_head_and_co_aug_the_late_one(self, batch, clock):
+    def test_conf_seg_moves_the_early_head_and_co_aug_the_late_one(self, batch, state):
         for name, moved, still in (("loss_conf", "early_head", "late_head"), ("loss_co", "late_head", "early_head")):
             net = build(conf_schedule="constant").train()
-            net.training_step(batch, clock)[name].backward()
+            net.training_step(batch, state)[name].backward()
             assert getattr(net, moved).classifier.weight.grad.abs().sum() > 0
             assert getattr(net, still).classifier.weight.grad is None
 
     @pytest.mark.parametrize("options", [{"conf_seg": False}, {"co_aug": False}, {"conf_seg": False, "co_aug": False}])
-    def test_ablations_leave_parts_out(self, options, batch, clock):
+    def test_ablations_leave_parts_out(self, options, batch, state):
         net = build(**options).train()
-        losses = net.training_step(batch, clock)
+        losses = net.training_step(batch, state)
         assert ("loss_conf" in losses) == ("loss_cls_early" in losses) == options.get("conf_seg", True)
         assert ("loss_co" in losses) == options.get("co_aug", True)
         losses["loss"].backward()
@@ -192,17 +192,17 @@ class TestMethod:
 
     @pytest.mark.parametrize("label", [[1] * 6, [0, 1, 2, 3, 4, 4]])
     @pytest.mark.parametrize("foreground", ["minmax", "minmax_detached", "sigmoid"])
-    def test_any_mixture_of_classes_gives_finite_gradients(self, label, foreground, batch, clock):
+    def test_any_mixture_of_classes_gives_finite_gradients(self, label, foreground, batch, state):
         net = build(co_foreground=foreground).train()
-        net.training_step(Batch(batch.image, torch.tensor(label), batch.image_id), clock)["loss"].backward()
+        net.training_step(Batch(batch.image, torch.tensor(label), batch.image_id), state)["loss"].backward()
         assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
     @pytest.mark.parametrize("embedding", ["features", "backbone", "alexnet_conv5"])
-    def test_bfloat16_training_is_near_float32(self, embedding, batch, clock):
+    def test_bfloat16_training_is_near_float32(self, embedding, batch, state):
         net = build(embedding=embedding, embedding_weights="none").train().to(memory_format=torch.channels_last)
-        exact = copy.deepcopy(net).training_step(batch, clock)  # a copy, because statistics of batch norms move
+        exact = copy.deepcopy(net).training_step(batch, state)  # a copy, because statistics of batch norms move
         with torch.autocast("cpu", torch.bfloat16):
-            losses = net.training_step(batch, clock)
+            losses = net.training_step(batch, state)
         losses["loss"].backward()
         assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
         # Eight bits of mantissa through ten layers; a position may change sides of the confidence mask.
@@ -224,10 +224,10 @@ class TestMethod:
     )
     def test_conf_weight_grows(self, schedule, weights):
         net = build(conf_schedule=schedule, conf_weight=2.0)
-        found = [net.conf_alpha(Clock(step // 2, 2, step, 4)) for step in range(4)]
+        found = [net.conf_alpha(TrainState(step // 2, 2, step, 4)) for step in range(4)]
         assert found == pytest.approx([2 * weight for weight in weights])
         if schedule == "linear":
-            assert net.conf_alpha(Clock(0, 1, 0, 4)) == 2
+            assert net.conf_alpha(TrainState(0, 1, 0, 4)) == 2
 
     @torch.no_grad()
     def test_scores_and_map_sizes(self, batch):

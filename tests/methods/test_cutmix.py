@@ -7,7 +7,7 @@ from torch.nn import functional
 from wsolfast import backbones
 from wsolfast.methods import get_stage
 from wsolfast.methods.cutmix import paste, rectangle
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 CutMix = get_stage("cutmix")
 
@@ -54,12 +54,12 @@ def test_a_share_of_all_or_nothing_is_a_whole_image(share, own):
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_loss_weighs_the_labels_by_area(batch, monkeypatch, share):
-    clock = Clock(0, 1, 7, 10)
+    state = TrainState(0, 1, 7, 10)
     net = model().eval()
     monkeypatch.setattr(random.Random, "betavariate", lambda self, a, b: share)
     monkeypatch.setattr(random.Random, "randrange", lambda self, size: size // 2)
-    loss = net.training_step(batch, clock)["loss"]
-    order = torch.randperm(6, generator=clock.generator())
+    loss = net.training_step(batch, state)["loss"]
+    order = torch.randperm(6, generator=state.generator())
     assert not torch.equal(order, torch.arange(6))
     y0, y1, x0, x1 = box = rectangle(64, 64, share, (32, 32))
     mixed, left = paste(batch.image, batch.image[order, :, y0:y1, x0:x1], box)
@@ -74,10 +74,10 @@ def test_loss_weighs_the_labels_by_area(batch, monkeypatch, share):
         torch.testing.assert_close(loss, plain)
 
 
-def test_no_batch_is_mixed_at_probability_zero(batch, clock):
+def test_no_batch_is_mixed_at_probability_zero(batch, state):
     net = model(probability=0.0).eval()
     plain = functional.cross_entropy(net.classify(batch.image), batch.label)
-    assert torch.equal(net.training_step(batch, clock)["loss"], plain)
+    assert torch.equal(net.training_step(batch, state)["loss"], plain)
 
 
 def test_half_of_the_batches_are_mixed_at_one_half(batch):
@@ -85,6 +85,6 @@ def test_half_of_the_batches_are_mixed_at_one_half(batch):
     small = Batch(batch.image[:2, :, :16, :16], batch.label[:2], batch.image_id[:2])
     plain = functional.cross_entropy(net.classify(small.image), small.label)
     with torch.no_grad():
-        kept = [torch.equal(net.training_step(small, Clock(0, 1, step, 80))["loss"], plain) for step in range(80)]
+        kept = [torch.equal(net.training_step(small, TrainState(0, 1, step, 80))["loss"], plain) for step in range(80)]
     # Some mixed batches are their own permutation, or get an empty rectangle.
     assert 30 < sum(kept) < 75

@@ -42,22 +42,22 @@ def test_hidden_share_is_the_rate_and_images_differ():
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_nothing_hidden_is_cam(batch, clock):
+def test_nothing_hidden_is_cam(batch, state):
     net = model(drop_rate=0.0).train()
     cam = get_stage("cam")(net.backbone, 5).double()
     cam.head = net.head
-    assert torch.equal(net.training_step(batch, clock)["loss"], cam.training_step(batch, clock)["loss"])
+    assert torch.equal(net.training_step(batch, state)["loss"], cam.training_step(batch, state)["loss"])
     whole = model(patch_sizes=[0]).train()
-    assert torch.equal(whole.training_step(batch, clock)["loss"], cam.training_step(batch, clock)["loss"])
+    assert torch.equal(whole.training_step(batch, state)["loss"], cam.training_step(batch, state)["loss"])
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0])
-def test_hidden_pixels_are_the_mean_colour(batch, clock, rate):
+def test_hidden_pixels_are_the_mean_colour(batch, state, rate):
     net = model(patch_sizes=[16], drop_rate=rate).eval()
-    seen = visible(batch.image.shape, [16], rate, clock.generator())
+    seen = visible(batch.image.shape, [16], rate, state.generator())
     mean = net.backbone.input_mean * torch.ones(6, 3, 64, 64)
     image = torch.where(seen, batch.image.double() / 255, mean)
     expected = functional.cross_entropy(net.classify(image), batch.label)
     # Of a hidden pixel (mean - mean) / deviation is left, not exactly zero.
-    torch.testing.assert_close(net.training_step(batch, clock)["loss"], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(net.training_step(batch, state)["loss"], expected, rtol=1e-6, atol=1e-6)
     assert seen.any() == (rate < 1)

@@ -15,11 +15,11 @@ def model(**options):
     return NLCCAM(backbones.build("small"), 5, **options).double()
 
 
-def test_loss_is_the_cross_entropy_of_the_pooled_class_maps(batch, clock):
+def test_loss_is_the_cross_entropy_of_the_pooled_class_maps(batch, state):
     method = model(nl_positions=["conv4"]).eval()
     features = method.backbone(batch.image)["conv5"]
     logits = torch.einsum("kc,nchw->nkhw", method.classifier.weight, features).mean((2, 3)) + method.classifier.bias
-    assert_close(method.training_step(batch, clock)["loss"], functional.cross_entropy(logits, batch.label))
+    assert_close(method.training_step(batch, state)["loss"], functional.cross_entropy(logits, batch.label))
     assert_close(method.classify(batch.image), logits)
 
 

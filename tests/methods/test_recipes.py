@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wsolfast.engine.assembly.build import build_method, build_optimizer, eval_protocol, refine
-from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.recipe import list_recipes, load_recipe
 
 

@@ -8,7 +8,7 @@ import torch
 
 from wsolfast import backbones
 from wsolfast.methods import get_stage
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 # Options with which the method draws, or guides, at every step.
 METHODS = {
@@ -48,8 +48,8 @@ def test_draws_depend_on_seed_and_step_alone(method, batch):
     before = torch.get_rng_state()
     losses = {}
     for seed, step in ((0, 3), (0, 4), (1, 3), (0, 3)):
-        clock = Clock(epoch=0, epochs=1, step=step, steps=10, seed=seed)
-        losses.setdefault((seed, step), []).append(copy.deepcopy(net).training_step(batch, clock)["loss"])
+        state = TrainState(epoch=0, epochs=1, step=step, steps=10, seed=seed)
+        losses.setdefault((seed, step), []).append(copy.deepcopy(net).training_step(batch, state)["loss"])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*losses[0, 3])
     if method in ("has", "cutmix"):
@@ -57,27 +57,27 @@ def test_draws_depend_on_seed_and_step_alone(method, batch):
 
 
 @every_method
-def test_a_batch_of_one_trains(method, batch, clock):
+def test_a_batch_of_one_trains(method, batch, state):
     net = build(method).train()
     one = Batch(batch.image[:1], batch.label[:1], batch.image_id[:1])
-    net.training_step(one, clock)["loss"].backward()
+    net.training_step(one, state)["loss"].backward()
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
 @every_method
-def test_images_need_not_be_square(method, batch, clock):
+def test_images_need_not_be_square(method, batch, state):
     net = build(method).train()
     wide = replace(batch, image=batch.image[:, :, :48])
-    net.training_step(wide, clock)["loss"].backward()
+    net.training_step(wide, state)["loss"].backward()
     assert net.eval().localize(wide.image).localization_map.shape == (6, 1, 3, 4)
 
 
 @every_method
-def test_bfloat16_training_is_finite(method, batch, clock):
+def test_bfloat16_training_is_finite(method, batch, state):
     net = build(method).train().to(memory_format=torch.channels_last)
-    exact = copy.deepcopy(net).training_step(batch, clock)["loss"]
+    exact = copy.deepcopy(net).training_step(batch, state)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
-        losses = net.training_step(batch, clock)
+        losses = net.training_step(batch, state)
     losses["loss"].backward()
     # A sum of up to five losses near 1, each from values of 8 bits; seeds of SPG may fall on the other side.
     torch.testing.assert_close(losses["loss"].float(), exact, rtol=0.1, atol=0.1)

@@ -86,8 +86,8 @@ def test_a_layer_that_does_not_fit_is_named(layer, message):
         Refined(build("cam"), layers=[layer])
 
 
-def test_a_refined_method_trains_as_it_did(batch, clock):
+def test_a_refined_method_trains_as_it_did(batch, state):
     plain = build("cam").train()
     refined = Refined(plain)
-    assert torch.equal(*(m.training_step(batch, clock)["loss"] for m in (plain, refined)))
+    assert torch.equal(*(m.training_step(batch, state)["loss"] for m in (plain, refined)))
     assert [g.name for g in refined.param_groups()] == [g.name for g in plain.param_groups()]

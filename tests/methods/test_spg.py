@@ -71,7 +71,7 @@ def test_a_constant_map_is_all_background():
     assert not target.any()
 
 
-def test_losses_are_those_of_the_three_lessons(batch, clock):
+def test_losses_are_those_of_the_three_lessons(batch, state):
     net = model(min_seeds=3)
     features = net.backbone(batch.image)
 
@@ -96,7 +96,7 @@ def test_losses_are_those_of_the_three_lessons(batch, clock):
     # Not one of them itself, which rounding could put on either side.
     for _, teacher, thresholds in lessons.values():
         net.thresholds[thresholds] = tuple(teacher.quantile(share).item() + 1e-9 for share in (0.8, 0.3))
-    losses = net.training_step(batch, clock)
+    losses = net.training_step(batch, state)
     for name, (pupil, teacher, thresholds) in lessons.items():
         target, known = seeds(teacher, *net.thresholds[thresholds], 3)
         assert 0.1 < target.double().mean() < known.double().mean() < 0.9
@@ -105,9 +105,9 @@ def test_losses_are_those_of_the_three_lessons(batch, clock):
     assert_close(losses["loss"], sum(losses[name] for name in ("loss_cls", *lessons)))
 
 
-def test_teachers_learn_nothing_from_their_pupils(batch, clock):
+def test_teachers_learn_nothing_from_their_pupils(batch, state):
     net = model()
-    losses = net.training_step(batch, clock)
+    losses = net.training_step(batch, state)
     losses["loss_c"].backward(retain_graph=True)
     assert all(parameter.grad is None for parameter in net.guide_shared.parameters())
     losses["loss_b2"].backward()

@@ -18,10 +18,10 @@ from wsolfast.methods._mff import ChannelAttention, DescriptorNorm, MFFNet, Rect
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
 from wsolfast.methods.spol import SPOLCam, SPOLSeg
 from wsolfast.testing import assert_close, seeded
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 F64 = torch.float64
-CLOCK = Clock(epoch=0, epochs=1, step=0, steps=10)
+STATE = TrainState(epoch=0, epochs=1, step=0, steps=10)
 # Three stages of 12, 6 and 3 cells, as ResNet50's 28, 14 and 7.
 STAGES = (StageInfo("conv3", 5, 8), StageInfo("conv4", 7, 16), StageInfo("conv5", 9, 32))
 
@@ -246,7 +246,7 @@ class TestClassificationLosses:
         hard = [functional.cross_entropy(x, batch.label) for x in (logits, aux)]
         soft = -(aux.softmax(1) * logits.log_softmax(1)).sum(1).mean()
         expected = {"paper": hard[0] + hard[1], "distill": (hard[1] + soft) / 2, "cls_only": hard[0]}[loss]
-        found = method.training_step(batch, CLOCK)
+        found = method.training_step(batch, STATE)
         assert_close(found["loss"], expected)
         assert (
             set(found) - {"accuracy"}
@@ -259,7 +259,7 @@ class TestClassificationLosses:
 
     def test_hard_labels_reach_the_fused_branch_through_the_deep_one_only(self):
         method, batch = small(loss="distill", dropout=0.0), batch_of()
-        losses = method.training_step(batch, CLOCK)
+        losses = method.training_step(batch, STATE)
         shallow = method.fusion.reduce[0][0].weight
         (of_aux,) = torch.autograd.grad(losses["loss_aux"], shallow, retain_graph=True, allow_unused=True)
         (of_soft,) = torch.autograd.grad(losses["loss_distill"], shallow)
@@ -279,11 +279,11 @@ class TestClassificationLosses:
     def test_the_auxiliary_head_is_shared_where_it_fits(self, options, own):
         method = small(**options)
         assert (method.aux_head is not None) == own
-        assert method.training_step(batch_of(), CLOCK)["loss"].isfinite()
+        assert method.training_step(batch_of(), STATE)["loss"].isfinite()
 
     def test_sources_of_the_auxiliary_loss_differ(self):
         losses = [
-            small(aux_source=source, dropout=0.0).training_step(batch_of(), CLOCK)["loss_aux"].item()
+            small(aux_source=source, dropout=0.0).training_step(batch_of(), STATE)["loss_aux"].item()
             for source in ("U5", "R5", "O5")
         ]
         assert len(set(losses)) == 3
@@ -392,7 +392,7 @@ class TestLabels:
         labels = maker(torch.zeros(8, 8, dtype=torch.float16), (64, 64))
         assert (labels == 255).all()
         method = small(SPOLSeg)
-        loss = method.training_step(batch_of(mask=labels.expand(4, -1, -1)), CLOCK)["loss"]
+        loss = method.training_step(batch_of(mask=labels.expand(4, -1, -1)), STATE)["loss"]
         loss.backward()
         assert loss == 0
         assert not any(p.grad is not None and p.grad.any() for p in method.parameters())
@@ -410,7 +410,7 @@ def test_a_frozen_stem_is_not_trained_but_its_statistics_move(cls):
     frozen = [name for name, parameter in method.named_parameters() if not parameter.requires_grad]
     assert frozen == ["backbone.stem.0.weight", "backbone.stem.1.weight", "backbone.stem.1.bias"]
     before = method.backbone.stem[1].running_mean.clone()
-    method.training_step(batch_of(mask=torch.zeros(4, 64, 64, dtype=torch.uint8)), CLOCK)
+    method.training_step(batch_of(mask=torch.zeros(4, 64, 64, dtype=torch.uint8)), STATE)
     assert not torch.equal(method.backbone.stem[1].running_mean, before)
 
 
@@ -419,7 +419,7 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(cls):
     batch, losses = batch_of(mask=torch.ones(4, 64, 64, dtype=torch.uint8)), []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            losses.append(small(cls, dropout=0.0).training_step(batch, CLOCK)["loss"].item())
+            losses.append(small(cls, dropout=0.0).training_step(batch, STATE)["loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=0.03)  # 8 bits of mantissa through some ten layers
 
 
@@ -442,4 +442,4 @@ def test_options_that_cannot_be_meant_are_named(cls, options, message):
 
 def test_masks_without_maps_are_refused():
     with pytest.raises(ValueError, match="give it uses ="):
-        small(SPOLSeg).training_step(batch_of(), CLOCK)
+        small(SPOLSeg).training_step(batch_of(), STATE)

@@ -38,14 +38,14 @@ Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the rec
 
 def refuse_company(command: str) -> None:
     """Some work is not shared: several processes would do all of it each, in one folder."""
-    from wsolfast.engine.run.distributed import find_place
+    from wsolfast.engine.run.distributed import find_rank
 
-    count = find_place().world_size
+    count = find_rank().world_size
     if count > 1:
         raise RecipeError(f"{command}: work for one process, {count} were started; give it without torchrun or srun")
 
 
-def say(text: str = "") -> None:
+def echo(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 

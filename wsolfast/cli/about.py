@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wsolfast.cli._options import AsJson, say
+from wsolfast.cli._options import AsJson, echo
 from wsolfast.recipe import RecipeError, list_recipes, load_recipe, recipe_path
 
 app = typer.Typer()
@@ -20,17 +20,17 @@ def recipes(
 
     names = list_recipes()
     if name is not None and not (set("*?[") & set(name)):
-        say(recipe_path(name).read_text(encoding="utf-8").rstrip())
+        echo(recipe_path(name).read_text(encoding="utf-8").rstrip())
         return
     names = matching(names, name or "*")
     if not names:
         raise RecipeError(f"no recipe matches {name!r}")
     width = max(map(len, names))
-    say(f"{'recipe':<{width}}  Top-1 Loc  Top-5 Loc  GT-known  (published accuracies in percent)")
+    echo(f"{'recipe':<{width}}  Top-1 Loc  Top-5 Loc  GT-known  (published accuracies in percent)")
     for recipe in map(load_recipe, names):
         numbers = recipe.paper.numbers() if recipe.paper else {}
         cells = [f"{numbers[key]:.2f}" if key in numbers else "-" for key in ("top1_loc", "top5_loc", "gt_known_loc")]
-        say(f"{recipe.name:<{width}}  {cells[0]:>9}  {cells[1]:>9}  {cells[2]:>8}  {recipe.summary}")
+        echo(f"{recipe.name:<{width}}  {cells[0]:>9}  {cells[1]:>9}  {cells[2]:>8}  {recipe.summary}")
 
 
 @app.command()
@@ -40,18 +40,18 @@ def doctor(as_json: AsJson = False) -> None:
 
     state = examine()
     if as_json:
-        say(json.dumps(state, indent=2))
+        echo(json.dumps(state, indent=2))
         return
     for key, value in state.items():
         if key == "ops":
             width = max(map(len, value))
-            say(f"{'ops':<17}{'':<{width}}  cpu        cuda")
+            echo(f"{'ops':<17}{'':<{width}}  cpu        cuda")
             for op, serves in value.items():
-                say(f"{'':<17}{op:<{width}}  {serves['cpu']:<9}  {serves['cuda']}")
+                echo(f"{'':<17}{op:<{width}}  {serves['cpu']:<9}  {serves['cuda']}")
         elif isinstance(value, dict):
             for i, (name, text) in enumerate(value.items()):
-                say(f"{key if i == 0 else '':<17}{name}: {text}")
+                echo(f"{key if i == 0 else '':<17}{name}: {text}")
         elif isinstance(value, list):
-            say(f"{key:<17}{', '.join(value)}")
+            echo(f"{key:<17}{', '.join(value)}")
         else:
-            say(f"{key.replace('_', ' '):<17}{value}")
+            echo(f"{key.replace('_', ' '):<17}{value}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wsolfast.cli._options import Quiet, say, show_progress
+from wsolfast.cli._options import Quiet, echo, show_progress
 from wsolfast.recipe import RecipeError, override_value
 
 app = typer.Typer(help="Look after data sets on disk.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def check(
         report = data.check(name, root, decode=decode, **_data_options(options or []))
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    say(str(report))
+    echo(str(report))
     if not report.ok:
         raise typer.Exit(3)
 
@@ -72,7 +72,7 @@ def index(
         sys.stderr.write(f"unreadable: {message}\n")
     if not quiet:
         counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
-        say(f"{'index' if summary.built else 'still holds'}: {summary.path} ({counts})")
+        echo(f"{'index' if summary.built else 'still holds'}: {summary.path} ({counts})")
 
 
 def _data_options(words: list[str]) -> dict[str, object]:
@@ -113,7 +113,7 @@ def pack(
         raise RecipeError(str(error)) from error
     if not quiet:
         counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
-        say(f"{summary.root}: {summary.shards} shards, {summary.written} of them new ({counts})")
+        echo(f"{summary.root}: {summary.shards} shards, {summary.written} of them new ({counts})")
 
 
 @app.command(
@@ -153,7 +153,7 @@ def synth_imagenet(
         workers=workers,
     )
     if not quiet:
-        say(f"{summary.root}: {summary.images} images, {summary.written} of them new")
+        echo(f"{summary.root}: {summary.images} images, {summary.written} of them new")
 
 
 @app.command(
@@ -186,4 +186,4 @@ def fetch(
     except ValueError as error:
         raise RecipeError(str(error)) from error
     if not quiet:
-        say(f"data: {folder}\nlook it through: wsolfast data check {name} {folder}")
+        echo(f"data: {folder}\nlook it through: wsolfast data check {name} {folder}")

@@ -23,10 +23,10 @@ from wsolfast.cli._options import (
     Weights,
     Workers,
     decoder_override,
+    echo,
     refuse_company,
     run_path,
     runtime_overrides,
-    say,
     show_progress,
 )
 from wsolfast.cli._tables import print_map_results, print_results
@@ -118,7 +118,7 @@ def evaluate(
             progress=show_progress(quiet or as_json),
         )
         if as_json:
-            say(json.dumps(found, indent=2))
+            echo(json.dumps(found, indent=2))
         elif not quiet:
             print_map_results(found, folder)
         return
@@ -135,7 +135,7 @@ def evaluate(
     given = {"split": split, "protocol": protocol, "post": post}
     overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
 
-    from wsolfast.engine.evaluation.eval_split import Shard
+    from wsolfast.engine.evaluation.eval_split import EvalShard
     from wsolfast.engine.evaluation.evaluate import evaluate as evaluate_run
     from wsolfast.engine.evaluation.evaluate import evaluate_shard
     from wsolfast.engine.pretrained import adopt
@@ -144,7 +144,7 @@ def evaluate(
 
     if shard and merge_shards:
         raise RecipeError("--shard does a part, --merge-shards measures all: give one of them")
-    part = Shard.parse(shard) if shard else None
+    part = EvalShard.parse(shard) if shard else None
     if Path(target).is_dir():
         if weights is not None:
             raise RecipeError("--weights goes with a recipe; a run has its own")
@@ -156,17 +156,17 @@ def evaluate(
         if run is None:
             run = adopt(run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
             recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
-        told = show_progress(quiet or as_json)
+        progress = show_progress(quiet or as_json)
         results: dict | None
         if part is None:
-            results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=told)
+            results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=progress)
         else:
-            results = evaluate_shard(run, recipe, part, limit=limit, progress=told)
+            results = evaluate_shard(run, recipe, part, limit=limit, progress=progress)
         first = is_first()
     if not first:
         return
     if as_json:
-        say(json.dumps(results, indent=2))
+        echo(json.dumps(results, indent=2))
     elif results is not None and not quiet:
         print_results(results, recipe.paper)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from wsolfast.cli._options import Quiet, say, show_progress
+from wsolfast.cli._options import Quiet, echo, show_progress
 
 app = typer.Typer()
 
@@ -51,4 +51,4 @@ def export(
             out = out or run / "export" / split
             exporter.write_masks(findings, out, progress)
     if not quiet:
-        say(f"{said}\nwritten: {out}")
+        echo(f"{said}\nwritten: {out}")

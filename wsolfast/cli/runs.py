@@ -16,10 +16,10 @@ from wsolfast.cli._options import (
     Runs,
     Weights,
     Workers,
+    echo,
     refuse_company,
     run_path,
     runtime_overrides,
-    say,
     show_progress,
 )
 from wsolfast.cli._tables import print_comparison
@@ -86,8 +86,8 @@ def localize(
         for image in found["images"]:
             boxes = " ".join(str([round(value) for value in box]) for box in image["boxes"])
             label = image["class_name"] or image["class_id"]
-            say(f"{image['file']}: {label} ({image['score']:.2f}) {boxes}")
-        say(f"written: {output}/boxes.json")
+            echo(f"{image['file']}: {label} ({image['score']:.2f}) {boxes}")
+        echo(f"written: {output}/boxes.json")
     if found["failed"]:
         sys.stderr.write("".join(f"error: {failure['error']}\n" for failure in found["failed"]))
         raise typer.Exit(1)
@@ -128,19 +128,19 @@ def convert(
         run = converter.write_run(found, run_path(runs, name, f"{found.recipe.name}-published"), exist_ok=exist_ok)
     if quiet:
         return
-    say(f"{found.network} of {found.origin}: {len(found.tensors)} tensors for recipe {found.recipe.name}")
-    say(_dropped(found.dropped))
+    echo(f"{found.network} of {found.origin}: {len(found.tensors)} tensors for recipe {found.recipe.name}")
+    echo(_dropped(found.dropped))
     if not dry_run:
         needs = " data.root=DIR" * (not found.recipe.data.root) + " evaluate.classifier=RUN" * found.classless
-        say(f"run: {run.path}\nmeasure it: wsolfast eval {run.path}{needs}")
+        echo(f"run: {run.path}\nmeasure it: wsolfast eval {run.path}{needs}")
 
 
 def _print_mapping(found: "Conversion") -> None:
     width = max(map(len, found.tensors))
     for key, tensor in found.tensors.items():
-        say(f"{key:<{width}}  <-  {found.names[key]}  {list(tensor.shape)}")
+        echo(f"{key:<{width}}  <-  {found.names[key]}  {list(tensor.shape)}")
     for key, reason in found.dropped.items():
-        say(f"{'dropped':<{width}}  <-  {key}  ({reason})")
+        echo(f"{'dropped':<{width}}  <-  {key}  ({reason})")
 
 
 def _dropped(dropped: dict[str, str]) -> str:
@@ -173,7 +173,7 @@ def demo(
         first = is_first()
     if first:
         print_comparison(results)
-        say(f"report: {page}")
+        echo(f"report: {page}")
 
 
 @app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
@@ -194,14 +194,14 @@ def report(
 
     refuse_company("report")
     page = write_report(runs, out or runs[-1] / "report" / "index.html", images=images)
-    say(f"report: {page}")
+    echo(f"report: {page}")
     if sheets:
         from wsolfast.engine.report.contact_sheet import write_sheets
 
         files, notes = write_sheets(runs, page.parent / "sheets")
         for note in notes:
-            say(note)
-        say(f"sheets: {', '.join(map(str, files))}")
+            echo(note)
+        echo(f"sheets: {', '.join(map(str, files))}")
 
 
 @app.command(
@@ -232,20 +232,20 @@ def reproduce(
     processes share every run, and the first that fails ends the list.
     """
     from wsolfast.engine import reproduce as reproducing
-    from wsolfast.engine.run.distributed import find_place, processes
+    from wsolfast.engine.run.distributed import find_rank, processes
 
     overrides = [*(what or []), *runtime_overrides(device=device, amp=amp, workers=workers)]
     folders = dict(word.partition("=")[::2] if "=" in word else ("", word) for word in data or [])
     jobs, left_out = reproducing.plan(
         output, patterns=recipes or (), seeds=_seeds(seeds), data=folders, overrides=overrides
     )
-    first = find_place().rank == 0
+    first = find_rank().rank == 0
     quiet = quiet or not first
     if list_only and first:
         for job in jobs:
-            say(f"{job.state():<8}  {job.path}")
+            echo(f"{job.state():<8}  {job.path}")
     if left_out and not quiet:
-        say(f"left out, --data NAME=DIR is not given: {', '.join(left_out)}")
+        echo(f"left out, --data NAME=DIR is not given: {', '.join(left_out)}")
     if list_only:
         return
     if not jobs:
@@ -254,8 +254,8 @@ def reproduce(
     with processes(runtime.device, runtime.timeout_minutes):
         summary = reproducing.reproduce(jobs, output, show_progress(quiet))
     if not quiet:
-        say(reproducing.to_markdown(summary))
-        say(f"table: {output / 'reproduce.md'}")
+        echo(reproducing.to_markdown(summary))
+        echo(f"table: {output / 'reproduce.md'}")
     reproducing.check(summary)
 
 

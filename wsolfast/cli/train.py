@@ -17,9 +17,9 @@ from wsolfast.cli._options import (
     SkipBad,
     Workers,
     decoder_override,
+    echo,
     run_path,
     runtime_overrides,
-    say,
     show_progress,
 )
 from wsolfast.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
@@ -103,7 +103,7 @@ def train(
         train_run(run, show_progress(quiet))
         quiet = quiet or not is_first()
     if not quiet:
-        say(f"trained: {run.path}\nmeasure it: wsolfast eval {run.path}")
+        echo(f"trained: {run.path}\nmeasure it: wsolfast eval {run.path}")
 
 
 def _save_every(text: str | None) -> dict[str, object]:

@@ -12,7 +12,7 @@ from wsolfast import data
 from wsolfast.data.images.decode import decode
 from wsolfast.engine.assembly.build import choose_device, classifier_view, eval_protocol, eval_view
 from wsolfast.engine.assembly.network import load_localizer, load_method
-from wsolfast.engine.assembly.roles import classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.evaluation.eval_split import eval_name
 from wsolfast.engine.report.pictures import draw_boxes, overlay
 from wsolfast.engine.run.errors import MissingError, UsageError
@@ -80,7 +80,7 @@ def localize(
                 pixels = decode(file)
             except data.DataError as error:
                 failed.append({"file": str(file), "error": str(error)})
-                progress.say(f"skipped: {error}")
+                progress.log(f"skipped: {error}")
                 advance()
                 continue
             image = view(pixels, [], str(file))[0][None].to(target)
@@ -112,9 +112,15 @@ def localize(
                 }
             )
             advance()
-    told = {"run": str(run.path), "protocol": protocol.name, "threshold": threshold, "images": found, "failed": failed}
-    write_json(folder / "boxes.json", told)
-    return told
+    results = {
+        "run": str(run.path),
+        "protocol": protocol.name,
+        "threshold": threshold,
+        "images": found,
+        "failed": failed,
+    }
+    write_json(folder / "boxes.json", results)
+    return results
 
 
 def require_any(files: Sequence[Path]) -> None:

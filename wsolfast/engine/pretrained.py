@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsolfast.backbones import class_names_of
-from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, on_first
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
-from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, is_first
 from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
 from wsolfast.engine.run.progress import Progress

@@ -68,7 +68,7 @@ def run_recipes(
     progress = progress if is_first() else Progress(quiet=True)
     for number, job in enumerate(jobs, start=1):
         if len(jobs) > 1:
-            progress.say(f"[{number}/{len(jobs)}] {job.path.name}{f', {job.variant}' * bool(job.variant)}")
+            progress.log(f"[{number}/{len(jobs)}] {job.path.name}{f', {job.variant}' * bool(job.variant)}")
         try:
             yield Outcome(job, _run(job, progress, again=again, gaussian=gaussian))
         except Interrupted:
@@ -79,7 +79,7 @@ def run_recipes(
             if not keep_going or world_size() > 1:
                 raise
             failure = _describe(error)
-            progress.say(f"failed: {failure}")
+            progress.log(f"failed: {failure}")
             if (job.path / "recipe.toml").is_file():
                 RunFolder(job.path).log("failed: " + "".join(traceback.format_exception(error)))
             yield Outcome(job, {}, failure)

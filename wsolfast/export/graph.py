@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from wsolfast import ops
 from wsolfast.engine.assembly.build import eval_view
 from wsolfast.engine.assembly.network import load_localizer
-from wsolfast.engine.assembly.roles import localizer_of
+from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.errors import MissingError, RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder, write_bytes
 from wsolfast.methods import Method

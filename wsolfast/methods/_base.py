@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast.backbones import Backbone
-from wsolfast.types import Batch, Clock, Localization, ParamGroup
+from wsolfast.types import Batch, Localization, ParamGroup, TrainState
 
 
 class Method(nn.Module):
@@ -21,14 +21,14 @@ class Method(nn.Module):
     # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
     classifies: bool = True
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).
 
         A method that ranks classes adds ``accuracy``, see :func:`accuracy`.
 
         Args:
             batch: on the method's device.
-            clock: where training stands; also where random numbers come from.
+            state: where training stands; also where random numbers come from.
         """
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone, StageInfo
 from wsolfast.methods._base import Method
-from wsolfast.types import Batch, Clock, Localization, ParamGroup
+from wsolfast.types import Batch, Localization, ParamGroup, TrainState
 
 
 class SelfCorrelation:
@@ -98,8 +98,8 @@ class Refined(Method):
     def backbone(self) -> Backbone:  # type: ignore[override]
         return self.method.backbone
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        return self.method.training_step(batch, clock)
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
+        return self.method.training_step(batch, state)
 
     def classify(self, image: Tensor) -> Tensor:
         return self.method.classify(image)

@@ -12,7 +12,7 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
-from wsolfast.types import Batch, Clock, Localization
+from wsolfast.types import Batch, Localization, TrainState
 
 
 class ACoL(Method):
@@ -50,7 +50,7 @@ class ACoL(Method):
         self.second_head = CamHead(backbone, num_classes, head, hidden_channels, dropout=dropout)
         self.erase_threshold = erase_threshold
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         features = self._features(batch.image)
         hidden = self.head.hidden(features)
         logits = self.head.pooled_logits(hidden)

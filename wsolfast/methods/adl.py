@@ -13,7 +13,7 @@ from torch.nn import functional
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 class ADL(ClassActivation):
@@ -56,8 +56,8 @@ class ADL(ClassActivation):
             self.layers.append(AttentionDropout(drop_threshold))
             backbone.insert(stage, f"adl_{stage}", self.layers[-1])
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        drawn = torch.rand(len(self.layers), generator=clock.generator())
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
+        drawn = torch.rand(len(self.layers), generator=state.generator())
         for layer, hides in zip(self.layers, (drawn < self.drop_rate).tolist(), strict=True):
             layer.hides = hides
         logits = self.classify(batch.image)

@@ -15,7 +15,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy, bias_of
 from wsolfast.methods._combinational import CombinationalMethod, project
 from wsolfast.methods._context_pool import ContextPool
-from wsolfast.types import Batch, Clock, ParamGroup
+from wsolfast.types import Batch, ParamGroup, TrainState
 
 _CHOICES = {
     "enhance": ("class_conv", "shared_conv", "none"),
@@ -100,7 +100,7 @@ class CICAM(CombinationalMethod):
                 num_classes, pool_size, contrib=pool_contrib, rows=pool_rows, rate=pool_lambda, eps=pool_eps
             )
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         features = self._features(batch.image)
         up = self.classifier(features.mean((2, 3)))
         if self.pool_timing == "before":

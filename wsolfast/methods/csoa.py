@@ -20,7 +20,7 @@ from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._csoa_losses import REDUCTIONS, co_supervised_loss
 from wsolfast.methods._embedding import MaskedEmbedding
-from wsolfast.types import Batch, Clock, Localization
+from wsolfast.types import Batch, Localization, TrainState
 
 # Added to the range of the foreground map, and to the denominators of CoAug.
 EPS = 1e-6
@@ -123,7 +123,7 @@ class CSoA(Method):
         self.classes_per_batch = classes_per_batch
         self.combine, self.map_size, self.scores = combine, map_size, scores
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         features = self.backbone(batch.image)
         of_label = batch.label[:, None]
         hidden = self.late_head.hidden(features[self.late])
@@ -139,7 +139,7 @@ class CSoA(Method):
             losses["loss_cls_early"] = functional.cross_entropy(self.early_head.pooled_logits(hidden), batch.label)
             early = self.early_head.maps_of(hidden, of_label)[:, 0]
             losses["loss_conf"], confident = ops.confident_segmentation_loss(late, early, **self.conf_options)
-            total = total + losses["loss_cls_early"] + self.conf_alpha(clock) * losses["loss_conf"]
+            total = total + losses["loss_cls_early"] + self.conf_alpha(state) * losses["loss_conf"]
         if self.embedding is not None:
             foreground = self._foreground(late)
             vectors = self.embedding(self.backbone, batch.image, features[self.late], foreground, confident)
@@ -147,14 +147,14 @@ class CSoA(Method):
             total = total + self.co_weight * losses["loss_co"]
         return {"loss": total} | losses
 
-    def conf_alpha(self, clock: Clock) -> float:
+    def conf_alpha(self, state: TrainState) -> float:
         """The weight of ConfSeg: it grows, because the late maps are worth little at first."""
         if self.conf_schedule == "constant":
             return self.conf_weight
         if self.conf_schedule == "linear":
-            done = clock.epoch / (clock.epochs - 1) if clock.epochs > 1 else 1.0
+            done = state.epoch / (state.epochs - 1) if state.epochs > 1 else 1.0
             return self.conf_weight * done
-        done = clock.progress
+        done = state.progress
         return self.conf_weight * (done if self.conf_schedule == "linear_step" else math.exp(-5 * (1 - done) ** 2))
 
     def classify(self, image: Tensor) -> Tensor:

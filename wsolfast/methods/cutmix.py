@@ -14,7 +14,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import of_every_process, place_in_batch
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 class CutMix(ClassActivation):
@@ -57,8 +57,8 @@ class CutMix(ClassActivation):
             raise ValueError(f"cutmix: probability: expected a probability, got {probability}")
         self.beta, self.probability = beta, probability
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        draw = random.Random(clock.generator().initial_seed())
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
+        draw = random.Random(state.generator().initial_seed())
         if draw.random() >= self.probability:
             logits = self.classify(batch.image)
             return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
@@ -68,7 +68,7 @@ class CutMix(ClassActivation):
         y0, y1, x0, x1 = box
         mine, total = place_in_batch(batch.label)
         # The other image may be another process's: rectangles travel, not images.
-        other = torch.randperm(total, generator=clock.generator())[mine].to(batch.label.device)
+        other = torch.randperm(total, generator=state.generator())[mine].to(batch.label.device)
         other_label = of_every_process(batch.label)[other]
         mixed, share = paste(batch.image, of_every_process(batch.image[:, :, y0:y1, x0:x1])[other], box)
         logits = self.classify(mixed)

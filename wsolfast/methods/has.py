@@ -14,7 +14,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import place_in_batch
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._class_activation import ClassActivation
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 class HaS(ClassActivation):
@@ -55,12 +55,12 @@ class HaS(ClassActivation):
             raise ValueError(f"has: drop_rate: expected a probability, got {drop_rate}")
         self.patch_sizes, self.drop_rate = tuple(patch_sizes), drop_rate
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         # The mean colour is zero once the image is normalised.
         normalized = self.backbone.normalize(batch.image)
         mine, total = place_in_batch(batch.image)
         shape = torch.Size((total, *batch.image.shape[1:]))
-        seen = visible(shape, self.patch_sizes, self.drop_rate, clock.generator(), mine)
+        seen = visible(shape, self.patch_sizes, self.drop_rate, state.generator(), mine)
         features = self.backbone.extract(normalized * seen.to(normalized))
         logits = self.head.logits(features[self.backbone.stages[-1].name])
         return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._combinational import CombinationalMethod
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 class NLCCAM(CombinationalMethod):
@@ -14,7 +14,7 @@ class NLCCAM(CombinationalMethod):
     The options are those of :class:`~wsolfast.methods._combinational.CombinationalMethod`.
     """
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         logits = self.classify(batch.image)
         return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 

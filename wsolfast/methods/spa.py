@@ -14,7 +14,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._scg import SelfCorrelation
-from wsolfast.types import Batch, Clock, Localization
+from wsolfast.types import Batch, Localization, TrainState
 
 # Added to the range in the released code's min-max of the coarse CAM.
 CAM_EPS = 1e-10
@@ -97,12 +97,12 @@ class SPA(Method):
             )
         self.cam_relu = cam_relu
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         class_maps = self.head.class_maps(self.backbone(batch.image)[self.backbone.stages[-1].name])
         logits = self.head.pool(class_maps)
         loss = loss_cls = functional.cross_entropy(logits, batch.label)
         losses = {"loss_cls": loss_cls, "accuracy": accuracy(logits, batch.label)}
-        if self.ram and clock.epoch >= self.ram_start:
+        if self.ram and state.epoch >= self.ram_start:
             losses["loss_ram"] = ops.restricted_activation_loss(class_maps, batch.label, **self.ram_options)
             loss = loss_cls + self.ram_alpha * losses["loss_ram"]
         return {"loss": loss} | losses

@@ -14,7 +14,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import of_every_process
 from wsolfast.methods._base import accuracy, bias_of
 from wsolfast.methods._class_activation import ClassActivation
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 
 class SPG(ClassActivation):
@@ -72,7 +72,7 @@ class SPG(ClassActivation):
         self.guide_shared = _foreground(guide_channels, guide_channels)
         self.guide_head = _foreground(self.head.classifier.in_channels, guide_channels)
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         features = self.backbone(batch.image)
         hidden = self.head.hidden(features[self.late])
         logits = self.head.pooled_logits(hidden)

@@ -19,7 +19,7 @@ from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._mff import MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
-from wsolfast.types import Batch, Clock, Localization
+from wsolfast.types import Batch, Localization, TrainState
 
 # Added to the maximum by which the released code divides class maps.
 PEAK_EPS = 1e-6
@@ -75,7 +75,7 @@ class SPOLCam(Method):
         own = loss != "cls_only" and (aux_source == "O5" or aux_channels != self.fusion.channels)
         self.aux_head = RectifiedHead(aux_channels, num_classes, relu=map_relu, dropout=dropout) if own else None
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         features = self.backbone(batch.image)
         fused, deep = self.fusion(features)
         logits = self.head.logits(fused)
@@ -158,7 +158,7 @@ class SPOLSeg(Method):
         """Labels uint8 [H, W] of a class map [h, w]: 0 background, 1 object, 255 ignored."""
         return partial(pseudo_labels, prior=self.prior)
 
-    def training_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         if batch.pseudo_mask is None:
             raise ValueError('spol.seg: trains on the maps of an earlier stage; give it uses = {pseudo_mask = "STAGE"}')
         return {"loss": segmentation_loss(self._logits(batch.image), batch.pseudo_mask)}

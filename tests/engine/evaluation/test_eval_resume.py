@@ -31,17 +31,17 @@ TIMES = ("images_per_second", "throughput", "seconds", "seconds_metrics", "evalu
 KILLED = """
 import os, signal, sys
 from wsolfast.engine.evaluation.evaluate import evaluate
-from wsolfast.engine.evaluation.measure import Counters
+from wsolfast.engine.evaluation.measure import SplitMetrics
 from wsolfast.engine.run.run_folder import RunFolder
 
-update = Counters.update
+update = SplitMetrics.update
 
 def once(self, batch):
     if batch.start:
         os.kill(os.getpid(), signal.SIGKILL)
     update(self, batch)
 
-Counters.update = once
+SplitMetrics.update = once
 evaluate(RunFolder(sys.argv[1]))
 """
 
@@ -66,8 +66,8 @@ def batches_seen(monkeypatch):
     """The images of every batch that a network is shown."""
     seen = []
 
-    def counting(look, dataset, indices, batches, **options):
-        for batch in compute_score_maps(look, dataset, indices, batches, **options):
+    def counting(predictor, dataset, indices, batches, **options):
+        for batch in compute_score_maps(predictor, dataset, indices, batches, **options):
             seen.append((dataset.split, batch.images))
             yield batch
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from wsolfast.engine.evaluation.eval_split import Shard
+from wsolfast.engine.evaluation.eval_split import EvalShard
 from wsolfast.engine.evaluation.evaluate import evaluate, evaluate_shard
 from wsolfast.engine.run.errors import InUseError, MissingError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
@@ -34,8 +34,8 @@ def test_the_last_of_several_shards_finds_what_one_evaluation_finds(copies, tiny
     whole, parted = copies("whole"), copies("parted")
     evaluate(whole, recipe, limit=limit)
     for number in range(1, shards):
-        assert evaluate_shard(parted, recipe, Shard(number, shards), limit=limit) is None
-    assert evaluate_shard(parted, recipe, Shard(shards, shards), limit=limit) is not None
+        assert evaluate_shard(parted, recipe, EvalShard(number, shards), limit=limit) is None
+    assert evaluate_shard(parted, recipe, EvalShard(shards, shards), limit=limit) is not None
     name = "test" if limit is None else f"test-limit-{limit}"
     assert found(parted, name) == found(whole, name)
     assert json.loads((parted.eval_path(name) / "results.json").read_text())["throughput"]["slowest"]
@@ -44,8 +44,8 @@ def test_the_last_of_several_shards_finds_what_one_evaluation_finds(copies, tiny
 def test_shards_of_two_machines_are_brought_together_by_copying_files(copies):
     whole, first, second = copies("whole"), copies("first"), copies("second")
     evaluate(whole)
-    assert evaluate_shard(first, None, Shard(1, 2)) is None
-    assert evaluate_shard(second, None, Shard(2, 2)) is None
+    assert evaluate_shard(first, None, EvalShard(1, 2)) is None
+    assert evaluate_shard(second, None, EvalShard(2, 2)) is None
     with pytest.raises(MissingError, match=r"of shard 2/2 are not all there; finish with: .*first --shard 2/2"):
         evaluate(first, merge_shards=2)
     shutil.copytree(second.path / "eval", first.path / "eval", dirs_exist_ok=True)
@@ -55,9 +55,9 @@ def test_shards_of_two_machines_are_brought_together_by_copying_files(copies):
 
 def test_a_shard_that_was_done_is_not_done_again(copies, monkeypatch):
     run = copies("run")
-    evaluate_shard(run, None, Shard(1, 2))
+    evaluate_shard(run, None, EvalShard(1, 2))
     monkeypatch.setattr("wsolfast.engine.evaluation.eval_split.compute_score_maps", None)
-    assert evaluate_shard(run, None, Shard(1, 2)) is None
+    assert evaluate_shard(run, None, EvalShard(1, 2)) is None
 
 
 def test_shards_work_side_by_side_and_nobody_else(copies):
@@ -66,18 +66,18 @@ def test_shards_work_side_by_side_and_nobody_else(copies):
         with run.lock("shard-2-of-2"), pytest.raises(InUseError, match="in use by another wsolfast process"):
             evaluate(run)
         with pytest.raises(InUseError):
-            evaluate_shard(run, None, Shard(1, 2))
+            evaluate_shard(run, None, EvalShard(1, 2))
         # The other one finishes all that is missing but its own share: it has not the last word.
-        assert evaluate_shard(run, None, Shard(2, 2)) is None
+        assert evaluate_shard(run, None, EvalShard(2, 2)) is None
     with run.lock(), pytest.raises(InUseError):
-        evaluate_shard(run, None, Shard(1, 2))
+        evaluate_shard(run, None, EvalShard(1, 2))
 
 
 def test_a_shard_leaves_measuring_to_another_process_that_has_begun(copies):
     run = copies("run")
-    evaluate_shard(run, None, Shard(1, 2))
+    evaluate_shard(run, None, EvalShard(1, 2))
     with run.lock("anything"):
-        assert evaluate_shard(run, None, Shard(2, 2)) is None
+        assert evaluate_shard(run, None, EvalShard(2, 2)) is None
     assert not (run.eval_path("test") / "results.json").exists()
     evaluate(run, merge_shards=2)
     assert (run.eval_path("test") / "results.json").exists()
@@ -86,7 +86,7 @@ def test_a_shard_leaves_measuring_to_another_process_that_has_begun(copies):
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(UsageError, match="--shard: expected I/N with 1 <= I <= N"):
-        Shard.parse(text)
+        EvalShard.parse(text)
 
 
 def test_the_command_does_shards(copies, wsolfast):

@@ -13,7 +13,7 @@ from wsolfast import data
 from wsolfast._compat import import_torchvision
 from wsolfast.engine.assembly.build import build_method, describe_device, eval_protocol, open_eval_data
 from wsolfast.engine.assembly.checkpoint import load_weights, save_weights, seed_everything
-from wsolfast.engine.assembly.network import Look, load_localizer
+from wsolfast.engine.assembly.network import Predictor, load_localizer
 from wsolfast.engine.evaluation import eval_split
 from wsolfast.engine.evaluation.eval_split import compute_score_maps
 from wsolfast.engine.evaluation.evaluate import evaluate
@@ -37,9 +37,9 @@ def counted_passes(monkeypatch):
     passes = []
     original = compute_score_maps
 
-    def counting(look, dataset, *rest, **options):
+    def counting(predictor, dataset, *rest, **options):
         passes.append(dataset.split)
-        return original(look, dataset, *rest, **options)
+        return original(predictor, dataset, *rest, **options)
 
     monkeypatch.setattr(eval_split, "compute_score_maps", counting)
     return passes
@@ -47,9 +47,9 @@ def counted_passes(monkeypatch):
 
 def looked_at(method, dataset, indices, batch_size, **options):
     """Maps, classes and scores of a few images."""
-    look = Look(method, device=torch.device("cpu"), **options)
+    predictor = Predictor(method, device=torch.device("cpu"), **options)
     cut = [range(i, min(i + batch_size, len(indices))) for i in range(0, len(indices), batch_size)]
-    found = list(compute_score_maps(look, dataset, indices, cut))
+    found = list(compute_score_maps(predictor, dataset, indices, cut))
     assert [batch.images for batch in found] == cut
     return (torch.cat([getattr(batch, name) for batch in found]) for name in ("maps", "classes", "scores"))
 
@@ -179,13 +179,13 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
 
 
 def test_a_deterministic_evaluation_shows_images_one_by_one_and_allows_no_other_algorithms(trained, monkeypatch):
-    seen, original = [], Look._look
+    seen, original = [], Predictor._predict
 
     def looking(self, image, wide, label):
         seen.append((len(image), torch.are_deterministic_algorithms_enabled()))
         return original(self, image, wide, label)
 
-    monkeypatch.setattr(Look, "_look", looking)
+    monkeypatch.setattr(Predictor, "_predict", looking)
     evaluate(trained)
     assert max(count for count, _ in seen) > 1
     assert not any(wanted for _, wanted in seen)

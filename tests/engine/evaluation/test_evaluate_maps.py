@@ -137,7 +137,7 @@ class Said(Progress):
         super().__init__(quiet=True)
         self.lines = []
 
-    def say(self, text):
+    def log(self, text):
         self.lines.append(text)
 
 

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import build_method, open_eval_data, refine
-from wsolfast.engine.assembly.network import Look
-from wsolfast.engine.assembly.roles import classifier_of, localizer_of
+from wsolfast.engine.assembly.network import Predictor
+from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.evaluation.decoding import DecodedBatches
 from wsolfast.engine.evaluation.pipeline import stream
@@ -53,8 +53,8 @@ def plain_loop(recipe, method, dataset):
 def test_results_have_the_bits_of_a_plain_loop(tiny, threads):
     recipe = tiny()
     dataset, method = open_eval_data(recipe, "test"), build_method(recipe, recipe.stage[0], 2).eval()
-    look = Look(method, device=CPU, topk=2)
-    found = list(stream(dataset, BATCHES, look, device=CPU, backbones=look.backbones, threads=threads))
+    predictor = Predictor(method, device=CPU, topk=2)
+    found = list(stream(dataset, BATCHES, predictor, device=CPU, backbones=predictor.backbones, threads=threads))
     for mine, expected in zip(found, plain_loop(recipe, method, dataset), strict=True):
         for one, other in zip(mine, expected, strict=True):
             assert torch.equal(one, other)
@@ -68,9 +68,9 @@ def test_batch_norms_are_folded_and_change_no_more_than_rounding(tiny):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     expected = list(plain_loop(recipe, method.eval(), dataset))
-    look = Look(method, device=CPU, topk=2)
+    predictor = Predictor(method, device=CPU, topk=2)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in method.backbone.modules())
-    for mine, other in zip(stream(dataset, BATCHES, look, device=CPU), expected, strict=True):
+    for mine, other in zip(stream(dataset, BATCHES, predictor, device=CPU), expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-4)  # values in [0, 1]; rounding moved them by 3e-6
 
 
@@ -159,15 +159,15 @@ def test_leaving_early_ends_the_threads():
 def test_every_stage_is_timed(tiny):
     recipe = tiny()
     dataset, method = open_eval_data(recipe, "test"), build_method(recipe, recipe.stage[0], 2)
-    look, stopwatch = Look(method, device=CPU), Stopwatch()
-    list(stream(dataset, BATCHES, look, device=CPU, backbones=look.backbones, stopwatch=stopwatch))
+    predictor, stopwatch = Predictor(method, device=CPU), Stopwatch()
+    list(stream(dataset, BATCHES, predictor, device=CPU, backbones=predictor.backbones, stopwatch=stopwatch))
     seconds = stopwatch.take()
     assert set(seconds) == set(FIELDS)
     assert all(seconds[stage] > 0 for stage in ("decode", "network", "maps", "wait", "all"))
     assert seconds["wait"] >= seconds["decode"]
     assert seconds["wait"] + seconds["network"] + seconds["maps"] <= seconds["all"]
     assert stopwatch.take()["network"] == 0
-    assert not any(backbone._forward_hooks or backbone._forward_pre_hooks for backbone in look.backbones)
+    assert not any(backbone._forward_hooks or backbone._forward_pre_hooks for backbone in predictor.backbones)
 
 
 def test_the_slowest_stage_is_named():
@@ -205,12 +205,12 @@ def test_no_batch_waits_for_a_number(method, way):
     dataset, ranks = open_eval_data(recipe, "test"), classifier_of(recipe)
     localizer = refine(build_method(recipe, localizer_of(recipe).stage, 3, pretrained=False), recipe.evaluate)
     classifier = ranks and build_method(recipe, ranks.stage, 3, pretrained=False)
-    look = Look(localizer, classifier, device=CPU, crop=56 if recipe.evaluate.ten_crop else None)
+    predictor = Predictor(localizer, classifier, device=CPU, crop=56 if recipe.evaluate.ten_crop else None)
     waits = Waits()
 
     def step(*given):
         with waits:
-            return look(*given)
+            return predictor(*given)
 
     assert len(list(stream(dataset, BATCHES, step, device=CPU))) == len(BATCHES)
     assert waits.found == []
@@ -236,8 +236,8 @@ def test_a_compiled_backbone_finds_the_same(tiny, monkeypatch):
         return lambda image: asked.append(len(image)) or function(image)
 
     monkeypatch.setattr(torch, "compile", compile_)
-    look = Look(method, device=CPU, topk=2, compiled=True)
-    found = list(stream(dataset, BATCHES, look, device=CPU, backbones=look.backbones, pad=3))
+    predictor = Predictor(method, device=CPU, topk=2, compiled=True)
+    found = list(stream(dataset, BATCHES, predictor, device=CPU, backbones=predictor.backbones, pad=3))
     assert asked == [{"dynamic": False}, 3, 3, 3]
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other)  # the last batch has other neighbours: rounding
@@ -247,13 +247,15 @@ def test_a_compiled_backbone_finds_the_same(tiny, monkeypatch):
 def test_a_gpu_finds_what_a_plain_loop_finds(tiny):
     recipe, device = tiny(), torch.device("cuda")
     dataset, method = open_eval_data(recipe, "test"), build_method(recipe, recipe.stage[0], 2)
-    look, stopwatch = Look(method, device=device, topk=2), Stopwatch()
+    predictor, stopwatch = Predictor(method, device=device, topk=2), Stopwatch()
     found = list(
-        stream(dataset, BATCHES, look, device=device, backbones=look.backbones, threads=4, stopwatch=stopwatch)
+        stream(
+            dataset, BATCHES, predictor, device=device, backbones=predictor.backbones, threads=4, stopwatch=stopwatch
+        )
     )
     for batch, mine in zip(BATCHES, found, strict=True):
         samples = data.collate([dataset[i] for i in batch]).to(device)
-        for one, other in zip(mine, look(samples.image, None, samples.label), strict=True):
+        for one, other in zip(mine, predictor(samples.image, None, samples.label), strict=True):
             assert not one.is_cuda
             assert torch.equal(one, other.cpu())
     assert all(stopwatch.take()[stage] > 0 for stage in ("decode", "copy", "network", "maps"))

@@ -563,9 +563,9 @@ def test_boxes_of_another_frame_are_shown_in_the_last_run_s(tmp_path):
     assert notes == []
     for i, shot in enumerate(shots):
         assert shot.frame == (SIZE, SIZE)
-        np.testing.assert_allclose(shot.views[0].box, before[i])
-        np.testing.assert_array_equal(shot.views[0].score_map, maps[i])
-        edge = np.asarray(shot.drawn(shot.views[0]))
+        np.testing.assert_allclose(shot.predictions[0].box, before[i])
+        np.testing.assert_array_equal(shot.predictions[0].score_map, maps[i])
+        edge = np.asarray(shot.drawn(shot.predictions[0]))
         assert (edge == pictures.PREDICTED).all(-1).any()
         assert (edge == pictures.TRUE).all(-1).any()
 
@@ -582,7 +582,7 @@ def test_an_evaluation_of_a_few_images_finds_its_photographs(tmp_path):
     table.write_text(json.dumps(content), encoding="utf-8")
     shots = gallery.collect_shots(run_records.read_runs([run]), 8, [])
     for shot in shots:
-        np.testing.assert_array_equal(shot.views[0].score_map, maps[shot.views[0].row["index"]])
+        np.testing.assert_array_equal(shot.predictions[0].score_map, maps[shot.predictions[0].row["index"]])
     page = Page.of(report.write_report([run], tmp_path / "index.html"))
     assert "could not be read" not in page.words
     assert "of 8 test images" in page.words

@@ -15,7 +15,7 @@ def shown(terminal, **options):
     with progress.task("training", total=4, done=1) as advance:
         advance()
         advance(2, "loss 0.5")
-    progress.say("done [all of it]")
+    progress.log("done [all of it]")
     return out.getvalue()
 
 

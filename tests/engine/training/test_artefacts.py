@@ -44,10 +44,10 @@ class Teacher(CAM):
 class Pupil(CAM):
     seen = ()
 
-    def training_step(self, batch, clock):
+    def training_step(self, batch, state):
         expected = batch.image.float().mean(1) / 255  # [N, 32, 32], the view that the mask must show
         Pupil.seen += tuple(torch.equal(mask, image) for mask, image in zip(batch.pseudo_mask, expected, strict=True))
-        return super().training_step(batch, clock)
+        return super().training_step(batch, state)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from wsolfast.engine.assembly.roles import classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.localize import localize
 from wsolfast.engine.report.report import write_report

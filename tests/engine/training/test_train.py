@@ -28,9 +28,9 @@ from wsolfast.methods.cam import CAM
 
 step = CAM.training_step
 
-def slow_step(self, batch, clock):
+def slow_step(self, batch, state):
     time.sleep(float(sys.argv[2]))
-    return step(self, batch, clock)
+    return step(self, batch, state)
 
 CAM.training_step = slow_step
 train(RunFolder(sys.argv[1]))
@@ -54,8 +54,8 @@ def assert_same_weights(one, other):
 class Dropped(CAM):
     """Draws from torch's generator at every step, so that a resumed run must bring it back."""
 
-    def training_step(self, batch, clock):
-        losses = super().training_step(batch, clock)
+    def training_step(self, batch, state):
+        losses = super().training_step(batch, state)
         return {"loss": losses["loss"] * (0.5 + torch.rand(()))}
 
 
@@ -227,9 +227,9 @@ def test_two_processes_do_not_share_a_run(tiny, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_images(tiny, tmp_path, monkeypatch):
-    def broken(self, batch, clock):
-        losses = CAM_STEP(self, batch, clock)
-        return losses if clock.step < 2 else {"loss": losses["loss"] * float("nan")}
+    def broken(self, batch, state):
+        losses = CAM_STEP(self, batch, state)
+        return losses if state.step < 2 else {"loss": losses["loss"] * float("nan")}
 
     CAM_STEP = CAM.training_step
     monkeypatch.setattr(CAM, "training_step", broken)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from wsolfast import backbones, data, methods
-from wsolfast.engine.assembly.roles import Role, classifier_of, localizer_of
-from wsolfast.engine.run.distributed import find_place, world_size
+from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
+from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
 from wsolfast.methods import Method
 from wsolfast.metrics import Protocol, get_protocol
@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and world_size() > 1:
-        name = f"cuda:{find_place().local_rank}"
+        name = f"cuda:{find_rank().local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -54,7 +54,7 @@ def count_workers(wanted: int) -> int:
 
     Processes of one run on one machine share its cores.
     """
-    cores = len(os.sched_getaffinity(0)) // find_place().local_world_size
+    cores = len(os.sched_getaffinity(0)) // find_rank().local_world_size
     if wanted >= 0:
         return wanted
     return 0 if cores <= 4 else min(8, cores // 2)
@@ -65,7 +65,7 @@ def count_decoders(wanted: int, device: torch.device) -> int:
 
     A GPU keeps all cores busy with decoding; on a CPU the network wants them, and waits for no image.
     """
-    cores = len(os.sched_getaffinity(0)) // find_place().local_world_size
+    cores = len(os.sched_getaffinity(0)) // find_rank().local_world_size
     if wanted >= 0:
         return wanted
     return max(1, min(16, cores if device.type == "cuda" else cores // 2))
@@ -73,12 +73,12 @@ def count_decoders(wanted: int, device: torch.device) -> int:
 
 def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
     """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
-    role, spec = Role(recipe, stage), recipe.data
+    ref, spec = StageRef(recipe, stage), recipe.data
     return _open(
         recipe,
         "train_weaksup",
-        resize=role.resize,
-        crop=role.crop,
+        resize=ref.resize,
+        crop=ref.crop,
         train=True,
         keep_aspect=spec.keep_aspect,
         crop_area=spec.crop_area,

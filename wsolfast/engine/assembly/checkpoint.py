@@ -31,14 +31,14 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     os.replace(folder / NEXT, folder / LAST)
 
 
-def load_checkpoint(folder: Path, tell: Callable[[str], None] = lambda text: None) -> dict | None:
+def load_checkpoint(folder: Path, log: Callable[[str], None] = lambda text: None) -> dict | None:
     """The newest readable checkpoint in ``folder``; None if none was written yet.
 
     Nothing in a checkpoint is executed: one that holds more than tensors and plain values counts as unreadable.
 
     Args:
         folder: where :func:`save_checkpoint` wrote.
-        tell: is told what could not be read, and what is read instead.
+        log: is given what could not be read, and what is read instead.
 
     Raises:
         MissingError: if there are checkpoints and none can be read.
@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path, tell: Callable[[str], None] = lambda text: Non
             complaint = complaint or f"{file}: cannot be read ({str(error).splitlines()[0]})"
         else:
             if complaint:
-                tell(f"{complaint}; continuing from {file.name}")
+                log(f"{complaint}; continuing from {file.name}")
             return state
     if complaint:
         raise MissingError(f"{complaint}; nor can the one before it: start the run over with --exist-ok")

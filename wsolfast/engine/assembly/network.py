@@ -13,26 +13,26 @@ from wsolfast import data
 from wsolfast.backbones import Backbone
 from wsolfast.engine.assembly.build import build_method, choose_device, find_weights, refine
 from wsolfast.engine.assembly.checkpoint import load_weights, seed_everything
-from wsolfast.engine.assembly.roles import Role, classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError
 
 
-def load_method(run: RunFolder, role: Role, num_classes: int) -> Method:
+def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
     """A stage's method with the weights that it ended with, or as it starts if nothing is trained.
 
     Args:
-        run: the run at hand; a role of another run has its own.
+        run: the run at hand; a stage of another run has its own.
 
     Raises:
         MissingError: if training is not finished.
         RecipeError: if another run's classifier knows other classes.
     """
-    recipe, stage, run = role.recipe, role.stage, role.run or run
+    recipe, stage, run = ref.recipe, ref.stage, ref.run or run
     known = stage.num_classes or len(run.class_names())
-    if role.run is not None and known != num_classes:
+    if ref.run is not None and known != num_classes:
         raise RecipeError(f"evaluate.classifier: {run.path} knows {known} classes, the data set has {num_classes}")
     weights = run.weights_path(stage.name)
     if not weights.is_file() and stage.epochs > 0:
@@ -58,12 +58,12 @@ class Network:
         self.localizer, self.classifier = localizer_of(recipe), classifier_of(recipe)
 
     @cached_property
-    def look(self) -> "Look":
+    def predictor(self) -> "Predictor":
         """What both say of a batch, as the recipe's evaluation wants it."""
         spec, runtime = self.recipe.evaluate, self.recipe.runtime
         localizer = load_localizer(self.run, self.recipe, self.num_classes)
         classifier = None if self.classifier is None else load_method(self.run, self.classifier, self.num_classes)
-        return Look(
+        return Predictor(
             localizer,
             classifier,
             device=self.device,
@@ -78,8 +78,8 @@ class Network:
     @property
     def classifier_name(self) -> str:
         """The stage that ranks the classes, or the run it is taken from."""
-        role = self.classifier or self.localizer
-        return role.stage.name if role.run is None else str(role.run.path)
+        ref = self.classifier or self.localizer
+        return ref.stage.name if ref.run is None else str(ref.run.path)
 
     @property
     def known_classes(self) -> int:
@@ -94,16 +94,16 @@ class Network:
         runtime = self.recipe.runtime
         return [*itertools.chain(*parts), runtime.amp, runtime.deterministic, spec.post, spec.scg]
 
-    def _identity_of(self, role: Role) -> list[object]:
-        stage = role.stage
-        weights = (role.run or self.run).weights_path(stage.name)
+    def _identity_of(self, ref: StageRef) -> list[object]:
+        stage = ref.stage
+        weights = (ref.run or self.run).weights_path(stage.name)
         backbone = Path(find_weights(stage.backbone.weights, self.recipe.data.root))
         given = weights if weights.is_file() else backbone if backbone.is_file() else stage.backbone.weights
         options = dataclasses.asdict(stage.backbone) | {"weights": ""}
-        return [given, stage.method, stage.model, options, role.resize, role.crop, role.recipe.seed]
+        return [given, stage.method, stage.model, options, ref.resize, ref.crop, ref.recipe.seed]
 
 
-class Look:
+class Predictor:
     """Classifies and localises a batch of images.
 
     The networks become those of evaluation for good: batch norms of their backbones are folded.
@@ -136,7 +136,7 @@ class Look:
         singly: bool = False,
     ):
         self.method = method.eval().to(device)
-        self.ranks = method if classifier is None else classifier.eval().to(device)
+        self.classifier = method if classifier is None else classifier.eval().to(device)
         self.device, self.crop, self.topk, self.amp = device, crop, topk, amp
         self.compiled, self.singly = compiled, singly
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -149,7 +149,8 @@ class Look:
     @property
     def backbones(self) -> list[Backbone]:
         """Those of both networks."""
-        return list({id(net): net.backbone for net in (self.method, self.ranks) if hasattr(net, "backbone")}.values())
+        networks = (self.method, self.classifier)
+        return list({id(network): network.backbone for network in networks if hasattr(network, "backbone")}.values())
 
     def __call__(self, image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps, classes and scores as :class:`wsolfast.engine.evaluation.score_maps.MapBatch` holds them.
@@ -160,19 +161,19 @@ class Look:
             label (Tensor[N]): whose map is wanted.
         """
         if not self.singly:
-            return self._look(image, wide, label)
+            return self._predict(image, wide, label)
         wides = [None] * len(image) if wide is None else wide.split(1)
-        parts = [self._look(*views) for views in zip(image.split(1), wides, label.split(1), strict=True)]
+        parts = [self._predict(*views) for views in zip(image.split(1), wides, label.split(1), strict=True)]
         maps, classes, scores = (torch.cat(found) for found in zip(*parts, strict=True))
         return maps, classes, scores
 
-    def _look(self, image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
             probability: Tensor | None = None
             ranking: dict[str, Tensor] = {}
             if wide is not None:
                 crops = [wide] if self.crop is None else data.ten_crop(wide, self.crop).unbind(1)
-                views = (self.ranks.classify(self._laid_out(view)).float().softmax(1) for view in crops)
+                views = (self.classifier.classify(self._laid_out(view)).float().softmax(1) for view in crops)
                 probability = functools.reduce(torch.add, views) / len(crops)
                 ranking = {"ranking": probability} if self.method.combines_classes else {}
             found = self.method.localize(self._laid_out(image), label=label, topk=0, **ranking)

@@ -10,9 +10,9 @@ import torch
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import count_decoders, eval_view, open_eval_data
-from wsolfast.engine.assembly.network import Look, Network
-from wsolfast.engine.assembly.roles import localizer_of
-from wsolfast.engine.evaluation.measure import Counters, Truths, turns
+from wsolfast.engine.assembly.network import Network, Predictor
+from wsolfast.engine.assembly.stage_refs import localizer_of
+from wsolfast.engine.evaluation.measure import GroundTruth, SplitMetrics, turns
 from wsolfast.engine.evaluation.pipeline import stream
 from wsolfast.engine.evaluation.score_maps import MapBatch, ScoreMaps
 from wsolfast.engine.evaluation.stopwatch import FIELDS, Stopwatch
@@ -26,14 +26,14 @@ from wsolfast.recipe import Recipe, RecipeError
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class EvalShard:
     """Every ``count``-th batch, from the ``number``-th on, counted from 1."""
 
     number: int = 1
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> "Shard":
+    def parse(cls, text: str) -> "EvalShard":
         """The shard that ``text``, for instance ``"2/4"``, names.
 
         Raises:
@@ -48,7 +48,7 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
-WHOLE = Shard()
+WHOLE = EvalShard()
 
 
 class EvalSplit:
@@ -71,11 +71,11 @@ class EvalSplit:
         self.indices = [i * len(self.dataset) // count for i in range(count)]
         name = eval_name(run, recipe, split)
         self.folder = run.eval_path(name if limit is None else f"{name}-limit-{limit}")
-        self.truths = Truths(self.dataset, self.indices)
+        self.ground_truth = GroundTruth(self.dataset, self.indices)
         self.maps = ScoreMaps(self.folder / "maps")
         # Of positions in indices: all, and those whose score maps are there.
         self.batches: list[range] = []
-        self.there: list[range] = []
+        self.done: list[range] = []
 
     @classmethod
     def open_if_there(cls, run: RunFolder, recipe: Recipe, split: str, limit: int | None) -> "EvalSplit | None":
@@ -92,14 +92,14 @@ class EvalSplit:
         self.maps = ScoreMaps(
             self.folder / "maps", self._identity(network), [self.dataset.image_ids[i] for i in self.indices]
         )
-        self.batches, self.there = from_first(self.maps.batches(self.recipe.evaluate.batch_size))
+        self.batches, self.done = from_first(self.maps.batches(self.recipe.evaluate.batch_size))
 
-    def missing(self, shard: Shard = WHOLE) -> list[range]:
+    def missing(self, shard: EvalShard = WHOLE) -> list[range]:
         """The batches of a shard that are not there."""
-        there = set(self.there)
-        return [part for part in self.batches[shard.number - 1 :: shard.count] if part not in there]
+        done = set(self.done)
+        return [part for part in self.batches[shard.number - 1 :: shard.count] if part not in done]
 
-    def look(self, network: Network, counters: Counters, progress: Progress) -> dict[str, float]:
+    def evaluate(self, network: Network, metrics: SplitMetrics, progress: Progress) -> dict[str, float]:
         """Count score maps of every image: those that are there, and the network's of all others.
 
         Returns:
@@ -108,22 +108,22 @@ class EvalSplit:
         Raises:
             Interrupted: a signal asked for a stop.
         """
-        on_first(lambda: self.maps.remove_all_but(self.there))
-        self._tell(progress)
+        on_first(lambda: self.maps.remove_all_but(self.done))
+        self._log(progress)
         seconds = torch.zeros(len(FIELDS), dtype=torch.float64)
-        for batch in self._interruptible(self._kept(counters), self._computed(WHOLE, network, counters, progress)):
+        for batch in self._interruptible(self._kept(metrics), self._computed(WHOLE, network, metrics, progress)):
             seconds += torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
-        self.there = self.batches
-        counters.all_reduce()
+        self.done = self.batches
+        metrics.all_reduce()
         return dict(zip(FIELDS, sum_over_all(seconds).tolist(), strict=True))
 
-    def look_at(self, shard: Shard, network: Network, progress: Progress) -> None:
+    def compute_shard(self, shard: EvalShard, network: Network, progress: Progress) -> None:
         """Leave the score maps of a shard, for whoever counts them all.
 
         Raises:
             Interrupted: a signal asked for a stop.
         """
-        self._tell(progress)
+        self._log(progress)
         for _ in self._interruptible(self._computed(shard, network, None, progress)):
             pass
         # Those of all processes are there, before anyone looks.
@@ -139,7 +139,7 @@ class EvalSplit:
                 yield batch
                 self._stop_if_asked(stop)
 
-    def again(self, progress: Progress) -> Iterator[MapBatch | None]:
+    def reload(self, progress: Progress) -> Iterator[MapBatch | None]:
         """This process's share of the batches, None in turns in which others have one."""
         mine = turns(self.batches)
         with progress.task(f"{self.dataset.split}: images one by one", len(mine)) as advance, StopRequest() as stop:
@@ -152,29 +152,29 @@ class EvalSplit:
         if stop.requested:
             raise Interrupted(f"stopped; the same command goes on with the score maps in {self.maps.folder}")
 
-    def _kept(self, counters: Counters) -> Generator[MapBatch]:
-        for part in self.there[rank() :: world_size()]:
+    def _kept(self, metrics: SplitMetrics) -> Generator[MapBatch]:
+        for part in self.done[rank() :: world_size()]:
             batch = self._load(part)
-            counters.update(batch)
+            metrics.update(batch)
             yield batch
 
     def _computed(
-        self, shard: Shard, network: Network, counters: Counters | None, progress: Progress
+        self, shard: EvalShard, network: Network, metrics: SplitMetrics | None, progress: Progress
     ) -> Generator[MapBatch]:
         """Whole batches are dealt out, so that an image's neighbours, and last digits, are those of one process."""
         mine, stopwatch = self.missing(shard)[rank() :: world_size()], Stopwatch()
         if not mine:
             return
         threads = count_decoders(self.recipe.runtime.workers, network.device)
-        look, images = network.look, sum(map(len, mine))
+        predictor, images = network.predictor, sum(map(len, mine))
         stopwatch.take()
-        found = compute_score_maps(look, self.dataset, self.indices, mine, threads=threads, stopwatch=stopwatch)
+        found = compute_score_maps(predictor, self.dataset, self.indices, mine, threads=threads, stopwatch=stopwatch)
         done, spent = 0, 0.0
         with closing(found), progress.task(f"{self.dataset.split}: score maps", images) as advance:
             for batch in found:
-                if counters is not None:
+                if metrics is not None:
                     with stopwatch.measure("boxes"):
-                        counters.update(batch)
+                        metrics.update(batch)
                 seconds = stopwatch.take()
                 done, spent = done + len(batch.images), spent + seconds["all"]
                 workers = world_size() * shard.count
@@ -201,19 +201,19 @@ class EvalSplit:
             )
         return batch
 
-    def _tell(self, progress: Progress) -> None:
+    def _log(self, progress: Progress) -> None:
         split, skipped = self.dataset.split, self.dataset.skipped
         if skipped:
-            progress.say(f"{split}: {len(skipped)} unreadable images are left out")
+            progress.log(f"{split}: {len(skipped)} unreadable images are left out")
         for message in skipped:
-            progress.say(f"skipped: {message}")
+            progress.log(f"skipped: {message}")
         for message in self.dataset.describe_cache():
-            progress.say(f"cache: {message}")
+            progress.log(f"cache: {message}")
         if not self.missing():
-            progress.say(f"{split}: score maps are up to date ({self.maps.folder})")
-        elif self.there:
-            kept, wanted = sum(map(len, self.there)), len(self.indices)
-            progress.say(f"{split}: score maps of {kept} of {wanted} images are there ({self.maps.folder})")
+            progress.log(f"{split}: score maps are up to date ({self.maps.folder})")
+        elif self.done:
+            kept, wanted = sum(map(len, self.done)), len(self.indices)
+            progress.log(f"{split}: score maps of {kept} of {wanted} images are there ({self.maps.folder})")
 
     def _identity(self, network: Network) -> str:
         if len(self.dataset.class_names) > network.known_classes:
@@ -246,7 +246,7 @@ def eval_name(run: RunFolder, recipe: Recipe, split: str) -> str:
 
 
 def compute_score_maps(
-    look: Look,
+    predictor: Predictor,
     dataset: data.Dataset,
     indices: Sequence[int],
     batches: Sequence[range],
@@ -257,7 +257,7 @@ def compute_score_maps(
     """What the networks say of each batch, every image decoded once.
 
     Args:
-        look: the networks.
+        predictor: the networks.
         dataset: has the images.
         indices: of the images, as they were asked for.
         batches: positions in ``indices``.
@@ -267,11 +267,11 @@ def compute_score_maps(
     found = stream(
         dataset,
         [[indices[position] for position in batch] for batch in batches],
-        look,
-        device=look.device,
-        backbones=look.backbones,
+        predictor,
+        device=predictor.device,
+        backbones=predictor.backbones,
         threads=threads,
-        pad=max(map(len, batches), default=0) if look.compiled else 0,
+        pad=max(map(len, batches), default=0) if predictor.compiled else 0,
         stopwatch=stopwatch,
     )
     with closing(found):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from wsolfast import data
 from wsolfast.engine.assembly.build import describe_device, eval_protocol
 from wsolfast.engine.assembly.network import Network
-from wsolfast.engine.evaluation.eval_split import EvalSplit, Shard
-from wsolfast.engine.evaluation.measure import Counters, Verdicts
+from wsolfast.engine.evaluation.eval_split import EvalShard, EvalSplit
+from wsolfast.engine.evaluation.measure import PerImageTable, SplitMetrics
 from wsolfast.engine.evaluation.stopwatch import describe, in_words
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
@@ -62,19 +62,19 @@ def evaluate(
         network, test, fullsup = _open(run, recipe, limit)
         _check_shards(merge_shards, test, fullsup)
         run.keep_class_names(test.dataset.class_names)
-        counters = Counters(test.truths, protocol, gaussian=gaussian)
-        seconds = test.look(network, counters, progress)
+        metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
+        seconds = test.evaluate(network, metrics, progress)
         chosen = None
         if fullsup is not None:
-            chosen = Counters(fullsup.truths, protocol, baselines=False)
-            fullsup.look(network, chosen, progress)
+            chosen = SplitMetrics(fullsup.ground_truth, protocol, baselines=False)
+            fullsup.evaluate(network, chosen, progress)
         measured = time.monotonic()
-        results, curves = counters.measure(chosen)
-        verdicts = Verdicts(counters, results["cam_threshold"])
-        verdicts.write(test.folder / "per_image.json", test.again(progress))
+        results, curves = metrics.measure(chosen)
+        table = PerImageTable(metrics, results["cam_threshold"])
+        table.write(test.folder / "per_image.json", test.reload(progress))
         throughput = describe(len(test.indices), seconds)
-        progress.say(in_words(throughput))
-        results |= verdicts.error_split()
+        progress.log(in_words(throughput))
+        results |= table.error_split()
         results |= {
             "split": split,
             "recipe": recipe.name,
@@ -106,7 +106,7 @@ def evaluate(
 def evaluate_shard(
     run: RunFolder,
     recipe: Recipe | None,
-    shard: Shard,
+    shard: EvalShard,
     *,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -124,22 +124,24 @@ def evaluate_shard(
         What :func:`evaluate` returns, the same as without shards; None if other shards are still at work.
     """
     changed, recipe = recipe, as_measured(recipe or run.recipe)
-    told = progress if progress and is_first() else Progress(quiet=True)
+    progress = progress if progress and is_first() else Progress(quiet=True)
     keep_freed_memory()
     alone = run.lock(f"shard-{shard.number}-of-{shard.count}")
     with alone, deterministic_algorithms(recipe.runtime.deterministic):
         network, *splits = _open(run, recipe, limit)
         for split in filter(None, splits):
-            split.look_at(shard, network, told)
+            split.compute_shard(shard, network, progress)
         unfinished = _unfinished(shard.count, *splits)
     if unfinished:
         others = ", ".join(map(str, unfinished))
-        told.say(f"shard {shard} is done; the last one of the others ({others}) measures, or eval --merge-shards does")
+        progress.log(
+            f"shard {shard} is done; the last one of the others ({others}) measures, or eval --merge-shards does"
+        )
         return None
     try:
         return evaluate(run, changed, limit=limit, progress=progress)
     except InUseError:
-        told.say(f"shard {shard} is done, and another process measures")
+        progress.log(f"shard {shard} is done, and another process measures")
         return None
 
 
@@ -155,8 +157,8 @@ def _open(run: RunFolder, recipe: Recipe, limit: int | None) -> tuple[Network, E
     return network, test, fullsup
 
 
-def _unfinished(shards: int, *splits: EvalSplit | None) -> list[Shard]:
-    parts = (Shard(number, shards) for number in range(1, shards + 1))
+def _unfinished(shards: int, *splits: EvalSplit | None) -> list[EvalShard]:
+    parts = (EvalShard(number, shards) for number in range(1, shards + 1))
     return [part for part in parts if any(split.missing(part) for split in splits if split is not None)]
 
 

@@ -374,13 +374,13 @@ def _resume(task: _Boxes | _Masks, files: list[Path], counters: Path, identity: 
         kept = torch.load(counters, weights_only=True)
         fits = kept["identity"] == identity and kept["stamp"] == _stamp(files[: kept["done"]])
     except Exception as error:
-        progress.say(f"{counters}: cannot be read ({error}); starting over")
+        progress.log(f"{counters}: cannot be read ({error}); starting over")
         return 0
     if not fits:
-        progress.say(f"{counters}: counted from other score maps or settings; starting over")
+        progress.log(f"{counters}: counted from other score maps or settings; starting over")
         return 0
     task.accumulator.load_state_dict(kept["state"])
-    progress.say(f"{kept['done']} of {len(files)} images are counted already ({counters})")
+    progress.log(f"{kept['done']} of {len(files)} images are counted already ({counters})")
     return kept["done"]
 
 

@@ -28,7 +28,7 @@ _ERROR_NAMES = {
 }
 
 
-class Truths:
+class GroundTruth:
     """What is known of the images that are measured.
 
     Args:
@@ -43,7 +43,7 @@ class Truths:
         """Labels [n] of a batch."""
         return self.dataset.labels[[self.indices[position] for position in batch.images]]
 
-    def notes(self, batch: MapBatch) -> list[data.Annotation]:
+    def annotations(self, batch: MapBatch) -> list[data.Annotation]:
         """Size and boxes of every image of a batch."""
         return [self.dataset.annotations(self.indices[position]) for position in batch.images]
 
@@ -53,29 +53,31 @@ class Truths:
         return {row: mask for row, mask in found.items() if mask is not None}
 
 
-class Counters:
+class SplitMetrics:
     """Everything that is added up over a split: integers, so nothing depends on who counted what.
 
     Args:
-        truths: of the split.
+        ground_truth: of the split.
         protocol: the way to score boxes. One that looks at a crop does not measure masks, which show whole images.
         baselines: count the central box.
         gaussian: count the central Gaussian, which takes as long as the method's maps.
     """
 
-    def __init__(self, truths: Truths, protocol: Protocol, *, baselines: bool = True, gaussian: bool = False):
-        self.truths, self.protocol = truths, protocol
+    def __init__(
+        self, ground_truth: GroundTruth, protocol: Protocol, *, baselines: bool = True, gaussian: bool = False
+    ):
+        self.ground_truth, self.protocol = ground_truth, protocol
         self.boxes = BoxCounters(protocol, baselines=baselines, gaussian=gaussian)
-        masked = truths.dataset.has_masks and protocol.frame != "crop"
+        masked = ground_truth.dataset.has_masks and protocol.frame != "crop"
         self.masks = MaskCounters(baselines=baselines, gaussian=gaussian) if masked else None
 
     def update(self, batch: MapBatch) -> None:
         """Add a batch."""
-        label, (rows, sizes, boxes) = self.truths.labels(batch), _boxed(self.truths.notes(batch))
+        label, (rows, sizes, boxes) = self.ground_truth.labels(batch), _boxed(self.ground_truth.annotations(batch))
         left_out = len(label) - len(rows)
         self.boxes.update(batch.maps[rows], sizes, boxes, label[rows], batch.classes[rows], left_out=left_out)
         if self.masks is not None:
-            masks = self.truths.masks(batch)
+            masks = self.ground_truth.masks(batch)
             rows = list(masks)
             self.masks.update(batch.maps[rows], list(masks.values()), label[rows], batch.classes[rows])
 
@@ -85,8 +87,8 @@ class Counters:
         if self.masks is not None:
             self.masks.all_reduce()
 
-    def measure(self, chosen: "Counters | None") -> tuple[dict, dict]:
-        """What ``results.json`` and ``curves.json`` hold; ``chosen`` are the counters of train_fullsup.
+    def measure(self, chosen: "SplitMetrics | None") -> tuple[dict, dict]:
+        """What ``results.json`` and ``curves.json`` hold; ``chosen`` are the metrics of train_fullsup.
 
         Raises:
             DataError: if there is neither a true box nor an object mask.
@@ -100,28 +102,28 @@ class Counters:
             masked = self.masks.measure(others if others is not None and others.found else None)
             results = _merged(results, masked)
             if not self.boxes.found:
-                results |= self.masks.describe(results, len(self.truths.indices))
+                results |= self.masks.describe(results, len(self.ground_truth.indices))
         if not results:
             crop = f"; protocol {self.protocol.name!r} looks at a crop and does not measure masks"
             raise data.DataError(
-                f"split {self.truths.dataset.split!r}: no image has a true box or an object mask"
-                + crop * (self.truths.dataset.has_masks and self.masks is None)
+                f"split {self.ground_truth.dataset.split!r}: no image has a true box or an object mask"
+                + crop * (self.ground_truth.dataset.has_masks and self.masks is None)
             )
         return results, curves
 
 
-class Verdicts:
+class PerImageTable:
     """A line for every image, at one threshold, and the shares of the kinds of errors among them.
 
     Args:
-        counters: of the same images; they know whether boxes or masks are looked at.
+        metrics: of the same images; they know whether boxes or masks are looked at.
         threshold: where maps are cut.
     """
 
-    def __init__(self, counters: Counters, threshold: float):
-        self.truths, self.protocol, self.threshold = counters.truths, counters.protocol, threshold
-        self._describe = self._by_box if counters.boxes.found else self._by_mask
-        self._errors = ErrorSplit(self.protocol, thresholds=[threshold]) if counters.boxes.found else None
+    def __init__(self, metrics: SplitMetrics, threshold: float):
+        self.ground_truth, self.protocol, self.threshold = metrics.ground_truth, metrics.protocol, threshold
+        self._describe = self._by_box if metrics.boxes.found else self._by_mask
+        self._errors = ErrorSplit(self.protocol, thresholds=[threshold]) if metrics.boxes.found else None
 
     def write(self, file: Path, batches: Iterator[MapBatch | None]) -> None:
         """Write ``per_image.json``, row by row: nothing is kept.
@@ -144,7 +146,7 @@ class Verdicts:
         return {"error_split": {name: split[kind] for kind, name in _ERROR_NAMES.items()}}
 
     def _write(self, stream: BinaryIO, rows: Iterator[dict]) -> None:
-        names = json.dumps(list(self.truths.dataset.class_names), ensure_ascii=False)
+        names = json.dumps(list(self.ground_truth.dataset.class_names), ensure_ascii=False)
         stream.write(f'{{"class_names": {names}, "frame": "image", "images": ['.encode())
         for number, row in enumerate(rows):
             text = json.dumps(row, allow_nan=False, ensure_ascii=False)
@@ -161,10 +163,10 @@ class Verdicts:
 
     def _by_box(self, batch: MapBatch) -> list[dict]:
         """Boxes are half-open pixels of the original image."""
-        rows, sizes, truths = _boxed(self.truths.notes(batch))
+        rows, sizes, truths = _boxed(self.ground_truth.annotations(batch))
         if not rows:
             return []
-        maps, right = batch.maps[rows], batch.classes[rows, 0] == self.truths.labels(batch)[rows]
+        maps, right = batch.maps[rows], batch.classes[rows, 0] == self.ground_truth.labels(batch)[rows]
         cut = torch.tensor([self.threshold], dtype=torch.float64)
         kinds = error_kinds(maps, sizes, truths, right, self.protocol, cut)[:, 0].tolist()
         boxes = predicted_boxes(maps, sizes, self.protocol, self.threshold)
@@ -181,7 +183,7 @@ class Verdicts:
         ]
 
     def _by_mask(self, batch: MapBatch) -> list[dict]:
-        masks, notes = self.truths.masks(batch), self.truths.notes(batch)
+        masks, notes = self.ground_truth.masks(batch), self.ground_truth.annotations(batch)
         overlaps = mask_overlaps(batch.maps[list(masks)], list(masks.values()), self.threshold)
         return [
             self._about(batch, row, notes[row].size)
@@ -192,12 +194,12 @@ class Verdicts:
     def _about(self, batch: MapBatch, row: int, size: Sequence[int]) -> dict:
         """What is said of an image whatever its annotation is."""
         position = batch.start + row
-        index, classes = self.truths.indices[position], batch.classes[row]
+        index, classes = self.ground_truth.indices[position], batch.classes[row]
         return {
             "index": index,
             "map": position,
-            "image_id": self.truths.dataset.image_ids[index],
-            "label": int(self.truths.dataset.labels[index]),
+            "image_id": self.ground_truth.dataset.image_ids[index],
+            "label": int(self.ground_truth.dataset.labels[index]),
             "predicted": int(classes[0]),
             "topk": classes.tolist(),
             "score": round(float(batch.scores[row, 0]), 6),

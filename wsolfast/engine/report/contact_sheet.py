@@ -78,12 +78,12 @@ def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Ima
     evidence = _evidence(run, list(chosen), notes)
     cells, captions = [], []
     for i, shot in enumerate(shots):
-        view = shot.views[0]
+        prediction = shot.predictions[0]
         maps = [shot.with_boxes(pictures.overlay(shot.photo, found[i])) for found in evidence.values()]
-        cells.append([shot.drawn(), shot.drawn(view), _masked(run, shot, threshold), *maps])
-        said = judged(view.row)
-        if view.row["predicted"] != view.row["label"]:
-            said = f"IoU {view.row['iou']:.2f} · seen as {view.predicted}"
+        cells.append([shot.drawn(), shot.drawn(prediction), _masked(run, shot, threshold), *maps])
+        said = judged(prediction.row)
+        if prediction.row["predicted"] != prediction.row["label"]:
+            said = f"IoU {prediction.row['iou']:.2f} · seen as {prediction.predicted}"
         captions.append([f"{shot.reasons[0]}: {shot.class_name}", said, f"above {threshold:.3g}", *[""] * len(maps)])
     legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")] if shots[0].true_boxes else []
     title = f"{run.label}: worst, median and best of {len(run.images)} {run.split} images by IoU"
@@ -108,9 +108,9 @@ def _evidence(run: RunRecord, image_ids: list[str], notes: list[str]) -> dict[st
 
 def _masked(run: RunRecord, shot: Shot, threshold: float) -> Image.Image:
     """The photograph where the map is above the threshold, and both boxes."""
-    view = shot.views[0]
-    if view.score_map is None:
+    prediction = shot.predictions[0]
+    if prediction.score_map is None:
         return shot.photo
     protocol, size = eval_protocol(_recipe(run)), torch.tensor([[round(length) for length in shot.frame]])
-    mask = predicted_masks(torch.from_numpy(view.score_map)[None], size, protocol, threshold)[0]
-    return shot.with_boxes(pictures.spotlight(shot.photo, mask.numpy()), view)
+    mask = predicted_masks(torch.from_numpy(prediction.score_map)[None], size, protocol, threshold)[0]
+    return shot.with_boxes(pictures.spotlight(shot.photo, mask.numpy()), prediction)

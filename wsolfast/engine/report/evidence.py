@@ -9,7 +9,7 @@ from torch import Tensor
 from wsolfast import data
 from wsolfast.engine.assembly.build import choose_device, open_eval_data, open_export_data
 from wsolfast.engine.assembly.network import load_localizer, load_method
-from wsolfast.engine.assembly.roles import Role, localizer_of
+from wsolfast.engine.assembly.stage_refs import StageRef, localizer_of
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.recipe import Recipe
 from wsolfast.types import Batch
@@ -43,7 +43,7 @@ def collect_evidence(
         found = method.evidence(seen.image, seen.label)
         for field, source in localizer.stage.uses.items():
             stage = next(one for one in recipe.stage if one.name == source)
-            earlier = load_method(run, Role(recipe, stage), len(names)).eval().to(device)
+            earlier = load_method(run, StageRef(recipe, stage), len(names)).eval().to(device)
             whole = _batch(open_export_data(recipe, split), image_ids).to(device)
             make, size = method.mask_maker(), (whole.image.shape[2], whole.image.shape[3])
             masks = [make(one.cpu(), size) for one in earlier.export(whole)[field]]

@@ -29,7 +29,7 @@ _NO_PHOTO = (128, 128, 134)
 
 
 @dataclass(frozen=True)
-class View:
+class Prediction:
     """What one run says of one shown image."""
 
     run: RunRecord
@@ -48,25 +48,25 @@ class Shot:
     frame: tuple[float, float]  # (w, h)
     photo: Image.Image
     true_boxes: list[list[float]]
-    views: list[View]
+    predictions: list[Prediction]
     reasons: list[str]
 
-    def map_picture(self, view: View) -> Image.Image:
-        """The view's score map in colours, in the shape of the frame."""
-        assert view.score_map is not None  # asked for views with one only
-        return pictures.colorize(pictures.resize_map(view.score_map, _fit(self.frame, _MAP_SIDE)))
+    def map_picture(self, prediction: Prediction) -> Image.Image:
+        """The prediction's score map in colours, in the shape of the frame."""
+        assert prediction.score_map is not None  # asked for predictions with one only
+        return pictures.colorize(pictures.resize_map(prediction.score_map, _fit(self.frame, _MAP_SIDE)))
 
-    def drawn(self, view: View | None = None) -> Image.Image:
-        """The photo with its true boxes and, of a view, the score map and the predicted box."""
-        score_map = None if view is None else view.score_map
-        return self.with_boxes(self.photo if score_map is None else pictures.overlay(self.photo, score_map), view)
+    def drawn(self, prediction: Prediction | None = None) -> Image.Image:
+        """The photo with its true boxes and, of a prediction, the score map and the predicted box."""
+        score_map = None if prediction is None else prediction.score_map
+        return self.with_boxes(self.photo if score_map is None else pictures.overlay(self.photo, score_map), prediction)
 
-    def with_boxes(self, picture: Image.Image, view: View | None = None) -> Image.Image:
-        """``picture``, of the photo's size, with the true boxes and the predicted one of a view."""
+    def with_boxes(self, picture: Image.Image, prediction: Prediction | None = None) -> Image.Image:
+        """``picture``, of the photo's size, with the true boxes and the predicted one of a prediction."""
         picture = pictures.draw_boxes(picture, self._in_photo(self.true_boxes), pictures.TRUE, dashed=True)
-        if view is None or view.box is None:
+        if prediction is None or prediction.box is None:
             return picture
-        return pictures.draw_boxes(picture, self._in_photo([view.box]), pictures.PREDICTED)
+        return pictures.draw_boxes(picture, self._in_photo([prediction.box]), pictures.PREDICTED)
 
     def _in_photo(self, boxes: Sequence[Sequence[float]]) -> np.ndarray:
         scale = np.array(self.photo.size * 2) / np.array(self.frame * 2)
@@ -125,23 +125,24 @@ def take_shots(runs: Sequence[RunRecord], chosen: Mapping[str, list[str]], notes
     main = runs[-1]
     rows = [main.images[key] for key in chosen]
     columns = [
-        _views(run, [run.images[key] for key in chosen], [_frame(main, row) for row in rows], notes) for run in runs
+        _predictions(run, [run.images[key] for key in chosen], [_frame(main, row) for row in rows], notes)
+        for run in runs
     ]
     shots = []
     for i, (row, photo) in enumerate(zip(rows, _photos(main, rows, notes), strict=True)):
         frame = _frame(main, row)
         size = _fit(frame, _PHOTO_SIDE)
         photo = Image.new("RGB", size, _NO_PHOTO) if photo is None else photo.resize(size, Image.Resampling.LANCZOS)
-        views = [column[i] for column in columns]
+        predictions = [column[i] for column in columns]
         key = row["image_id"]
-        shots.append(Shot(key, main.class_name(row["label"]), frame, photo, row["gt_boxes"], views, chosen[key]))
+        shots.append(Shot(key, main.class_name(row["label"]), frame, photo, row["gt_boxes"], predictions, chosen[key]))
     return shots
 
 
 def worst_shots(shots: Sequence[Shot]) -> list[int]:
     """Positions of the worst boxes of the last run, the worst first."""
     position = {shot.image_id: i for i, shot in enumerate(shots)}
-    marked = worst_first(shot.views[-1].row for shot in shots if "worst" in shot.reasons)
+    marked = worst_first(shot.predictions[-1].row for shot in shots if "worst" in shot.reasons)
     return [position[row["image_id"]] for row in marked]
 
 
@@ -150,12 +151,12 @@ def draw_sheet(shots: Sequence[Shot], title: str) -> Image.Image:
     sample = [shot for shot in shots if "sample" in shot.reasons] or list(shots)
     rows = min(_SHEET_ROWS, len(sample))
     sample = [sample[i * len(sample) // rows] for i in range(rows)]
-    columns = ["Input", *(view.run.label for view in (sample[0].views if sample else ()))]
-    cells = [[shot.drawn(), *(shot.drawn(view) for view in shot.views)] for shot in sample]
+    columns = ["Input", *(prediction.run.label for prediction in (sample[0].predictions if sample else ()))]
+    cells = [[shot.drawn(), *(shot.drawn(prediction) for prediction in shot.predictions)] for shot in sample]
     captions = [
         [
             shot.class_name,
-            *(judged(view.row) for view in shot.views),
+            *(judged(prediction.row) for prediction in shot.predictions),
         ]
         for shot in sample
     ]
@@ -181,14 +182,14 @@ def _frame(run: RunRecord, row: dict) -> tuple[float, float]:
     return tuple(row["size"] if run.table.get("frame", "image") == "image" else run.table["frame_size"])
 
 
-def _views(run: RunRecord, rows: Sequence[dict], frames: Sequence[tuple], notes: list[str]) -> list[View]:
-    views = []
+def _predictions(run: RunRecord, rows: Sequence[dict], frames: Sequence[tuple], notes: list[str]) -> list[Prediction]:
+    predictions = []
     for row, frame, score_map in zip(rows, frames, _maps(run, rows, notes), strict=True):
         own, box = _frame(run, row), row["box"]
         if box is not None and own != frame:
             box = (np.array(box) * np.array(frame * 2) / np.array(own * 2)).tolist()
-        views.append(View(run, row, box, score_map, run.class_name(row["predicted"])))
-    return views
+        predictions.append(Prediction(run, row, box, score_map, run.class_name(row["predicted"])))
+    return predictions
 
 
 def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.ndarray | None]:

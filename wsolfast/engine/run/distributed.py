@@ -20,7 +20,7 @@ _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Which of how many processes this one is, over all machines and on its own."""
 
     rank: int = 0
@@ -31,11 +31,11 @@ class Place:
     port: int | None = None
 
 
-def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
     """What torchrun, or Slurm's srun, says in the environment; alone if neither speaks."""
     if "WORLD_SIZE" in environment and "RANK" in environment:
         world_size = int(environment["WORLD_SIZE"])
-        return Place(
+        return Rank(
             int(environment["RANK"]),
             world_size,
             int(environment.get("LOCAL_RANK", 0)),
@@ -44,7 +44,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     # Set by srun for the tasks of a step; the batch script around it sees SLURM_NTASKS alone.
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         per_node = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
-        return Place(
+        return Rank(
             int(environment["SLURM_PROCID"]),
             int(environment["SLURM_STEP_NUM_TASKS"]),
             int(environment["SLURM_LOCALID"]),
@@ -52,7 +52,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
             _first_host(environment["SLURM_STEP_NODELIST"]),
             20000 + (int(environment["SLURM_JOB_ID"]) * 31 + int(environment.get("SLURM_STEP_ID", 0))) % 20000,
         )
-    return Place()
+    return Rank()
 
 
 def _first_host(nodes: str) -> str:
@@ -72,29 +72,29 @@ def processes(device: str, timeout_minutes: float = 30.0) -> Iterator[None]:
     Raises:
         RunError: if another process ended or stands still.
     """
-    place = find_place()
-    if place.world_size == 1 or distributed.is_initialized():
+    mine = find_rank()
+    if mine.world_size == 1 or distributed.is_initialized():
         yield
         return
-    if place.address is not None:
-        os.environ.setdefault("MASTER_ADDR", place.address)
-        os.environ.setdefault("MASTER_PORT", str(place.port))
+    if mine.address is not None:
+        os.environ.setdefault("MASTER_ADDR", mine.address)
+        os.environ.setdefault("MASTER_PORT", str(mine.port))
     on_gpu = (device == "auto" or device.startswith("cuda")) and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(mine.local_rank % torch.cuda.device_count())
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timedelta(minutes=timeout_minutes),
-            rank=place.rank,
-            world_size=place.world_size,
+            rank=mine.rank,
+            world_size=mine.world_size,
         )
         yield
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         raise RunError(
-            f"process {place.rank} of {place.world_size} lost another one, which ended or stands still "
+            f"process {mine.rank} of {mine.world_size} lost another one, which ended or stands still "
             f"({str(error).splitlines()[0]}); look for its message, then continue with --resume"
         ) from error
     # After an error the others may be gone: only those that end together say goodbye.

@@ -23,7 +23,7 @@ class Progress:
         self.console = console or Console(stderr=True)
         self.quiet = quiet
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line, above the bar if there is one."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -38,7 +38,7 @@ class Progress:
                 task = bar.add_task(what, total=total, completed=done, note="")
                 yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
         else:
-            yield _Lines(self.say, what, total, done).advance
+            yield _Lines(self.log, what, total, done).advance
 
     def _bar(self) -> RichProgress:
         columns = (
@@ -52,12 +52,12 @@ class Progress:
 
 
 class _Lines:
-    def __init__(self, say: Callable[[str], None], what: str, total: int, done: int):
-        self.say, self.what, self.total, self.done = say, what, total, done
-        self.spoken = time.monotonic()
+    def __init__(self, log: Callable[[str], None], what: str, total: int, done: int):
+        self.log, self.what, self.total, self.done = log, what, total, done
+        self.logged_at = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
-        if time.monotonic() - self.spoken >= _SECONDS_BETWEEN_LINES:
-            self.spoken = time.monotonic()
-            self.say(f"{self.what} {self.done}/{self.total} {note}".rstrip())
+        if time.monotonic() - self.logged_at >= _SECONDS_BETWEEN_LINES:
+            self.logged_at = time.monotonic()
+            self.log(f"{self.what} {self.done}/{self.total} {note}".rstrip())

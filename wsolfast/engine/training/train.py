@@ -35,13 +35,13 @@ from wsolfast.engine.training import artefacts
 from wsolfast.engine.training.loading import load_batches
 from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec, dump_recipe
-from wsolfast.types import Batch, Clock
+from wsolfast.types import Batch, TrainState
 
 _EVENTS_PER_EPOCH = 50
 
 
 @dataclass
-class Position:
+class TrainPosition:
     """Where a stage stands: ``step_in_epoch`` batches of ``epoch`` are done, ``step`` in all."""
 
     epoch: int = 0
@@ -121,8 +121,8 @@ class _Losses(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        losses = self.method.training_step(batch, clock)
+    def forward(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
+        losses = self.method.training_step(batch, state)
         return {name: loss if name == "loss" else loss.detach() for name, loss in losses.items()}
 
 
@@ -136,11 +136,11 @@ class StageTraining:
         run.keep_class_names(self.dataset.class_names)
         seed_everything(self.seed)
         self.folder = run.weights_path(stage.name).parent
-        checkpoint = load_checkpoint(self.folder, self._tell)
+        checkpoint = load_checkpoint(self.folder, self._log)
         self.method = self._build(pretrained=checkpoint is None)
         fused = run.recipe.runtime.fused_optimizer
         self.optimizer = build_optimizer(self.method, stage.optim, f"stage.{stage.name}.optim", fused=fused)
-        self.at = Position()
+        self.at = TrainPosition()
         self.steps_per_epoch = len(self.batches(0))
         self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
         self.saved_at = time.monotonic()
@@ -175,20 +175,20 @@ class StageTraining:
     def go(self) -> None:
         """Train to the end and leave the weights."""
         stage, total = self.stage, self.stage.epochs * self.steps_per_epoch
-        self._tell(
+        self._log(
             f"{stage.name}: {stage.method} on {len(self.dataset)} images of {len(self.dataset.class_names)} classes, "
             f"{stage.epochs} epochs of {self.steps_per_epoch} steps on {self.device}"
             + (f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")
             + (f", resumed at step {self.at.step}" if self.at.step else "")
         )
         if self.method.backbone.load_report is not None:
-            self._tell(str(self.method.backbone.load_report))
+            self._log(str(self.method.backbone.load_report))
         if self.dataset.skipped:
-            self._tell(f"{len(self.dataset.skipped)} unreadable images are left out")
+            self._log(f"{len(self.dataset.skipped)} unreadable images are left out")
         for message in self.dataset.skipped:
-            self._tell(f"skipped: {message}")
+            self._log(f"skipped: {message}")
         for message in self.dataset.describe_cache():
-            self._tell(f"cache: {message}")
+            self._log(f"cache: {message}")
         self._hold_images()
         self.method.train()
         with self.progress.task(stage.name, total, self.at.step) as advance:
@@ -213,7 +213,7 @@ class StageTraining:
             except ValueError as error:
                 raise RecipeError(f"runtime.device_cache_gb: {error}") from error
         if not fits:
-            self._tell(f"the images need more than runtime.device_cache_gb = {gigabytes:g} and are decoded every epoch")
+            self._log(f"the images need more than runtime.device_cache_gb = {gigabytes:g} and are decoded every epoch")
 
     def _epoch(self, advance: Callable[..., None]) -> None:
         at, seen, started = self.at, 0, time.monotonic()
@@ -247,7 +247,7 @@ class StageTraining:
                 self._save_if_due()
         at.epoch, at.step_in_epoch = at.epoch + 1, 0
         mean = f"{fmean(epoch_losses):.4f}" if epoch_losses else "not finite"
-        self._tell(f"epoch {at.epoch}/{self.stage.epochs}  loss {mean}  {speed:.1f} images/s")
+        self._log(f"epoch {at.epoch}/{self.stage.epochs}  loss {mean}  {speed:.1f} images/s")
         self._save()
         self._stop_if_asked()
 
@@ -276,7 +276,7 @@ class StageTraining:
     def _differentiate(self, count: int, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """Gradients of the mean loss over a batch of ``count`` images; this process's share of the mean losses."""
         runtime, at, total = self.run.recipe.runtime, self.at, self.stage.epochs * self.steps_per_epoch
-        clock = Clock(epoch=at.epoch, epochs=self.stage.epochs, step=at.step, steps=total, seed=self.seed)
+        state = TrainState(epoch=at.epoch, epochs=self.stage.epochs, step=at.step, steps=total, seed=self.seed)
         values: dict[str, Tensor] = {}
         for number, batch in enumerate(parts, 1):
             batch = batch.to(self.device)
@@ -285,7 +285,7 @@ class StageTraining:
             shared, last = self.losses, number == len(parts)
             with nullcontext() if last or not isinstance(shared, DistributedDataParallel) else shared.no_sync():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=runtime.amp == "bf16"):
-                    losses = self.losses(batch, clock)
+                    losses = self.losses(batch, state)
                 share = len(batch.image_id) / count
                 # DDP takes the mean over the processes, whose shares add up to one.
                 (losses["loss"] * (share * distributed.world_size())).backward()
@@ -296,8 +296,8 @@ class StageTraining:
     def _agree(self, values: dict[str, Tensor]) -> dict[str, float]:
         """The losses of all processes together; and whether to save, and to stop, because one of them wants to."""
         flags = (self.stop.requested, distributed.is_first() and self._is_save_due())
-        told = torch.stack([value.detach().float() for value in values.values()])
-        *numbers, stop, save = distributed.sum_over_all(torch.cat([told, told.new_tensor(flags)])).tolist()
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        *numbers, stop, save = distributed.sum_over_all(torch.cat([stacked, stacked.new_tensor(flags)])).tolist()
         self.stopping, self.save_due = bool(stop), bool(save)
         return dict(zip(values, numbers, strict=True))
 
@@ -305,18 +305,18 @@ class StageTraining:
         """Keep what is not finite, where, and with which images; more than the recipe allows ends the run."""
         at, allowed = self.at, self.run.recipe.runtime.skip_nonfinite
         image_ids = [self.dataset.image_ids[index] for index in indices]
-        told = ", ".join(f"{name} = {value}" for name, value in values.items())
+        listed = ", ".join(f"{name} = {value}" for name, value in values.items())
         where = {"stage": self.stage.name, "epoch": at.epoch, "step": at.step}
-        self.nonfinite.append(where | {"values": told, "images": image_ids})
+        self.nonfinite.append(where | {"values": listed, "images": image_ids})
         file = self.run.path / "nonfinite.json"
         write_json(file, self.nonfinite)
-        text = f"stage {self.stage.name}, epoch {at.epoch}, step {at.step}: {told}; images {', '.join(image_ids)}"
+        text = f"stage {self.stage.name}, epoch {at.epoch}, step {at.step}: {listed}; images {', '.join(image_ids)}"
         if len(self.nonfinite) > allowed:
             raise RunError(
                 f"{text} (listed in {file}). The last checkpoint is whole; a smaller stage.optim.lr is the usual cure, "
                 "--skip-nonfinite N leaves out as many such steps"
             )
-        self._tell(f"left out, {len(self.nonfinite)} of at most {allowed}: {text}")
+        self._log(f"left out, {len(self.nonfinite)} of at most {allowed}: {text}")
 
     def _rate(self, step: int) -> float:
         return self.stage.optim.lr * rate_at(self.stage.schedule, step, self.steps_per_epoch, self.stage.epochs)
@@ -388,8 +388,8 @@ class StageTraining:
             raise RecipeError(f"{self.folder}: written with {state['images']} training images, now {len(self.dataset)}")
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.at = Position(*state["position"])
+        self.at = TrainPosition(*state["position"])
 
-    def _tell(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         self.run.log(text)
-        self.progress.say(text)
+        self.progress.log(text)

@@ -10,7 +10,7 @@ from wsolfast.recipe import Recipe, RecipeError, StageSpec
 
 
 @dataclass(frozen=True)
-class Role:
+class StageRef:
     """A stage, in the recipe that it stands in."""
 
     recipe: Recipe
@@ -28,7 +28,7 @@ class Role:
         return self.recipe.data.crop if self.stage.crop is None else self.stage.crop
 
 
-def localizer_of(recipe: Recipe) -> Role:
+def localizer_of(recipe: Recipe) -> StageRef:
     """The stage whose maps are measured: ``evaluate.localizer``, else the last one that is not the classifier.
 
     Raises:
@@ -37,11 +37,11 @@ def localizer_of(recipe: Recipe) -> Role:
     wanted, classifier = recipe.evaluate.localizer, recipe.evaluate.classifier
     for stage in reversed(recipe.stage):
         if stage.name == wanted or (wanted is None and (stage.name != classifier or len(recipe.stage) == 1)):
-            return Role(recipe, stage)
+            return StageRef(recipe, stage)
     raise RecipeError(f"evaluate.localizer: no stage {wanted!r}; there are: {_names(recipe)}")
 
 
-def classifier_of(recipe: Recipe) -> Role | None:
+def classifier_of(recipe: Recipe) -> StageRef | None:
     """The network that ranks classes for the localiser: ``evaluate.classifier``, a stage or the folder of a run.
 
     Without one, a localiser that does not classify leaves it to the last stage that does.
@@ -62,19 +62,19 @@ def classifier_of(recipe: Recipe) -> Role | None:
             raise RecipeError(
                 f"evaluate.classifier: stage {localizer.name!r} does not classify; name a run folder that does"
             )
-        return Role(recipe, able[-1])
+        return StageRef(recipe, able[-1])
     named = next((stage for stage in recipe.stage if stage.name == wanted), None)
     if named is not None:
         if named not in able:
             raise RecipeError(f"evaluate.classifier: stage {wanted!r} does not classify")
-        return None if named is localizer else Role(recipe, named)
+        return None if named is localizer else StageRef(recipe, named)
     if not Path(wanted).is_dir():
         raise MissingError(f"evaluate.classifier: neither a stage ({_names(recipe)}) nor a run folder: {wanted!r}")
     run = RunFolder(wanted)
     stage = localizer_of(run.recipe).stage
     if not _classifies(stage):
         raise RecipeError(f"evaluate.classifier: {wanted}: its stage {stage.name!r} does not classify")
-    return Role(run.recipe, stage, run)
+    return StageRef(run.recipe, stage, run)
 
 
 def _classifies(stage: StageSpec) -> bool:
