@@ -11,6 +11,13 @@ from wsolfast.methods import Method, get_stage, method_of
 
 (METHOD, PROTOCOL), (RECIPE,), (COMMANDS,) = (blocks("extending.md", kind) for kind in ("python", "toml", "bash"))
 
+OLD_SIGNATURE = """
+
+class Unranked(FlipCAM):
+    def localize(self, image, label=None, topk=1):
+        return super().localize(image, label, topk)
+"""
+
 
 @pytest.mark.slow
 @needs_kernels
@@ -36,7 +43,7 @@ def test_protocol_of_the_page_can_be_made(type_in):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_methods.py").write_text(METHOD + "\nbroken = 1\n")
+    (tmp_path / "own_methods.py").write_text(METHOD + OLD_SIGNATURE + "\nbroken = 1\n")
     (tmp_path / "misses_another.py").write_text("import no_such_package\n")
     yield
     for name in ("own_methods", "misses_another"):
@@ -50,7 +57,8 @@ def test_class_of_another_module_is_found(elsewhere):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_methods:FlipCAN", 'own_methods has FlipCAM"$'),
+        ("own_methods:FlipCAN", 'own_methods has FlipCAM, Unranked"$'),
+        ("own_methods:Unranked", "localize takes no ranking; write def localize"),
         ("own_methods:broken", "expected a subclass of wsolfast.methods.Method"),
         ("own_methods:", "expected a subclass"),
         (":FlipCAM", "expected package.module:Class"),

@@ -128,6 +128,19 @@ def test_maps_are_in_the_unit_interval_and_deterministic(name):
 
 @every_stage
 @torch.no_grad()
+def test_only_maps_that_combine_classes_depend_on_another_views_ranking(name):
+    net = build(name, num_classes=4).eval()
+    batch = batch_of("test", count=2)
+    plain = net.localize(batch.image, batch.label, topk=0)
+    reverse = -plain.logits if net.classifies else torch.rand(2, 4)
+    ranked = net.localize(batch.image, batch.label, topk=0, ranking=reverse)
+    combines = hasattr(net, "combination") and net.combination.gamma != "none"
+    assert torch.equal(plain.localization_map, ranked.localization_map) != combines
+    assert torch.equal(plain.classes, ranked.classes)
+
+
+@every_stage
+@torch.no_grad()
 def test_maps_do_not_depend_on_the_other_images_of_the_batch(name):
     net = build(name).eval()
     batch = batch_of("test", count=3)

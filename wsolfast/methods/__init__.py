@@ -6,6 +6,7 @@ by its class, ``package.module:Class``.
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 
 from wsolfast.methods._base import Method
@@ -96,6 +97,10 @@ def _class_elsewhere(name: str) -> type[Method]:
         there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Method)]
         listed = ", ".join(sorted(set(there) - {"Method"})) or "none"
         raise KeyError(f"{name!r}: expected a subclass of wsolfast.methods.Method; {module_name} has {listed}")
+    if "ranking" not in inspect.signature(cls.localize).parameters:
+        raise KeyError(
+            f"{name!r}: localize takes no ranking; write def localize(self, image, label=None, topk=1, *, ranking=None)"
+        )
     return cls
 
 

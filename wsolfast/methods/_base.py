@@ -16,8 +16,6 @@ class Method(nn.Module):
     """
 
     backbone: Backbone
-    # The map depends on the order of all classes: localize takes ``ranking``, scores [N, K] of another view.
-    combines_classes: bool = False
     # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
     classifies: bool = True
 
@@ -32,13 +30,17 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         """Maps for the label (if given), then for the ``topk`` predicted classes, in one backbone pass.
 
         Args:
             image (Tensor[N, 3, H, W]): uint8, RGB.
             label (Tensor[N]): classes whose map comes first.
             topk: how many predicted classes get a map; 0 with a label gives the label's map only.
+            ranking (Tensor[N, K]): scores of all classes by another view of the images, for a map that combines the
+                classes by their rank; None ranks them by ``image`` itself. Methods with a map per class ignore it.
         """
         raise NotImplementedError
 

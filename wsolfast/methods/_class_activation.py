@@ -39,7 +39,9 @@ class ClassActivation(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self._features(image))
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         logits, classes, cam = self.head.localize(self._features(image), label, topk)
         return Localization(logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam))
 

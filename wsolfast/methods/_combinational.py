@@ -31,8 +31,6 @@ class CombinationalMethod(Method):
         ValueError: if an option is unknown.
     """
 
-    combines_classes = True
-
     def __init__(
         self,
         backbone: Backbone,
@@ -57,16 +55,11 @@ class CombinationalMethod(Method):
         self.classifier = nn.Linear(hidden_channels or channels, num_classes)
 
     def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, ranking: Tensor | None = None
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
     ) -> Localization:
         """As :meth:`Method.localize`; one map serves all classes unless ``gamma`` is ``"none"``.
 
-        Args:
-            image (Tensor[N, 3, H, W]): uint8, RGB.
-            label (Tensor[N]): classes whose map comes first.
-            topk: how many predicted classes get a map.
-            ranking (Tensor[N, K]): scores that rank the classes, of another view of the images, as the released
-                evaluation takes them from the central crop; those of ``image`` itself if None.
+        ``ranking`` also chooses the predicted classes; the released evaluation takes it from the central crop.
         """
         logits, weight, maps_of = self._branch(self._features(image))
         ranking = logits if ranking is None else ranking

@@ -89,7 +89,7 @@ class Refined(Method):
         super().__init__()
         self.refine = SelfCorrelation(method.backbone.stages, **options)
         self.method = method
-        self.combines_classes, self.classifies = method.combines_classes, method.classifies
+        self.classifies = method.classifies
         self._features: dict[str, Tensor] = {}
         method.backbone.register_forward_hook(self._keep)
 
@@ -104,14 +104,11 @@ class Refined(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self.method.classify(image)
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1, **ranking: Tensor) -> Localization:
-        """As :meth:`Method.localize`, with the maps refined.
-
-        Args:
-            image, label, topk: as for the method.
-            **ranking (Tensor[N, K]): for a method that combines the maps of all classes, handed on.
-        """
-        found = self.method.localize(image, label, topk, **ranking)
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
+        """As :meth:`Method.localize`, with the maps refined."""
+        found = self.method.localize(image, label, topk, ranking=ranking)
         maps = self.refine(self._features, found.localization_map, image.shape[-2:])
         self._features = {}
         return replace(found, localization_map=maps)

@@ -69,7 +69,9 @@ class ACoL(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self._features(image))
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         logits, classes, first, second = self._branches(image, label, topk)
         return Localization(logits, classes, torch.maximum(first, second))
 

@@ -160,7 +160,9 @@ class CSoA(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self._classify(self._hidden(image))
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         """As :meth:`Method.localize`; the map's cut at θ is the union (or intersection) of the branches' own cuts.
 
         A branch cuts its map at θ times the map's maximum (Eq 13), so the pixelwise maximum of both, each divided by

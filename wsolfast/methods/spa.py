@@ -110,7 +110,9 @@ class SPA(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self.backbone(image)[self.backbone.stages[-1].name])
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         features, logits, classes, cam = self._coarse(image, label, topk)
         if self.refine is not None:
             cam = self.refine(features, cam, image.shape[-2:])

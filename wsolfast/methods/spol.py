@@ -99,7 +99,9 @@ class SPOLCam(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self.head.logits(self.fusion(self.backbone(image)).fused)
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         fused = self.fusion(self.backbone(image)).fused
         logits = self.head.logits(fused)
         classes = wanted_classes(logits, label, topk)
@@ -163,7 +165,9 @@ class SPOLSeg(Method):
             raise ValueError('spol.seg: trains on the maps of an earlier stage; give it uses = {pseudo_mask = "STAGE"}')
         return {"loss": segmentation_loss(self._logits(batch.image), batch.pseudo_mask)}
 
-    def localize(self, image: Tensor, label: Tensor | None = None, topk: int = 1) -> Localization:
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
         """As :meth:`Method.localize`, with one map [N, 1, H, W] at the image's size, whatever the class."""
         found = resize_aligned(self._logits(image).float(), image.shape[-2:]).sigmoid()
         classes = image.new_full(image.shape[:1], -1, dtype=torch.int64) if label is None else label

@@ -170,13 +170,11 @@ class Predictor:
     def _predict(self, image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
             probability: Tensor | None = None
-            ranking: dict[str, Tensor] = {}
             if wide is not None:
                 crops = [wide] if self.crop is None else data.ten_crop(wide, self.crop).unbind(1)
                 views = (self.classifier.classify(self._laid_out(view)).float().softmax(1) for view in crops)
                 probability = functools.reduce(torch.add, views) / len(crops)
-                ranking = {"ranking": probability} if self.method.combines_classes else {}
-            found = self.method.localize(self._laid_out(image), label=label, topk=0, **ranking)
+            found = self.method.localize(self._laid_out(image), label=label, topk=0, ranking=probability)
             if probability is None:
                 assert found.logits is not None  # a method that ranks no classes comes with a classifier
                 probability = found.logits.float().softmax(1)
