@@ -1,6 +1,7 @@
 """The nouns that every room shares."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +49,10 @@ class TrainState:
         """
         digest = hashlib.sha256(f"{self.seed}/{self.step}/0".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+Features = Mapping[str, Tensor]
+"""Stages of a backbone by name: Tensor[N, C, h, w] each."""
 
 
 @dataclass(frozen=True)

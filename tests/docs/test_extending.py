@@ -11,9 +11,14 @@ from wsolfast.methods import Method, get_stage, method_of
 
 (METHOD, PROTOCOL), (RECIPE,), (COMMANDS,) = (blocks("extending.md", kind) for kind in ("python", "toml", "bash"))
 
-OLD_SIGNATURE = """
+UNRANKED = """
 
 class Unranked(FlipCAM):
+    def localize_features(self, features, size, label, topk):
+        return super().localize_features(features, size, label, topk)
+
+
+class OldStyle(FlipCAM):
     def localize(self, image, label=None, topk=1):
         return super().localize(image, label, topk)
 """
@@ -43,7 +48,7 @@ def test_protocol_of_the_page_can_be_made(type_in):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_methods.py").write_text(METHOD + OLD_SIGNATURE + "\nbroken = 1\n")
+    (tmp_path / "own_methods.py").write_text(METHOD + UNRANKED + "\nbroken = 1\n")
     (tmp_path / "misses_another.py").write_text("import no_such_package\n")
     yield
     for name in ("own_methods", "misses_another"):
@@ -57,8 +62,9 @@ def test_class_of_another_module_is_found(elsewhere):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_methods:FlipCAN", 'own_methods has FlipCAM, Unranked"$'),
-        ("own_methods:Unranked", "localize takes no ranking; write def localize"),
+        ("own_methods:FlipCAN", 'own_methods has FlipCAM, OldStyle, Unranked"$'),
+        ("own_methods:Unranked", "localize_features takes no ranking; end its parameters with"),
+        ("own_methods:OldStyle", "localize takes no ranking; end its parameters with"),
         ("own_methods:broken", "expected a subclass of wsolfast.methods.Method"),
         ("own_methods:", "expected a subclass"),
         (":FlipCAM", "expected package.module:Class"),
@@ -90,6 +96,9 @@ def test_page_lists_what_a_method_may_define():
     page = (DOCS / "extending.md").read_text(encoding="utf-8")
     for name in (
         "training_step",
+        "features",
+        "classify_features",
+        "localize_features",
         "localize",
         "classify",
         "param_groups",

@@ -21,7 +21,7 @@ def test_context_pool_has_the_resolution_of_the_features(name):
     with torch.device("meta"):
         method = build_method(recipe, recipe.stage[0], 30, pretrained=False)
         side = recipe.data.crop or recipe.data.options["size"]
-        features = method._features(torch.empty(1, 3, side, side))
+        features = method.features(torch.empty(1, 3, side, side))[method.last_stage]
     assert method.pool.maps.shape[1:] == features.shape[2:]
 
 

@@ -141,6 +141,34 @@ def test_only_maps_that_combine_classes_depend_on_another_views_ranking(name):
 
 @every_stage
 @torch.no_grad()
+def test_features_of_one_pass_are_classified_and_localised(name):
+    net = build(name).eval()
+    batch = batch_of("test", count=2)
+    features = net.features(batch.image, ["conv2"])
+    assert set(features) == {*net.feature_stages, "conv2"}
+    every = net.backbone(batch.image)
+    assert all(torch.equal(found, every[stage]) for stage, found in features.items())
+    found = net.localize_features(features, batch.image.shape[-2:], batch.label, 1)
+    expected = net.localize(batch.image, batch.label, 1)
+    assert torch.equal(found.localization_map, expected.localization_map)
+    assert torch.equal(found.classes, expected.classes)
+    if net.classifies:
+        assert torch.equal(net.classify_features(features), net.classify(batch.image))
+
+
+@pytest.mark.parametrize("name", [name for name in list_stages() if get_stage(name).classifies])
+def test_gradients_of_a_class_reach_the_features_and_no_further(name):
+    """What Grad-CAM and its kin need: no hook, no second pass of the backbone."""
+    net = build(name).eval().requires_grad_(False)
+    with torch.no_grad():
+        found = net.features(batch_of("test", count=2).image)
+    features = {stage: one.requires_grad_() for stage, one in found.items()}
+    net.classify_features(features)[:, 0].sum().backward()
+    assert features[net.feature_stages[0]].grad.any()
+
+
+@every_stage
+@torch.no_grad()
 def test_maps_do_not_depend_on_the_other_images_of_the_batch(name):
     net = build(name).eval()
     batch = batch_of("test", count=3)

@@ -54,6 +54,25 @@ def test_maps_of_any_method_are_refined_and_nothing_else_changes(method, batch):
     assert torch.equal(found.localization_map, correlated)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_refinement_takes_one_backbone_pass(method, batch):
+    refined = Refined(build(method))
+    passes = []
+    refined.backbone.register_forward_hook(lambda *_: passes.append(1))
+    refined.localize(batch.image, batch.label)
+    assert len(passes) == 1
+
+
+def test_a_method_whose_maps_have_no_known_features_is_refused():
+    class Own(get_stage("cam")):
+        def localize(self, image, label=None, topk=1, *, ranking=None):
+            return super().localize(255 - image, label, topk)
+
+    with pytest.raises(ValueError, match="scg: Own defines localize; its maps can be refined if it defines localize_f"):
+        Refined(Own(backbones.build("small"), 5))
+
+
 @torch.no_grad()
 def test_another_views_ranking_reaches_the_method(batch):
     plain = build("nl_ccam")
@@ -84,6 +103,12 @@ def test_layers_by_default_are_those_of_the_last_two_that_fit_the_map():
 def test_a_layer_that_does_not_fit_is_named(layer, message):
     with pytest.raises(ValueError, match=f"scg: layers: .*{message}"):
         Refined(build("cam"), layers=[layer])
+
+
+def test_a_refined_method_makes_the_labels_that_it_made():
+    plain = get_stage("spol.seg")(backbones.build("small"), 5, width=8)
+    cam = torch.rand(8, 8)
+    assert torch.equal(Refined(plain).mask_maker()(cam, (32, 32)), plain.mask_maker()(cam, (32, 32)))
 
 
 def test_a_refined_method_trains_as_it_did(batch, state):

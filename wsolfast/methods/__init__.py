@@ -97,10 +97,9 @@ def _class_elsewhere(name: str) -> type[Method]:
         there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Method)]
         listed = ", ".join(sorted(set(there) - {"Method"})) or "none"
         raise KeyError(f"{name!r}: expected a subclass of wsolfast.methods.Method; {module_name} has {listed}")
-    if "ranking" not in inspect.signature(cls.localize).parameters:
-        raise KeyError(
-            f"{name!r}: localize takes no ranking; write def localize(self, image, label=None, topk=1, *, ranking=None)"
-        )
+    for function in (cls.localize, cls.localize_features):
+        if "ranking" not in inspect.signature(function).parameters:
+            raise KeyError(f"{name!r}: {function.__name__} takes no ranking; end its parameters with *, ranking=None")
     return cls
 
 

@@ -1,12 +1,12 @@
 """The contract between a method and the engine."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast.backbones import Backbone
-from wsolfast.types import Batch, Localization, ParamGroup, TrainState
+from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 
 
 class Method(nn.Module):
@@ -30,23 +30,57 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
-    ) -> Localization:
-        """Maps for the label (if given), then for the ``topk`` predicted classes, in one backbone pass.
+    @property
+    def last_stage(self) -> str:
+        """Name of the backbone's last stage, which feeds most heads."""
+        return self.backbone.stages[-1].name
+
+    @property
+    def feature_stages(self) -> tuple[str, ...]:
+        """Names of the backbone stages that the method reads."""
+        return (self.last_stage,)
+
+    def features(self, image: Tensor, stages: Iterable[str] = ()) -> dict[str, Tensor]:
+        """Run the backbone once.
 
         Args:
             image (Tensor[N, 3, H, W]): uint8, RGB.
+            stages: names of further stages, which a refinement reads.
+
+        Returns:
+            Tensor[N, C, h, w] of each of :attr:`feature_stages` and of ``stages``, by name; no other stage is kept.
+        """
+        found = self.backbone(image)
+        return {name: found[name] for name in (*self.feature_stages, *stages)}
+
+    def classify_features(self, features: Features) -> Tensor:
+        """Logits [N, K] of what :meth:`features` returned."""
+        raise NotImplementedError
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
+    ) -> Localization:
+        """Maps for the label (if given), then for the ``topk`` predicted classes.
+
+        Args:
+            features: what :meth:`features` returned.
+            size: (H, W) of the images.
             label (Tensor[N]): classes whose map comes first.
             topk: how many predicted classes get a map; 0 with a label gives the label's map only.
             ranking (Tensor[N, K]): scores of all classes by another view of the images, for a map that combines the
-                classes by their rank; None ranks them by ``image`` itself. Methods with a map per class ignore it.
+                classes by their rank; None ranks them by ``features``. Methods with a map per class ignore it.
         """
         raise NotImplementedError
 
     def classify(self, image: Tensor) -> Tensor:
         """Logits [N, K] of an ``image`` batch [N, 3, H, W] alone, for 10-crop classification."""
-        raise NotImplementedError
+        return self.classify_features(self.features(image))
+
+    def localize(
+        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    ) -> Localization:
+        """As :meth:`localize_features`, of an ``image`` batch [N, 3, H, W], in one backbone pass."""
+        return self.localize_features(self.features(image), image.shape[-2:], label, topk, ranking=ranking)
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """What the map of ``label`` was made of, for people to look at: maps [N, h, w] in [0, 1] by name.

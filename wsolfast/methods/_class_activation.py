@@ -1,12 +1,14 @@
 """What CAM and the regularisers on top of it share: one head, one map per class, nothing else in evaluation."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
 from wsolfast.methods._cam_head import CamHead
-from wsolfast.types import Localization
+from wsolfast.types import Features, Localization
 
 
 class ClassActivation(Method):
@@ -36,14 +38,11 @@ class ClassActivation(Method):
         self.head = CamHead(backbone, num_classes, head, hidden_channels, dropout=dropout)
         self.cam_relu = cam_relu
 
-    def classify(self, image: Tensor) -> Tensor:
-        return self.head.logits(self._features(image))
+    def classify_features(self, features: Features) -> Tensor:
+        return self.head.logits(features[self.last_stage])
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        logits, classes, cam = self.head.localize(self._features(image), label, topk)
+        logits, classes, cam = self.head.localize(features[self.last_stage], label, topk)
         return Localization(logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam))
-
-    def _features(self, image: Tensor) -> Tensor:
-        return self.backbone(image)[self.backbone.stages[-1].name]

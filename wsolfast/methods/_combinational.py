@@ -9,7 +9,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
 from wsolfast.methods._combination import Combination, wanted_classes
 from wsolfast.methods._non_local import insert_non_local_blocks, replace_activation, widen
-from wsolfast.types import Localization
+from wsolfast.types import Features, Localization
 
 
 class CombinationalMethod(Method):
@@ -54,14 +54,17 @@ class CombinationalMethod(Method):
         self.hidden = widen(channels, hidden_channels, activation)
         self.classifier = nn.Linear(hidden_channels or channels, num_classes)
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def classify_features(self, features: Features) -> Tensor:
+        return self._branch(self._widened(features))[0]
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize`; one map serves all classes unless ``gamma`` is ``"none"``.
+        """As :meth:`Method.localize_features`; one map serves all classes unless ``gamma`` is ``"none"``.
 
         ``ranking`` also chooses the predicted classes; the released evaluation takes it from the central crop.
         """
-        logits, weight, maps_of = self._branch(self._features(image))
+        logits, weight, maps_of = self._branch(self._widened(features))
         ranking = logits if ranking is None else ranking
         classes = wanted_classes(ranking, label, topk)
         maps = ops.min_max_normalize(maps_of(self.combination.class_vectors(weight, ranking, classes)))
@@ -72,8 +75,9 @@ class CombinationalMethod(Method):
         logits = self.classifier(features.mean((2, 3)))
         return logits, self.classifier.weight, lambda vectors: project(vectors, features)
 
-    def _features(self, image: Tensor) -> Tensor:
-        return self.hidden(self.backbone(image)[self.backbone.stages[-1].name])
+    def _widened(self, features: Features) -> Tensor:
+        """What the classifier reads the mean of [N, C, h, w]."""
+        return self.hidden(features[self.last_stage])
 
 
 def project(vectors: Tensor, features: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """MFF-Net, the trunk of SPOL's two networks: channel attention across stages, then their product."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
+from wsolfast.types import Features
 
 FUSE_OPS = ("multiply", "add", "concat")
 
@@ -68,7 +69,7 @@ class MFFNet(nn.Module):
         )
         init_convolutions(self)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Fused:
+    def forward(self, features: Features) -> Fused:
         """Fuse the backbone's features.
 
         Args:

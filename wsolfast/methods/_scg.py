@@ -1,16 +1,16 @@
 """SPA's self-correlation guidance (SCG): of SPA itself, and behind any other method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import ops
 from wsolfast.backbones import Backbone, StageInfo
 from wsolfast.methods._base import Method
-from wsolfast.types import Batch, Localization, ParamGroup, TrainState
+from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 
 
 class SelfCorrelation:
@@ -66,7 +66,7 @@ class SelfCorrelation:
         }
         self.resize_roundtrip = resize_roundtrip
 
-    def __call__(self, features: Mapping[str, Tensor], maps: Tensor, image_size: Sequence[int]) -> Tensor:
+    def __call__(self, features: Features, maps: Tensor, image_size: Sequence[int]) -> Tensor:
         """Refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized where they differ from the features' h × w."""
         correlated = [features[name] for name in self.layers]
         size = correlated[-1].shape[-2:]
@@ -81,22 +81,33 @@ class Refined(Method):
     """A trained method whose localization maps go through :class:`SelfCorrelation`; nothing else of it changes.
 
     Args:
-        method: has run its backbone once when its :meth:`localize` returns, over the whole image.
+        method: gives the maps; it runs its backbone once.
         **options: of :class:`SelfCorrelation`.
+
+    Raises:
+        ValueError: if an option does not fit the backbone, or the method has a ``localize`` of its own, which does not
+            say what features its maps come from.
     """
 
     def __init__(self, method: Method, **options: Any):
         super().__init__()
+        if type(method).localize is not Method.localize:
+            raise ValueError(
+                f"scg: {type(method).__name__} defines localize; its maps can be refined if it defines "
+                "localize_features instead"
+            )
         self.refine = SelfCorrelation(method.backbone.stages, **options)
         self.method = method
         self.classifies = method.classifies
-        self._features: dict[str, Tensor] = {}
-        method.backbone.register_forward_hook(self._keep)
 
     @property
     # The method's own, read-only: as an attribute it would be two submodules.
     def backbone(self) -> Backbone:  # type: ignore[override]
         return self.method.backbone
+
+    @property
+    def feature_stages(self) -> tuple[str, ...]:
+        return (*self.method.feature_stages, *self.refine.layers)
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         return self.method.training_step(batch, state)
@@ -104,26 +115,30 @@ class Refined(Method):
     def classify(self, image: Tensor) -> Tensor:
         return self.method.classify(image)
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def classify_features(self, features: Features) -> Tensor:
+        return self.method.classify_features(features)
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize`, with the maps refined."""
-        found = self.method.localize(image, label, topk, ranking=ranking)
-        maps = self.refine(self._features, found.localization_map, image.shape[-2:])
-        self._features = {}
-        return replace(found, localization_map=maps)
+        found = self.method.localize_features(features, size, label, topk, ranking=ranking)
+        return replace(found, localization_map=self.refine(features, found.localization_map, size))
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         before = self.method.localize(image, label, 0).localization_map[:, 0]
-        found = self.method.evidence(image, label) | {"map before SCG": before}
-        self._features = {}
-        return found
+        return self.method.evidence(image, label) | {"map before SCG": before}
 
     def param_groups(self) -> list[ParamGroup]:
         return self.method.param_groups()
 
-    def _keep(self, backbone: nn.Module, inputs: tuple[Tensor], features: dict[str, Tensor]) -> None:
-        self._features = features
+    def batch_sampler(self, labels: Tensor, batch_size: int, seed: int) -> Iterable[list[int]] | None:
+        return self.method.batch_sampler(labels, batch_size, seed)
+
+    def export(self, batch: Batch) -> dict[str, Tensor]:
+        return self.method.export(batch)
+
+    def mask_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        return self.method.mask_maker()
 
 
 def _check_layers(stages: Sequence[StageInfo], layers: Sequence[str] | None) -> tuple[str, ...]:

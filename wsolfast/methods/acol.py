@@ -4,6 +4,8 @@ Two classifiers on one backbone: what the first one uses is erased from the feat
 find the object by something else.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,7 +14,7 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
-from wsolfast.types import Batch, Localization, TrainState
+from wsolfast.types import Batch, Features, Localization, TrainState
 
 
 class ACoL(Method):
@@ -51,7 +53,7 @@ class ACoL(Method):
         self.erase_threshold = erase_threshold
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        features = self._features(batch.image)
+        features = self.features(batch.image)[self.last_stage]
         hidden = self.head.hidden(features)
         logits = self.head.pooled_logits(hidden)
         loss = functional.cross_entropy(logits, batch.label)
@@ -66,22 +68,21 @@ class ACoL(Method):
             "accuracy": accuracy(logits, batch.label),
         }
 
-    def classify(self, image: Tensor) -> Tensor:
-        return self.head.logits(self._features(image))
+    def classify_features(self, features: Features) -> Tensor:
+        return self.head.logits(features[self.last_stage])
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        logits, classes, first, second = self._branches(image, label, topk)
+        logits, classes, first, second = self._branches(features[self.last_stage], label, topk)
         return Localization(logits, classes, torch.maximum(first, second))
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        _, _, first, second = self._branches(image, label, 0)
+        _, _, first, second = self._branches(self.features(image)[self.last_stage], label, 0)
         return {"map A": first[:, 0], "map B": second[:, 0]}
 
-    def _branches(self, image: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _branches(self, features: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A's logits, the classes, and the map in [0, 1] of each by either classifier."""
-        features = self._features(image)
         logits, classes, cam = self.head.localize(features, label, topk)
         first = ops.min_max_normalize(cam)
         # Every class has its own erased features: one image more in the batch of the second head.
@@ -91,9 +92,6 @@ class ACoL(Method):
         second = self.second_head.maps_of(hidden, classes.T.reshape(-1, 1))
         second = ops.min_max_normalize(second.unflatten(0, classes.T.shape)[:, :, 0].transpose(0, 1).contiguous())
         return logits, classes, first, second
-
-    def _features(self, image: Tensor) -> Tensor:
-        return self.backbone(image)[self.backbone.stages[-1].name]
 
 
 def erase(features: Tensor, score_map: Tensor, threshold: float) -> Tensor:

@@ -101,7 +101,7 @@ class CICAM(CombinationalMethod):
             )
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        features = self._features(batch.image)
+        features = self._widened(self.features(batch.image))
         up = self.classifier(features.mean((2, 3)))
         if self.pool_timing == "before":
             self._grow_pool(features, up, batch.label)
@@ -118,14 +118,9 @@ class CICAM(CombinationalMethod):
             "accuracy": accuracy(counted, batch.label),
         }
 
-    def classify(self, image: Tensor) -> Tensor:
-        features = self._features(image)
-        up = self.classifier(features.mean((2, 3)))
-        return up if self.map_branch == "up" else self._down(features, up)
-
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The context of the label, of the class that the up branch predicts, and the map without enhancement."""
-        features = self._features(image)
+        features = self._widened(self.features(image))
         up = self.classifier(features.mean((2, 3)))
         vectors = self.combination.class_vectors(self._down_classifier.weight, self._down(features, up), label[:, None])
         found = {"map without context": project(vectors, features)[:, 0]}

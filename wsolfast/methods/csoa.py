@@ -6,6 +6,7 @@ released; what the paper leaves open is an option here.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._csoa_losses import REDUCTIONS, co_supervised_loss
 from wsolfast.methods._embedding import MaskedEmbedding
-from wsolfast.types import Batch, Localization, TrainState
+from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the range of the foreground map, and to the denominators of CoAug.
 EPS = 1e-6
@@ -124,7 +125,7 @@ class CSoA(Method):
         self.combine, self.map_size, self.scores = combine, map_size, scores
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        features = self.backbone(batch.image)
+        features = self.features(batch.image)
         of_label = batch.label[:, None]
         hidden = self.late_head.hidden(features[self.late])
         logits = self.late_head.pooled_logits(hidden)
@@ -157,31 +158,36 @@ class CSoA(Method):
         done = state.progress
         return self.conf_weight * (done if self.conf_schedule == "linear_step" else math.exp(-5 * (1 - done) ** 2))
 
-    def classify(self, image: Tensor) -> Tensor:
-        return self._classify(self._hidden(image))
+    @property
+    def feature_stages(self) -> tuple[str, ...]:
+        return (self.late,) if self.early_head is None else (self.late, self.early)
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def classify_features(self, features: Features) -> Tensor:
+        return self._classify(self._hidden(features))
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize`; the map's cut at θ is the union (or intersection) of the branches' own cuts.
+        """As :meth:`Method.localize_features`; a cut of the map is the union (or intersection) of the branches' cuts.
 
         A branch cuts its map at θ times the map's maximum (Eq 13), so the pixelwise maximum of both, each divided by
         its own, holds the unions for all θ. A branch without a positive value sees nothing.
         """
-        hidden = self._hidden(image)
+        hidden = self._hidden(features)
         logits = self._classify(hidden)
         classes = wanted_classes(logits, label, topk)
         maps = []
-        for head, features in hidden:
-            branch = head.maps_of(features, classes)
+        for head, activation in hidden:
+            branch = head.maps_of(activation, classes)
             if self.map_size == "input":
-                branch = functional.interpolate(branch, image.shape[-2:], mode="bilinear", align_corners=False)
+                branch = functional.interpolate(branch, tuple(size), mode="bilinear", align_corners=False)
             maps.append(branch)
         return Localization(logits, classes, combine_branches(maps, self.combine))
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Each branch's map, and where the late one is confident: 1 object, 0 background, 0.5 neither."""
-        maps = [head.maps_of(features, label[:, None])[:, 0] for head, features in self._hidden(image)]
+        hidden = self._hidden(self.features(image))
+        maps = [head.maps_of(activation, label[:, None])[:, 0] for head, activation in hidden]
         late = maps[0]
         above = (late > late.mean((1, 2), keepdim=True)).float()
         confident = torch.where(ops.confidence_mask(late) > 0, above, 0.5)
@@ -193,13 +199,13 @@ class CSoA(Method):
             return None
         return BalancedBatches(labels, batch_size, seed, self.classes_per_batch)
 
-    def _hidden(self, image: Tensor) -> list[tuple[CamHead, Tensor]]:
-        features = self.backbone(image)
+    def _hidden(self, features: Features) -> list[tuple[CamHead, Tensor]]:
+        """Each head with what its classifier reads, the late one first."""
         heads = [(self.late_head, self.late), (self.early_head, self.early)]
         return [(head, head.hidden(features[stage])) for head, stage in heads if head is not None]
 
     def _classify(self, hidden: list[tuple[CamHead, Tensor]]) -> Tensor:
-        logits = [head.pooled_logits(features) for head, features in hidden]
+        logits = [head.pooled_logits(activation) for head, activation in hidden]
         return torch.stack(logits).mean(0) if self.scores == "mean" else logits[0]
 
     def _foreground(self, late: Tensor) -> Tensor:

@@ -18,9 +18,6 @@ class NLCCAM(CombinationalMethod):
         logits = self.classify(batch.image)
         return {"loss": functional.cross_entropy(logits, batch.label), "accuracy": accuracy(logits, batch.label)}
 
-    def classify(self, image: Tensor) -> Tensor:
-        return self.classifier(self._features(image).mean((2, 3)))
-
 
 NAME = "NL-CCAM"
 STAGES = {"localizer": NLCCAM}

@@ -4,6 +4,7 @@ Training adds the restricted activation loss (RAM); inference refines the coarse
 self-correlations of two feature stages (SCG).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._scg import SelfCorrelation
-from wsolfast.types import Batch, Localization, TrainState
+from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the range in the released code's min-max of the coarse CAM.
 CAM_EPS = 1e-10
@@ -98,7 +99,7 @@ class SPA(Method):
         self.cam_relu = cam_relu
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        class_maps = self.head.class_maps(self.backbone(batch.image)[self.backbone.stages[-1].name])
+        class_maps = self.head.class_maps(self.features(batch.image)[self.last_stage])
         logits = self.head.pool(class_maps)
         loss = loss_cls = functional.cross_entropy(logits, batch.label)
         losses = {"loss_cls": loss_cls, "accuracy": accuracy(logits, batch.label)}
@@ -107,27 +108,28 @@ class SPA(Method):
             loss = loss_cls + self.ram_alpha * losses["loss_ram"]
         return {"loss": loss} | losses
 
-    def classify(self, image: Tensor) -> Tensor:
-        return self.head.logits(self.backbone(image)[self.backbone.stages[-1].name])
+    @property
+    def feature_stages(self) -> tuple[str, ...]:
+        return (self.last_stage,) if self.refine is None else (self.last_stage, *self.refine.layers)
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def classify_features(self, features: Features) -> Tensor:
+        return self.head.logits(features[self.last_stage])
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        features, logits, classes, cam = self._coarse(image, label, topk)
+        logits, classes, cam = self._coarse(features, label, topk)
         if self.refine is not None:
-            cam = self.refine(features, cam, image.shape[-2:])
+            cam = self.refine(features, cam, size)
         return Localization(logits, classes, cam)
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        return {"coarse map": self._coarse(image, label, 0)[3][:, 0]}
+        return {"coarse map": self._coarse(self.features(image), label, 0)[2][:, 0]}
 
-    def _coarse(
-        self, image: Tensor, label: Tensor | None, topk: int
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-        """Features, logits, classes and their maps before SCG."""
-        features = self.backbone(image)
-        logits, classes, cam = self.head.localize(features[self.backbone.stages[-1].name], label, topk)
-        return features, logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
+    def _coarse(self, features: Features, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, classes and their maps before SCG."""
+        logits, classes, cam = self.head.localize(features[self.last_stage], label, topk)
+        return logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
 
 
 NAME = "SPA"

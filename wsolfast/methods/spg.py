@@ -14,7 +14,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import of_every_process
 from wsolfast.methods._base import accuracy, bias_of
 from wsolfast.methods._class_activation import ClassActivation
-from wsolfast.types import Batch, TrainState
+from wsolfast.types import Batch, Features, TrainState
 
 
 class SPG(ClassActivation):
@@ -73,7 +73,7 @@ class SPG(ClassActivation):
         self.guide_head = _foreground(self.head.classifier.in_channels, guide_channels)
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        features = self.backbone(batch.image)
+        features = self.features(batch.image, (self.early,))
         hidden = self.head.hidden(features[self.late])
         logits = self.head.pooled_logits(hidden)
         loss = loss_cls = functional.cross_entropy(logits, batch.label)
@@ -93,11 +93,11 @@ class SPG(ClassActivation):
         return {"loss": loss} | losses
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(image)
+        features = self.features(image, (self.early,))
         branches = self._branches(features, self.head.hidden(features[self.late]))
         return {name: branch[:, 0].sigmoid() for name, branch in zip(("B1", "B2", "C"), branches, strict=True)}
 
-    def _branches(self, features: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _branches(self, features: Features, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, 1, h, w] of object that B1, B2 and C give."""
         b1 = self.guide_shared(self.guide_early(features[self.early]))
         b2 = self.guide_shared(self.guide_late(features[self.late]))

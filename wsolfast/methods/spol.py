@@ -5,7 +5,7 @@ image's true class; Gaussian priors turn these into pseudo labels, from which th
 separate any object from its background. Classes are told by a network of its own, see ``evaluate.classifier``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +19,7 @@ from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._mff import MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
-from wsolfast.types import Batch, Localization, TrainState
+from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the maximum by which the released code divides class maps.
 PEAK_EPS = 1e-6
@@ -76,7 +76,7 @@ class SPOLCam(Method):
         self.aux_head = RectifiedHead(aux_channels, num_classes, relu=map_relu, dropout=dropout) if own else None
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        features = self.backbone(batch.image)
+        features = self.features(batch.image)
         fused, deep = self.fusion(features)
         logits = self.head.logits(fused)
         right = {"accuracy": accuracy(logits, batch.label)}
@@ -96,20 +96,24 @@ class SPOLCam(Method):
             total = losses["loss_aux"] + losses["loss_cls"]
         return {"loss": total} | losses | right
 
-    def classify(self, image: Tensor) -> Tensor:
-        return self.head.logits(self.fusion(self.backbone(image)).fused)
+    @property
+    def feature_stages(self) -> tuple[str, ...]:
+        return self.fusion.stages
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    def classify_features(self, features: Features) -> Tensor:
+        return self.head.logits(self.fusion(features).fused)
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        fused = self.fusion(self.backbone(image)).fused
+        fused = self.fusion(features).fused
         logits = self.head.logits(fused)
         classes = wanted_classes(logits, label, topk)
         return Localization(logits, classes, share_of_peak(self.head.maps_of(fused, classes)))
 
     def export(self, batch: Batch) -> dict[str, Tensor]:
         """``pseudo_mask``: the true class's map as shares of its maximum, float16 [N, h, w]."""
-        fused = self.fusion(self.backbone(batch.image)).fused
+        fused = self.fusion(self.features(batch.image)).fused
         cam = self.head.maps_of(fused, batch.label[:, None])[:, 0]
         return {"pseudo_mask": share_of_peak(cam).half()}
 
@@ -163,18 +167,22 @@ class SPOLSeg(Method):
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         if batch.pseudo_mask is None:
             raise ValueError('spol.seg: trains on the maps of an earlier stage; give it uses = {pseudo_mask = "STAGE"}')
-        return {"loss": segmentation_loss(self._logits(batch.image), batch.pseudo_mask)}
+        return {"loss": segmentation_loss(self._logits(self.features(batch.image)), batch.pseudo_mask)}
 
-    def localize(
-        self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
+    @property
+    def feature_stages(self) -> tuple[str, ...]:
+        return self.fusion.stages
+
+    def localize_features(
+        self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize`, with one map [N, 1, H, W] at the image's size, whatever the class."""
-        found = resize_aligned(self._logits(image).float(), image.shape[-2:]).sigmoid()
-        classes = image.new_full(image.shape[:1], -1, dtype=torch.int64) if label is None else label
+        """As :meth:`Method.localize_features`, with one map [N, 1, H, W] at the image's size, whatever the class."""
+        found = resize_aligned(self._logits(features).float(), size).sigmoid()
+        classes = found.new_full(found.shape[:1], -1, dtype=torch.int64) if label is None else label
         return Localization(None, classes[:, None], found)
 
-    def _logits(self, image: Tensor) -> Tensor:
-        fused = self.fusion(self.backbone(image)).fused
+    def _logits(self, features: Features) -> Tensor:
+        fused = self.fusion(features).fused
         return self.head(functional.dropout(fused, self.dropout, self.training))
 
 
