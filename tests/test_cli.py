@@ -280,7 +280,7 @@ def test_data_is_rendered_indexed_and_opened_by_its_index(wsolfast, tmp_path):
         (["reproduce", "--recipes", "spa_cub_vgg16", "--quiet"], 2, "nothing to run: give --data DIR"),
         (["reproduce", "--recipes", "demo/*", "stage.epocs=1"], 2, "did you mean 'epochs'?"),
         (["data", "index", "cub"], 2, "expected NAME ROOT [OPTION=VALUE]..., such as: ilsvrc /data/ILSVRC"),
-        (["data", "index", "synthetic", "."], 2, "'synthetic' is rendered: there is nothing to index"),
+        (["data", "index", "synthetic", "."], 2, "'synthetic' opens as fast from its files: there is nothing to index"),
         (["data", "index", "cub", ".", "metdata=x"], 2, "did you mean 'metadata'?"),
         (["data", "index", "ilsvrc", "nowhere"], 3, "nowhere: no such folder"),
         (["data", "fetch", "cub"], 2, "non-commercial research and education only"),

@@ -48,10 +48,13 @@ INSIDE = {
         "images": {"errors", "atomic"},
         "_base": {"errors", "images"},
         "_files": {"errors", "images", "_base"},
-        "_index": {"errors", "atomic", "images", "_base", "_files"},
-        "sources": {"errors", "images", "_base", "_files", "_index"},
-        "tools": {"errors", "atomic", "images", "_base", "_files", "_index", "sources"},
-        "__init__": {"errors", "images", "_base", "_files", "_index", "sources", "tools"},
+        "_packed": {"errors", "images", "_base"},
+        "metadata": {"errors", "_base", "_files"},
+        "_spec": {"_base"},
+        "_index": {"errors", "atomic", "images", "_base", "_files", "_spec"},
+        "sources": {"errors", "images", "_base", "_files", "_packed", "metadata", "_spec", "_index"},
+        "tools": {"errors", "atomic", "_base", "_files", "_packed", "metadata", "_spec", "_index", "sources"},
+        "__init__": {"errors", "images", "_base", "_spec", "_index", "sources", "tools"},
     },
 }
 NATIVE = {

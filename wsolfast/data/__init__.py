@@ -1,26 +1,32 @@
 """Data sets by name. ``open_dataset(...)[i]`` is a sample; boxes are asked for apart, and never for training."""
 
 import contextlib
-import difflib
 import functools
 import hashlib
-import importlib
-import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
-from wsolfast.data._index import IndexSummary, Task, build_index, open_indexed
+from wsolfast.data._index import build_index
+from wsolfast.data._spec import IndexSummary, Task
 from wsolfast.data.errors import DataError, FetchError
 from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data.images.decode import LOSSY
 from wsolfast.data.images.decode import chosen as chosen_decoder
 from wsolfast.data.images.transforms import Placement, View, resize, ten_crop
-from wsolfast.data.sources import synthetic
+from wsolfast.data.sources import (
+    check_options,
+    existing_folder,
+    get_spec,
+    list_names,
+    nearest,
+    open_files,
+    open_source,
+    synthetic,
+)
 from wsolfast.data.tools.check import CheckReport, check_sources
 from wsolfast.data.tools.fetch import ARCHIVES, Archive, fetch_archive
 from wsolfast.data.tools.pack import PackSummary, pack_sources
@@ -57,7 +63,7 @@ __all__ = [
     "ten_crop",
 ]
 
-NAMES = ("cub", "folder", "ilsvrc", "openimages", "parquet", "shards", "synthetic")
+NAMES = list_names()
 
 
 def open_dataset(
@@ -107,7 +113,7 @@ def open_dataset(
         ValueError: for an unknown name, split or option.
     """
     view = View(resize, crop, train, keep_aspect, crop_area, rand_augment)
-    if "decoder" in _options_of(_module(name)):
+    if "decoder" in get_spec(name).options:
         options.setdefault("decoder", decoder or "auto")
         # Said here if it cannot be, and not at the first image in every loading process.
         chosen_decoder(options["decoder"])
@@ -126,46 +132,6 @@ def open_dataset(
     return Dataset(source, split, view, seed=seed, wide=wide, skip_bad=skip_bad, cache=opener)
 
 
-def open_source(name: str, root: str | Path | None, split: str, **options: Any) -> Source:
-    """What :func:`open_dataset` looks at: ids, labels, annotations and pixels of one split.
-
-    They come from the data set's index, see :func:`index`, if there is one that still holds.
-    """
-    return _open(name, root, split, options, indexed=True)
-
-
-def _open(name: str, root: str | Path | None, split: str, options: dict, *, indexed: bool) -> Source:
-    module = _module(name)
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}{_nearest(split, SPLITS)}")
-    _check_options(module, name, options)
-    if name == "synthetic":
-        return module.open_source(root, split, **options)
-    root = _existing(name, root)
-    return (indexed and open_indexed(module, root, split, options)) or module.open_source(root, split, **options)
-
-
-def _check_options(module: ModuleType, name: str, options: dict) -> None:
-    known = _options_of(module)
-    for option in options:
-        if option not in known:
-            hint = _nearest(option, known)
-            raise ValueError(f"data set {name!r} has no option {option!r}; it has {', '.join(known)}{hint}")
-
-
-def _options_of(module: ModuleType) -> list[str]:
-    parameters = inspect.signature(module.open_source).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-
-
-def _existing(name: str, root: str | Path | None) -> Path:
-    if root is None:
-        raise DataError(f"data set {name!r} needs its folder: give root (data.root=DIR)")
-    if not Path(root).is_dir():
-        raise DataError(f"{root}: no such folder; {name!r} data is read from it")
-    return Path(root)
-
-
 def index(
     name: str,
     root: str | Path,
@@ -178,7 +144,7 @@ def index(
     """Write what a data set's files say into one file, which :func:`open_dataset` then opens instead.
 
     Args:
-        name: one of ``NAMES`` but ``synthetic``, which has no files, and ``parquet``, whose files tell all at once.
+        name: of the data set.
         root: the data set's folder; the index lies in ``.wsolfast`` below it.
         task: makes a progress display from a title and a number of images, see ``engine.progress``.
         workers: threads; by the number of cores unless told.
@@ -192,16 +158,14 @@ def index(
         DataError: if no split can be opened, or the tree changes while it is read.
         ValueError: for an unknown name or option.
     """
-    module = _module(name)
-    if name == "synthetic":
-        raise ValueError("data set 'synthetic' is rendered: there is nothing to index")
-    if name == "parquet":
-        raise ValueError("data set 'parquet' tells labels and boxes at once: there is nothing to index")
-    _check_options(module, name, options)
-    root, task = _existing(name, root), task or _silent
-    if name == "shards":
-        return module.index(root, task=task, workers=workers, force=force, **options)
-    return build_index(module, root, options, task=task, workers=workers, force=force)
+    spec, task = get_spec(name), task or _silent
+    if spec.index is None and spec.consulted is None:
+        raise ValueError(f"data set {name!r} opens as fast from its files: there is nothing to index")
+    check_options(name, options)
+    root = existing_folder(name, root)
+    if spec.index is not None:
+        return spec.index(root, task=task, workers=workers, force=force, **options)
+    return build_index(name, spec, root, options, task=task, workers=workers, force=force)
 
 
 def pack(
@@ -319,7 +283,7 @@ def fetch(
         DataError: if the checksum is wrong or the archive is not what it should be.
     """
     if name not in ARCHIVES:
-        raise ValueError(f"fetch: expected one of {', '.join(ARCHIVES)}, got {name!r}{_nearest(name, ARCHIVES)}")
+        raise ValueError(f"fetch: expected one of {', '.join(ARCHIVES)}, got {name!r}{nearest(name, ARCHIVES)}")
     archive = ARCHIVES[name]
     if not accept_licence:
         raise ValueError(f"{archive.title}: {archive.terms}; read {archive.page} and add --accept-licence")
@@ -350,22 +314,11 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
     Raises:
         ValueError: for an unknown name or option.
     """
-    module = _module(name)
-    report = CheckReport(name, None if root is None else Path(root), module.LAYOUT)
+    spec = get_spec(name)
+    report = CheckReport(name, None if root is None else Path(root), spec.layout)
 
     def opener(split: str) -> Source:
-        return _open(name, root, split, options, indexed=False)
+        return open_files(name, root, split, **options)
 
-    check_sources(report, opener, module.REQUIRED_SPLITS, decode)
+    check_sources(report, opener, spec.required, decode)
     return report
-
-
-def _module(name: str) -> ModuleType:
-    if name not in NAMES:
-        raise ValueError(f"data set: expected one of {', '.join(NAMES)}, got {name!r}{_nearest(name, NAMES)}")
-    return importlib.import_module(f"wsolfast.data.sources.{name}")
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -23,11 +23,8 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,12 +32,12 @@ import torch
 
 from wsolfast.data._base import SPLITS, Annotation, BoxTable, Source, boxes_of
 from wsolfast.data._files import FileSource
+from wsolfast.data._spec import IndexSummary, SourceSpec, Task
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.masks import InstanceMasks
 
 VERSION = 1
-Task = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 _IMAGES_PER_JOB = 128
 # Which image bytes become which pixels; not part of what is indexed.
 _DECODING = ("decoder",)
@@ -67,16 +64,6 @@ class IndexedSource(FileSource):
         return Annotation((width, height), boxes_of(self._boxes, index), self.mask_path(index))
 
 
-@dataclass(frozen=True)
-class IndexSummary:
-    """What :func:`build_index` leaves."""
-
-    path: Path  # of the index
-    images: dict[str, int]  # of each split
-    unreadable: tuple[str, ...]  # one message per image
-    built: bool  # False if the index that was there still holds
-
-
 def index_path(name: str, root: Path, options: dict[str, object]) -> Path:
     """Where the index of a data set with these options lies."""
     key = ""
@@ -86,12 +73,20 @@ def index_path(name: str, root: Path, options: dict[str, object]) -> Path:
 
 
 def build_index(
-    module: ModuleType, root: Path, options: dict, *, task: Task, workers: int | None = None, force: bool = False
+    name: str,
+    spec: SourceSpec,
+    root: Path,
+    options: dict,
+    *,
+    task: Task,
+    workers: int | None = None,
+    force: bool = False,
 ) -> IndexSummary:
     """Write the index of a data set, unless the one that is there still holds.
 
     Args:
-        module: the data set's.
+        name: of the data set.
+        spec: its own.
         root: its folder.
         options: its own, as for :func:`wsolfast.data.open_dataset`.
         task: makes a progress display from a title and a number of images.
@@ -101,12 +96,13 @@ def build_index(
     Raises:
         DataError: if no split can be opened, or the tree changes all the while.
     """
-    indexed_by = _indexed_options(module, options)
-    path = index_path(_name(module), root, indexed_by)
+    assert spec.consulted is not None
+    indexed_by = _indexed_options(spec, options)
+    path = index_path(name, root, indexed_by)
     # Made before anything is looked at, because it changes the time of the root.
     path.parent.mkdir(exist_ok=True)
     if not force:
-        held = _still_held(path, module, root, indexed_by)
+        held = _still_held(path, spec, root, indexed_by)
         if held is not None:
             return IndexSummary(path, held, (), built=False)
     tensors: dict[str, np.ndarray] = {}
@@ -116,12 +112,13 @@ def build_index(
     unreadable: list[str] = []
     for split in SPLITS:
         started = time.time_ns()
-        before = _states(root, module.consulted(root, split, **options))
+        before = _states(root, spec.consulted(root, split, **options))
         try:
-            source = module.open_source(root, split, **options)
+            source = spec.open_source(root, split, **options)
         except DataError as error:
             refused.append(error)
             continue
+        assert isinstance(source, FileSource)
         before |= _states(root, _folders(source))
         with task(f"index {split}", len(source.image_ids)) as advance:
             arrays, header, complaints = _index_split(source, split, root, advance, workers)
@@ -142,9 +139,9 @@ def build_index(
     return IndexSummary(path, images, tuple(unreadable), built=True)
 
 
-def open_indexed(module: ModuleType, root: Path, split: str, options: dict) -> IndexedSource | None:
+def open_indexed(name: str, spec: SourceSpec, root: Path, split: str, options: dict) -> IndexedSource | None:
     """The split from its index; None if there is none, it lacks the split, or it does not hold any more (then said)."""
-    path = index_path(_name(module), root, _indexed_options(module, options))
+    path = index_path(name, root, _indexed_options(spec, options))
     if not path.exists():
         return None
     try:
@@ -154,35 +151,31 @@ def open_indexed(module: ModuleType, root: Path, split: str, options: dict) -> I
         header, arrays = found
         changed = _changed(root, header["fingerprint"])
     except Unusable as error:
-        _log.warning("%s: %s; the files are read instead. Renew it: %s", path, error, _command(module, root))
+        _log.warning("%s: %s; the files are read instead. Renew it: %s", path, error, _command(name, root))
         return None
     if changed is not None:
         _log.warning(
-            "%s: stale, %s has changed; the files are read instead. Renew it: %s", path, changed, _command(module, root)
+            "%s: stale, %s has changed; the files are read instead. Renew it: %s", path, changed, _command(name, root)
         )
         return None
-    return _source(module, root, split, options, header, arrays)
+    return _source(spec, root, split, options, header, arrays)
 
 
 class Unusable(Exception):
     """Why an index cannot be used."""
 
 
-def _command(module: ModuleType, root: Path) -> str:
-    return f"wsolfast data index {_name(module)} {root}"
+def _command(name: str, root: Path) -> str:
+    return f"wsolfast data index {name} {root}"
 
 
-def _name(module: ModuleType) -> str:
-    return module.__name__.rpartition(".")[2]
-
-
-def _indexed_options(module: ModuleType, options: dict) -> dict[str, object]:
+def _indexed_options(spec: SourceSpec, options: dict) -> dict[str, object]:
     """The options that differ from what they are unless told, without those that only concern pixels."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(module.open_source).parameters.items()}
+    usual = {name: parameter.default for name, parameter in inspect.signature(spec.open_source).parameters.items()}
     return {key: value for key, value in options.items() if value != usual[key] and key not in _DECODING}
 
 
-def _still_held(path: Path, module: ModuleType, root: Path, options: dict) -> dict[str, int] | None:
+def _still_held(path: Path, spec: SourceSpec, root: Path, options: dict) -> dict[str, int] | None:
     """The number of images of each split, if the index holds for all it has and has all that can be opened."""
     images = {}
     try:
@@ -190,7 +183,7 @@ def _still_held(path: Path, module: ModuleType, root: Path, options: dict) -> di
             found = read_split(path, split) if path.exists() else None
             if found is None:
                 try:
-                    module.open_source(root, split, **options)
+                    spec.open_source(root, split, **options)
                 except DataError:
                     continue
                 return None
@@ -245,7 +238,7 @@ def _look(source: FileSource, index: int, split: str) -> Annotation | DataError:
 
 
 def _source(
-    module: ModuleType, root: Path, split: str, options: dict, header: dict, arrays: dict[str, np.ndarray]
+    spec: SourceSpec, root: Path, split: str, options: dict, header: dict, arrays: dict[str, np.ndarray]
 ) -> IndexedSource:
     texts = unpack_texts(arrays["masks"]) if "masks" in arrays else ()
     named = _instance_masks if header.get("instance_masks") else str
@@ -258,7 +251,7 @@ def _source(
         masks={index: named(text) for index, text in enumerate(texts) if text},
         mask_folder=root / header["mask_folder"],
         sizes=arrays["sizes"],
-        reopen=partial(module.open_source, root, split, **options),
+        reopen=partial(spec.open_source, root, split, **options),
         **{key: options[key] for key in ("decoder", "orient") if key in options},
     )
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
+from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
-from wsolfast.data.sources.metadata import metadata_files, metadata_source
+from wsolfast.data.metadata import metadata_files, metadata_source
 
 LAYOUT = """\
 images.txt                 1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg
@@ -20,13 +21,12 @@ train_test_split.txt       1 0          (1 train, 0 test)
 bounding_boxes.txt         1 60.0 27.0 325.0 304.0          (x y width height)
 classes.txt                1 001.Black_footed_Albatross
 images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"""
-REQUIRED_SPLITS = ("train_weaksup", "test")
 
 
 _LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
 
 
-def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
+def _consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
     """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
     lists = [folder / name for folder in (root, root / "CUB_200_2011") for name in _LISTS]
     return lists + (metadata_files(Path(metadata), split) if metadata is not None else [])
@@ -144,3 +144,6 @@ def _numbers(file: Path, purpose: str, paths: dict[str, str], count: int) -> dic
         lacking = "images.txt" if key in table else file.name
         raise DataError(f"{file}: image {key} is missing in {lacking}; the two files must list the same images")
     return table
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"), consulted=_consulted)

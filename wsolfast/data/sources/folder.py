@@ -14,6 +14,7 @@ from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, ImageRecord, relative_path
+from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 from wsolfast.data.sources._coco import read_coco
 
@@ -22,12 +23,11 @@ annotations.csv     image,class_id,class_name,width,height,x0,y0,x1,y1,split,mas
                     images/a.jpg,0,ant,40,30,1,2,10.5,20,train,
                     images/b.jpg,1,bee,40,30,5,5,6,6,test,masks/b.png
 images/a.jpg        (one row per box; split is train, val or test)"""
-REQUIRED_SPLITS = ()
 SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
 
 
-def consulted(root: Path, split: str, *, annotations: str = "annotations.csv", **_: Any) -> list[Path]:
+def _consulted(root: Path, split: str, *, annotations: str = "annotations.csv", **_: Any) -> list[Path]:
     """The files that decide, besides the images themselves, what :func:`open_source` finds."""
     return [root / _below(annotations, split, "annotations")]
 
@@ -159,3 +159,6 @@ def _box(row: dict, where: str) -> list[float]:
     if not (0 <= box[0] < box[2] < float("inf") and 0 <= box[1] < box[3] < float("inf")):
         raise DataError(f"{where}: a box is 0 <= x0 < x1 and 0 <= y0 < y1 (x1, y1 exclusive), got {box}")
     return box
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, consulted=_consulted)

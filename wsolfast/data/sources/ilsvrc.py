@@ -12,8 +12,9 @@ import torch
 
 from wsolfast.data._base import Annotation
 from wsolfast.data._files import FileSource, read_lines
+from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
-from wsolfast.data.sources.metadata import metadata_files, metadata_source
+from wsolfast.data.metadata import metadata_files, metadata_source
 
 LAYOUT = """\
 train/n01440764/n01440764_10026.JPEG
@@ -22,7 +23,6 @@ Annotations/CLS-LOC/val/ILSVRC2012_val_00000001.xml
 LOC_synset_mapping.txt                    n01440764 tench, Tinca tinca     (optional; its order is the class order)
 LOC_val_solution.csv                      (optional; spares reading every XML file for its label)
 The folders may also lie in ILSVRC/Data/CLS-LOC/ and ILSVRC/Annotations/CLS-LOC/, as Kaggle packs them."""
-REQUIRED_SPLITS = ("train_weaksup", "test")
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_FOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
@@ -32,7 +32,7 @@ _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
-def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
+def _consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
     """The files and folders that decide, besides the images, what :func:`open_source` finds; absent ones too."""
     lists = [root / place / name for place in _LIST_FOLDERS for name in (_MAPPING, _SOLUTION)]
     images = [root / place / part for place in _IMAGE_FOLDERS for part in ("train", "val")]
@@ -203,3 +203,6 @@ def read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]
     if flat is not None or min(size) < 1:
         raise DataError(f"{file}: size {size} or box {flat} has no area")
     return size, objects
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"), consulted=_consulted)

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsolfast.data._files import FileSource, read_lines
+from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.masks import InstanceMasks
-from wsolfast.data.sources.metadata import FOLDERS, read_mask_metadata
+from wsolfast.data.metadata import FOLDERS, read_mask_metadata
 
 LAYOUT = """\
 test/0bt_c3/0a51958fcd523ae4.jpg                      (images and masks; train and val likewise, train without masks)
@@ -21,12 +22,11 @@ metadata/test/image_ids.txt       test/0bt_c3/0a51958fcd523ae4.jpg
 metadata/test/class_labels.txt    test/0bt_c3/0a51958fcd523ae4.jpg,9
 metadata/test/localization.txt    IMAGE,MASK,IGNORE     (one row per object; IGNORE on an image's first row only)
 metadata may lie elsewhere (metadata=DIR), or where the benchmark's checkout has it: ../../metadata/OpenImages"""
-REQUIRED_SPLITS = ("train_weaksup", "test")
 
 _LABELS = "class_labels.txt"
 
 
-def consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
+def _consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
     """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
     own = [f"{FOLDERS[split]}/{name}" for name in ("image_ids.txt", "localization.txt")]
     names = own + [f"{short}/{_LABELS}" for short in FOLDERS.values()]
@@ -89,3 +89,6 @@ def _class_names(folder: Path) -> list[str]:
                 places.setdefault(int(label), set()).add(PurePosixPath(image_id).parent.name)
     found = [places.get(label, set()) for label in range(max(places, default=-1) + 1)]
     return [min(names) if len(names) == 1 and min(names) else f"class {k}" for k, names in enumerate(found)]
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"), consulted=_consulted)

@@ -19,26 +19,20 @@ import numpy as np
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import file_state, relative_path
+from wsolfast.data._packed import PackedSource, check_boxes
+from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Encoded
-from wsolfast.data.sources.metadata import FOLDERS
-from wsolfast.data.sources.packed import PackedSource
-from wsolfast.data.sources.shards import check_boxes
+from wsolfast.data.metadata import FOLDERS
 
 LAYOUT = """\
 data/train-00000-of-00002.parquet         columns image {bytes, path}, label
 data/validation-00000-of-00001.parquet    the same and boxes, a list of [x0, y0, x1, y1]; width, height (optional)
 data/test-00000-of-00001.parquet"""
-REQUIRED_SPLITS = ()
 
 _NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
 _BOX_FORMATS = ("xyxy", "xywh")
 _KEPT_BYTES = 256 << 20
-
-
-def consulted(root: Path, split: str, *, files: str = "**/{split}-*.parquet", **_: Any) -> list[Path]:
-    """The files that decide what :func:`open_source` finds."""
-    return [*_files(root, split, files), root]
 
 
 def open_source(
@@ -238,3 +232,6 @@ def _boxes(boxes: list, box_format: str, where: str) -> list[list[float]]:
     if box_format == "xywh" and all(isinstance(box, list) and len(box) == 4 for box in boxes):
         boxes = [[x, y, x + width, y + height] for x, y, width, height in boxes]
     return check_boxes(boxes, where)
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT)

@@ -26,8 +26,6 @@ from wsolfast.data._base import SPLITS, BoxTable
 from wsolfast.data._files import file_state, read_lines, relative_path
 from wsolfast.data._index import (
     VERSION,
-    IndexSummary,
-    Task,
     Unusable,
     digest_of,
     pack_texts,
@@ -35,17 +33,17 @@ from wsolfast.data._index import (
     unpack_texts,
     write_index,
 )
+from wsolfast.data._packed import PackedSource, check_boxes
+from wsolfast.data._spec import IndexSummary, SourceSpec, Task
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Encoded
-from wsolfast.data.sources.metadata import FOLDERS
-from wsolfast.data.sources.packed import PackedSource
+from wsolfast.data.metadata import FOLDERS
 
 LAYOUT = """\
 train-000000.tar    000000.jpg 000000.cls 000001.jpg 000001.cls ...     (val-*.tar and test-*.tar likewise)
 test-000000.tar     000000.jpg 000000.json, such as {"label": 1, "boxes": [[60, 27, 385, 331]]}, 000000.mask.png
 classes.txt         one class name per line, in the order of the labels (optional)
 Made by: wsolfast data pack NAME ROOT DIR"""
-REQUIRED_SPLITS = ()
 CLASSES = "classes.txt"
 
 _IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
@@ -55,11 +53,6 @@ _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _MAX_NOTE_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
-
-
-def consulted(root: Path, split: str, *, shards: str = "{split}-*.tar", **_: Any) -> list[Path]:
-    """The files that decide what :func:`open_source` finds."""
-    return [root / CLASSES, *_shards(root, split, shards)]
 
 
 def open_source(
@@ -90,7 +83,7 @@ def open_source(
     return ShardSource(files, arrays, names, masks_fit=masks_fit, decoder=decoder, orient=orient)
 
 
-def index(
+def _index_shards(
     root: Path, *, task: Task, workers: int | None, force: bool, shards: str = "{split}-*.tar", **_: Any
 ) -> IndexSummary:
     """Find every member of every shard, unless that is known; see :func:`wsolfast.data.index`."""
@@ -351,21 +344,6 @@ def _read_json(image: _Image, text: str, where: str, with_boxes: bool) -> None:
     }
 
 
-def check_boxes(boxes: Any, where: str) -> list[list[float]]:
-    """Boxes as lists of floats, xyxy.
-
-    Raises:
-        DataError: if they are anything else.
-    """
-    right = isinstance(boxes, list) and all(isinstance(box, list) and len(box) == 4 for box in boxes)
-    right = right and all(type(edge) in (int, float) for box in boxes for edge in box)
-    if not right or not all(0 <= x0 < x1 < 1e9 and 0 <= y0 < y1 < 1e9 for x0, y0, x1, y1 in boxes):
-        raise DataError(
-            f"{where}: boxes are [x0, y0, x1, y1] with 0 <= x0 < x1 and 0 <= y0 < y1, got {str(boxes)[:80]}"
-        )
-    return [[float(edge) for edge in box] for box in boxes]
-
-
 def _size(note: dict, where: str) -> tuple[int, int]:
     if "width" not in note or "height" not in note:
         return (0, 0)
@@ -373,3 +351,6 @@ def _size(note: dict, where: str) -> tuple[int, int]:
     if not all(type(side) is int and 0 < side < 1 << 24 for side in size):
         raise DataError(f"{where}: width and height are positive whole numbers, got {str(size)[:80]}")
     return size
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, index=_index_shards)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsolfast.data._index import Task
+from wsolfast.data._spec import Task
 from wsolfast.data.errors import DataError
 from wsolfast.data.tools._download import download
 from wsolfast.data.tools._unpack import unpack

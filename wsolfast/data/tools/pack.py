@@ -14,11 +14,11 @@ from PIL import Image
 
 from wsolfast.data._base import Source
 from wsolfast.data._files import FileSource
-from wsolfast.data._index import Task
+from wsolfast.data._packed import PackedSource
+from wsolfast.data._spec import Task
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
-from wsolfast.data.sources.metadata import FOLDERS
-from wsolfast.data.sources.packed import PackedSource
+from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources.shards import CLASSES
 
 _SETTINGS = "wsolfast-pack.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wsolfast.data._index import Task
+from wsolfast.data._spec import Task
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 from wsolfast.data.sources import synthetic

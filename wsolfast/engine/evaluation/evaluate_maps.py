@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsolfast.data import DataError
 from wsolfast.data.images.masks import unite_masks
-from wsolfast.data.sources.metadata import FOLDERS, read_mask_metadata, read_metadata
+from wsolfast.data.metadata import FOLDERS, read_mask_metadata, read_metadata
 from wsolfast.engine.evaluation.compare_opencv import compare_boxes, compare_pixels, import_opencv
 from wsolfast.engine.run.errors import Interrupted, MissingError, UsageError
 from wsolfast.engine.run.progress import Progress

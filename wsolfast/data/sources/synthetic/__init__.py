@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from wsolfast.data._base import SPLITS, Annotation, Source
+from wsolfast.data._spec import SourceSpec
 from wsolfast.data.images.random_draws import byte_draws, unit_draws
 from wsolfast.data.sources.synthetic._draws import Draws, Noise
 from wsolfast.data.sources.synthetic._scenes import Scenery, render
 from wsolfast.data.sources.synthetic._species import HUES, PATTERNS, class_name
 
 LAYOUT = "nothing: the images are rendered"
-REQUIRED_SPLITS = SPLITS
 
 _PARAMETERS, _NOISE = 1, 2  # random streams; 0 is the augmentation's
 _CACHE_BYTES = 256 << 20
@@ -123,3 +123,6 @@ def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Half-open xyxy box of the set pixels."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, required=SPLITS, rendered=True)

@@ -1,10 +1,12 @@
 """Sources whose images are stored together in larger files."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
+from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Encoded, Target, decode, decode_at, decode_mask, image_size
 
 
@@ -70,3 +72,18 @@ class PackedSource(Source):
     def mask(self, index: int) -> np.ndarray | None:
         content = self.mask_content(index)
         return None if content is None else decode_mask(content)
+
+
+def check_boxes(boxes: Any, where: str) -> list[list[float]]:
+    """Boxes as lists of floats, xyxy.
+
+    Raises:
+        DataError: if they are anything else.
+    """
+    right = isinstance(boxes, list) and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+    right = right and all(type(edge) in (int, float) for box in boxes for edge in box)
+    if not right or not all(0 <= x0 < x1 < 1e9 and 0 <= y0 < y1 < 1e9 for x0, y0, x1, y1 in boxes):
+        raise DataError(
+            f"{where}: boxes are [x0, y0, x1, y1] with 0 <= x0 < x1 and 0 <= y0 < y1, got {str(boxes)[:80]}"
+        )
+    return [[float(edge) for edge in box] for box in boxes]

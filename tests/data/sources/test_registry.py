@@ -1,0 +1,58 @@
+"""A data set is one file of the folder ``sources``, wherever that file lies."""
+
+import sys
+
+import pytest
+
+from wsolfast.data import DataError, check, index, open_dataset, sources
+
+DOTS = '''"""``dots``: images of one colour, whose class is the colour."""
+
+from pathlib import Path
+
+from wsolfast.data._base import BoxTable
+from wsolfast.data._files import FileSource
+from wsolfast.data._spec import SourceSpec
+from wsolfast.data.errors import DataError
+
+
+def open_source(root: Path, split: str, *, suffix: str = "png") -> FileSource:
+    files = sorted(file.name for file in root.glob(f"*.{suffix}"))
+    if split == "train_fullsup" or not files:
+        raise DataError(f"{root}: no *.{suffix} in it")
+    boxes = BoxTable.from_lists([[[0, 0, 4, 3]] for _ in files])
+    return FileSource(root, files, [index % 2 for index in range(len(files))], ["red", "blue"], boxes=boxes)
+
+
+SPEC = SourceSpec(open_source, layout="a.png", required=("test",))
+'''
+
+
+@pytest.fixture
+def dots(tmp_path, monkeypatch, write_text, write_image):
+    """The data set ``dots``, whose file lies outside the package, and its folder."""
+    write_text("more/dots.py", DOTS)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "more")])
+    write_image("images/a.png")
+    write_image("images/b.png")
+    yield tmp_path / "images"
+    sys.modules.pop("wsolfast.data.sources.dots", None)
+
+
+def test_one_file_makes_a_data_set(dots):
+    assert "dots" in sources.list_names()
+    dataset = open_dataset("dots", dots, "test", resize=16)
+    assert dataset.labels.tolist() == [0, 1]
+    assert dataset.class_names == ("red", "blue")
+    assert dataset.annotations(1).boxes.tolist() == [[0, 0, 4, 3]]
+    report = check("dots", dots)
+    assert report.ok, str(report)
+    assert report.counts["test"].boxes == 2
+    with pytest.raises(ValueError, match=r"has no option 'sufix'; it has suffix; did you mean 'suffix'\?"):
+        open_dataset("dots", dots, "test", sufix="jpg")
+    with pytest.raises(DataError, match=r"no \*\.jpg in it"):
+        open_dataset("dots", dots, "test", suffix="jpg")
+    with pytest.raises(ValueError, match="opens as fast from its files"):
+        index("dots", dots)
+    with pytest.raises(ValueError, match=r"expected one of cub, dots, .*, got 'dot'; did you mean 'dots'\?"):
+        open_dataset("dot", dots, "test")
