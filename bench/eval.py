@@ -23,6 +23,7 @@ from wsolfast.bench.measure import environment
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
 from wsolfast.engine.run.errors import BackendError, UsageError
+from wsolfast.testing import published_boxes
 
 LEVELS = np.array([0.3, 0.5, 0.7])
 SMOOTH = ("smooth7", "smooth14", "smooth28", "relu14")
@@ -78,16 +79,6 @@ def contour_boxes(levels: np.ndarray, cut: int, multi: bool) -> np.ndarray:
     return np.array(boxes, dtype=np.int64)
 
 
-def overlaps(boxes: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    a, b = boxes[:, None], truths.astype(np.int64)[None]
-    width = np.maximum(0, np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + 1)
-    height = np.maximum(0, np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + 1)
-    inter = width * height
-    area_a = (a[..., 2] - a[..., 0] + 1) * (a[..., 3] - a[..., 1] + 1)
-    area_b = (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
-    return inter / (area_a + area_b - inter)
-
-
 class OpenCV:
     """(a) The published evaluator's way: every threshold on its own."""
 
@@ -100,7 +91,7 @@ class OpenCV:
     @classmethod
     def hits(cls, values, thresholds, multi, truths):
         boxes, counts = cls.boxes(values, thresholds, multi)
-        matrix = overlaps(boxes, truths)
+        matrix = published_boxes.ious(boxes, truths)
         best, begin = [], 0
         for count in counts:
             best.append(matrix.max(1)[begin : begin + count].max())
@@ -126,7 +117,8 @@ class Tuned:
     def hits(cls, values, thresholds, multi, truths):
         found, index = cls.distinct(values, thresholds, multi)
         ends = np.cumsum([len(boxes) for boxes in found])
-        best = np.maximum.reduceat(overlaps(np.concatenate(found), truths).max(1), np.append(0, ends[:-1]))
+        ious = published_boxes.ious(np.concatenate(found), truths)
+        best = np.maximum.reduceat(ious.max(1), np.append(0, ends[:-1]))
         return (best[:, None] >= LEVELS)[index]
 
 

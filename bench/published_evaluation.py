@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import data
-from wsolfast.bench.eval import overlaps
 from wsolfast.bench.published_training import last_stage, network_logits
 from wsolfast.methods import Method
 from wsolfast.metrics import Protocol
@@ -102,14 +101,14 @@ def score_contours(score_map: np.ndarray, size: tuple[int, int], truths: np.ndar
     resized = resized - resized.min()
     resized = resized / resized.max()
     found = np.concatenate(published_boxes.contour_boxes(resized, protocol.thresholds, every=False))
-    return overlaps(found, truths).max(1)[:, None] >= np.array(protocol.iou_thresholds)
+    return published_boxes.ious(found, truths).max(1)[:, None] >= np.array(protocol.iou_thresholds)
 
 
 def score_union(score_map: np.ndarray, size: tuple[int, int], truths: np.ndarray, protocol: Protocol) -> np.ndarray:
     """SPA: one box around what is at or above a threshold, on the original image."""
     whole = cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR)
     boxes = np.array([published_boxes.union_box(whole >= threshold) for threshold in protocol.thresholds])
-    return overlaps(boxes, truths).max(1)[:, None] > np.array(protocol.iou_thresholds)
+    return published_boxes.ious(boxes, truths).max(1)[:, None] > np.array(protocol.iou_thresholds)
 
 
 def score_rectangles(
@@ -123,7 +122,7 @@ def score_rectangles(
         cut = np.where(whole > threshold * whole.max(), whole, 0)
         box = published_boxes.largest_rectangle(cut > cut.mean())
         boxes.append(np.minimum((np.array(box, np.float32) * scale).astype(int), np.tile(size, 2) - 1))
-    return overlaps(np.array(boxes), truths).max(1)[:, None] >= np.array(protocol.iou_thresholds)
+    return published_boxes.ious(np.array(boxes), truths).max(1)[:, None] >= np.array(protocol.iou_thresholds)
 
 
 MAPS = {"CAM": cam_maps, "SPA": spa_maps, "CICAM": ci_cam_maps, "SPOLSeg": spol_maps}

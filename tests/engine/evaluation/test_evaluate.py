@@ -17,7 +17,6 @@ from wsolfast.engine.assembly.network import Predictor, load_localizer
 from wsolfast.engine.evaluation import eval_split
 from wsolfast.engine.evaluation.eval_split import compute_score_maps
 from wsolfast.engine.evaluation.evaluate import evaluate
-from wsolfast.engine.evaluation.measure import best_iou
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run.errors import MissingError, UsageError
@@ -356,12 +355,6 @@ def test_weights_of_another_model_name_the_first_tensor(trained, tiny, tmp_path)
     run = adopt(tmp_path / "other", tiny("stage.model.head=conv3"), trained.weights_path("localizer"))
     with pytest.raises(MissingError, match=r"does not fit this recipe's model at \d+ tensors, first 'head"):
         evaluate(run)
-
-
-def test_best_iou_against_several_boxes():
-    box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
-    truths = torch.tensor([[10.0, 10.0, 12.0, 12.0], [2.0, 0.0, 6.0, 4.0]])
-    assert best_iou(box, truths) == pytest.approx(8 / 24)
 
 
 def test_a_classifier_of_the_weights_is_trained_on_and_found_again(tiny, tmp_path, coarse_sweep):

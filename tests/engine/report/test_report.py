@@ -13,6 +13,7 @@ from wsolfast.engine.evaluation.stopwatch import FIELDS
 from wsolfast.engine.report import gallery, pictures, report
 from wsolfast.engine.run import run_records
 from wsolfast.engine.run.errors import MissingError, RunError, UsageError
+from wsolfast.testing import published_boxes
 
 SIZE = 96
 THRESHOLDS = np.linspace(0, 0.99, 50)
@@ -47,10 +48,7 @@ top1_loc_error = 39.73
 
 
 def _iou(a, b):
-    w = min(a[2], b[2]) - max(a[0], b[0])
-    h = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(w, 0) * max(h, 0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+    return float(published_boxes.ious(np.array([a]), np.array([b]), extra=0)[0, 0])
 
 
 def _blob_box(score_map, threshold, size):

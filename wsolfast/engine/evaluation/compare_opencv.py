@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.engine.run.errors import BackendError, CheckError
-from wsolfast.metrics import PixelAccuracy, Protocol
+from wsolfast.metrics import PixelAccuracy, Protocol, box_iou
 from wsolfast.metrics.functional import rule_hits
 from wsolfast.ops import BoxRule
 
@@ -51,7 +51,7 @@ def compare_boxes(
     side, thresholds = protocol.input_size, torch.tensor(protocol.thresholds, dtype=torch.float64)
     scores = ops.normalize_score_map(score_map[None], (side, side), protocol.rule)
     levels = _quantized(_normalized(score_map, side))
-    truths = np.array([[_truncated(c, s, side) for c, s in zip(b, image_size * 2, strict=True)] for b in gt_boxes])
+    truths = torch.tensor([[_truncated(c, s, side) for c, s in zip(b, image_size * 2, strict=True)] for b in gt_boxes])
     hits = rule_hits([score_map], torch.tensor([image_size]), [gt_boxes], protocol, list(rules.values()))
     for (name, rule), ours in zip(rules.items(), hits, strict=True):
         found = ops.score_map_boxes(scores, thresholds, rule)
@@ -61,7 +61,7 @@ def compare_boxes(
             theirs = _boxes(levels, threshold, every=rule.selection == "all")
             if each[t].tolist() != theirs:
                 raise CheckError(f"{where}: OpenCV finds boxes {_few(theirs)}, wsolfast {_few(each[t].tolist())}")
-            best = _best_overlap(np.array(theirs), truths)
+            best = float(box_iou(torch.tensor(theirs), truths, plus_one=True).max())
             right = [best >= level for level in protocol.iou_thresholds]
             if ours[0, t].tolist() != right:
                 raise CheckError(
@@ -120,14 +120,6 @@ def _boxes(levels: np.ndarray, threshold: float, every: bool) -> list[list[int]]
         return [[0, 0, 0, 0]]
     rectangles = map(cv2.boundingRect, contours if every else [max(contours, key=cv2.contourArea)])
     return [[x, y, min(x + w, width - 1), min(y + h, height - 1)] for x, y, w, h in rectangles]
-
-
-def _best_overlap(boxes: np.ndarray, truths: np.ndarray) -> float:
-    """The largest inclusive overlap of boxes [B, 4] with true ones [G, 4], in integers and one division."""
-    a, b = boxes[:, None], truths[None]
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1, 0, None).prod(-1)
-    areas = [(c[..., 2:] - c[..., :2] + 1).prod(-1) for c in (a, b)]
-    return float((shared / (areas[0] + areas[1] - shared)).max())
 
 
 def _few(boxes: list[list[int]]) -> str:

@@ -14,7 +14,7 @@ from wsolfast.engine.evaluation.measure_masks import MaskCounters
 from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.run.distributed import from_all, is_first, rank, world_size
 from wsolfast.engine.run.run_folder import write_bytes
-from wsolfast.metrics import ErrorSplit, Protocol, mask_overlaps
+from wsolfast.metrics import ErrorSplit, Protocol, box_iou, mask_overlaps
 from wsolfast.metrics.functional import error_kinds, predicted_boxes
 
 # ErrorSplit's kinds, in its order, in words.
@@ -176,7 +176,7 @@ class PerImageTable:
             | {
                 "gt_boxes": _rounded(truths[k]),
                 "box": _rounded(boxes[k])[0],
-                "iou": round(best_iou(boxes[k][:1], truths[k]), 6),
+                "iou": round(float(box_iou(boxes[k][:1], truths[k]).max()), 6),
                 "error": names[kinds[k]],
             }
             for k, row in enumerate(rows)
@@ -228,11 +228,3 @@ def _merged(first: dict, second: dict) -> dict:
 
 def _rounded(boxes: Tensor) -> list[list[float]]:
     return [[round(value, 2) for value in box] for box in boxes.tolist()]
-
-
-def best_iou(box: Tensor, truths: Tensor) -> float:
-    """Largest overlap of one box [1, 4] with true boxes [G, 4], all half-open."""
-    low, high = torch.maximum(box[:, :2], truths[:, :2]), torch.minimum(box[:, 2:], truths[:, 2:])
-    overlap = (high - low).clamp(min=0).prod(1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (box, truths)]
-    return float((overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-12)).max())
