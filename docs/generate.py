@@ -26,7 +26,7 @@ from wsolfast.recipe import list_recipes, load_recipe, recipe_path
 
 DOCS = Path(__file__).parent
 _MARK = re.compile(r"(<!-- generated: (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
-_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):$", re.MULTILINE)
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
 
 # Page -> modules whose ``__all__`` it shows, or the names of a module that has none.
 _API = {
@@ -404,6 +404,8 @@ def _body(thing: object) -> str:
     if found.get("Raises"):
         causes = re.split(r"\n(?=\S)", found["Raises"])
         text += "\nRaises:\n\n" + "".join(f"* {markdown(' '.join(cause.split()))}\n" for cause in causes)
+    if found.get("Example"):
+        text += f"\nExample:\n\n```pycon\n{found['Example']}\n```\n"
     return text
 
 

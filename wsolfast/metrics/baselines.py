@@ -16,6 +16,10 @@ def center_box(image_sizes: Tensor, fraction: float = 0.8) -> Tensor:
 
     Raises:
         ValueError: if ``fraction`` is outside (0, 1].
+
+    Example:
+        >>> center_box(torch.tensor([[100, 50]]), fraction=0.5).tolist()
+        [[25.0, 12.5, 75.0, 37.5]]
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"center_box: fraction must be in (0, 1], got {fraction}")
@@ -39,6 +43,11 @@ def center_gaussian(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
 
     Raises:
         ValueError: if ``size`` or ``sigma`` is not positive.
+
+    Example:
+        >>> score_map = center_gaussian((3, 5))
+        >>> score_map.argmax().item(), score_map[1, 2].item()
+        (7, 1.0)
     """
     height, width = size
     if height < 1 or width < 1 or not sigma > 0:

@@ -25,6 +25,17 @@ class BoxAccuracy(Accumulator):
             which are wsolevaluation's whatever the protocol is.
 
     Any split of the images over accumulators that are merged gives identical numbers.
+
+    Example:
+        >>> score_maps = torch.zeros(2, 8, 8)
+        >>> score_maps[0, 2:6, 2:6], score_maps[1, :2, :2] = 1, 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]] * 2), [torch.tensor([[2.0, 2.0, 6.0, 6.0]])] * 2
+        >>> label, topk_classes = torch.tensor([1, 0]), torch.tensor([[1, 0], [0, 1]])
+        >>> accuracy = BoxAccuracy("spa", max_box=False)
+        >>> accuracy.update(score_maps, sizes, gt_boxes, label, topk_classes)
+        >>> found = accuracy.compute()
+        >>> found["top1_cls"], found["gt_known_loc"], found["top1_loc"]
+        (100.0, 50.0, 50.0)
     """
 
     def __init__(

@@ -22,6 +22,15 @@ class ErrorSplit(Accumulator):
         thresholds: instead of the protocol's.
 
     The kinds are those of :func:`wsolfast.metrics.functional.error_kinds`; they exclude each other and add up to 100 %.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]]), [torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+        >>> split = ErrorSplit("spa")
+        >>> split.update(score_map, sizes, gt_boxes, torch.tensor([1]), torch.tensor([[1, 0]]))
+        >>> split.compute()["part"]
+        100.0
     """
 
     def __init__(self, protocol: str | Protocol = "spa", thresholds: Sequence[float] | None = None):

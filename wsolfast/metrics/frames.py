@@ -16,7 +16,14 @@ _BATCH_PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Maps of one size and what they are compared with in the protocol's frame."""
+    """Maps of one size and what they are compared with in the protocol's frame.
+
+    Example:
+        >>> protocol = get_protocol("spa")
+        >>> (batch,) = frames(torch.eye(4)[None], torch.tensor([[8, 6]]), None, protocol)
+        >>> batch.frame, batch.normalized(protocol.rule).maps.shape
+        ((6, 8), torch.Size([1, 6, 8]))
+    """
 
     index: list[int]  # positions in the caller's batch
     maps: Tensor  # [n, h, w] as they came, or float64 [n, H, W], normalised
@@ -46,6 +53,11 @@ def frames(
 
     Raises:
         ValueError: if the lengths differ, a map is not [h, w], or a true box is missing, empty or not finite.
+
+    Example:
+        >>> sizes = torch.tensor([[8, 6], [5, 5], [8, 6]])
+        >>> [(batch.index, batch.frame) for batch in frames(torch.zeros(3, 4, 4), sizes, None, get_protocol("spa"))]
+        [([0, 2], (6, 8)), ([1], (5, 5))]
     """
     sizes = checked_image_sizes(image_sizes, len(score_maps))
     truths = [torch.empty(0, 4, dtype=torch.float64)] * len(score_maps)
@@ -82,6 +94,11 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
     """True boxes [G, 4] of each image (half-open, original pixels) as the protocol compares them.
 
     Frame "crop" leaves out what is clipped away.
+
+    Example:
+        >>> boxes = torch.tensor([[10.0, 20.0, 110.0, 220.0]])
+        >>> gt_in_frame([boxes], [(448, 448)], get_protocol("wsolevaluation"))
+        [tensor([[  5.,  10.,  55., 110.]], dtype=torch.float64)]
     """
     counts = [len(boxes) for boxes in gt_boxes]
     boxes = torch.cat([*gt_boxes, torch.empty(0, 4, dtype=torch.float64)])
@@ -103,7 +120,14 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
 
 
 def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
-    """Boxes of map k as they meet the true ones: those of frame "scaled" go to the original image first."""
+    """Boxes of map k as they meet the true ones: those of frame "scaled" go to the original image first.
+
+    Example:
+        >>> protocol = get_protocol("psol")  # cuts boxes at the map's own size
+        >>> (batch,) = frames(torch.zeros(1, 4, 4), torch.tensor([[8, 8]]), None, protocol)
+        >>> compared_boxes(torch.tensor([[1.0, 1.0, 3.0, 3.0]]), batch, 0, protocol).tolist()
+        [[2.0, 2.0, 6.0, 6.0]]
+    """
     if protocol.frame != "scaled":
         return boxes
     image = [*batch.image_sizes[k]] * 2
@@ -118,7 +142,14 @@ def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol)
 
 
 def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
-    """Half-open boxes of map k in pixels of the original image, nothing rounded."""
+    """Half-open boxes of map k in pixels of the original image, nothing rounded.
+
+    Example:
+        >>> protocol = get_protocol("wsolevaluation")  # cuts boxes at 224 x 224
+        >>> (batch,) = frames(torch.zeros(1, 7, 7), torch.tensor([[448, 224]]), None, protocol)
+        >>> image_boxes(torch.tensor([[10.0, 10.0, 20.0, 20.0]]), batch, 0, protocol).tolist()
+        [[20.0, 10.0, 40.0, 20.0]]
+    """
     image = as_float64([*batch.image_sizes[k]] * 2)
     if protocol.frame == "crop":
         whole, side = _crop_sides(protocol)
@@ -140,12 +171,22 @@ def _map_size(batch: FrameBatch) -> Tensor:
 
 
 def as_float64(values: Sequence | Tensor) -> Tensor:
-    """Numbers as a float64 tensor."""
+    """Numbers as a float64 tensor.
+
+    Example:
+        >>> as_float64([1, 0.5])
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
     return torch.as_tensor(values, dtype=torch.float64)
 
 
 def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]]:
-    """(w, h) pairs, or ValueError."""
+    """(w, h) pairs, or ValueError.
+
+    Example:
+        >>> checked_image_sizes(torch.tensor([[640, 480]]), 1)
+        [(640, 480)]
+    """
     sizes = torch.as_tensor(image_sizes)
     if tuple(sizes.shape) != (count, 2) or sizes.is_floating_point() or (sizes < 1).any():
         raise ValueError(
@@ -156,7 +197,12 @@ def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]
 
 
 def checked_gt_boxes(gt_boxes: Sequence[Tensor]) -> list[Tensor]:
-    """Each image's boxes as float64 [G, 4], or ValueError naming the image."""
+    """Each image's boxes as float64 [G, 4], or ValueError naming the image.
+
+    Example:
+        >>> checked_gt_boxes([torch.tensor([[1, 2, 3, 4]])])
+        [tensor([[1., 2., 3., 4.]], dtype=torch.float64)]
+    """
     checked = [torch.as_tensor(boxes, dtype=torch.float64).cpu() for boxes in gt_boxes]
     for n, boxes in enumerate(checked):
         if boxes.dim() != 2 or boxes.shape[1] != 4:

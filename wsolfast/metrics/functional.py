@@ -31,6 +31,11 @@ def box_iou(boxes: Tensor, gt_boxes: Tensor, *, plus_one: bool = False) -> Tenso
 
     Raises:
         ValueError: if the boxes are not [N, 4] and [G, 4].
+
+    Example:
+        >>> boxes = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 4], [4, 4, 5, 5]])
+        >>> box_iou(boxes, torch.tensor([[0, 0, 2, 2]])).tolist()
+        [[1.0], [0.5], [0.0]]
     """
     for expected, given in (("boxes [N, 4]", boxes), ("gt_boxes [G, 4]", gt_boxes)):
         if given.dim() != 2 or given.shape[1] != 4:
@@ -61,6 +66,14 @@ def box_hits(
 
     Raises:
         ValueError: if the lengths differ, an image has no true box, or a map does not suit the protocol.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]]), [torch.tensor([[2.0, 2.0, 6.0, 8.0]])]
+        >>> levels = torch.tensor([0.5, 0.9])  # the overlap is 16 / 24
+        >>> box_hits(score_map, sizes, gt_boxes, get_protocol("spa"), torch.tensor([0.3]), levels)
+        tensor([[[ True, False]]])
     """
     return rule_hits(score_maps, image_sizes, gt_boxes, protocol, [protocol.rule], thresholds, iou_thresholds)[0]
 
@@ -77,6 +90,16 @@ def rule_hits(
     """:func:`box_hits` for several rules that normalise maps as the protocol's own does.
 
     Each normalises them anew in front of its boxes, which takes less time than to keep them.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:4] = 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]]), [torch.tensor([[2.0, 2.0, 6.0, 6.0]])]  # the overlap is 1 / 2
+        >>> protocol = get_protocol("spa")
+        >>> rules = [replace(protocol.rule, hit=hit) for hit in (">", ">=")]
+        >>> [hits.item() for hits in rule_hits(score_map, sizes, gt_boxes, protocol, rules, torch.tensor([0.3]))]
+        [False, True]
     """
     thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
     levels = as_float64(protocol.iou_thresholds if iou_thresholds is None else iou_thresholds)
@@ -106,6 +129,13 @@ def best_overlaps(
 
     Raises:
         ValueError: as :func:`box_hits`.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]]), [torch.tensor([[2.0, 0.0, 6.0, 8.0]])]
+        >>> best_overlaps(score_map, sizes, gt_boxes, get_protocol("spa"), torch.tensor([0.3])).tolist()
+        [[0.5]]
     """
     thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
     overlaps = torch.zeros(len(score_maps), len(thresholds), dtype=torch.float64)
@@ -128,6 +158,12 @@ def predicted_boxes(
     Returns:
         For each image a float64 [B, 4], xyxy, half-open, pixels of the original image: the pixels that were found,
         without the protocol's quirks at the ends. In frame "crop" only what the map shows can hold boxes.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> predicted_boxes(score_map, torch.tensor([[16, 32]]), get_protocol("spa"), 0.5)
+        [tensor([[ 4.,  8., 12., 24.]], dtype=torch.float64)]
     """
     half_open = replace(protocol.rule, box_end="exclusive")
     boxes: list[Tensor] = [torch.empty(0)] * len(score_maps)
@@ -140,7 +176,15 @@ def predicted_boxes(
 def predicted_masks(
     score_maps: Tensor | Sequence[Tensor], image_sizes: Tensor, protocol: Protocol, threshold: float
 ) -> list[Tensor]:
-    """The pixels that :func:`predicted_boxes` draws its boxes around: bool [H, W] each, in the protocol's frame."""
+    """The pixels that :func:`predicted_boxes` draws its boxes around: bool [H, W] each, in the protocol's frame.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> mask = predicted_masks(score_map, torch.tensor([[8, 8]]), get_protocol("spa"), 0.5)[0]
+        >>> mask.shape, mask.sum()
+        (torch.Size([8, 8]), tensor(16))
+    """
     masks: list[Tensor] = [torch.empty(0)] * len(score_maps)
     for batch in frames(score_maps, image_sizes, None, protocol):
         for k, one in enumerate(batch.normalized(protocol.rule).maps):
@@ -172,6 +216,14 @@ def error_kinds(
 
     Raises:
         ValueError: as :func:`box_hits`, and if the protocol cuts several boxes from a map.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]]), [torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+        >>> right, threshold = torch.tensor([True]), torch.tensor([0.3])
+        >>> ERROR_KINDS[error_kinds(score_map, sizes, gt_boxes, right, get_protocol("spa"), threshold).item()]
+        'part'
     """
     rule = protocol.rule
     if rule.selection == "all":
@@ -220,6 +272,11 @@ def given_box_hits(
 
     Returns:
         Tensor[N, I]: bool.
+
+    Example:
+        >>> boxes, gt_boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), [torch.tensor([[0.0, 0.0, 4.0, 6.0]])]
+        >>> given_box_hits(boxes, gt_boxes, get_protocol("spa").rule, [0.5, 0.7])
+        tensor([[ True, False]])
     """
     levels = as_float64(iou_thresholds)
     truths = [boxes[:1] if rule.gt == "first" else boxes for boxes in checked_gt_boxes(gt_boxes)]
@@ -237,6 +294,10 @@ def px_ap(histogram: Tensor) -> float:
 
     Raises:
         ValueError: if there is no object pixel.
+
+    Example:
+        >>> px_ap(torch.tensor([[1, 1, 0], [0, 3, 0]]))  # 1 background and 3 object pixels in a bin
+        75.0
     """
     true_positives, false_positives, positives = _cumulated(histogram)
     with np.errstate(invalid="ignore"):
@@ -251,6 +312,10 @@ def mask_iou_curve(histogram: Tensor) -> np.ndarray:
 
     Raises:
         ValueError: if there is no object pixel.
+
+    Example:
+        >>> mask_iou_curve(torch.tensor([[1, 1, 0], [0, 3, 0]])).tolist()
+        [0.6, 0.75, 0.0]
     """
     true_positives, false_positives, positives = _cumulated(histogram)
     return (true_positives / (positives + false_positives))[::-1].copy()

@@ -31,6 +31,15 @@ class PixelAccuracy(Accumulator):
     Args:
         size: side of the square that PxAP compares at.
         thresholds: rising score cut-offs in [0, 1), for PxAP and pIoU.
+
+    Example:
+        >>> score_map, mask = torch.zeros(1, 8, 8), torch.zeros(8, 8, dtype=torch.uint8)
+        >>> score_map[0, 2:6, 2:6], mask[2:6, 2:4] = 1, 1
+        >>> accuracy = PixelAccuracy(size=8)
+        >>> accuracy.update(score_map, [mask])
+        >>> found = accuracy.compute()
+        >>> found["px_ap"], found["p_iou"], found["peak_iou"]
+        (50.0, 50.0, 50.0)
     """
 
     def __init__(self, size: int = 224, thresholds: Sequence[float] | None = None):
@@ -131,6 +140,12 @@ def mask_overlaps(
 
     Returns:
         One number in [0, 1] per image; 0 where the mask has no object pixel.
+
+    Example:
+        >>> score_map, mask = torch.zeros(1, 8, 8), torch.zeros(8, 8, dtype=torch.uint8)
+        >>> score_map[0, 2:6, 2:6], mask[2:6, 2:4] = 1, 1
+        >>> mask_overlaps(score_map, [mask], threshold=0.5, size=8)
+        [0.5]
     """
     edges, rule = as_float64([0.0, threshold, 3.0]), get_protocol("wsolevaluation").rule
     overlaps = []

@@ -31,6 +31,12 @@ class Protocol:
         resize: frame "crop" only: side that the whole image is warped to before the central ``input_size`` is cut.
         box_scaling: frame "scaled" only: "truncate" and "round" to integers, in float32 and clipped as CI-CAM does, or
             "exact".
+
+    Example:
+        >>> from dataclasses import replace
+        >>> protocol = replace(get_protocol("cicam"), name="cicam_inception", input_size=299)
+        >>> protocol.frame, protocol.box_scaling, protocol.input_size
+        ('scaled', 'truncate', 299)
     """
 
     name: str
@@ -61,6 +67,10 @@ def get_protocol(name: str) -> Protocol:
 
     Raises:
         ValueError: if there is none; the names are listed.
+
+    Example:
+        >>> get_protocol("danet").thresholds
+        (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
     """
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")

@@ -39,18 +39,46 @@ class _Wrapped(_Metric):
 
 
 class BoxAccuracy(_Wrapped):
-    """:class:`wsolfast.metrics.BoxAccuracy` for torchmetrics."""
+    """:class:`wsolfast.metrics.BoxAccuracy` for torchmetrics.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> accuracy = BoxAccuracy("spa", max_box=False)
+        >>> accuracy.update(score_map, torch.tensor([[8, 8]]), [torch.tensor([[2.0, 2.0, 6.0, 6.0]])])
+        >>> accuracy.compute()["gt_known_loc"]
+        100.0
+    """
 
     _accumulator = box_accuracy.BoxAccuracy
 
 
 class ErrorSplit(_Wrapped):
-    """:class:`wsolfast.metrics.ErrorSplit` for torchmetrics."""
+    """:class:`wsolfast.metrics.ErrorSplit` for torchmetrics.
+
+    Example:
+        >>> score_map = torch.zeros(1, 8, 8)
+        >>> score_map[0, 2:6, 2:6] = 1
+        >>> sizes, gt_boxes = torch.tensor([[8, 8]]), [torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
+        >>> split = ErrorSplit("spa")
+        >>> split.update(score_map, sizes, gt_boxes, torch.tensor([1]), torch.tensor([[1, 0]]))
+        >>> split.compute()["part"]
+        100.0
+    """
 
     _accumulator = error_split.ErrorSplit
 
 
 class PixelAccuracy(_Wrapped):
-    """:class:`wsolfast.metrics.PixelAccuracy` for torchmetrics."""
+    """:class:`wsolfast.metrics.PixelAccuracy` for torchmetrics.
+
+    Example:
+        >>> score_map, mask = torch.zeros(1, 8, 8), torch.zeros(8, 8, dtype=torch.uint8)
+        >>> score_map[0, 2:6, 2:6], mask[2:6, 2:4] = 1, 1
+        >>> accuracy = PixelAccuracy(size=8)
+        >>> accuracy.update(score_map, [mask])
+        >>> accuracy.compute()["px_ap"]
+        50.0
+    """
 
     _accumulator = pixel_accuracy.PixelAccuracy

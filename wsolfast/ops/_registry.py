@@ -74,6 +74,10 @@ def backends() -> dict[str, dict[str, str]]:
 
     The answers are "csrc", "triton", "composite" and "reference". Private backward ops (leading underscore) are listed
     too.
+
+    Example:
+        >>> sorted(backends()["min_max_normalize"])
+        ['cpu', 'cuda']
     """
     table = {}
     for name in sorted(_OPS):
@@ -85,12 +89,23 @@ def backends() -> dict[str, dict[str, str]]:
 
 
 def references() -> dict[torch._ops.OpOverload, Callable]:
-    """Plain PyTorch in place of each op: a table for ``ExportedProgram.run_decompositions``."""
+    """Plain PyTorch in place of each op: a table for ``ExportedProgram.run_decompositions``.
+
+    Example:
+        >>> references()[torch.ops.wsolfast.min_max_normalize.default].__module__
+        'wsolfast.reference.min_max_normalize'
+    """
     return dict(_REFERENCES)
 
 
 def extension_status() -> str | None:
-    """None when the compiled kernels are loaded, otherwise one line that says why they are not."""
+    """None when the compiled kernels are loaded, otherwise one line that says why they are not.
+
+    Example:
+        >>> compiled = extension_status() is None
+        >>> backends()["pixel_histogram"]["cpu"] == ("csrc" if compiled else "reference")
+        True
+    """
     return _extension.MISSING_BECAUSE
 
 

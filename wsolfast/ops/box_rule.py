@@ -51,6 +51,14 @@ class BoxRule:
 
     Raises:
         ValueError: if a field is not among its choices, or two fields contradict each other.
+
+    Example:
+        >>> maps, thresholds = torch.zeros(1, 8, 8), torch.tensor([0.5], dtype=torch.float64)
+        >>> maps[:, 2:5, 3:7] = 1
+        >>> score_map_boxes(maps, thresholds, BoxRule(box_end="exclusive")).boxes.tolist()
+        [[[3, 2, 7, 5]]]
+        >>> score_map_boxes(maps, thresholds, BoxRule(box_end="inclusive")).boxes.tolist()
+        [[[3, 2, 6, 4]]]
     """
 
     interpolation: Literal["none", "cubic", "linear", "linear_corners"] = "cubic"

@@ -58,6 +58,15 @@ def box_sweep_hits(
             values are not looked at, and offsets outside the boxes are taken for the nearest inside.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+
+    Example:
+        >>> maps, thresholds = torch.zeros(1, 8, 8), torch.tensor([0.5], dtype=torch.float64)
+        >>> maps[:, 2:5, 3:7] = 1
+        >>> gt_boxes, gt_offsets = torch.tensor([[3, 2, 7, 4]], dtype=torch.float64), torch.tensor([0, 1])
+        >>> iou_thresholds = torch.tensor([0.5, 0.7], dtype=torch.float64)  # the overlap is 8 / 12
+        >>> rule = BoxRule(box_end="exclusive", iou_plus_one=False)
+        >>> box_sweep_hits(maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, rule)
+        tensor([[[ True, False]]])
     """
     maps, thresholds, codes = checked_arguments("box_sweep_hits", maps, thresholds, rule, size)
     if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.dtype != torch.float64:

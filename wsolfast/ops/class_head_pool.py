@@ -91,6 +91,13 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
     saved and the maps are computed again, one matrix product more than with the maps kept: on the CPU a training step
     saves memory, not time. float16 and bfloat16 are summed in float32 and rounded at the end; float32 is strict unless
     :func:`torch.set_float32_matmul_precision` allows TF32. Deterministic for a fixed number of threads.
+
+    Example:
+        >>> features = torch.tensor([[[[1.0, -1.0]], [[0.0, 2.0]]]])  # [1, 2, 1, 2]
+        >>> class_head_pool(features, torch.eye(2))
+        tensor([[0.5000, 1.0000]])
+        >>> class_head_pool(features, torch.eye(2), relu=False)
+        tensor([[0., 1.]])
     """
     _check(features, weight, bias)
     if widens(features):

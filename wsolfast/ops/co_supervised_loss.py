@@ -96,6 +96,13 @@ def co_supervised_loss(
 
     Backends: CUDA (Triton), elsewhere the reference. Differentiable once, with respect to ``vectors``; a distance of 0
     has the gradient 0. float16 and bfloat16 are computed in float32, and so is their loss. Deterministic.
+
+    Example:
+        >>> vectors = torch.tensor([[[1.0], [0.0], [0.0]], [[2.0], [0.0], [0.0]]])  # [2, 3, 1]
+        >>> co_supervised_loss(vectors, torch.tensor([4, 4]))  # two objects of a class differ
+        tensor(0.6667)
+        >>> co_supervised_loss(vectors, torch.tensor([4, 5]))
+        tensor(0.)
     """
     _check(vectors, label, reduction)
     if vectors.element_size() < 4:

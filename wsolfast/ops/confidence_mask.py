@@ -46,6 +46,10 @@ def confidence_mask(maps: Tensor) -> Tensor:
         ValueError: if ``maps`` is not floating point or has no positions.
 
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Not differentiable. Deterministic.
+
+    Example:
+        >>> confidence_mask(torch.tensor([[0.0, 2.0, 2.0, 4.0]]))
+        tensor([[1., 0., 0., 1.]])
     """
     _check(maps)
     return _MASK((maps.float() if widens(maps) else maps).detach())

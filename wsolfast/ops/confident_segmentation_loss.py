@@ -91,6 +91,12 @@ def confident_segmentation_loss(
 
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once; equal maps have the gradient 0.
     Deterministic.
+
+    Example:
+        >>> late, early = torch.tensor([[[0.0, 2.0, 2.0, 4.0]]]), torch.tensor([[[1.0, 0.0, 0.0, 4.0]]])
+        >>> loss, mask = confident_segmentation_loss(late, early)
+        >>> loss, mask
+        (tensor(1.), tensor([[[1., 0., 0., 1.]]]))
     """
     _check(late, early, reduction)
     if widens(late):

@@ -59,6 +59,11 @@ def context_pool_update(
 
     Backends: CUDA (Triton), elsewhere the reference. Not differentiable. M is summed in double precision, so that the
     order of the batch is not seen. Deterministic. A strided ``maps`` or ``cam`` is copied.
+
+    Example:
+        >>> pool, cam = torch.zeros(2, 1, 2), torch.tensor([[[1.0, 3.0]]])
+        >>> context_pool_update(pool, torch.tensor([1]), cam, rate=1.0).round().tolist()
+        [[[0.0, 0.0]], [[-1.0, 1.0]]]
     """
     _check(maps, classes, cam)
     return _FORWARD(maps, classes.long(), cam, rate, eps, touched_only)

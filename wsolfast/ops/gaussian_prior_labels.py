@@ -41,6 +41,11 @@ class GaussianPrior:
 
     Raises:
         ValueError: if a field is out of range.
+
+    Example:
+        >>> prior = GaussianPrior(source="cam", object_threshold=0.6, background_threshold=0.2)
+        >>> gaussian_prior_labels(torch.tensor([[[0.1, 0.5, 1.0]]]), (1, 3), prior=prior)
+        tensor([[[  0, 255,   1]]], dtype=torch.uint8)
     """
 
     weight_low: float = 0.0
@@ -178,6 +183,10 @@ def gaussian_prior_labels(
 
     Backends: CPU (C++, in float64), CUDA (C++, the same bytes, without waiting for the device), elsewhere the reference
     on the host. Not differentiable. Deterministic.
+
+    Example:
+        >>> gaussian_prior_labels(torch.tensor([[[0.0, 0.3, 1.0, 0.3, 0.0]]]), (1, 5))
+        tensor([[[  0, 255,   1, 255,   0]]], dtype=torch.uint8)
     """
     _check(cam, size)
     if isinstance(prior, str):

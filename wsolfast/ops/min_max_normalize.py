@@ -67,6 +67,11 @@ def min_max_normalize(maps: Tensor, eps: float = 0.0) -> Tensor:
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Differentiable once; equal extrema share their gradient.
     Deterministic.
+
+    Example:
+        >>> min_max_normalize(torch.tensor([[[2.0, 4.0], [6.0, 10.0]]]))
+        tensor([[[0.0000, 0.2500],
+                 [0.5000, 1.0000]]])
     """
     _check(maps)
     if maps.element_size() < 4:

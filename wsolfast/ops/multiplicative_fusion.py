@@ -157,6 +157,13 @@ def multiplicative_fusion(
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once, also with respect to scale and
     shift; only the arguments are saved. float16 and bfloat16 are computed in float32 and rounded once, autocast changes
     nothing. Deterministic.
+
+    Example:
+        >>> fine, coarse = torch.tensor([[[[1.0, 2.0, 3.0]]]]), torch.tensor([[[[0.0, 10.0]]]])
+        >>> multiplicative_fusion([fine, coarse])
+        tensor([[[[ 0., 10., 30.]]]])
+        >>> multiplicative_fusion([fine, coarse], mode="add")
+        tensor([[[[ 1.,  7., 13.]]]])
     """
     _check(features, scale, shift, reduce, mode)
     dtype = features[0].dtype

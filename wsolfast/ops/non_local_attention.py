@@ -96,6 +96,12 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, *, kind: str 
     their scores and softmax in float32, all of it on the CPU; float32 is strict unless
     :func:`torch.set_float32_matmul_precision` allows TF32. Autocast changes nothing. Deterministic for a fixed number
     of threads, on CUDA in float32 or with :func:`torch.use_deterministic_algorithms`.
+
+    Example:
+        >>> query, key = torch.tensor([[[[0.0, 100.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> value = torch.tensor([[[[1.0, 3.0]]]])
+        >>> non_local_attention(query, key, value)
+        tensor([[[[2., 3.]]]])
     """
     _check(query, key, value, kind)
     if widens(query):

@@ -43,6 +43,10 @@ def normalize_score_map(maps: Tensor, size: tuple[int, int] | None, rule: BoxRul
             asks for a resize that ``interpolation="none"`` forbids.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic.
+
+    Example:
+        >>> normalize_score_map(torch.tensor([[[2.0, 4.0]]]), (1, 4), BoxRule(interpolation="linear")).tolist()
+        [[[0.0, 0.25, 0.75, 1.0]]]
     """
     check_maps("normalize_score_map", maps)
     height, width = maps.shape[-2:] if size is None else size

@@ -39,6 +39,13 @@ def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
             GPU, where that would be to wait for it, such a score is not counted.
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact.
+
+    Example:
+        >>> maps = torch.tensor([[[0.1, 0.2, 0.6, 0.9]]])
+        >>> masks = torch.tensor([[[0, 1, 1, 255]]], dtype=torch.uint8)
+        >>> pixel_histogram(maps, masks, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+        tensor([[1, 0],
+                [1, 1]])
     """
     check_maps("pixel_histogram", maps)
     if masks.dtype != torch.uint8 or masks.shape != maps.shape:

@@ -27,6 +27,11 @@ def resize_roundtrip(cam: Tensor, image_size: Sequence[int]) -> Tensor:
         ValueError: if ``cam`` has fewer than two dimensions or is not floating point, or a side is not positive.
 
     Composed of PyTorch operators: every device, differentiable.
+
+    Example:
+        >>> resize_roundtrip(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (4, 4))
+        tensor([[[0.1250, 0.8750],
+                 [0.1250, 0.8750]]])
     """
     if cam.dim() < 2 or not cam.is_floating_point():
         raise ValueError(

@@ -108,6 +108,11 @@ def restricted_activation_loss(
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Differentiable once, with respect to ``class_maps``;
     only the label's channel receives a gradient. float16 and bfloat16 are computed in float32, and so is their loss.
     Deterministic.
+
+    Example:
+        >>> class_maps = torch.tensor([[[[0.0, 20.0]], [[0.0, 0.0]]]])  # [1, 2, 1, 2]
+        >>> restricted_activation_loss(class_maps, torch.tensor([0]))  # the mean of sigmoid(0) and 1 - sigmoid(20)
+        tensor(0.2500)
     """
     _check(class_maps, label, statistic, normalization)
     if class_maps.element_size() < 4:

@@ -46,7 +46,15 @@ _OP_ALL = define_op(
 
 @dataclass(frozen=True)
 class ScoreMapBoxes:
-    """Boxes xyxy in pixels of the map; what x1, y1 mean is the rule's ``box_end``."""
+    """Boxes xyxy in pixels of the map; what x1, y1 mean is the rule's ``box_end``.
+
+    Example:
+        >>> maps, thresholds = torch.zeros(1, 8, 8), torch.tensor([0.5], dtype=torch.float64)
+        >>> maps[0, 1:3, 1:3], maps[0, 5:8, 5:8] = 1, 1
+        >>> found = score_map_boxes(maps, thresholds, BoxRule(selection="all", box_end="exclusive"))
+        >>> found.boxes.tolist(), found.offsets.tolist()
+        ([[5, 5, 8, 8], [1, 1, 3, 3]], [0, 2])
+    """
 
     boxes: Tensor  # int64 [N, T, 4], or [M, 4] for selection="all"
     offsets: Tensor | None = None  # int64 [N*T + 1]: map n, threshold t has boxes[offsets[n*T+t] : offsets[n*T+t+1]]
@@ -83,6 +91,12 @@ def score_map_boxes(
 
     Backends: CPU (C++), CUDA (C++), elsewhere the reference. Not differentiable. Deterministic, exact. On CUDA
     ``selection="all"`` waits for the device once, to learn how many boxes there are.
+
+    Example:
+        >>> maps, thresholds = torch.zeros(1, 8, 8), torch.tensor([0.5], dtype=torch.float64)
+        >>> maps[0, 2:5, 3:7] = 1
+        >>> score_map_boxes(maps, thresholds, BoxRule(box_end="exclusive")).boxes
+        tensor([[[3, 2, 7, 5]]])
     """
     maps, thresholds, codes = checked_arguments("score_map_boxes", maps, thresholds, rule, size)
     if rule.selection == "all":

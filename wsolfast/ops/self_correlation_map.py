@@ -124,6 +124,12 @@ def self_correlation_map(
     bfloat16 are computed in float32 but for the products of "fast". Deterministic for a fixed number of threads. On
     CUDA without a synchronisation, 2 GiB of images at a time; an image needs a P x P matrix per layer, but for the
     paper's variant and map with P > 2C.
+
+    Example:
+        >>> features = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]])  # [1, 2, 1, 4]
+        >>> cam = torch.tensor([[[[1.0, 0.08, 0.0, 0.0]]]])
+        >>> self_correlation_map(features, cam)  # the second position looks like the first
+        tensor([[[[1.0000, 0.5000, 0.0000, 0.0000]]]])
     """
     layers = [features] if isinstance(features, Tensor) else list(features)
     if precision is None:
