@@ -1,0 +1,73 @@
+"""Every recipe means what it meant at 6465ab1, before recipes named what they start from."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from wsolfast.recipe import dump_recipe, list_recipes, load_recipe
+
+# ``lines`` holds every "key = value" once, and ``recipes`` the numbers of the lines of each. Never write it anew.
+_RECORD = json.loads(Path(__file__).with_name("resolved_at_6465ab1.json").read_text(encoding="utf-8"))
+RECORD = {name: [_RECORD["lines"][i] for i in numbers] for name, numbers in _RECORD["recipes"].items()}
+
+# A key that is renamed or moved gets a line here: the dotted key of the record, the dotted key of today. A stage's
+# name is left out, as in ``"stage.model.delta_h": "stage.model.scg.delta_h"``; settings of variants follow.
+RENAMED: dict[str, str] = {}
+
+
+def flatten(table, path=""):
+    """``stage.NAME.key`` and value of everything in a table."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{path}{key}.")
+        elif value and isinstance(value, list) and isinstance(value[0], dict):
+            yield f"{path}{key}", [item["name"] for item in value]
+            for item in value:
+                yield from flatten(item, f"{path}{key}.{item['name']}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def lines_of(recipe):
+    return {f"{key} = {json.dumps(value)}" for key, value in flatten(tomllib.loads(dump_recipe(recipe)))}
+
+
+def renamed(line, stages):
+    """The line with the key of today."""
+    key, _, value = line.partition(" = ")
+    if key.startswith("variant.") and key.endswith(".set"):
+        settings = [setting.partition("=") for setting in json.loads(value)]
+        return f"{key} = {json.dumps([f'{_today(old, stages)}={text}' for old, _, text in settings])}"
+    return f"{_today(key, stages)} = {value}"
+
+
+def _today(key, stages):
+    head, _, rest = key.partition(".")
+    name, _, inside = rest.partition(".")
+    if head != "stage" or name not in stages:
+        return RENAMED.get(key, key)
+    return RENAMED.get(f"stage.{inside}", f"stage.{inside}").replace("stage.", f"stage.{name}.", 1)
+
+
+@pytest.mark.parametrize("name", RECORD)
+def test_a_recipe_means_what_it_meant(name):
+    assert name in list_recipes()
+    recipe = load_recipe(name)
+    stages = [stage.name for stage in recipe.stage]
+    before, now = {renamed(line, stages) for line in RECORD[name]}, lines_of(recipe)
+    assert sorted(before - now) == sorted(now - before) == [], "the first were, the second are"
+
+
+def test_the_record_holds_every_recipe_of_then():
+    assert len(RECORD) == 168
+    assert all("stage = [" in " ".join(lines) for lines in RECORD.values())
+
+
+def test_renamed_keys_reach_stages_and_the_settings_of_variants(monkeypatch):
+    monkeypatch.setitem(RENAMED, "stage.model.delta_h", "stage.model.scg.delta_h")
+    assert renamed("stage.loc.model.delta_h = 0.1", ["loc"]) == "stage.loc.model.scg.delta_h = 0.1"
+    assert renamed("evaluate.scg.delta_h = 0.1", ["loc"]) == "evaluate.scg.delta_h = 0.1"
+    line = 'variant.a.set = ["stage.model.delta_h=0.1", "stage.loc.model.delta_h=0.2"]'
+    assert renamed(line, ["loc"]) == line.replace("delta", "scg.delta")
