@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 
 import pytest
 from pages import DOCS, generate
@@ -26,6 +27,12 @@ def default_of(field):
     return "–" if field.default_factory is dataclasses.MISSING else "defaults"
 
 
+def choices_of(hint):
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    return [choice for inner in typing.get_args(hint) for choice in choices_of(inner)]
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)
 def test_table_has_the_keys_of_the_code(spec):
     fields = {field.name: default_of(field) for field in dataclasses.fields(spec)}
@@ -38,9 +45,11 @@ def test_table_has_the_keys_of_the_code(spec):
 
 
 def test_choices_of_a_key_are_all_named():
-    for key, choices in recipe.CHOICES.items():
-        for choice in choices:
-            assert f"`{choice}`" in TEXT or f'`"{choice}"`' in TEXT, f"{key}: {choice} is not said"
+    hints = [(spec.__name__, key, hint) for spec in SPECS for key, hint in typing.get_type_hints(spec).items()]
+    choices = [(*where, choice) for *where, hint in hints for choice in choices_of(hint)]
+    assert ("OptimSpec", "name", "adam") in choices
+    for spec, key, choice in choices:
+        assert f"`{choice}`" in TEXT or f'`"{choice}"`' in TEXT, f"{spec}.{key}: {choice} is not said"
 
 
 def test_folders_of_recipes_are_all_named():

@@ -4,11 +4,11 @@ Every backbone names its stages ``conv2`` to ``conv5``, shallow to deep, so that
 folder is the registry: ``backbones/<name>.py`` assembles the backbone ``<name>``; ``timm:<name>`` is any timm network.
 """
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 
+from wsolfast._nearest import nearest
 from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
 from wsolfast.backbones._weights import LoadReport, WeightsError, class_names_of, load_weights, read_state
@@ -92,7 +92,6 @@ def _ready(backbone: Backbone, weights: str, freeze: str | None) -> Backbone:
 def _module(name: str) -> ModuleType:
     known = list_backbones()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)} and timm:<name>"
+        hint = nearest(name, known, f"there are {', '.join(known)} and timm:<name>")
         raise BackboneError(f"no backbone named {name!r}; {hint}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -1,6 +1,5 @@
 """Any timm network with ``features_only``; normalised as its pretrained weights expect."""
 
-import difflib
 import itertools
 import math
 import re
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wsolfast._compat import import_timm
+from wsolfast._nearest import nearest
 from wsolfast.backbones._base import Architecture, Backbone, BackboneError, StageInfo
 from wsolfast.backbones._weights import WeightsError, require_online
 
@@ -77,8 +77,8 @@ class TimmBackbone(Backbone):
 def _create(name: str, input_size: int) -> nn.Module:
     timm = import_timm()
     if not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        raise BackboneError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        hint = nearest(name, timm.list_models(), "timm.list_models() names them all")
+        raise BackboneError(f"timm has no model {name!r}; {hint}")
     try:
         return timm.create_model(name, pretrained=False, features_only=True, img_size=input_size)
     except TypeError:

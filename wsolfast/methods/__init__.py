@@ -4,11 +4,11 @@
 by its class, ``package.module:Class``.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 
+from wsolfast._nearest import nearest
 from wsolfast.methods._base import Method
 from wsolfast.methods._scg import Refined, SelfCorrelation
 
@@ -46,7 +46,7 @@ def display_name(name: str) -> str:
     """
     method = name.partition(".")[0]
     if method not in list_methods():
-        raise KeyError(_unknown(method, list_methods()))
+        raise KeyError(f"no method named {method!r}; {nearest(method, list_methods())}")
     return importlib.import_module(f"{__name__}.{method}").NAME
 
 
@@ -64,12 +64,12 @@ def get_stage(name: str) -> type[Method]:
         return _class_elsewhere(name)
     method, _, stage = name.partition(".")
     if method not in list_methods():
-        raise KeyError(_unknown(name, list_stages()))
+        raise KeyError(f"no method named {name!r}; {nearest(name, list_stages())}")
     stages = importlib.import_module(f"{__name__}.{method}").STAGES
     if not stage and len(stages) == 1:
         return next(iter(stages.values()))
     if stage not in stages:
-        raise KeyError(_unknown(name, list_stages()))
+        raise KeyError(f"no method named {name!r}; {nearest(name, list_stages())}")
     return stages[stage]
 
 
@@ -101,8 +101,3 @@ def _class_elsewhere(name: str) -> type[Method]:
         if "ranking" not in inspect.signature(function).parameters:
             raise KeyError(f"{name!r}: {function.__name__} takes no ranking; end its parameters with *, ranking=None")
     return cls
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"no method named {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")

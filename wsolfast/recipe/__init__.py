@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from wsolfast._nearest import nearest
 from wsolfast.recipe._checks import check
-from wsolfast.recipe._errors import RecipeError, nearest
+from wsolfast.recipe._errors import RecipeError
 from wsolfast.recipe._specs import (
-    CHOICES,
     BackboneSpec,
     DataSpec,
     EvaluateSpec,
@@ -25,7 +25,6 @@ from wsolfast.recipe._specs import (
 from wsolfast.recipe._tables import read, write
 
 __all__ = [
-    "CHOICES",
     "BackboneSpec",
     "DataSpec",
     "EvaluateSpec",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class DataSpec:
     crop_area: tuple[float, float] | None = None  # least and most share of the area that training crops are taken from
     rand_augment: tuple[int, int] | None = None  # in training: number and magnitude (0 to 30) of distortions
     skip_bad: bool = False
-    decoder: str | None = None  # who decodes JPEG: "auto" if absent; "fast" is inexact; see docs/data.md
+    # Who decodes JPEG: "auto" if absent; "fast" is inexact; see docs/data.md.
+    decoder: Literal["auto", "pil", "simplejpeg", "cv2", "fast"] | None = None
     options: dict[str, object] = field(default_factory=dict)
 
 
@@ -69,7 +71,7 @@ class BackboneSpec:
 class OptimSpec:
     """``[stage.optim]``."""
 
-    name: str = "sgd"  # "sgd" or "adam"
+    name: Literal["sgd", "adam"] = "sgd"
     lr: float = 1e-3
     momentum: float = 0.9
     nesterov: bool = False
@@ -82,7 +84,8 @@ class OptimSpec:
 class ScheduleSpec:
     """``[stage.schedule]``: the learning rate as a function of the step alone."""
 
-    name: str = "constant"  # "constant", "step", "poly" or "exponential" (times gamma at the start of every epoch)
+    # "exponential": times gamma at the start of every epoch.
+    name: Literal["constant", "step", "poly", "exponential"] = "constant"
     milestones: tuple[int, ...] = ()  # "step", "poly": 0-based epochs at whose start the rate is multiplied by gamma
     gamma: float | tuple[float, ...] = 0.1  # one for all milestones, or one each
     power: float = 0.9
@@ -117,7 +120,7 @@ class EvaluateSpec:
     protocol: str = "wsolevaluation"
     localizer: str | None = None  # stage whose maps are measured; the last that is not the classifier if absent
     classifier: str | None = None  # stage or run folder that ranks the classes; the localiser if absent and able
-    split: str = "test"
+    split: Literal["test", "train_fullsup"] = "test"
     ten_crop: bool = False  # classes are ranked by ten crops of the image at data.resize
     center_crop: bool = False  # classes are ranked by the central crop of the image, resized as in training
     topk: int = 5
@@ -125,7 +128,8 @@ class EvaluateSpec:
     resize: int | tuple[int, int] | None = (
         None  # what the localised image is warped to; data.crop or data.resize if absent
     )
-    post: str = "none"  # "scg" refines the maps of any method by self-correlation, as SPA does its own
+    # "scg" refines the maps of any method by self-correlation, as SPA does its own.
+    post: Literal["none", "scg"] = "none"
     scg: dict[str, object] = field(default_factory=dict)  # options of methods.SelfCorrelation, for post = "scg"
     variant: str = ""  # the [[variant]] that is measured; none if empty
 
@@ -144,7 +148,7 @@ class RuntimeSpec:
     """``[runtime]``: how the work is done; results depend on it only through rounding."""
 
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
-    amp: str = "none"  # "none" or "bf16"
+    amp: Literal["none", "bf16"] = "none"
     channels_last: bool = False
     compile: bool = False  # the backbone, by torch.compile
     fused_optimizer: bool = False  # one kernel for all parameters
@@ -175,13 +179,3 @@ class Recipe:
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     variant: tuple[VariantSpec, ...] = ()
-
-
-CHOICES = {
-    "data.decoder": ("auto", "pil", "simplejpeg", "cv2", "fast"),
-    "stage.optim.name": ("sgd", "adam"),
-    "stage.schedule.name": ("constant", "step", "poly", "exponential"),
-    "runtime.amp": ("none", "bf16"),
-    "evaluate.split": ("test", "train_fullsup"),
-    "evaluate.post": ("none", "scg"),
-}

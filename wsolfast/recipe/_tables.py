@@ -1,31 +1,41 @@
 """Dataclasses from TOML tables, read strictly, and back, written whole."""
 
 import dataclasses
-import json
-import re
 import types
 import typing
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
-from wsolfast.recipe._errors import RecipeError, nearest
+import tomli_w
+
+from wsolfast._nearest import nearest
+from wsolfast.recipe._errors import RecipeError
 
 
 def read(cls: type, table: object, where: str = "") -> Any:
-    """A dataclass from a TOML table: unknown keys, wrong types and missing values are errors that name the key."""
+    """Return a dataclass from a TOML table.
+
+    Raises:
+        RecipeError: for unknown keys, wrong types, missing values and values that are no choice; it names the key.
+    """
     if not isinstance(table, dict):
         raise RecipeError(f"{where}: expected a table, got {table!r}")
     hints = _hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in table:
-        if key not in fields:
-            raise RecipeError(f"unknown key {_join(where, key)!r}; {nearest(key, fields)}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise RecipeError(f"missing key {_join(where, name)!r}")
-    return cls(**{key: _convert(value, hints[key], _join(where, key)) for key, value in table.items()})
+        if key not in hints:
+            raise RecipeError(f"unknown key {join(where, key)!r}; {nearest(key, hints)}")
+    for key in hints:
+        if key in required_keys(cls) and key not in table:
+            raise RecipeError(f"missing key {join(where, key)!r}")
+    return cls(**{key: _convert(value, hints[key], join(where, key)) for key, value in table.items()})
+
+
+@cache
+def required_keys(cls: type) -> set[str]:
+    """Return the keys that a table must have, because the dataclass has no default for them."""
+    fields = dataclasses.fields(cls)
+    return {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
 
 
 @cache
@@ -45,7 +55,7 @@ def _convert(value: object, hint: Any, where: str) -> object:
             return tuple(_convert(item, args[0], where) for item in value)
         if origin is dict and isinstance(value, dict):
             return {key: _convert(item, args[1], f"{where}.{key}") for key, item in value.items()}
-        if option is object:
+        if option is object or (origin is Literal and value in args):
             return value
         if option is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -61,6 +71,8 @@ def _is_union(hint: object) -> bool:
 
 def _type_name(option: Any) -> str:
     origin, args = typing.get_origin(option), typing.get_args(option)
+    if origin is Literal:
+        return f"one of {', '.join(args)}"
     if origin is tuple:
         if dataclasses.is_dataclass(args[0]):
             return "an array of tables"
@@ -69,67 +81,27 @@ def _type_name(option: Any) -> str:
     return "a table" if origin is dict else names[option]
 
 
-def _join(where: str, key: str) -> str:
+def join(where: str, key: str) -> str:
+    """Return the dotted key of what stands at ``key`` of the table ``where``."""
     return f"{where}.{key}" if where else key
 
 
 def write(spec: object) -> str:
-    """A dataclass as TOML, defaults included; None is left out, which absence means."""
-    lines: list[str] = []
-    _write_table(lines, _plain(spec), "")
-    return "\n".join(lines).strip() + "\n"
+    """Return a dataclass as TOML, defaults included; None is left out, which absence means."""
+    return tomli_w.dumps(_plain(spec))
 
 
 def _plain(value: object) -> Any:
-    """Dataclasses to dicts without None, which TOML cannot say and which absence means."""
+    """Return a value without dataclasses, None and empty tables; the keys of free tables are sorted.
+
+    A recipe is then written the same way whatever it starts from: its hash names what a checkpoint continues.
+    """
     if dataclasses.is_dataclass(value):
-        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: _plain(item) for name, item in pairs if item is not None}
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
+        pairs = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    elif isinstance(value, Mapping):
+        pairs = sorted(value.items())
+    elif isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value
-
-
-def _is_table_array(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
-
-
-def _write_table(lines: list[str], table: dict, path: str) -> None:
-    """Values first, then sub-tables, as TOML wants them; empty tables are left out."""
-    for key, value in table.items():
-        if not isinstance(value, dict) and not _is_table_array(value):
-            lines.append(f"{_key(key)} = {_value(value)}")
-    for key, value in table.items():
-        name = _join(path, _key(key))
-        if isinstance(value, dict) and value:
-            lines += ["", f"[{name}]"]
-            _write_table(lines, value, name)
-        elif _is_table_array(value):
-            for item in value:
-                lines += ["", f"[[{name}]]"]
-                _write_table(lines, item, name)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _string(key)
-
-
-def _string(text: str) -> str:
-    # JSON escapes what TOML's basic strings must escape, but for DEL.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _string(value)
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())}}}"
-    raise RecipeError(f"cannot write {value!r} as TOML")
+    else:
+        return value
+    return {name: _plain(item) for name, item in pairs if item is not None and item != {}}

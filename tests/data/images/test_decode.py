@@ -1,5 +1,6 @@
 import io
 import sys
+import typing
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from wsolfast.data import DataError
 from wsolfast.data.images import _jpeg, decode
-from wsolfast.recipe import CHOICES
+from wsolfast.recipe import DataSpec
 
 EXIF_ORIENTATION = 0x0112
 
@@ -279,4 +280,5 @@ def test_a_missing_package_names_the_extra(write_image, monkeypatch, decoder):
 
 
 def test_recipes_know_the_decoders():
-    assert CHOICES["data.decoder"] == decode.DECODERS
+    choices, _ = typing.get_args(typing.get_type_hints(DataSpec)["decoder"])
+    assert typing.get_args(choices) == decode.DECODERS
