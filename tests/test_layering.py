@@ -59,6 +59,7 @@ INSIDE = {
     },
 }
 # Which every room may import.
+# Rooms that every room may import.
 EVERYWHERE = {"_nearest"}
 NATIVE = {
     "boxes": {"boxes"},

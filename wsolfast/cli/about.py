@@ -6,22 +6,34 @@ from typing import Annotated
 import typer
 
 from wsolfast.cli._options import AsJson, echo
-from wsolfast.recipe import RecipeError, list_recipes, load_recipe, recipe_path
+from wsolfast.recipe import RecipeError, diff_recipe, list_recipes, load_recipe, show_recipe
 
 app = typer.Typer()
 
 
-@app.command(epilog="Examples:\n\n  wsolfast recipes\n\n  wsolfast recipes 'spa_*'\n\n  wsolfast recipes spa_cub_vgg16")
+@app.command(
+    epilog="Examples:\n\n  wsolfast recipes\n\n  wsolfast recipes 'spa_*'\n\n  wsolfast recipes spa_cub_vgg16\n\n"
+    "  wsolfast recipes cam_cub_vgg16 --diff"
+)
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME|GLOB]", help="Show this one, or list these.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE|GLOB]", help="Show this one, or list these.")
+    ] = None,
+    changes: Annotated[bool, typer.Option("--diff", help="Show the lines that differ from the recipe's base.")] = False,
 ) -> None:
-    """List the recipes with the numbers of their papers, or show one with the source of every value."""
+    """List the recipes with the numbers of their papers, or show one with the source of every value.
+
+    A recipe may start from another one, its base, and say only what it changes. It is shown with the lines of its
+    base merged in. --diff shows what it changes: a line with - is the base's, a line with + is its own.
+    """
     from fnmatch import filter as matching
 
     names = list_recipes()
     if name is not None and not (set("*?[") & set(name)):
-        echo(recipe_path(name).read_text(encoding="utf-8").rstrip())
+        echo(diff_recipe(name) if changes else show_recipe(name))
         return
+    if changes:
+        raise RecipeError("--diff: name the one recipe whose changes you want to see")
     names = matching(names, name or "*")
     if not names:
         raise RecipeError(f"no recipe matches {name!r}")

@@ -4,12 +4,14 @@ import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from wsolfast._nearest import nearest
+from wsolfast.recipe._bases import Layer, merge, parse_layers, read_layers
 from wsolfast.recipe._checks import check
 from wsolfast.recipe._errors import RecipeError
+from wsolfast.recipe._files import list_recipes, recipe_path
+from wsolfast.recipe._sources import diff, show
 from wsolfast.recipe._specs import (
     BackboneSpec,
     DataSpec,
@@ -37,44 +39,15 @@ __all__ = [
     "StageSpec",
     "VariantSpec",
     "as_measured",
+    "diff_recipe",
     "dump_recipe",
     "list_recipes",
     "load_recipe",
     "override_value",
     "parse_recipe",
     "recipe_path",
+    "show_recipe",
 ]
-
-
-_FOLDER = Path(__file__).parents[1] / "recipes"
-
-
-def list_recipes() -> list[str]:
-    """Names of the recipes that come with the package, sorted."""
-    return list(_recipes())
-
-
-@cache
-def _recipes() -> dict[str, Path]:
-    found = ((path.relative_to(_FOLDER).with_suffix("").as_posix(), path) for path in _FOLDER.rglob("*.toml"))
-    return dict(sorted(found))
-
-
-def recipe_path(name_or_path: str | Path) -> Path:
-    """The file behind a recipe's name, or the path itself if it is one.
-
-    Raises:
-        RecipeError: if there is neither; the message names the nearest recipe.
-    """
-    text = str(name_or_path)
-    if text in _recipes():
-        return _recipes()[text]
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if path.is_file():
-            return path
-        raise RecipeError(f"no recipe file at {path}")
-    raise RecipeError(f"no recipe named {text!r}; {nearest(text, list_recipes())}")
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -93,9 +66,7 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     Raises:
         RecipeError: unknown key (with the nearest one), wrong type, or a file that is not TOML.
     """
-    path = recipe_path(name_or_path)
-    name = path.relative_to(_FOLDER).with_suffix("").as_posix() if path.is_relative_to(_FOLDER) else path.stem
-    return parse_recipe(path.read_text(encoding="utf-8"), name, overrides)
+    return _resolve(read_layers(name_or_path), overrides)
 
 
 def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -109,11 +80,11 @@ def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: as :func:`load_recipe`.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe {name}: not valid TOML: {error}") from None
-    table.setdefault("name", name)
+    return _resolve(parse_layers(text, name), overrides)
+
+
+def _resolve(layers: list[Layer], overrides: Iterable[str]) -> Recipe:
+    table = {"name": layers[0].name} | merge(layers)
     for override in overrides:
         _apply_override(table, override)
     recipe: Recipe = read(Recipe, table)
@@ -125,6 +96,27 @@ def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML, defaults included; :func:`parse_recipe` gives the same recipe back."""
     return write(recipe)
+
+
+def show_recipe(name_or_path: str | Path) -> str:
+    """Return a recipe as TOML text with the source of every value; what it starts from is merged in.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`.
+    """
+    load_recipe(name_or_path)
+    return show(read_layers(name_or_path))
+
+
+def diff_recipe(name_or_path: str | Path) -> str:
+    """Return the lines in which a recipe differs from its base, or one line that says that it has none.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`.
+    """
+    load_recipe(name_or_path)
+    layers = read_layers(name_or_path)
+    return diff(layers) if len(layers) > 1 else f"{layers[0].name} has no base"
 
 
 def as_measured(recipe: Recipe) -> Recipe:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from wsolfast.recipe import RecipeError, as_measured, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_path
+from wsolfast.recipe import RecipeError, as_measured, dump_recipe, list_recipes, load_recipe, parse_recipe
 
 SMALL = """
 [data]
@@ -25,15 +25,6 @@ uses = {pseudo_mask = "localizer"}
 backbone = {name = "small"}
 """
 )
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_every_value_of_a_stage_has_a_source(name):
-    section = ""
-    for line in recipe_path(name).read_text().splitlines():
-        section = line.strip("[]") if line.startswith("[") else section
-        if section.startswith("stage") and re.match(r"\w+ *=", line):
-            assert re.search(r"# (paper|released|ours)\b", line), f"{name}: no source: {line}"
 
 
 @pytest.mark.parametrize("name", list_recipes())

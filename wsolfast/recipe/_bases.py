@@ -1,0 +1,182 @@
+"""Recipes that start from another one and hold only what they change."""
+
+import copy
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsolfast._nearest import nearest
+from wsolfast.recipe._errors import RecipeError
+from wsolfast.recipe._files import is_packaged, recipe_name, recipe_path
+from wsolfast.recipe._specs import Recipe, StageSpec, VariantSpec
+from wsolfast.recipe._tables import join, read, required_keys
+
+_MOST_BASES = 2
+# What a recipe says of itself is never said of another one.
+OWN = ("name", "summary", "paper")
+# Arrays of tables whose items are changed by their names.
+NAMED = {"stage": StageSpec, "variant": VariantSpec}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A recipe as it is written, before what it starts from is merged in."""
+
+    name: str
+    text: str
+    table: dict[str, Any]
+    path: Path | None = None  # None of a text that comes from no file
+
+    @property
+    def base(self) -> str | None:
+        """The recipe that this one starts from, as it is written."""
+        base = self.table.get("base")
+        if base is not None and not isinstance(base, str):
+            raise RecipeError(f"recipe {self.name}: base: expected a string, got {base!r}")
+        return base
+
+
+def read_layers(name_or_path: str | Path) -> list[Layer]:
+    """Read a recipe and what it starts from, itself first.
+
+    Raises:
+        RecipeError: for a file that is not TOML, an unknown base, a circle, or more than two bases one after another.
+    """
+    path = recipe_path(name_or_path)
+    return parse_layers(path.read_text(encoding="utf-8"), recipe_name(path), path)
+
+
+def parse_layers(text: str, name: str, path: Path | None = None) -> list[Layer]:
+    """:func:`read_layers` on TOML text; without a ``path`` its base can only be a recipe of the package."""
+    layers = [_parse(text, name, path)]
+    while layers[-1].base is not None:
+        found = _base_path(layers[-1])
+        names = [layer.name for layer in layers]
+        if found in [layer.path for layer in layers]:
+            raise RecipeError(f"recipe {name}: base: {' starts from '.join([*names, recipe_name(found)])}, a circle")
+        if len(layers) > _MOST_BASES:
+            raise RecipeError(
+                f"recipe {name}: base: {' starts from '.join(names)}, which starts from {recipe_name(found)!r}; "
+                f"expected at most {_MOST_BASES} bases one after another"
+            )
+        layers.append(_parse(found.read_text(encoding="utf-8"), recipe_name(found), found))
+    return layers
+
+
+def _parse(text: str, name: str, path: Path | None) -> Layer:
+    try:
+        return Layer(name, text, tomllib.loads(text), path)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name}: not valid TOML: {error}") from None
+
+
+def _base_path(layer: Layer) -> Path:
+    base = str(layer.base)
+    outside = layer.path is not None and not is_packaged(layer.path)
+    if base.endswith(".toml") and not outside:
+        raise RecipeError(f"recipe {layer.name}: base: expected the name of a recipe of the package, got {base!r}")
+    try:
+        return recipe_path(layer.path.resolve().parent / base if base.endswith(".toml") and layer.path else base)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {layer.name}: base: {error}") from None
+
+
+def merge(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the table that a recipe means once everything that it starts from is merged in.
+
+    Args:
+        layers: the recipe, its base, and the base's base.
+
+    Raises:
+        RecipeError: for a value that repeats the base's, or a stage or key that the base does not have.
+    """
+    layer, *below = layers
+    own = copy.deepcopy(layer.table)
+    if not below:
+        if "remove" in own:
+            raise RecipeError(f"recipe {layer.name}: remove: there is no base to remove anything from")
+        return own
+    base = merge(below)
+    own.pop("base")
+    try:
+        read(Recipe, {"name": below[0].name} | base)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {below[0].name}: {error}") from None
+    changed = {key: value for key, value in base.items() if key not in OWN}
+    try:
+        for key in _keys_to_remove(own.pop("remove", None)):
+            _remove(changed, key.split("."), below[0].name, key)
+        _change(changed, own, "", below[0].name)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {layer.name}: {error}") from None
+    return changed
+
+
+def _keys_to_remove(value: object) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not value or not all(isinstance(key, str) for key in value):
+        raise RecipeError(f"remove: expected an array of keys, got {value!r}")
+    return value
+
+
+def _remove(place: Any, parts: Sequence[str], base: str, key: str) -> None:
+    """Take away what stands at ``parts`` inside of a table or of an array whose items have names."""
+    first, *rest = parts
+    inside = _named(place) if isinstance(place, list) else place
+    if isinstance(place, list) and len(place) == 1 and rest and first not in inside:
+        _remove(place[0], parts, base, key)
+    elif not isinstance(inside, dict):
+        raise RecipeError(f"remove: {key!r}: {base!r} has a value in front of {first!r}, not a table")
+    elif first not in inside:
+        missing = ".".join(key.split(".")[: -len(rest) or None])
+        raise RecipeError(f"remove: {base!r} has no {missing!r}; {nearest(first, inside)}")
+    elif rest:
+        _remove(inside[first], rest, base, key)
+    elif isinstance(place, list):
+        place.remove(inside[first])
+    else:
+        del place[first]
+
+
+def _named(tables: list) -> dict[str, dict]:
+    return {table["name"]: table for table in tables if isinstance(table, dict) and isinstance(table.get("name"), str)}
+
+
+def _change(table: dict, own: dict, where: str, base: str) -> None:
+    for key, value in own.items():
+        at, old = join(where, key), table.get(key)
+        if at in NAMED and isinstance(value, list) and isinstance(old, list):
+            _change_named(old, value, at, base)
+        elif isinstance(value, dict) and isinstance(old, dict):
+            if not value:
+                raise RecipeError(f"{at}: nothing in it differs from {base!r}; leave it out")
+            _change(old, value, at, base)
+        elif old == value and type(old) is type(value):
+            raise RecipeError(f"{at}: {base!r} says {value!r}, too; leave it out")
+        else:
+            table[key] = value
+
+
+def _change_named(tables: list, own: list, where: str, base: str) -> None:
+    known, changed = _named(tables), _named(own)
+    for item in own:
+        name = item.get("name") if isinstance(item, dict) else None
+        if not isinstance(name, str):
+            tables.append(item)  # the reader says what it lacks
+        elif changed[name] is not item:
+            raise RecipeError(f"{where}.name: two {where}s are called {name!r}")
+        elif name in known:
+            changes = {key: value for key, value in item.items() if key != "name"}
+            if not changes:
+                raise RecipeError(f"{where}.{name}: nothing in it differs from {base!r}; leave it out")
+            _change(known[name], changes, f"{where}.{name}", base)
+        else:
+            missing = required_keys(NAMED[where]) - set(item)
+            if missing:
+                needed = " and ".join(sorted(missing))
+                hint = nearest(name, known)
+                raise RecipeError(f"{where}.{name}: {base!r} has no such {where}; {hint} (a new one needs {needed})")
+            tables.append(item)
