@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from PIL import Image
 
 from wsolfast import data
 from wsolfast.data.images.decode import decode
-from wsolfast.engine.assembly.build import choose_device, classifier_view, eval_protocol, eval_view
-from wsolfast.engine.assembly.network import load_localizer, load_method
+from wsolfast.engine.assembly.build import classifier_view, eval_protocol, eval_view
+from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.evaluation.eval_split import eval_name
 from wsolfast.engine.report.pictures import draw_boxes, overlay
+from wsolfast.engine.run.determinism import deterministic_algorithms
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder, write_bytes, write_json
@@ -57,24 +59,18 @@ def localize(
     """
     paths, folder = [Path(file) for file in files], Path(output)
     require_any(paths)
-    progress, recipe = progress or Progress(quiet=True), run.recipe
-    if post is not None:
-        recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
-    names = run.class_names()
-    localizer, classifier = localizer_of(recipe), classifier_of(recipe)
-    if not names and (classifier or localizer).stage.num_classes is None:
-        raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
+    progress, names = progress or Progress(quiet=True), run.class_names()
+    recipe = _recipe(run, len(names), device, post)
     label = None if class_name is None else _find_class(class_name, names)
-    protocol, view = eval_protocol(recipe), eval_view(recipe)
-    second_view = classifier_view(recipe)
+    protocol, view, second_view = eval_protocol(recipe), eval_view(recipe), classifier_view(recipe)
     threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
-    target = choose_device(device or recipe.runtime.device)
-    method = load_localizer(run, recipe, len(names)).eval().to(target)
-    ranks = None if classifier is None else load_method(run, classifier, len(names)).eval().to(target)
+    network = Network(run, recipe, len(names))
+    predictor, target = network.predictor, network.device
+    wanted = None if label is None else torch.tensor([label], device=target)
     found, failed = [], []
     taken: set[str] = set()
     folder.mkdir(parents=True, exist_ok=True)
-    with progress.task("images", len(paths)) as advance, torch.inference_mode():
+    with progress.task("images", len(paths)) as advance, deterministic_algorithms(recipe.runtime.deterministic):
         for file in paths:
             try:
                 pixels = decode(file)
@@ -84,20 +80,12 @@ def localize(
                 advance()
                 continue
             image = view(pixels, [], str(file))[0][None].to(target)
-            given = None if label is None else torch.tensor([label], device=target)
-            logits = None
-            if ranks is not None and second_view is not None:
-                logits = ranks.classify(second_view(pixels, [], str(file))[0][None].to(target))
-            if given is None and logits is not None:
-                given = logits.argmax(1)
-            answer = method.localize(image, label=given, topk=1 if given is None else 0)
-            logits = answer.logits if logits is None else logits
-            assert logits is not None  # a method that ranks no classes comes with a classifier
-            shown = int(answer.classes[0, 0])
-            score_map = answer.localization_map[:, 0].float().cpu()
+            wide = None if second_view is None else second_view(pixels, [], str(file))[0][None].to(target)
+            maps, classes, scores = (one.cpu() for one in predictor(image, wide, wanted))
+            shown = int(classes[0, 0]) if label is None else label
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
-            boxes = predicted_boxes(score_map, extent, protocol, threshold)[0]
-            picture = draw_boxes(overlay(Image.fromarray(pixels), score_map[0]), boxes)
+            boxes = predicted_boxes(maps, extent, protocol, threshold)[0]
+            picture = draw_boxes(overlay(Image.fromarray(pixels), maps[0]), boxes)
             png = folder / _free_name(file, taken)
             write_bytes(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
             found.append(
@@ -106,7 +94,7 @@ def localize(
                     "size": extent[0].tolist(),
                     "class_id": shown,
                     "class_name": names[shown] if shown < len(names) else None,
-                    "score": round(float(logits[0].float().softmax(0)[shown]), 6),
+                    "score": round(float(scores[classes == shown]), 6),
                     "boxes": [[round(value, 2) for value in box] for box in boxes.tolist()],
                     "overlay": str(png),
                 }
@@ -121,6 +109,23 @@ def localize(
     }
     write_json(folder / "boxes.json", results)
     return results
+
+
+def _recipe(run: RunFolder, named_classes: int, device: str | None, post: str | None) -> Recipe:
+    """The run's recipe for single images, every class of which is given a probability.
+
+    Raises:
+        MissingError: if nothing tells how many classes there are.
+    """
+    recipe = run.recipe
+    if post is not None:
+        recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
+    known = (classifier_of(recipe) or localizer_of(recipe)).stage.num_classes or named_classes
+    if not known:
+        raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
+    # Compiling takes longer than the images that are given here, which may differ in size.
+    runtime = replace(recipe.runtime, device=device or recipe.runtime.device, compile=False)
+    return replace(recipe, evaluate=replace(recipe.evaluate, topk=known), runtime=runtime)
 
 
 def require_any(files: Sequence[Path]) -> None:

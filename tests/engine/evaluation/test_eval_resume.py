@@ -174,7 +174,7 @@ def test_maps_before_an_image_that_is_now_left_out_are_kept(whole, batches_seen,
     def shortened(self, run, recipe, split, limit):
         original(self, run, recipe, split, limit)
         self.indices = [index for index in self.indices if index != 5]
-        self.truths.indices = self.indices
+        self.ground_truth.indices = self.indices
 
     monkeypatch.setattr(EvalSplit, "__init__", shortened)
     evaluate(whole)

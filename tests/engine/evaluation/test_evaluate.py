@@ -13,7 +13,8 @@ from wsolfast import data
 from wsolfast._compat import import_torchvision
 from wsolfast.engine.assembly.build import build_method, describe_device, eval_protocol, open_eval_data
 from wsolfast.engine.assembly.checkpoint import load_weights, save_weights, seed_everything
-from wsolfast.engine.assembly.network import Predictor, load_localizer
+from wsolfast.engine.assembly.network import load_localizer
+from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.evaluation import eval_split
 from wsolfast.engine.evaluation.eval_split import compute_score_maps
 from wsolfast.engine.evaluation.evaluate import evaluate
@@ -22,6 +23,7 @@ from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train
+from wsolfast.methods.cam import CAM
 from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, center_box
 from wsolfast.recipe import RecipeError
 from wsolfast.types import Localization
@@ -178,13 +180,13 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
 
 
 def test_a_deterministic_evaluation_shows_images_one_by_one_and_allows_no_other_algorithms(trained, monkeypatch):
-    seen, original = [], Predictor._predict
+    seen, original = [], CAM.localize
 
-    def looking(self, image, wide, label):
+    def looking(self, image, **options):
         seen.append((len(image), torch.are_deterministic_algorithms_enabled()))
-        return original(self, image, wide, label)
+        return original(self, image, **options)
 
-    monkeypatch.setattr(Predictor, "_predict", looking)
+    monkeypatch.setattr(CAM, "localize", looking)
     evaluate(trained)
     assert max(count for count, _ in seen) > 1
     assert not any(wanted for _, wanted in seen)
@@ -259,6 +261,28 @@ def test_central_crop_ranks_the_classes_that_a_map_combines(tiny):
     assert torch.equal(classes, logits.argsort(dim=1, descending=True))
     assert torch.allclose(maps, expected.localization_map[:, 0], atol=1e-6)
     assert not torch.equal(expected.classes, own.classes)
+
+
+def test_without_a_label_the_map_is_that_of_the_class_that_comes_first():
+    class Undecided(torch.nn.Module):
+        """Classes 1 and 2 are equally likely; left alone, it shows the map of the second one."""
+
+        combines_classes = False
+
+        def localize(self, image, label=None, topk=1):
+            label = torch.full((len(image),), 2) if label is None else label
+            maps = label.float()[:, None, None, None].expand(-1, 1, 2, 2) / 10
+            return Localization(torch.tensor([[0.0, 5.0, 5.0]]).expand(len(image), -1), label[:, None], maps)
+
+        def classify(self, image):
+            return self.localize(image).logits
+
+    image = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for wide in (None, image):
+        for singly in (False, True):
+            maps, classes, scores = Predictor(Undecided(), device=torch.device("cpu"), singly=singly)(image, wide)
+            assert torch.equal(maps[:, 0, 0], classes[:, 0] / 10)
+            assert torch.equal(scores[:, 0], scores[:, 1])
 
 
 def test_protocols_of_a_central_crop_are_shown_that_crop(tiny):

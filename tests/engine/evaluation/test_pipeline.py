@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import build_method, open_eval_data, refine
-from wsolfast.engine.assembly.network import Predictor
+from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.evaluation.decoding import DecodedBatches

@@ -10,7 +10,8 @@ import torch
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import count_decoders, eval_view, open_eval_data
-from wsolfast.engine.assembly.network import Network, Predictor
+from wsolfast.engine.assembly.network import Network
+from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.evaluation.measure import GroundTruth, SplitMetrics, turns
 from wsolfast.engine.evaluation.pipeline import stream

@@ -1,0 +1,73 @@
+"""``localize`` and ``evaluate`` say the same of the same image."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.evaluation.score_maps import ScoreMaps
+from wsolfast.engine.localize import localize
+from wsolfast.engine.report.pictures import draw_boxes, overlay
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.recipe import dump_recipe, parse_recipe
+
+CLASSES = 6
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A data set of image files, each of its own size."""
+    rng, root = np.random.default_rng(0), tmp_path / "photos"
+    root.mkdir()
+    rows = ["image,class_id,class_name,width,height,x0,y0,x1,y1,split"]
+    for k in range(2 * CLASSES):
+        width, height = (int(side) for side in rng.integers(50, 90, 2))
+        # The border, which a central crop cuts off, is of another colour than what it surrounds.
+        pixels = np.tile(rng.integers(0, 256, 3, dtype=np.uint8), (height, width, 1))
+        pixels[9:-9, 9:-9] = rng.integers(0, 256, (height - 18, width - 18, 3)) // 2 + rng.integers(0, 128, 3)
+        Image.fromarray(pixels).save(root / f"{k}.png")
+        split = "test" if k < CLASSES else "train"
+        rows.append(f"{k}.png,{k % CLASSES},class {k % CLASSES},{width},{height},8,8,40,40,{split}")
+    (root / "annotations.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def untrained(tiny, tmp_path, photos, *overrides):
+    data = ("data.name=folder", f"data.root={photos}", "data.options={}")
+    recipe = tiny(*data, "stage.epochs=0", "evaluate.batch_size=1", "evaluate.topk=6", *overrides)
+    return RunFolder.create(tmp_path / "run", recipe)
+
+
+def kept_maps(run):
+    found = ScoreMaps(run.eval_path("test") / "maps").rows(range(CLASSES))
+    return [found[k] for k in range(CLASSES)]
+
+
+@pytest.mark.parametrize("crop", ["center_crop", "ten_crop"])
+@pytest.mark.parametrize("method", ["nl_ccam", "ci_cam"])
+@pytest.mark.parametrize("amp", ["none", "bf16"])
+def test_an_image_is_localised_as_it_is_evaluated(tiny, tmp_path, photos, coarse_sweep, crop, method, amp):
+    changes = (f"stage.method={method}", "stage.model={nl_positions=[]}", f"runtime.amp={amp}")
+    run = untrained(tiny, tmp_path, photos, *changes, "runtime.channels_last=true")
+    evaluate(run)
+    without_crop = kept_maps(run)
+    run.replace_recipe(parse_recipe(dump_recipe(run.recipe), "cropped", [f"evaluate.{crop}=true"]))
+    threshold = evaluate(run)["cam_threshold"]
+    maps = kept_maps(run)
+    # Or the test would say nothing of who ranks the classes.
+    assert any((one != other).any() for one, other in zip(maps, without_crop, strict=True))
+    rows = json.loads((run.eval_path("test") / "per_image.json").read_text())["images"]
+    files = [photos / row["image_id"] for row in rows]
+    predicted = localize(run, files, tmp_path / "predicted")["images"]
+    for row, found in zip(rows, predicted, strict=True):
+        assert (found["class_id"], found["score"]) == (row["predicted"], row["score"])
+    for row, file, score_map in zip(rows, files, maps, strict=True):
+        of_label = localize(run, [file], tmp_path / "label", class_name=str(row["label"]))
+        (found,) = of_label["images"]
+        assert of_label["threshold"] == threshold
+        assert found["class_id"] == row["label"]
+        assert found["boxes"] == [row["box"]]
+        picture = draw_boxes(overlay(Image.open(file), score_map), found["boxes"])
+        np.testing.assert_array_equal(Image.open(found["overlay"]), picture)

@@ -1,0 +1,113 @@
+"""One forward pass of evaluation and of ``localize``: maps, classes and probabilities of a batch of images."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from wsolfast import data
+from wsolfast.backbones import Backbone
+from wsolfast.methods import Method
+
+
+class Predictor:
+    """Classifies and localises a batch of images.
+
+    Both methods are put into eval mode, moved to ``device``, and the batch norms of their backbones are folded in
+    place: they cannot be trained afterwards.
+
+    Args:
+        method: gives the maps.
+        classifier: ranks the classes by the second view, which the data set must deliver; the method itself if None.
+        device: where both run.
+        crop: side of the ten crops of the second view whose mean probabilities rank the classes; None ranks by the
+            second view itself, or by the localisation forward if the data set delivers none.
+        topk: how many classes are kept.
+        amp: "bf16" runs the networks in bfloat16; maps are kept as float32 all the same.
+        channels_last: the memory layout that the networks read.
+        compiled: the backbones go through torch.compile; they then want batches of one size.
+        singly: every image goes through the networks alone, so that its outputs do not depend on the size of batches,
+            by which convolutions choose their order of summation.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        classifier: Method | None = None,
+        *,
+        device: torch.device,
+        crop: int | None = None,
+        topk: int = 5,
+        amp: str = "none",
+        channels_last: bool = False,
+        compiled: bool = False,
+        singly: bool = False,
+    ):
+        self.method = method.eval().to(device)
+        self.classifier = method if classifier is None else classifier.eval().to(device)
+        self.device, self.crop, self.topk, self.amp = device, crop, topk, amp
+        self.compiled, self.singly = compiled, singly
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        for backbone in self.backbones:
+            backbone.fold_batch_norms()
+            if compiled:
+                # Not the module's own compile(): hooks, which read the clock, stay outside.
+                backbone.forward = torch.compile(backbone.forward, dynamic=False)  # type: ignore[method-assign]
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        """Backbones of both networks, one if they share it."""
+        networks = (self.method, self.classifier)
+        return list({id(network): network.backbone for network in networks if hasattr(network, "backbone")}.values())
+
+    def __call__(
+        self, image: Tensor, wide: Tensor | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return maps, classes and scores as :class:`wsolfast.engine.evaluation.score_maps.MapBatch` holds them.
+
+        Args:
+            image (Tensor[N, 3, H, W]): uint8, the view that is localised.
+            wide (Tensor[N, 3, H', W']): uint8, the second view.
+            label (Tensor[N]): int64, classes whose maps are wanted; None takes each image's most likely class.
+
+        Returns:
+            float32 [N, h, w], int64 [N, k] and float32 [N, k].
+        """
+        if not self.singly:
+            return self._predict(image, wide, label)
+        absent = [None] * len(image)
+        wides, labels = (absent if one is None else one.split(1) for one in (wide, label))
+        parts = [self._predict(*views) for views in zip(image.split(1), wides, labels, strict=True)]
+        maps, classes, scores = (torch.cat(found) for found in zip(*parts, strict=True))
+        return maps, classes, scores
+
+    def _predict(self, image: Tensor, wide: Tensor | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+            image = self._laid_out(image)
+            probability = None if wide is None else self._probability(wide)
+            if label is None and probability is not None:
+                label = self._best(probability)[0][:, 0]
+            topk = 1 if label is None else 0
+            found = self.method.localize(image, label=label, topk=topk, ranking=probability)
+            if probability is None:
+                assert found.logits is not None  # a method that ranks no classes comes with a classifier
+                probability = found.logits.float().softmax(1)
+            classes, scores = self._best(probability)
+            if label is None and not torch.equal(found.classes[:, 0], classes[:, 0]):
+                # Equally likely classes, of which the method took another one.
+                found = self.method.localize(image, label=classes[:, 0], topk=0)
+            return found.localization_map[:, 0].float(), classes, scores
+
+    def _probability(self, wide: Tensor) -> Tensor:
+        """Mean probabilities [N, K] of the crops of the second view."""
+        crops = [wide] if self.crop is None else data.ten_crop(wide, self.crop).unbind(1)
+        views = (self.classifier.classify(self._laid_out(view)).float().softmax(1) for view in crops)
+        return functools.reduce(torch.add, views) / len(crops)
+
+    def _best(self, probability: Tensor) -> tuple[Tensor, Tensor]:
+        """The most likely classes [N, k] and their probabilities."""
+        best = probability.topk(min(self.topk, probability.shape[1]), dim=1)
+        return best.indices, best.values
+
+    def _laid_out(self, image: Tensor) -> Tensor:
+        return image.contiguous(memory_format=self.layout)
