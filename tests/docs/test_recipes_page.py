@@ -11,7 +11,7 @@ from wsolfast import recipe
 from wsolfast.recipe import list_recipes
 
 TEXT = (DOCS / "recipes.md").read_text(encoding="utf-8")
-SPECS = [thing for thing in vars(recipe).values() if isinstance(thing, type) and dataclasses.is_dataclass(thing)]
+SPECS = [thing for thing in (getattr(recipe, name) for name in recipe.__all__) if dataclasses.is_dataclass(thing)]
 
 
 def rows(spec):

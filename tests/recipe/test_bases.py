@@ -120,6 +120,16 @@ milestones = [1, 2]
     assert recipe.stage[0].schedule.gamma == (0.1, 0.5)
 
 
+def test_a_value_of_the_base_may_be_said_again_with_another_source(write, resolve):
+    path = write("child.toml", 'base = "root.toml"\n[[stage]]\nname = "cam"\nepochs = 4 # released: by chance')
+    assert load_recipe(path).stage[0].epochs == 4
+    assert "epochs = 4 # released: by chance\n" in show_recipe(path)
+    assert "- epochs = 4                    # paper\n+ epochs = 4 # released: by chance" in diff_recipe(path)
+    for comment in ("", "# by chance", "# paper"):
+        with pytest.raises(RecipeError, match=r"stage\.cam\.epochs: 'root' says 4, too"):
+            resolve(f'[[stage]]\nname = "cam"\nepochs = 4 {comment}')
+
+
 def test_stages_and_variants_are_changed_by_name_and_new_ones_come_last(resolve):
     text = """
 [[stage]]
@@ -155,10 +165,17 @@ def test_what_is_removed_is_not_there_and_may_be_given_anew(resolve):
     assert recipe.stage[0].model == {"mca": True}
 
 
-def test_the_only_stage_needs_no_name_in_remove(write):
+def test_the_only_stage_needs_no_name(write):
     write("one.toml", 'base = "root.toml"\nremove = ["stage.seg", "variant.first"]')
-    recipe = load_recipe(write("two.toml", 'base = "one.toml"\nremove = ["stage.model.mca"]'))
-    assert recipe.stage[0].model == {"fuse_stages": 3}
+    changes = "[[stage]]\nepochs = 9 # ours\n[stage.model]\ndropout = 0.5 # ours"
+    path = write("two.toml", f'base = "one.toml"\nremove = ["stage.model.mca"]\n{changes}')
+    (stage,) = load_recipe(path).stage
+    assert (stage.name, stage.epochs, stage.model) == ("cam", 9, {"fuse_stages": 3, "dropout": 0.5})
+    assert 'name = "cam"                  # ours\nmethod = "spol.cam"           # paper\nepochs = 9 # ours' in (
+        show_recipe(path)
+    )
+    with pytest.raises(RecipeError, match=r"stage\.cam: nothing in it differs from 'one'"):
+        load_recipe(write("two.toml", 'base = "one.toml"\n[[stage]]'))
 
 
 def test_overrides_apply_to_the_merged_recipe(resolve):

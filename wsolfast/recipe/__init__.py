@@ -10,7 +10,7 @@ from wsolfast._nearest import nearest
 from wsolfast.recipe._bases import Layer, merge, parse_layers, read_layers
 from wsolfast.recipe._checks import check
 from wsolfast.recipe._errors import RecipeError
-from wsolfast.recipe._files import list_recipes, recipe_path
+from wsolfast.recipe._files import list_recipes
 from wsolfast.recipe._sources import diff, show
 from wsolfast.recipe._specs import (
     BackboneSpec,
@@ -45,7 +45,6 @@ __all__ = [
     "load_recipe",
     "override_value",
     "parse_recipe",
-    "recipe_path",
     "show_recipe",
 ]
 

@@ -3,21 +3,21 @@
 import copy
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from wsolfast._nearest import nearest
 from wsolfast.recipe._errors import RecipeError
 from wsolfast.recipe._files import is_packaged, recipe_name, recipe_path
-from wsolfast.recipe._specs import Recipe, StageSpec, VariantSpec
-from wsolfast.recipe._tables import join, read, required_keys
+from wsolfast.recipe._lines import NAMED, Key, Line, split_lines
+from wsolfast.recipe._specs import Recipe
+from wsolfast.recipe._tables import read, required_keys
 
 _MOST_BASES = 2
 # What a recipe says of itself is never said of another one.
 OWN = ("name", "summary", "paper")
-# Arrays of tables whose items are changed by their names.
-NAMED = {"stage": StageSpec, "variant": VariantSpec}
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Layer:
     text: str
     table: dict[str, Any]
     path: Path | None = None  # None of a text that comes from no file
+
+    @cached_property
+    def lines(self) -> dict[Key, Line]:
+        """The text, key by key."""
+        return split_lines(self.text, self.table)
 
     @property
     def base(self) -> str | None:
@@ -62,6 +67,8 @@ def parse_layers(text: str, name: str, path: Path | None = None) -> list[Layer]:
                 f"expected at most {_MOST_BASES} bases one after another"
             )
         layers.append(_parse(found.read_text(encoding="utf-8"), recipe_name(found), found))
+    for i in reversed(range(len(layers) - 1)):
+        layers[i] = _with_name_of_only_stage(layers[i], layers[i + 1 :])
     return layers
 
 
@@ -70,6 +77,17 @@ def _parse(text: str, name: str, path: Path | None) -> Layer:
         return Layer(name, text, tomllib.loads(text), path)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {name}: not valid TOML: {error}") from None
+
+
+def _with_name_of_only_stage(layer: Layer, below: Sequence[Layer]) -> Layer:
+    """Return the recipe with the name that it may leave out: of its one stage, which changes the base's one stage."""
+    own = layer.table.get("stage")
+    if isinstance(own, list) and len(own) == 1 and isinstance(own[0], dict) and "name" not in own[0]:
+        stages = merge(below).get("stage")
+        names = list(_named(stages)) if isinstance(stages, list) else []
+        if len(names) == 1:
+            return replace(layer, table=layer.table | {"stage": [own[0] | {"name": names[0]}]})
+    return layer
 
 
 def _base_path(layer: Layer) -> Path:
@@ -99,16 +117,16 @@ def merge(layers: Sequence[Layer]) -> dict[str, Any]:
             raise RecipeError(f"recipe {layer.name}: remove: there is no base to remove anything from")
         return own
     base = merge(below)
-    own.pop("base")
     try:
         read(Recipe, {"name": below[0].name} | base)
     except RecipeError as error:
         raise RecipeError(f"recipe {below[0].name}: {error}") from None
     changed = {key: value for key, value in base.items() if key not in OWN}
+    own.pop("base")
     try:
         for key in _keys_to_remove(own.pop("remove", None)):
             _remove(changed, key.split("."), below[0].name, key)
-        _change(changed, own, "", below[0].name)
+        _Change(layer, below).apply(changed, own, ())
     except RecipeError as error:
         raise RecipeError(f"recipe {layer.name}: {error}") from None
     return changed
@@ -126,8 +144,9 @@ def _remove(place: Any, parts: Sequence[str], base: str, key: str) -> None:
     """Take away what stands at ``parts`` inside of a table or of an array whose items have names."""
     first, *rest = parts
     inside = _named(place) if isinstance(place, list) else place
-    if isinstance(place, list) and len(place) == 1 and rest and first not in inside:
-        _remove(place[0], parts, base, key)
+    only = place[0] if isinstance(place, list) and len(place) == 1 and isinstance(place[0], dict) else {}
+    if first in only and first not in inside:
+        _remove(only, parts, base, key)
     elif not isinstance(inside, dict):
         raise RecipeError(f"remove: {key!r}: {base!r} has a value in front of {first!r}, not a table")
     elif first not in inside:
@@ -145,38 +164,52 @@ def _named(tables: list) -> dict[str, dict]:
     return {table["name"]: table for table in tables if isinstance(table, dict) and isinstance(table.get("name"), str)}
 
 
-def _change(table: dict, own: dict, where: str, base: str) -> None:
-    for key, value in own.items():
-        at, old = join(where, key), table.get(key)
-        if at in NAMED and isinstance(value, list) and isinstance(old, list):
-            _change_named(old, value, at, base)
-        elif isinstance(value, dict) and isinstance(old, dict):
-            if not value:
-                raise RecipeError(f"{at}: nothing in it differs from {base!r}; leave it out")
-            _change(old, value, at, base)
-        elif old == value and type(old) is type(value):
-            raise RecipeError(f"{at}: {base!r} says {value!r}, too; leave it out")
-        else:
-            table[key] = value
+class _Change:
+    """What a recipe says on top of its base."""
 
+    def __init__(self, layer: Layer, below: Sequence[Layer]) -> None:
+        self.layer, self.below, self.base = layer, below, below[0].name
 
-def _change_named(tables: list, own: list, where: str, base: str) -> None:
-    known, changed = _named(tables), _named(own)
-    for item in own:
-        name = item.get("name") if isinstance(item, dict) else None
-        if not isinstance(name, str):
-            tables.append(item)  # the reader says what it lacks
-        elif changed[name] is not item:
-            raise RecipeError(f"{where}.name: two {where}s are called {name!r}")
-        elif name in known:
-            changes = {key: value for key, value in item.items() if key != "name"}
-            if not changes:
-                raise RecipeError(f"{where}.{name}: nothing in it differs from {base!r}; leave it out")
-            _change(known[name], changes, f"{where}.{name}", base)
-        else:
-            missing = required_keys(NAMED[where]) - set(item)
-            if missing:
-                needed = " and ".join(sorted(missing))
-                hint = nearest(name, known)
-                raise RecipeError(f"{where}.{name}: {base!r} has no such {where}; {hint} (a new one needs {needed})")
-            tables.append(item)
+    def apply(self, table: dict, own: dict, at: Key) -> None:
+        """Change ``table``, which stands at ``at``, by what the recipe says there."""
+        for name, value in own.items():
+            old, key = table.get(name), (*at, name)
+            if key in [(named,) for named in NAMED] and isinstance(value, list) and isinstance(old, list):
+                self._apply_by_name(old, value, name)
+            elif isinstance(value, dict) and isinstance(old, dict):
+                self._require(value, key)
+                self.apply(old, value, key)
+            elif old == value and type(old) is type(value) and not self._has_another_source(key):
+                raise RecipeError(f"{'.'.join(key)}: {self.base!r} says {value!r}, too; leave it out")
+            else:
+                table[name] = value
+
+    def _apply_by_name(self, tables: list, own: list, kind: str) -> None:
+        known, changed = _named(tables), _named(own)
+        for item in own:
+            name = item.get("name") if isinstance(item, dict) else None
+            if not isinstance(name, str):
+                tables.append(item)  # the reader says what it lacks
+            elif changed[name] is not item:
+                raise RecipeError(f"{kind}.name: two {kind}s are called {name!r}")
+            elif name in known:
+                changes = {key: value for key, value in item.items() if key != "name"}
+                self._require(changes, (kind, name))
+                self.apply(known[name], changes, (kind, name))
+            else:
+                missing = required_keys(NAMED[kind]) - set(item)
+                if missing:
+                    hint, needed = nearest(name, known), " and ".join(sorted(missing))
+                    problem = f"{self.base!r} has no such {kind}; {hint} (a new one needs {needed})"
+                    raise RecipeError(f"{kind}.{name}: {problem}")
+                tables.append(item)
+
+    def _require(self, changes: dict, key: Key) -> None:
+        if not changes:
+            raise RecipeError(f"{'.'.join(key)}: nothing in it differs from {self.base!r}; leave it out")
+
+    def _has_another_source(self, key: Key) -> bool:
+        """Say whether a value that the base has, too, is from elsewhere here: from the paper, not the released code."""
+        own = self.layer.lines.get(key)
+        base = next((layer.lines[key] for layer in self.below if key in layer.lines), None)
+        return own is not None and base is not None and own.source not in (None, base.source)
