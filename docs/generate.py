@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 import sys
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
-from wsolfast.recipe import list_recipes, load_recipe, recipe_path
+from wsolfast.recipe import list_recipes, load_recipe
 
 DOCS = Path(__file__).parent
 _MARK = re.compile(r"(<!-- generated: (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -153,10 +152,7 @@ def _recipes(*prefixes: str) -> str:
 
 @functools.cache
 def _methods_of_recipes() -> dict[str, set[str]]:
-    texts = {name: recipe_path(name).read_text(encoding="utf-8") for name in list_recipes()}
-    return {
-        name: {method_of(stage["method"]) for stage in tomllib.loads(text)["stage"]} for name, text in texts.items()
-    }
+    return {name: {method_of(stage.method) for stage in load_recipe(name).stage} for name in list_recipes()}
 
 
 _FOLDERS = {
