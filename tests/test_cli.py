@@ -45,6 +45,17 @@ def test_recipes_lists_all_and_shows_one(wsolfast):
     code, out, _ = wsolfast("recipes", "spa_cub_vgg16")
     assert code == 0
     assert "ram_start = 20            # released" in out
+    code, out, _ = wsolfast("recipes", "ablation/spa_cub_vgg16_ram")
+    assert code == 0
+    assert "scg = false               # paper" in out
+    assert "ram_start = 20            # released" in out
+    code, out, _ = wsolfast("recipes", "ablation/spa_cub_vgg16_ram", "--diff")
+    assert code == 0
+    assert "\n[stage.localizer.model]\n+ scg = false               # paper\n" in out
+    assert "ram_start" not in out
+    assert wsolfast("recipes", "demo/cam", "--diff")[:2] == (0, "demo/cam has no base\n")
+    code, _, err = wsolfast("recipes", "spa_*", "--diff")
+    assert (code, err) == (2, "error: --diff: name the one recipe whose changes you want to see\n")
     code, out, _ = wsolfast("recipes", "spa_*")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:]] == [n for n in list_recipes() if n.startswith("spa_")]

@@ -1,4 +1,4 @@
-"""What there is: the recipes, and this installation."""
+"""Commands that show the recipes and this installation."""
 
 import json
 from typing import Annotated

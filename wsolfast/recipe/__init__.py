@@ -50,7 +50,7 @@ __all__ = [
 
 
 def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by name or from a file and apply overrides.
+    """Read a recipe by name or from a file, merge it into what it starts from, and apply overrides.
 
     Override values are TOML; what does not parse as TOML is taken as a string, so ``data.root=/data/cub`` needs no
     quotes. ``stage.<name>.key`` reaches one stage; ``stage.key`` does where there is only one.
@@ -63,18 +63,22 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         Recipe: with the defaults of everything that it does not say.
 
     Raises:
-        RecipeError: unknown key (with the nearest one), wrong type, or a file that is not TOML.
+        RecipeError: unknown key or base (with the nearest one), wrong type, a value that repeats the base's, or a file
+            that is not TOML.
     """
     return _resolve(read_layers(name_or_path), overrides)
 
 
 def parse_recipe(text: str, name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """:func:`load_recipe` on TOML text; ``name`` is used where the text has no ``name`` of its own.
+    """Read a recipe from TOML text, as :func:`load_recipe` does from a file.
 
     Args:
-        text: of the recipe.
-        name: what errors call it.
+        text: of the recipe; its base, if any, is a recipe of the package.
+        name: of the recipe, where the text gives none.
         overrides: as for :func:`load_recipe`.
+
+    Returns:
+        Recipe: as :func:`load_recipe`.
 
     Raises:
         RecipeError: as :func:`load_recipe`.
@@ -93,7 +97,7 @@ def _resolve(layers: list[Layer], overrides: Iterable[str]) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as TOML, defaults included; :func:`parse_recipe` gives the same recipe back."""
+    """Return the whole recipe as TOML, defaults included; :func:`parse_recipe` gives the same recipe back."""
     return write(recipe)
 
 
@@ -119,7 +123,7 @@ def diff_recipe(name_or_path: str | Path) -> str:
 
 
 def as_measured(recipe: Recipe) -> Recipe:
-    """The recipe with the settings of ``evaluate.variant``; itself if that is empty."""
+    """Return the recipe with the settings of ``evaluate.variant``; itself if that is empty."""
     name = recipe.evaluate.variant
     if not name:
         return recipe
@@ -174,7 +178,7 @@ def _choose_stage(table: dict, rest: list[str], override: str) -> tuple[dict, li
 
 
 def override_value(text: str) -> object:
-    """The value of an override: TOML, or the text as it is where it is none."""
+    """Return the value of an override: TOML, or the text as it is where it is none."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -27,7 +27,7 @@ class Layer:
     name: str
     text: str
     table: dict[str, Any]
-    path: Path | None = None  # None of a text that comes from no file
+    path: Path | None = None  # absolute; None of a text that comes from no file
 
     @cached_property
     def lines(self) -> dict[Key, Line]:
@@ -50,11 +50,14 @@ def read_layers(name_or_path: str | Path) -> list[Layer]:
         RecipeError: for a file that is not TOML, an unknown base, a circle, or more than two bases one after another.
     """
     path = recipe_path(name_or_path)
-    return parse_layers(path.read_text(encoding="utf-8"), recipe_name(path), path)
+    return parse_layers(path.read_text(encoding="utf-8"), recipe_name(path), path.resolve())
 
 
 def parse_layers(text: str, name: str, path: Path | None = None) -> list[Layer]:
-    """:func:`read_layers` on TOML text; without a ``path`` its base can only be a recipe of the package."""
+    """Read a recipe from TOML text, and what it starts from, as :func:`read_layers` does.
+
+    Without a ``path`` its base can only be a recipe of the package.
+    """
     layers = [_parse(text, name, path)]
     while layers[-1].base is not None:
         found = _base_path(layers[-1])
@@ -96,7 +99,7 @@ def _base_path(layer: Layer) -> Path:
     if base.endswith(".toml") and not outside:
         raise RecipeError(f"recipe {layer.name}: base: expected the name of a recipe of the package, got {base!r}")
     try:
-        return recipe_path(layer.path.resolve().parent / base if base.endswith(".toml") and layer.path else base)
+        return recipe_path(layer.path.parent / base if base.endswith(".toml") and layer.path else base).resolve()
     except RecipeError as error:
         raise RecipeError(f"recipe {layer.name}: base: {error}") from None
 
@@ -165,7 +168,7 @@ def _named(tables: list) -> dict[str, dict]:
 
 
 class _Change:
-    """What a recipe says on top of its base."""
+    """The changes that a recipe makes to the table of its base."""
 
     def __init__(self, layer: Layer, below: Sequence[Layer]) -> None:
         self.layer, self.below, self.base = layer, below, below[0].name

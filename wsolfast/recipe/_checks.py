@@ -1,4 +1,4 @@
-"""What a recipe's values must satisfy beside their types."""
+"""Rules for the values of a recipe, beside their types."""
 
 import dataclasses
 import re

@@ -6,7 +6,7 @@ from pathlib import Path
 from wsolfast._nearest import nearest
 from wsolfast.recipe._errors import RecipeError
 
-_FOLDER = Path(__file__).parents[1] / "recipes"
+_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 
 
 def list_recipes() -> list[str]:

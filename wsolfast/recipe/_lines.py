@@ -20,7 +20,7 @@ class Line(NamedTuple):
 
     @property
     def source(self) -> str | None:
-        """What the comment behind the value says of where it is from."""
+        """The source of the value, as the comment behind it names it."""
         found = re.search(r"# *((?:paper|released|ours)\b.*)$", self.text)
         return found and found[1]
 

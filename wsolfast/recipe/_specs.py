@@ -28,7 +28,7 @@ class Paper:
     px_ap: float | None = None
 
     def numbers(self) -> dict[str, float]:
-        """The published values that are given, as accuracies in percent."""
+        """Return the published values that are given, as accuracies in percent."""
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.default is None}
         return {
             name.removesuffix("_error"): round(100 - value, 4) if name.endswith("_error") else value
@@ -39,7 +39,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """``[data]``: what :func:`wsolfast.data.open_dataset` is asked for."""
+    """``[data]``: the arguments of :func:`wsolfast.data.open_dataset`."""
 
     name: str
     root: str | None = None  # given on the command line: data.root=DIR
@@ -58,7 +58,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """``[stage.backbone]``: what :func:`wsolfast.backbones.build` is asked for."""
+    """``[stage.backbone]``: the arguments of :func:`wsolfast.backbones.build`."""
 
     name: str
     layout: str | None = None
