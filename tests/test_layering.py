@@ -55,7 +55,7 @@ INSIDE = {
         "_index": {"errors", "atomic", "images", "_base", "_files", "_spec"},
         "sources": {"errors", "images", "_base", "_files", "_packed", "metadata", "_spec", "_index"},
         "tools": {"errors", "atomic", "_base", "_files", "_packed", "metadata", "_spec", "_index", "sources"},
-        "__init__": {"errors", "images", "_base", "_spec", "_index", "sources", "tools"},
+        "__init__": {"errors", "images", "_base", "_spec", "sources", "tools"},
     },
 }
 # Which every room may import.

@@ -1,5 +1,6 @@
 """What a file of ``wsolfast/data/sources`` tells of its data set."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,6 +11,11 @@ from wsolfast.data._base import Source
 
 # Makes a progress display from a title and a number of images.
 Task = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+
+def silent(title: str, total: int) -> AbstractContextManager[Callable[..., None]]:
+    """Show nothing: the :data:`Task` of whoever gives none."""
+    return contextlib.nullcontext(lambda steps=1, note="": None)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A data set is one file of the folder ``sources``, wherever that file lies."""
 
+import subprocess
 import sys
 
 import pytest
@@ -56,3 +57,14 @@ def test_one_file_makes_a_data_set(dots):
         index("dots", dots)
     with pytest.raises(ValueError, match=r"expected one of cub, dots, .*, got 'dot'; did you mean 'dots'\?"):
         open_dataset("dot", dots, "test")
+
+
+def test_names_are_told_without_importing_a_data_set():
+    code = (
+        "import sys, wsolfast.data as data\n"
+        "assert {'cub', 'parquet', 'synthetic'} <= set(data.NAMES), data.NAMES\n"
+        "print([name for name in data.NAMES if f'wsolfast.data.sources.{name}' in sys.modules])\n"
+        "print('wsolfast.data.tools' in sys.modules, 'pyarrow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\nFalse False\n"

@@ -2,16 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import FileSource
 from wsolfast.data.errors import DataError
+from wsolfast.data.sources import get_spec, open_files
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _SHOWN = 5
@@ -64,17 +66,35 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_sources(report: CheckReport, opener: Callable[[str], Source], required: Sequence[str], decode: bool) -> None:
-    """Fill ``report`` from the sources that ``opener(split)`` gives."""
+def check(name: str, root: str | Path | None, *, decode: bool = False, **options: Any) -> CheckReport:
+    """Look through every split of a data set: what is there, what is missing, what a right tree looks like.
+
+    Counts images, classes, boxes and masks; finds missing files, images without a label or box, sizes that disagree,
+    boxes outside their image, and, with ``decode``, images that cannot be read.
+
+    Args:
+        name: one of ``NAMES``.
+        root: the data set's folder; None for ``synthetic``.
+        decode: decode every image and not only its header.
+        options: the data set's own, as for :func:`wsolfast.data.open_dataset`.
+
+    Returns:
+        CheckReport: ``ok`` says whether the tree can be used; ``str()`` renders it.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    spec = get_spec(name)
+    report = CheckReport(name, None if root is None else Path(root), spec.layout)
     sources: dict[str, Source] = {}
     refused: dict[str, DataError] = {}
     for split in SPLITS:
         try:
-            sources[split] = opener(split)
+            sources[split] = open_files(name, root, split, **options)
         except DataError as error:
             refused[split] = error
     for split, refusal in refused.items():
-        severity = report.problems if split in required or not sources else report.notes
+        severity = report.problems if split in spec.required or not sources else report.notes
         severity.setdefault("split not available", []).append(f"{split}: {refusal}")
     for split, source in sources.items():
         _check_source(source, split, decode, report)
@@ -82,6 +102,7 @@ def check_sources(report: CheckReport, opener: Callable[[str], Source], required
     unlabelled = sorted(_unlabelled(files))
     if unlabelled:
         report.notes["image without a label"] = unlabelled
+    return report
 
 
 def _check_source(source: Source, split: str, decode: bool, report: CheckReport) -> None:

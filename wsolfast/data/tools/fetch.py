@@ -1,12 +1,14 @@
 """Data sets that may be downloaded, by those who accept their terms."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsolfast.data._spec import Task
+from wsolfast.data._spec import Task, silent
 from wsolfast.data.errors import DataError
+from wsolfast.data.sources import nearest
 from wsolfast.data.tools._download import download
 from wsolfast.data.tools._unpack import unpack
 
@@ -46,20 +48,47 @@ ARCHIVES = {
 }
 
 
-def fetch_archive(
-    archive: Archive, output: Path, *, url: str | None, sha256: str | None, task: Task, attempts: int = 5
+def fetch(
+    name: str,
+    output: str | Path,
+    *,
+    accept_licence: bool,
+    url: str | None = None,
+    sha256: str | None = None,
+    task: Task | None = None,
 ) -> Path:
-    """Download an archive, look at its checksum, unpack it, and only then give the folder its name.
+    """Download a data set; nothing else in this package connects to anywhere.
 
-    Interrupted at any time, the next call goes on: with the download where it stopped, with the unpacking anew.
+    The download goes on where an earlier call stopped. The archive is unpacked when its SHA-256 is right, files and
+    folders only, and gets its name when all of it is there.
+
+    Args:
+        name: one of ``ARCHIVES``, which hold addresses, checksums and terms.
+        output: where the data set's folder is made.
+        accept_licence: that you have read the terms and keep to them.
+        url: a mirror; its bytes must be the same, unless ``sha256`` says otherwise.
+        sha256: of what is at ``url``.
+        task: makes a progress display from a title and a number of MiB.
 
     Returns:
-        The data set's folder below ``output``; if it is there already nothing is done.
+        The folder, to be given as ``root``.
 
     Raises:
-        DataError: wrong checksum, or an archive that is not what it should be.
-        FetchError: the server cannot be reached or refuses.
+        ValueError: if the terms are not accepted, or for an unknown name or a malformed checksum.
+        FetchError: if the server cannot be reached, refuses or breaks off.
+        DataError: if the checksum is wrong or the archive is not what it should be.
     """
+    if name not in ARCHIVES:
+        raise ValueError(f"fetch: expected one of {', '.join(ARCHIVES)}, got {name!r}{nearest(name, ARCHIVES)}")
+    archive = ARCHIVES[name]
+    if not accept_licence:
+        raise ValueError(f"{archive.title}: {archive.terms}; read {archive.page} and add --accept-licence")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"sha256: expected 64 hexadecimal digits, got {sha256!r}")
+    return _fetch_archive(archive, Path(output), url=url, sha256=sha256, task=task or silent)
+
+
+def _fetch_archive(archive: Archive, output: Path, *, url: str | None, sha256: str | None, task: Task) -> Path:
     final = output / archive.folder
     if final.exists():
         return final
@@ -74,7 +103,6 @@ def fetch_archive(
             sha256=sha256 or archive.sha256,
             max_bytes=limit,
             advance=_in_mib(advance),
-            attempts=attempts,
         )
     shutil.rmtree(unpacked, ignore_errors=True)
     try:

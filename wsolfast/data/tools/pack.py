@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from wsolfast.data._base import Source
+from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import FileSource
 from wsolfast.data._packed import PackedSource
-from wsolfast.data._spec import Task
+from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 from wsolfast.data.metadata import FOLDERS
+from wsolfast.data.sources import open_source
 from wsolfast.data.sources.shards import CLASSES
 
 _SETTINGS = "wsolfast-pack.json"
@@ -28,7 +29,7 @@ _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What :func:`pack` leaves."""
+    """Outcome of :func:`wsolfast.data.pack`."""
 
     root: Path  # of the shards
     images: dict[str, int]  # of each split
@@ -36,29 +37,51 @@ class PackSummary:
     written: int  # by this call; the others were there
 
 
-def pack_sources(
-    sources: dict[str, Source], output: Path, origin: dict, *, per_shard: int, task: Task, workers: int | None = None
+def pack(
+    name: str,
+    root: str | Path | None,
+    output: str | Path,
+    *,
+    per_shard: int = 1000,
+    task: Task | None = None,
+    workers: int | None = None,
+    **options: Any,
 ) -> PackSummary:
-    """Write the splits as shards; files of images are copied byte for byte.
+    """Write every split of a data set as tar files, which ``open_dataset("shards", output, ...)`` and others read.
 
-    A shard gets its name when all of it is there, so an interrupted call is finished by the next one.
+    Files of images are copied byte for byte, rendered images are PNG. Called again it writes what is missing.
 
     Args:
-        sources: by split.
+        name: one of ``NAMES``.
+        root: the data set's folder; None for ``synthetic``.
         output: a new or empty folder, or one of an earlier call with the same settings.
-        origin: what decides the content, besides the files.
         per_shard: images in a shard.
         task: makes a progress display from a title and a number of images.
         workers: threads; by the number of cores unless told.
+        options: the data set's own, as for :func:`wsolfast.data.open_dataset`.
+
+    Returns:
+        PackSummary: how much is there, and how much of it is new.
 
     Raises:
-        DataError: if the folder holds anything else, or an image is missing.
+        DataError: if no split can be opened, an image cannot be read, or ``output`` holds anything else.
+        ValueError: for an unknown name or option, or a number out of range.
     """
+    if per_shard < 1:
+        raise ValueError(f"per_shard: expected at least 1, got {per_shard}")
+    sources, refused = {}, []
+    for split in SPLITS:
+        try:
+            sources[split] = open_source(name, root, split, **options)
+        except DataError as error:
+            refused.append(error)
+    if not sources:
+        raise refused[0]
+    output, task = Path(output), task or silent
     counts = {split: len(source.image_ids) for split, source in sources.items()}
-    _claim(
-        output,
-        json.loads(json.dumps(origin | {"version": _VERSION, "per_shard": per_shard, "images": counts}, default=str)),
-    )
+    settings = {"version": _VERSION, "per_shard": per_shard, "images": counts, "options": options}
+    settings["data"] = [name, None if root is None else str(Path(root).resolve())]
+    _claim(output, json.loads(json.dumps(settings, default=str)))
     jobs = [
         (split, number, range(start, min(start + per_shard, counts[split])))
         for split in sources

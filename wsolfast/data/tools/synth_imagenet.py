@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wsolfast.data._spec import Task
+from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 from wsolfast.data.sources import synthetic
@@ -25,47 +25,62 @@ _VALIDATION = "ILSVRC2012_val_{:08d}"
 
 @dataclass(frozen=True)
 class TreeSummary:
-    """What :func:`write_tree` leaves."""
+    """Outcome of :func:`wsolfast.data.synth_imagenet`."""
 
     root: Path  # of the tree
     images: int  # of both splits
     written: int  # by this call; the others were there
 
 
-def write_tree(
-    root: Path,
+def synth_imagenet(
+    root: str | Path,
     *,
     images: int,
-    train_images: int,
-    classes: int,
-    size: int,
-    world: int,
-    task: Task,
+    train_images: int = 64,
+    classes: int = 32,
+    size: int = 96,
+    world: int = 0,
+    task: Task | None = None,
     workers: int | None = None,
 ) -> TreeSummary:
-    """Write the layout of :mod:`wsolfast.data.sources.ilsvrc`; what is there already is kept.
+    """Write a rendered data set in ImageNet's layout, for ``open_dataset("ilsvrc", root, ...)``.
 
-    An image's pixels, box and place follow from the settings and its number alone, so an interrupted call is finished
-    by the next one and two trees of the same settings have the same annotations to the byte.
+    Called again it writes what is missing. Settings and number decide an image and its annotation to the byte (JPEG
+    data with the same Pillow).
+
+    Args:
+        root: a new or empty folder, or one of an earlier call with the same settings.
+        images: of the validation set, with boxes.
+        train_images: of the training set; 0 for none.
+        classes: 2 to 32.
+        size: side of the square images, at least 32 px.
+        world: seed of the images.
+        task: makes a progress display from a title and a number of images.
+        workers: threads; unless told two for images of 200 px or more, else one.
+
+    Returns:
+        TreeSummary: how much is there, and how much of it is new.
 
     Raises:
-        DataError: if the folder holds something else, or a tree of other settings.
+        DataError: if the folder holds anything else.
+        ValueError: for a number out of range.
     """
-    settings = {"version": _VERSION, "images": images, "train_images": train_images, "classes": classes}
-    settings |= {"size": size, "world": world}
-    _claim(root, settings)
-    splits = {}
+    if images < 1 or train_images < 0:
+        raise ValueError(f"images, train_images: expected at least 1 and 0, got {images} and {train_images}")
+    root, task, splits = Path(root), task or silent, {}
     for split, count in (("train_weaksup", train_images), ("test", images)):
         if count:
             splits[split] = synthetic.open_source(
                 None, split, num_classes=classes, size=size, num_train=count, num_test=count, world=world
             )
+    settings = {"version": _VERSION, "images": images, "train_images": train_images, "classes": classes}
+    settings |= {"size": size, "world": world}
+    _claim(root, settings)
     workers = workers or (2 if size >= _LARGE else 1)
     jobs = [partial(_write_image, root, source, split, i) for split, source in splits.items() for i in _range(source)]
     with task("render", len(jobs)) as advance, ThreadPoolExecutor(workers) as pool:
         written = sum(pool.map(lambda job: _counted(job, advance), jobs))
-    names = synthetic.open_source(None, "test", num_classes=classes, num_test=1).class_names
-    mapping = "".join(f"{_synset(k)} {name.replace('_', ' ')}\n" for k, name in enumerate(names))
+    mapping = "".join(f"{_synset(k)} {name.replace('_', ' ')}\n" for k, name in enumerate(splits["test"].class_names))
     _write_text(root / "LOC_synset_mapping.txt", mapping)
     _write_text(root / "LOC_val_solution.csv", "".join(_solution(root, images)))
     return TreeSummary(root, len(jobs), written)
