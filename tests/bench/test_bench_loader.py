@@ -29,8 +29,8 @@ def test_every_decoder_cache_and_thread_count_has_a_row(wsolfast, photos, tmp_pa
     code, out, _ = run(wsolfast, photos, tmp_path / "rows.json")
     assert code == 0
     results = json.loads((tmp_path / "rows.json").read_text())
-    decoders = [f"{name} (inexact)" if name == "fast" else name for name in bench.decoders_here(())]
-    assert {"pil"} <= set(decoders)
+    decoders = bench.decoders_here(())
+    assert "pil" in decoders
     cases = {(name, cache, threads) for name in decoders for cache in bench.CACHES for threads in (1, 2)}
     for contender in ("ours", "pillow"):
         rows = [row for row in results["rows"] if row["contender"] == contender]
@@ -40,7 +40,6 @@ def test_every_decoder_cache_and_thread_count_has_a_row(wsolfast, photos, tmp_pa
     assert len(lines) == len(cases)
     for line in lines:
         assert "images/s" in line
-        assert ("(inexact)" in line) == ("differ from Pillow's by up to " in line)
 
 
 def test_a_cache_of_no_size_is_left_out(wsolfast, photos, tmp_path):
@@ -52,7 +51,7 @@ def test_a_warm_cache_decodes_nothing(photos, tmp_path, monkeypatch):
     reader = bench.Reader(photos, ["a/0.jpg", "b/1.jpg"], 32, 0.1)
     cold, warm = (reader.reader("pil", state, tmp_path / "cache") for state in bench.CACHES[1:])
     expected = [cold(index).image for index in (0, 1)]
-    monkeypatch.setattr(bench.FileSource, "read_at", lambda *words: pytest.fail("decoded an image of the cache"))
+    monkeypatch.setattr(bench.FileSource, "read", lambda *words: pytest.fail("decoded an image of the cache"))
     assert all((warm(index).image == image).all() for index, image in enumerate(expected))
 
 
@@ -89,7 +88,7 @@ def test_wrong_pixels_are_told_and_nothing_is_timed(wsolfast, photos, tmp_path, 
 def test_what_cannot_be_meant(wsolfast, tmp_path):
     code, _, complaint = wsolfast("bench", "loader", "--decoder", "nvjpeg")
     assert code == 2
-    assert "--decoder: expected pil, simplejpeg, cv2, fast, got 'nvjpeg'" in complaint
+    assert "--decoder: expected pil, simplejpeg, got 'nvjpeg'" in complaint
     (tmp_path / "empty").mkdir()
     code, _, complaint = wsolfast("bench", "loader", "--root", "empty")
     assert code == 3
@@ -105,4 +104,4 @@ def test_a_decoder_that_is_not_installed_is_left_out_unless_asked_for(wsolfast, 
     monkeypatch.setattr(bench.data, "chosen_decoder", chosen)
     assert bench.decoders_here(()) == ["pil"]
     with pytest.raises(bench.data.DataError, match="wsolfast\\[fast\\]"):
-        bench.decoders_here(("cv2",))
+        bench.decoders_here(("simplejpeg",))

@@ -16,7 +16,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Amp = Annotated[str | None, typer.Option(help="none, or bf16 for mixed precision.")]
 Workers = Annotated[int | None, typer.Option(help="Image loading processes, in evaluation threads; -1 chooses.")]
 Decoder = Annotated[
-    str | None, typer.Option(help="Who decodes JPEG: auto, pil, simplejpeg or cv2, all the same; fast is inexact.")
+    str | None, typer.Option(help="What decodes JPEG: auto, pil or simplejpeg; all give the same pixels.")
 ]
 CacheGb = Annotated[
     float | None, typer.Option(min=0, help="Keep decoded images on disk, so many GB at most; see runtime.cache_dir.")

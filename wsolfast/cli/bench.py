@@ -125,7 +125,7 @@ def loader(
     side: Annotated[int, typer.Option(min=1, help="That images are warped to, in pixels.")] = 256,
     decoder: Annotated[
         list[str] | None,
-        typer.Option("--decoder", metavar="NAME", help="pil, simplejpeg, cv2 or fast; all that are here if not given."),
+        typer.Option("--decoder", metavar="NAME", help="pil or simplejpeg; all that are installed if not given."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Besides one; as many as there are cores if not given.")
@@ -138,8 +138,8 @@ def loader(
 ) -> None:
     """Images per second of decoding and resizing, by decoder, threads and cache, against Pillow alone.
 
-    A cold cache is one that is being filled, a warm one holds every image. Pixels are compared with Pillow's first:
-    they are equal, but for the decoder fast, whose largest difference is told.
+    A cold cache is one that is being filled, a warm one holds every image. Before anything is timed, the pixels are
+    compared with Pillow's: they must be equal.
     """
     from wsolfast.bench import loader as bench
     from wsolfast.bench.tables import Output

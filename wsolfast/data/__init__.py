@@ -10,7 +10,7 @@ from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, col
 from wsolfast.data._spec import IndexSummary
 from wsolfast.data.errors import DataError, FetchError
 from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
-from wsolfast.data.images.decode import LOSSY
+from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.decode import chosen as chosen_decoder
 from wsolfast.data.images.transforms import Placement, View, resize, ten_crop
 from wsolfast.data.sources import get_spec, list_names, open_source
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHIVES",
-    "LOSSY",
     "NAMES",
     "SPLITS",
     "Annotation",
@@ -85,7 +84,7 @@ def open_dataset(
     crop_area: tuple[float, float] | None = None,
     rand_augment: tuple[int, int] | None = None,
     wide: View | None = None,
-    decoder: str | None = None,
+    decoder: Decoder | None = None,
     cache: CacheSpec | None = None,
     **options: Any,
 ) -> Dataset:
@@ -105,8 +104,7 @@ def open_dataset(
         rand_augment: number and magnitude of distortions in training, see :class:`View`.
         wide: also deliver this view of the image as ``Sample.wide``, for classification without decoding twice: a
             larger warp, of which :func:`ten_crop` takes crops, or a central crop.
-        decoder: who decodes JPEG files, see :func:`wsolfast.data.images.decode.decode`; all but ``"fast"`` give the
-            same bits.
+        decoder: what decodes JPEG files, see :func:`wsolfast.data.images.decode.decode`; all give the same bits.
         cache: keep resized images on disk, before any crop or flip, so that they are decoded once.
         options: the data set's own, see ``wsolfast.data.sources.<name>.open_source``.
 
@@ -125,8 +123,8 @@ def open_dataset(
     source = open_source(name, root, split, **options)
     identity = {
         "data": [name, None if root is None else str(Path(root).resolve()), split],
-        # All other decoders give the same pixels.
-        "options": {key: value for key, value in options.items() if key != "decoder" or value in LOSSY},
+        # Every decoder gives the same pixels.
+        "options": {key: value for key, value in options.items() if key != "decoder"},
         "images": hashlib.sha256("\0".join(source.image_ids).encode(errors="surrogateescape")).hexdigest(),
     }
 

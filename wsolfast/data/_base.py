@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.cache import ImageCache
-from wsolfast.data.images.decode import Target
 from wsolfast.data.images.random_draws import raw_draws
 from wsolfast.data.images.transforms import Placement, Size, View
 from wsolfast.types import Batch
@@ -63,16 +62,6 @@ class Source:
     def read(self, index: int) -> np.ndarray:
         """Pixels of image ``index``, uint8 [H, W, 3]."""
         raise NotImplementedError
-
-    def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
-        """Pixels of an image that is then resized, perhaps already smaller, and (width, height) of the image.
-
-        Args:
-            index: of the image.
-            target: height and width of the image to the least height and width wanted.
-        """
-        pixels = self.read(index)
-        return pixels, (pixels.shape[1], pixels.shape[0])
 
     def state(self, index: int) -> int:
         """64 bits that change when image ``index`` is replaced; 0 where that cannot happen."""
@@ -213,16 +202,13 @@ class Dataset(torch.utils.data.Dataset):
         kept = {size: pair for size, pair in found.items() if pair is not None}
         if kept and len(kept) == len(found):
             return {size: whole for size, (whole, _) in kept.items()}, next(iter(kept.values()))[1]
-        pixels, image_size = self._source.read_at(position, self._largest)
-        wholes = {size: view.warp(pixels, image_size) for size, view in self._warps.items()}
+        pixels = self._source.read(position)
+        image_size = (pixels.shape[1], pixels.shape[0])
+        wholes = {size: view.warp(pixels) for size, view in self._warps.items()}
         for size, cache in self._caches.items():
             if size not in kept:
                 cache.put(position, state, wholes[size], image_size)
         return wholes, image_size
-
-    def _largest(self, height: int, width: int) -> tuple[int, int]:
-        targets = [view.target(height, width) for view in self._warps.values()]
-        return max(rows for rows, _ in targets), max(columns for _, columns in targets)
 
     def describe_cache(self) -> list[str]:
         """How full each cache of decoded images is; empty without one."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Target, decode, decode_at, decode_mask, image_size
+from wsolfast.data.images.decode import Decoder, decode, decode_mask, image_size
 from wsolfast.data.images.masks import InstanceMasks, unite_masks
 
 
@@ -51,7 +51,7 @@ class FileSource(Source):
         sizes: dict[int, tuple[int, int]] | None = None,
         masks: dict[int, str | InstanceMasks] | None = None,
         mask_folder: Path | None = None,
-        decoder: str = "auto",
+        decoder: Decoder = "auto",
         orient: bool = True,
     ):
         self.folder = folder
@@ -73,9 +73,6 @@ class FileSource(Source):
 
     def read(self, index: int) -> np.ndarray:
         return decode(self.path(index), self._decoder, self.orient)
-
-    def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
-        return decode_at(self.path(index), self._decoder, self.orient, target)
 
     def state(self, index: int) -> int:
         return file_state(self.path(index))

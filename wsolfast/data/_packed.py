@@ -7,7 +7,7 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Encoded, Target, decode, decode_at, decode_mask, image_size
+from wsolfast.data.images.decode import Decoder, Encoded, decode, decode_mask, image_size
 
 
 class PackedSource(Source):
@@ -31,7 +31,7 @@ class PackedSource(Source):
         *,
         boxes: BoxTable | None = None,
         sizes: np.ndarray | None = None,
-        decoder: str = "auto",
+        decoder: Decoder = "auto",
         orient: bool = True,
     ):
         self.image_ids = image_ids
@@ -56,9 +56,6 @@ class PackedSource(Source):
 
     def read(self, index: int) -> np.ndarray:
         return decode(self.content(index), self._decoder, self._orient)
-
-    def read_at(self, index: int, target: Target) -> tuple[np.ndarray, tuple[int, int]]:
-        return decode_at(self.content(index), self._decoder, self._orient, target)
 
     def header_size(self, index: int) -> tuple[int, int]:
         return image_size(self.content(index), self._orient)

@@ -7,37 +7,33 @@ import pytest
 from PIL import Image
 
 from wsolfast.data import DataError
-from wsolfast.data.images import _jpeg, decode
+from wsolfast.data.images import decode
 from wsolfast.recipe import DataSpec
 
 EXIF_ORIENTATION = 0x0112
 
 
-EXACT = [name for name in decode.DECODERS if name not in decode.LOSSY]
-PACKAGES = {"cv2": "cv2", "simplejpeg": "simplejpeg", "fast": "simplejpeg"}
-
-
-@pytest.fixture(params=EXACT)
+@pytest.fixture(params=decode.DECODERS)
 def decoder(request):
-    if request.param in PACKAGES:
-        pytest.importorskip(PACKAGES[request.param])
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
     return request.param
 
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Names of the libraries that decoded something, one per image."""
-    names = []
-    for name, library in _jpeg._LIBRARIES.items():
+    """Images that simplejpeg decoded."""
+    simplejpeg = pytest.importorskip("simplejpeg")
+    library, images = simplejpeg.decode_jpeg, []
 
-        def watched(encoded, name=name, library=library):
-            pixels = library(encoded)
-            if pixels is not None:
-                names.append(name)
-            return pixels
+    def watched(encoded, *options):
+        pixels = library(encoded, *options)
+        images.append(pixels)
+        return pixels
 
-        monkeypatch.setitem(_jpeg._LIBRARIES, name, watched)
-    return names
+    assert decode.chosen("auto") == "simplejpeg"
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
+    return images
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -77,20 +73,16 @@ def jpeg(image, **options):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
-def test_other_libraries_give_pillows_bits(name, taken):
-    pytest.importorskip(name)
+def test_simplejpeg_gives_pillows_bits(taken):
     for kind, content, plain in jpegs():
         file = decode.Encoded(content, kind)
         before = len(taken)
-        assert np.array_equal(decode.decode(file, name), decode.decode(file, "pil")), kind
-        # OpenCV is not asked for images of several scans.
-        assert (len(taken) > before) == (plain and (name != "cv2" or content.count(b"\xff\xda") == 1)), kind
+        assert np.array_equal(decode.decode(file, "simplejpeg"), decode.decode(file, "pil")), kind
+        assert (len(taken) > before) == plain, kind
 
 
-@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
-def test_other_libraries_take_and_refuse_what_pillow_does(name):
-    pytest.importorskip(name)
+def test_simplejpeg_takes_and_refuses_what_pillow_does():
+    pytest.importorskip("simplejpeg")
     generator = np.random.default_rng(0)
     smooth = Image.fromarray(generator.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize((90, 70))
     refused = 0
@@ -100,7 +92,7 @@ def test_other_libraries_take_and_refuse_what_pillow_does(name):
         for at in generator.integers(first, len(content) - 2, 1 + trial % 3):
             content[at] = generator.integers(0, 256)
         found = []
-        for decoder in ("pil", name):
+        for decoder in ("pil", "simplejpeg"):
             try:
                 found.append(decode.decode(decode.Encoded(bytes(content), "a"), decoder))
             except DataError:
@@ -110,54 +102,30 @@ def test_other_libraries_take_and_refuse_what_pillow_does(name):
     assert 50 < refused < 550
 
 
-def test_the_fastest_exact_library_is_chosen(taken, monkeypatch, write_image):
-    pytest.importorskip("simplejpeg")
+def test_simplejpeg_is_chosen_if_it_is_exact(taken, monkeypatch, write_image):
     path = write_image("a.jpg")
-    _jpeg._exact.cache_clear()
+    decode.decode(path)
+    assert len(taken) == 1
+    decode.chosen.cache_clear()
     try:
         assert decode.chosen("auto") == "simplejpeg"
-        taken.clear()
-        decode.decode(path)
-        assert taken == ["simplejpeg"]
-        _jpeg._exact.cache_clear()
+        decode.chosen.cache_clear()
         # One that rounds otherwise is not taken, and a call by name refuses it.
-        exact = _jpeg._LIBRARIES["cv2"]
-        monkeypatch.setitem(_jpeg._LIBRARIES, "simplejpeg", lambda encoded: exact(encoded) ^ 1)
-        assert decode.chosen("auto") == "cv2"
+        simplejpeg, exact = sys.modules["simplejpeg"], sys.modules["simplejpeg"].decode_jpeg
+        monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *options: exact(*options) ^ 1)
+        assert decode.chosen("auto") == "pil"
         with pytest.raises(DataError, match="as installed it does not give Pillow's pixels"):
             decode.decode(path, "simplejpeg")
-        _jpeg._exact.cache_clear()
-        monkeypatch.setitem(sys.modules, "cv2", None)
-        assert decode.chosen("auto") == "pil"
     finally:
-        _jpeg._exact.cache_clear()
-
-
-def test_fast_decodes_fewer_pixels_and_knows_the_size(tmp_path):
-    pytest.importorskip("simplejpeg")
-    smooth = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    image = Image.fromarray(smooth).resize((300, 200), Image.Resampling.BICUBIC)
-    image.save(tmp_path / "a.jpg", quality=95)
-    exact = decode.decode(tmp_path / "a.jpg")
-    whole = decode.decode(tmp_path / "a.jpg", "fast")
-    assert whole.shape == exact.shape
-    # A DCT of integers with fewer bits and chroma that is not smoothed: a few levels at quality 95.
-    assert 0 < np.abs(whole.astype(int) - exact).max() <= 16
-    for wanted, shape in (((100, 150), (100, 150)), ((101, 100), (200, 300)), ((20, 30), (25, 38))):
-        pixels, size = decode.decode_at(tmp_path / "a.jpg", "fast", target=lambda h, w, wanted=wanted: wanted)
-        assert (pixels.shape[:2], size) == (shape, (300, 200))
-    pixels, size = decode.decode_at(tmp_path / "a.jpg", target=lambda height, width: (20, 30))
-    assert (pixels.shape[:2], size) == ((200, 300), (300, 200))
+        decode.chosen.cache_clear()
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["simplejpeg", "cv2"])
-def test_other_libraries_give_pillows_bits_on_real_images(name, real_data, taken):
-    pytest.importorskip(name)
+def test_simplejpeg_gives_pillows_bits_on_real_images(real_data, taken):
     files = [file for pattern in ("*.jpg", "*.JPEG") for file in sorted(real_data.rglob(pattern))][::16]
     assert len(files) > 100
     for file in files:
-        assert np.array_equal(decode.decode(file, name), decode.decode(file, "pil")), file
+        assert np.array_equal(decode.decode(file, "simplejpeg"), decode.decode(file, "pil")), file
     assert len(taken) > 0.9 * len(files)
 
 
@@ -240,7 +208,7 @@ def test_float_image_is_refused(tmp_path):
 
 
 def test_unknown_decoder_is_refused(write_image):
-    with pytest.raises(ValueError, match="expected one of auto, pil, simplejpeg, cv2, fast, got 'nvjpeg'"):
+    with pytest.raises(ValueError, match="expected one of auto, pil, simplejpeg, got 'nvjpeg'"):
         decode.decode(write_image("a.jpg"), "nvjpeg")
 
 
@@ -271,12 +239,17 @@ def test_bad_masks_are_named(tmp_path):
         decode.decode_mask(tmp_path / "rgb.png")
 
 
-@pytest.mark.parametrize("decoder", PACKAGES)
-def test_a_missing_package_names_the_extra(write_image, monkeypatch, decoder):
-    monkeypatch.setitem(sys.modules, PACKAGES[decoder], None)
-    _jpeg._exact.cache_clear()
-    with pytest.raises(DataError, match=rf"decoder='{decoder}' needs .*: pip install 'wsolfast\[fast\]'"):
-        decode.decode(write_image("a.jpg"), decoder)
+def test_a_missing_package_names_the_extra(write_image, monkeypatch):
+    path = write_image("a.jpg")
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    decode.chosen.cache_clear()
+    try:
+        with pytest.raises(DataError, match=r"decoder='simplejpeg' needs .*: pip install 'wsolfast\[fast\]'"):
+            decode.decode(path, "simplejpeg")
+        assert decode.chosen("auto") == "pil"
+        assert decode.decode(path).shape == (30, 40, 3)
+    finally:
+        decode.chosen.cache_clear()
 
 
 def test_recipes_know_the_decoders():

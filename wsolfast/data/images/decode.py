@@ -8,17 +8,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wsolfast.data.errors import DataError
-from wsolfast.data.images._jpeg import DECODERS, LOSSY, Target, chosen, decode_jpeg, read_header
+from wsolfast.data.images import _jpeg
+from wsolfast.data.images._jpeg import DECODERS, Decoder, chosen
 
 __all__ = [
     "DECODERS",
-    "LOSSY",
     "MAX_PIXELS",
+    "Decoder",
     "Encoded",
-    "Target",
     "chosen",
     "decode",
-    "decode_at",
     "decode_grey",
     "decode_mask",
     "image_size",
@@ -43,7 +42,7 @@ class Encoded:
         return self.name
 
 
-def decode(file: Path | Encoded, decoder: str = "auto", orient: bool = True) -> np.ndarray:
+def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True) -> np.ndarray:
     """Pixels of an image file as RGB.
 
     Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. The orientation that EXIF
@@ -51,50 +50,31 @@ def decode(file: Path | Encoded, decoder: str = "auto", orient: bool = True) -> 
 
     Args:
         file: image file.
-        decoder: who decodes plain JPEG data; every other file is Pillow's. ``"pil"``, ``"simplejpeg"`` and ``"cv2"``
-            give the same bits, and ``"auto"`` is the fastest of them that is installed. ``"fast"`` is not exact: it
-            takes libjpeg's quick DCT and upsampling.
+        decoder: what decodes plain JPEG data; every other file is Pillow's. ``"pil"`` and ``"simplejpeg"`` give the
+            same bits, and ``"auto"`` is the faster one where it is installed.
         orient: False keeps the stored orientation, as loaders that ignore EXIF do.
 
     Returns:
         uint8 array [H, W, 3].
 
     Raises:
-        DataError: if the file is missing, truncated, not an image, or larger than ``MAX_PIXELS``.
+        DataError: if the file is missing, truncated, not an image, or larger than ``MAX_PIXELS``, or the decoder is not
+            installed.
         ValueError: for an unknown decoder.
     """
-    return decode_at(file, decoder, orient)[0]
-
-
-def decode_at(
-    file: Path | Encoded, decoder: str = "auto", orient: bool = True, target: Target | None = None
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """:func:`decode` for an image that is then made smaller; ``"fast"`` decodes fewer pixels where that suffices.
-
-    Args:
-        target: height and width of the image to those it is wanted at.
-
-    Returns:
-        uint8 array [h, w, 3], not smaller than wanted unless the image is, and (width, height) of the image.
-    """
-    if decoder not in DECODERS:
-        chosen(decoder)
-    if decoder != "pil":
+    if chosen(decoder) == "simplejpeg":
         file = _read(file)
-        header = read_header(file.content)
+        header = _jpeg.read_header(file.content)
         # An image over the limit and a turned one are left to Pillow, which refuses and turns.
         if header and header.width * header.height <= MAX_PIXELS and not (orient and header.has_app1 and _turned(file)):
-            wanted = target(header.height, header.width) if target else None
-            pixels = decode_jpeg(file.content, header, decoder, wanted)
+            pixels = _jpeg.decode_jpeg(file.content)
             if pixels is not None:
-                return pixels, (header.width, header.height)
+                return pixels
     with _open(file) as image:
         try:
-            upright = ImageOps.exif_transpose(image) if orient else image
-            pixels = np.array(_to_rgb(upright))
+            return np.array(_to_rgb(ImageOps.exif_transpose(image) if orient else image))
         except _UNREADABLE as error:
             raise DataError(f"{file}: cannot be decoded ({error}); {_ADVICE}") from error
-    return pixels, (pixels.shape[1], pixels.shape[0])
 
 
 def decode_mask(file: Path | Encoded) -> np.ndarray:

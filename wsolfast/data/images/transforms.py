@@ -157,18 +157,16 @@ class View:
         """
         return self.cut(self.warp(pixels), (pixels.shape[1], pixels.shape[0]), draws, name)
 
-    def warp(self, pixels: np.ndarray, image_size: tuple[int, int] | None = None) -> Tensor:
+    def warp(self, pixels: np.ndarray) -> Tensor:
         """The whole image, resized: what :meth:`cut` takes from, and all that depends on nothing random.
 
         Args:
-            pixels: uint8 array [H, W, 3], of the image or of a smaller copy.
-            image_size: (width, height) of the image, if that is a copy.
+            pixels: uint8 array [H, W, 3].
 
         Returns:
             uint8 tensor [3, h, w].
         """
-        width, height = image_size or (pixels.shape[1], pixels.shape[0])
-        return resize(torch.from_numpy(pixels).permute(2, 0, 1), self.target(height, width))
+        return resize(torch.from_numpy(pixels).permute(2, 0, 1), self._target(*pixels.shape[:2]))
 
     def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:
         """The view of what :meth:`warp` gave: all that is random.
@@ -210,7 +208,7 @@ class View:
         view_size = (image.shape[2], image.shape[1])
         return image.contiguous(), Placement((width, height), view_size, scale, corner, flip)
 
-    def target(self, height: int, width: int) -> tuple[int, int]:
+    def _target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the whole image after the resize."""
         if self.resize is None:
             return height, width

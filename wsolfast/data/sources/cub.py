@@ -12,6 +12,7 @@ from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import Decoder
 from wsolfast.data.metadata import metadata_files, metadata_source
 
 LAYOUT = """\
@@ -39,7 +40,7 @@ def open_source(
     metadata: str | Path | None = None,
     val_images: str | Path | None = None,
     val_per_class: int = 0,
-    decoder: str = "auto",
+    decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split`` in the official tree.
@@ -67,7 +68,9 @@ def open_source(
     return _official(root, split, names, val_per_class, decoder, orient)
 
 
-def _official(root: Path, split: str, names: list[str], val_per_class: int, decoder: str, orient: bool) -> FileSource:
+def _official(
+    root: Path, split: str, names: list[str], val_per_class: int, decoder: Decoder, orient: bool
+) -> FileSource:
     paths = _table(root / "images.txt", "the image paths")
     labels = _numbers(root / "image_class_labels.txt", "the class of every image", paths, 1)
     in_train = _numbers(root / "train_test_split.txt", "the official split", paths, 1)

@@ -16,6 +16,7 @@ from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, ImageRecord, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import Decoder
 from wsolfast.data.sources._coco import read_coco
 
 LAYOUT = """\
@@ -38,7 +39,7 @@ def open_source(
     *,
     annotations: str = "annotations.csv",
     images: str = "",
-    decoder: str = "auto",
+    decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split``.

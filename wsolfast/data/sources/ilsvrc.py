@@ -14,6 +14,7 @@ from wsolfast.data._base import Annotation
 from wsolfast.data._files import FileSource, read_lines
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import Decoder
 from wsolfast.data.metadata import metadata_files, metadata_source
 
 LAYOUT = """\
@@ -46,7 +47,7 @@ def open_source(
     *,
     metadata: str | Path | None = None,
     val_images: str | Path | None = None,
-    decoder: str = "auto",
+    decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split`` in the official tree.

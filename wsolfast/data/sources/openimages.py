@@ -11,6 +11,7 @@ from typing import Any
 from wsolfast.data._files import FileSource, read_lines
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.masks import InstanceMasks
 from wsolfast.data.metadata import FOLDERS, read_mask_metadata
 
@@ -38,7 +39,7 @@ def open_source(
     split: str,
     *,
     metadata: str | Path | None = None,
-    decoder: str = "auto",
+    decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
     """The images of ``split`` in the official tree.

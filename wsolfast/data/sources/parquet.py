@@ -22,7 +22,7 @@ from wsolfast.data._files import file_state, relative_path
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Encoded
+from wsolfast.data.images.decode import Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
 
 LAYOUT = """\
@@ -44,7 +44,7 @@ def open_source(
     label: str = "label",
     boxes: str = "boxes",
     box_format: str = "xyxy",
-    decoder: str = "auto",
+    decoder: Decoder = "auto",
     orient: bool = True,
 ) -> "ParquetSource":
     """The images of ``split``.

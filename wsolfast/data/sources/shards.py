@@ -36,7 +36,7 @@ from wsolfast.data._index import (
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import IndexSummary, SourceSpec, Task
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Encoded
+from wsolfast.data.images.decode import Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
 
 LAYOUT = """\
@@ -61,7 +61,7 @@ def open_source(
     *,
     shards: str = "{split}-*.tar",
     masks_fit: bool = True,
-    decoder: str = "auto",
+    decoder: Decoder = "auto",
     orient: bool = True,
 ) -> "ShardSource":
     """The images of ``split``.

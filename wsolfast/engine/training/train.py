@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wsolfast.data import LOSSY
 from wsolfast.engine.assembly.build import (
     build_method,
     build_optimizer,
@@ -94,9 +93,8 @@ def change_runtime(run: RunFolder, recipe: Recipe) -> None:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Names what a checkpoint may be continued with: the recipe without where its data lies and how it is run."""
-    # Exact decoders give the same pixels, so which of them it is does not matter either.
-    decoder = recipe.data.decoder if recipe.data.decoder in LOSSY else None
-    core = replace(recipe, runtime=type(recipe.runtime)(), data=replace(recipe.data, root=None, decoder=decoder))
+    # Every decoder gives the same pixels.
+    core = replace(recipe, runtime=type(recipe.runtime)(), data=replace(recipe.data, root=None, decoder=None))
     return hashlib.sha256(dump_recipe(core).encode()).hexdigest()
 
 
