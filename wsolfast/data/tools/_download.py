@@ -17,29 +17,20 @@ from wsolfast.data.errors import DataError, FetchError
 
 _CHUNK = 1 << 20
 _PAUSE = 0.5  # seconds before a new attempt, doubled for each one that brought nothing
+_ATTEMPTS = 5  # that may bring nothing new in a row
+_TIMEOUT = 60.0  # seconds without a byte after which a connection counts as broken
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-def download(
-    url: str,
-    file: Path,
-    *,
-    sha256: str,
-    max_bytes: int,
-    advance: Callable[[int], None],
-    attempts: int = 5,
-    timeout: float = 60.0,
-) -> None:
+def download(url: str, file: Path, *, sha256: str, max_bytes: int, advance: Callable[[int], None]) -> None:
     """Bring ``file`` to the content with this SHA-256; what it holds of an earlier call is continued.
 
     Args:
         url: http or https.
         file: grows as bytes arrive; removed if it turns out to be something else.
-        sha256: of the whole, in hexadecimal.
+        sha256: of the whole, in lower-case hexadecimal.
         max_bytes: more than that is never written.
         advance: called with the number of bytes that are new, or negative if the server starts over.
-        attempts: how often in a row a connection may break off without having brought anything new.
-        timeout: seconds without a byte after which a connection counts as broken.
 
     Raises:
         FetchError: if the server refuses, or the connection breaks off and brings nothing new; ``file`` is kept.
@@ -56,32 +47,38 @@ def download(
         reached = stream.seek(0, 2)
         advance(reached)
         # What a call left that was interrupted between download and unpacking needs no server.
-        found = _digest(stream) if reached else None
-        fruitless = 0
-        while found != sha256.lower():
-            reason = _continue(url, stream, max_bytes, advance, timeout)
-            if reason is None:
-                found = _digest(stream)
-                break
-            there = stream.seek(0, 2)
-            fruitless = 0 if there > reached else fruitless + 1
-            reached = max(reached, there)
-            if fruitless == attempts:
-                raise FetchError(f"{url}: {reason}; {there} bytes are kept: give the same command again to continue")
-            time.sleep(_PAUSE * 2**fruitless)
-    if found != sha256.lower():
-        file.unlink()
-        raise DataError(f"{url}: has SHA-256 {found}, expected {sha256.lower()}; the file was removed")
+        if reached and _digest(stream) == sha256:
+            return
+        try:
+            _complete(url, stream, max_bytes, advance)
+            found = _digest(stream)
+            if found != sha256:
+                raise DataError(f"{url}: has SHA-256 {found}, expected {sha256}")
+        except DataError as error:
+            file.unlink()
+            raise DataError(f"{error}; the file was removed") from None
 
 
-def _continue(url: str, stream: BinaryIO, max_bytes: int, advance: Callable[[int], None], timeout: float) -> str | None:
-    """Fetch what is missing; why it broke off, or None when all is there."""
+def _complete(url: str, stream: BinaryIO, max_bytes: int, advance: Callable[[int], None]) -> None:
+    """Fetch until the server has no more."""
+    reached, fruitless = stream.seek(0, 2), 0
+    while (reason := _continue(url, stream, max_bytes, advance)) is not None:
+        there = stream.seek(0, 2)
+        fruitless = 0 if there > reached else fruitless + 1
+        reached = max(reached, there)
+        if fruitless == _ATTEMPTS:
+            raise FetchError(f"{url}: {reason}; {there} bytes are kept: give the same command again to continue")
+        time.sleep(_PAUSE * 2**fruitless)
+
+
+def _continue(url: str, stream: BinaryIO, max_bytes: int, advance: Callable[[int], None]) -> str | None:
+    """Fetch what is missing. Return why it broke off, or None when all is there."""
     start = stream.seek(0, 2)
     request = urllib.request.Request(url, headers={"User-Agent": "wsolfast", "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
             if response.status == 206:
                 total = _total(response, start)
             else:
@@ -93,7 +90,7 @@ def _continue(url: str, stream: BinaryIO, max_bytes: int, advance: Callable[[int
                 total = int(length) if length else None
             while part := response.read1(_CHUNK):
                 if stream.tell() + len(part) > max_bytes:
-                    raise _too_large(url, stream, max_bytes)
+                    raise DataError(f"{url}: is larger than {max_bytes} bytes, which is not what was asked for")
                 stream.write(part)
                 advance(len(part))
             stream.flush()
@@ -117,11 +114,6 @@ def _total(response: http.client.HTTPResponse, start: int) -> int | None:
     if match is None or int(match[1]) != start:
         raise FetchError(f"{response.url}: asked for the bytes from {start}, the server sends {answer!r}")
     return None if match[2] == "*" else int(match[2])
-
-
-def _too_large(url: str, stream: BinaryIO, max_bytes: int) -> DataError:
-    Path(stream.name).unlink()
-    return DataError(f"{url}: is larger than {max_bytes} bytes, which is not what was asked for; the file was removed")
 
 
 def _digest(stream: BufferedRandom) -> str:

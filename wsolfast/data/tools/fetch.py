@@ -100,7 +100,7 @@ def _fetch_archive(archive: Archive, output: Path, *, url: str | None, sha256: s
         download(
             url or archive.url,
             packed,
-            sha256=sha256 or archive.sha256,
+            sha256=(sha256 or archive.sha256).lower(),
             max_bytes=limit,
             advance=_in_mib(advance),
         )
