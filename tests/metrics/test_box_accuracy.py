@@ -54,7 +54,7 @@ def test_any_split_over_accumulators_gives_the_same_numbers(owners):
             one.update(*part(arguments, index))
             restored = BoxAccuracy("spa", max_box=False)
             restored.load_state_dict(one.state_dict())
-            total.merge(restored)
+            total.merge_state(restored)
     assert total.compute() == whole.compute()
 
 
@@ -140,7 +140,7 @@ def test_given_boxes_count_at_every_threshold():
 def test_counters_of_another_protocol_are_refused():
     spa, danet = BoxAccuracy("spa"), BoxAccuracy("danet")
     with pytest.raises(ValueError, match="another protocol"):
-        spa.merge(danet)
+        spa.merge_state(danet)
     with pytest.raises(ValueError, match="another protocol"):
         spa.load_state_dict(danet.state_dict())
     with pytest.raises(ValueError, match="expected counters"):

@@ -73,7 +73,7 @@ def test_any_split_gives_the_same_shares():
     whole.update(*arguments)
     left.update(*part(arguments, [0, 4, 5]))
     right.update(*part(arguments, [1, 2, 3, 6, 7, 8]))
-    left.merge(right)
+    left.merge_state(right)
     assert left.compute(at=0.3) == whole.compute()
 
 

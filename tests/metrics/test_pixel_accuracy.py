@@ -97,7 +97,7 @@ def test_any_split_gives_identical_numbers():
     whole = filled(range(8), size=16)
     for left in ([0], [3, 1, 7], [5, 6, 4, 2]):
         merged = filled(left, size=16)
-        merged.merge(filled([n for n in range(8) if n not in left], size=16))
+        merged.merge_state(filled([n for n in range(8) if n not in left], size=16))
         assert merged.compute() == whole.compute()
 
 
@@ -127,4 +127,4 @@ def test_other_errors_speak():
     with pytest.raises(ValueError, match="no image was counted"):
         PixelAccuracy().compute()
     with pytest.raises(ValueError, match="another size"):
-        PixelAccuracy(size=16).merge(PixelAccuracy(size=32))
+        PixelAccuracy(size=16).merge_state(PixelAccuracy(size=32))

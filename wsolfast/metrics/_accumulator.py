@@ -45,7 +45,7 @@ class Accumulator:
         """Forget everything counted."""
         self._state = {name: zero.clone() for name, zero in self.zeros.items()}
 
-    def merge(self, other: "Accumulator") -> None:
+    def merge_state(self, other: "Accumulator") -> None:
         """Add what ``other``, an accumulator of the same configuration, has counted.
 
         Raises:
