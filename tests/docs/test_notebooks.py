@@ -36,12 +36,8 @@ def test_cells_run(notebook, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_whole_small_and_without_outputs(notebook):
-    content = read(notebook)
-    assert content["nbformat"] == 4
-    assert notebook.stat().st_size < 20_000
-    for cell in content["cells"]:
-        assert re.fullmatch(r"[\w-]+", cell["id"])
+def test_notebook_has_no_outputs_and_no_magics(notebook):
+    for cell in read(notebook)["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             assert cell["execution_count"] is None

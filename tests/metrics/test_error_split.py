@@ -31,12 +31,6 @@ def test_kinds_are_those_of_the_published_rules():
     assert seen == set(ERROR_KINDS)
 
 
-def kind_of(box, truths):
-    truths = torch.tensor(truths, dtype=torch.float64)
-    found = functional._kinds_of_boxes(torch.tensor([box], dtype=torch.float64), truths, get_protocol("spa").rule)
-    return ERROR_KINDS[found.item()]
-
-
 @pytest.mark.parametrize(
     ("box", "truths", "kind"),
     [
@@ -50,7 +44,13 @@ def kind_of(box, truths):
     ],
 )
 def test_kinds_by_hand(box, truths, kind):
-    assert kind_of(box, truths) == kind
+    """Boxes contain their last pixel. The map is 1 in the box and 0 elsewhere, so that box is cut from it."""
+    score_map = torch.zeros(1, 64, 64)
+    score_map[0, box[1] : box[3] + 1, box[0] : box[2] + 1] = 1
+    half_open = torch.tensor(truths) + torch.tensor([0, 0, 1, 1])
+    image = (score_map, torch.tensor([[64, 64]]), [half_open])
+    found = functional.error_kinds(*image, torch.tensor([True]), get_protocol("spa"), torch.tensor([0.5]))
+    assert ERROR_KINDS[found.item()] == kind
 
 
 def test_shares_add_up_and_correct_is_top1_loc():

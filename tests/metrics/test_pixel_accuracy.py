@@ -6,7 +6,6 @@ from oracles import published_metrics as oracle
 from oracles.random_images import images, masks
 
 from wsolfast.metrics import PixelAccuracy
-from wsolfast.metrics.pixel_accuracy import _nearest
 
 MAPS, SIZES, BOXES, *_ = images(8, seed=11)
 MASKS = masks(SIZES, BOXES)
@@ -103,9 +102,14 @@ def test_any_split_gives_identical_numbers():
 
 @pytest.mark.parametrize("shape", [(50, 33), (7, 9), (224, 300), (500, 375), (1, 1)])
 def test_masks_shrink_as_opencv_does(shape):
-    mask = (np.random.rand(*shape) * 255).astype(np.uint8)
-    expected = cv2.resize(mask, (224, 224), interpolation=cv2.INTER_NEAREST)
-    assert np.array_equal(_nearest(torch.from_numpy(mask), 224).numpy(), expected)
+    """Every pixel of the score map has a bin of its own, so the counts of object pixels are the shrunk mask."""
+    mask = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
+    ranks = torch.arange(64 * 64, dtype=torch.float64) / (64 * 64 - 1)
+    metric = PixelAccuracy(size=64, thresholds=ranks[:-1].tolist())
+    background, found = metric.count(ranks.reshape(1, 64, 64), [torch.from_numpy(mask)])["scores"]
+    expected = cv2.resize(mask, (64, 64), interpolation=cv2.INTER_NEAREST).ravel()
+    assert np.array_equal(found[: 64 * 64].numpy(), expected)
+    assert np.array_equal(background[: 64 * 64].numpy(), 1 - expected)
 
 
 @pytest.mark.parametrize(
