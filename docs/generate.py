@@ -1,4 +1,4 @@
-"""What the README and the documents say of the code, written from it: tables between marks, the pages of ``docs/api``.
+"""Writer of what the README and the documents say of the code: tables between marks, the pages of ``docs/api``.
 
 ``python docs/generate.py`` writes them; ``tests/docs/test_generated.py`` fails when one of them is out of date.
 """
@@ -406,7 +406,7 @@ def _body(thing: object) -> str:
 
 
 def _commented(thing: object) -> dict[str, str]:
-    """What the comments behind a dataclass's fields say."""
+    """Return the comments behind a dataclass's fields."""
     if not dataclasses.is_dataclass(thing):
         return {}
     lines = re.findall(r"^    (\w+): [^#\n]+?  # (.+)$", inspect.getsource(thing), re.MULTILINE)

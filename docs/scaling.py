@@ -57,7 +57,7 @@ def network() -> Network:
 
 
 def sizes() -> list[list[str]]:
-    """What one image and one step weigh."""
+    """Return the sizes of one image and of one step."""
     net = network()
     gradient = 4 * net.parameters
     held = 2 * net.outputs * BATCH

@@ -1,4 +1,4 @@
-"""What other people's networks need to meet the ops and metrics: features of a layer, tokens as maps, class maps.
+"""Bridges from other people's networks to the ops and metrics: features of a layer, tokens as maps, class maps.
 
 Score maps that another library has made need nothing from here: ``ops`` and ``metrics`` take any Tensor[N, h, w].
 """
@@ -47,7 +47,7 @@ def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, T
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: int = 1) -> Tensor:
-    """Patch tokens of a vision transformer as a feature map.
+    """Return the patch tokens of a vision transformer as a feature map.
 
     Args:
         tokens (Tensor[N, prefix + h·w, C]): patches row by row after the class and register tokens.
@@ -77,7 +77,7 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: i
 
 
 def class_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
-    r"""Class activation maps of a linear classifier, each min-max scaled.
+    r"""Return the class activation maps of a linear classifier, each min-max scaled.
 
     .. math:: M_c(x, y) = \sum_k w^c_k f_k(x, y)
 

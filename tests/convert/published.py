@@ -119,7 +119,7 @@ class NlCcam(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What the CI-CAM code bases call ``backbone``."""
+    """The ``backbone`` of the CI-CAM code bases."""
 
     def __init__(self, attention, hidden=0):
         super().__init__()

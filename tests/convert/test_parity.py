@@ -1,4 +1,4 @@
-"""What a converted run computes is what the published network computes."""
+"""A converted run computes what the published network computes."""
 
 import pickle
 

@@ -10,10 +10,10 @@ from pages import generate
 
 import wsolfast.reference
 
-# What a docstring that says what a function does begins with; one that begins otherwise says what is returned.
+# A docstring that begins so says what a function does; one that begins with "Return" says what comes back.
 VERBS = {
-    *("Add", "Copy", "Evaluate", "Evaluates", "Export", "Fill", "Hold", "Let", "Load", "Look", "Make", "Measure"),
-    *("Open", "Put", "Read", "Replace", "Run", "Save", "Scale", "Scales", "Take", "Train", "Write", "Writes"),
+    *("Add", "Copy", "Evaluate", "Export", "Fill", "Hold", "Let", "Load", "Look", "Make", "Measure"),
+    *("Open", "Put", "Read", "Replace", "Run", "Save", "Scale", "Take", "Train", "Write"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What docs/generate.py writes is what stands there."""
+"""The tables and pages that docs/generate.py writes are up to date."""
 
 import re
 

@@ -20,7 +20,7 @@ def links(page):
 
 
 def anchors(page):
-    """What a forge calls the headings of a page: lower case, no punctuation, dashes for blanks."""
+    """Return a forge's names of the headings of a page: lower case, no punctuation, dashes for blanks."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in titles)

@@ -42,7 +42,7 @@ class Conversion:
 
 
 def list_sources() -> list[str]:
-    """Names of the code bases whose checkpoints are read, sorted."""
+    """Return the names of the code bases whose checkpoints are read, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
@@ -114,12 +114,15 @@ def read_checkpoint(
 
 
 def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> RunFolder:
-    """A finished run of the conversion's recipe in ``path``, with a ``card.json`` that says where it is from.
+    """Write a finished run of the conversion's recipe to ``path``, with a ``card.json`` that says its origin.
 
     Args:
         conversion: what :func:`read_checkpoint` gave.
         path: folder of the run.
         exist_ok: replace the run that is there.
+
+    Returns:
+        RunFolder: of the run.
 
     Raises:
         UsageError: if there is a run already, or something else.
@@ -153,14 +156,14 @@ def _source(name: str) -> ModuleType:
 
 
 def _without_prefix(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What DataParallel put in front of every name is no part of it."""
+    """Return the tensors without the prefix that DataParallel puts in front of every name."""
     while found and all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     return found
 
 
 def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> tuple[str, Layout]:
-    """The source and layout that explain most names, if every module of the layout is there."""
+    """Return the source and layout that explain most names, if every module of the layout is there."""
     known = list_sources()
     wanted = wanted and wanted.replace("-", "_")
     if wanted is not None and wanted not in known:
@@ -189,7 +192,7 @@ def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> t
 
 
 def _one_stage(recipe: Recipe, layout: Layout, overrides: Iterable[str]) -> Recipe:
-    """The recipe with the layout's network for its only stage; published numbers are those of all stages together."""
+    """Return the recipe with the layout's stage alone, without published numbers, which are of all stages together."""
     if len(recipe.stage) > 1:
         kept = [stage for stage in recipe.stage if stage.name == layout.stage]
         if not kept:
@@ -200,7 +203,7 @@ def _one_stage(recipe: Recipe, layout: Layout, overrides: Iterable[str]) -> Reci
 
 
 def _read_kept(file: Path, layout: Layout, pool: str | None) -> dict[str, Tensor]:
-    """What the code base keeps in another file."""
+    """Read the tensors that the code base keeps in another file."""
     if layout.pool is None:
         if pool is not None:
             raise UsageError(f"--pool: {layout.network} has no context pool; leave it out")
@@ -217,7 +220,7 @@ def _read_kept(file: Path, layout: Layout, pool: str | None) -> dict[str, Tensor
 
 
 def _shape_overrides(found: Mapping[str, Tensor], layout: Layout, kept: Mapping[str, Tensor]) -> list[str]:
-    """What the tensors say about the network that its layout leaves open."""
+    """Return overrides for what the layout leaves open and the tensors tell."""
     words = []
     if layout.pool is not None and layout.pool in kept:
         words.append(f"stage.model.pool_size={kept[layout.pool].shape[-1]}")
@@ -253,7 +256,7 @@ def _check(
 
 
 def _may_be_zero(key: str) -> bool:
-    """Counters of batch norms, which old checkpoints lack, and the context pool, which starts empty."""
+    """Allow zeros for counters of batch norms, which old checkpoints lack, and for an empty context pool."""
     return key.endswith("num_batches_tracked") or key == "pool.maps"
 
 

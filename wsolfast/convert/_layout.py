@@ -1,4 +1,4 @@
-"""How published networks name their tensors, and what those names are in ours."""
+"""Layouts: published names of tensors, and ours for them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,29 +35,29 @@ class Layout:
     classless: bool = False
 
     def name_of(self, key: str) -> str | None:
-        """What the checkpoint calls our tensor ``key``; None if it has no such tensor."""
+        """Return the checkpoint's name of our tensor ``key``; None if it has no such tensor."""
         path = _longest(key, self.modules)
         return None if path is None else self.modules[path] + key[len(path) :]
 
     def count_outputs(self, found: Mapping[str, Tensor]) -> int | None:
-        """Rows of the output module's weight; None if the checkpoint lacks it."""
+        """Return the number of rows of the output module's weight; None if the checkpoint lacks it."""
         name = self.name_of(f"{self.output}.weight")
         weight = None if name is None else found.get(name)
         return None if weight is None or not weight.dim() else len(weight)
 
     def cause_of_death(self, name: str) -> str | None:
-        """Why nothing reads the checkpoint's tensor ``name``."""
+        """Return the reason that nothing reads the checkpoint's tensor ``name``; None if something does."""
         start = _longest(name, self.dead)
         return None if start is None else self.dead[start]
 
     def absent(self, names: Iterable[str]) -> list[str]:
-        """Modules of this layout that a checkpoint with tensors ``names`` does not have."""
+        """Return the modules of this layout that a checkpoint with tensors ``names`` does not have."""
         starts = {name[:at] for name in names for at in range(len(name)) if name[at] == "."}
         needed = (*self.marks, *(path for path in self.modules.values() if self.cause_of_death(f"{path}.") is None))
         return [path for path in needed if path not in starts]
 
     def unknown(self, names: Iterable[str]) -> list[str]:
-        """Tensors among ``names`` that this layout does not have."""
+        """Return the tensors among ``names`` that this layout does not have."""
         theirs = tuple(self.modules.values())
         return [name for name in names if _longest(name, theirs) is None and _longest(name, self.dead) is None]
 

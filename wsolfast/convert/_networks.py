@@ -16,13 +16,13 @@ INCEPTION_V3_REST = ("AuxLogits", "Mixed_7a", "Mixed_7b", "Mixed_7c", "fc")
 
 
 def non_local_block(stage: str, path: str) -> Mapping[str, str]:
-    """The block that NL-CCAM and its followers insert after ``stage``, which they keep at ``path``."""
+    """Return the names of the block that NL-CCAM and its followers insert after ``stage`` and keep at ``path``."""
     names = {"query": "query_conv", "key": "key_conv", "value": "value_conv", "mix": "mix_conv", "norm": "bn"}
     return {f"backbone.non_local_{stage}.{ours}": f"{path}.{theirs}" for ours, theirs in names.items()}
 
 
 def non_local_vgg16(path: str, stages: tuple[str, ...], widened: bool = False) -> Mapping[str, str]:
-    """VGG16 as one sequence at ``path`` in which the blocks count as layers, so that they shift what follows.
+    """Return the names of VGG16 as one sequence at ``path``, in which the blocks count as layers.
 
     Args:
         stages: where there is a block.
@@ -43,5 +43,5 @@ def non_local_vgg16(path: str, stages: tuple[str, ...], widened: bool = False) -
 
 
 def inception_v3(path: str = "") -> Mapping[str, str]:
-    """InceptionV3 up to Mixed_6e, under torchvision's names."""
+    """Return the names of InceptionV3 up to Mixed_6e, which are torchvision's."""
     return {f"backbone.{block}": f"{path}{block}" for block in INCEPTION_V3_BLOCKS}

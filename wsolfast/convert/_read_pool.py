@@ -13,7 +13,7 @@ from wsolfast.backbones import WeightsError
 
 
 def read_pool(path: Path) -> Tensor:
-    """The pool [K, h, w] in ``path``, float32 on the CPU; no code of the file is run.
+    """Return the pool [K, h, w] in ``path``, float32 on the CPU; no code of the file is run.
 
     Raises:
         WeightsError: if the file is absent, damaged, asks for code, or holds something else.
@@ -35,7 +35,7 @@ def read_pool(path: Path) -> Tensor:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Knows how torch pickles a tensor and nothing else."""
+    """An unpickler of torch's tensors and of nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {

@@ -1,4 +1,4 @@
-"""What the accumulators share: integer counters that add up the same however the data are split."""
+"""Base class of the accumulators: integer counters that add up the same however the data are split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Accumulator:
-    """Counts in ``update``, numbers in ``compute``.
+    """Integer counters: ``update`` adds a batch to them, ``compute`` turns them into numbers.
 
     A subclass fills ``self._config`` (what must agree for two of them to be merged) and ``self.zeros`` (its counters,
     int64), and defines ``count(...)`` (the counters of one batch) and ``summarize(state)``.
@@ -21,11 +21,11 @@ class Accumulator:
         self.reset()
 
     def count(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The counters of one batch alone."""
+        """Return the counters of one batch alone."""
         raise NotImplementedError
 
     def summarize(self, state: Mapping[str, Tensor], at: Any = None) -> dict:
-        """Numbers from counters: each at its own best threshold, or at the one given."""
+        """Turn counters into numbers, each at its own best threshold or at the one given."""
         raise NotImplementedError
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class Accumulator:
             self._state[name] += value
 
     def compute(self, at: Any = None) -> dict:
-        """The numbers of everything counted so far; ``at`` as for :meth:`summarize`."""
+        """Return the numbers of everything counted so far; ``at`` as for :meth:`summarize`."""
         return self.summarize(self._state, at)
 
     def reset(self) -> None:
@@ -46,7 +46,7 @@ class Accumulator:
         self._state = {name: zero.clone() for name, zero in self.zeros.items()}
 
     def merge_state(self, other: "Accumulator") -> None:
-        """Add what ``other``, an accumulator of the same configuration, has counted.
+        """Add the counters of ``other``, an accumulator of the same configuration.
 
         Raises:
             ValueError: if it is of another type or configuration.
@@ -58,7 +58,7 @@ class Accumulator:
             self._state[name] += value
 
     def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> None:
-        """Add up what the processes of a group have counted; each has the whole afterwards."""
+        """Sum the counters over the processes of ``group``; each process has the total afterwards."""
         nccl = torch.distributed.get_backend(group) == "nccl"
         for name, value in self._state.items():
             total = value.cuda() if nccl else value
@@ -66,7 +66,7 @@ class Accumulator:
             self._state[name] = total.cpu()
 
     def state_dict(self) -> dict:
-        """Configuration and counters, copied."""
+        """Return a copy of the configuration and the counters."""
         return {"config": dict(self._config)} | {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping) -> None:

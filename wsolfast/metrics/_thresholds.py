@@ -1,4 +1,4 @@
-"""Reading accuracies off counters over a threshold grid."""
+"""Accuracies from counters over a grid of thresholds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pick(counts: Tensor, thresholds: Sequence[float], at: float | None, metric: str) -> tuple[int, float]:
-    """The counter [T] at threshold ``at``, or the largest (the first among equals), and its threshold.
+    """Return the counter [T] at threshold ``at``, or the largest (the first among equals), and its threshold.
 
     Raises:
         ValueError: if ``at`` is not on the grid.
@@ -17,7 +17,7 @@ def pick(counts: Tensor, thresholds: Sequence[float], at: float | None, metric: 
 
 
 def place(values: Tensor | np.ndarray, thresholds: Sequence[float], at: float | None, metric: str) -> int:
-    """Where ``at`` stands on the grid, or where the largest of ``values`` [T] does, the first among equals.
+    """Return the index of ``at`` on the grid, or that of the largest of ``values`` [T], the first among equals.
 
     Raises:
         ValueError: if ``at`` is not on the grid.
@@ -34,7 +34,7 @@ def place(values: Tensor | np.ndarray, thresholds: Sequence[float], at: float | 
 
 
 def wanted(at: float | Mapping[str, float] | None, metric: str) -> float | None:
-    """The threshold that ``at`` asks for this metric."""
+    """Return the threshold that ``at`` asks of this metric."""
     if isinstance(at, Mapping):
         if metric not in at:
             raise ValueError(f"at: no threshold for {metric!r}; it has {sorted(at)}")
@@ -43,5 +43,5 @@ def wanted(at: float | Mapping[str, float] | None, metric: str) -> float | None:
 
 
 def percent(count: int, images: int) -> float:
-    """100 count / images, multiplied first as the published evaluators do."""
+    """Return 100 count / images, multiplied first as the published evaluators do."""
     return count * 100.0 / images

@@ -1,11 +1,11 @@
-"""Localisation without looking: what every method has to beat."""
+"""Baselines that do not look at the image; every method has to beat them."""
 
 import torch
 from torch import Tensor
 
 
 def center_box(image_sizes: Tensor, fraction: float = 0.8) -> Tensor:
-    """The central box that spans ``fraction`` of each side.
+    """Return the central box that spans ``fraction`` of each side.
 
     Args:
         image_sizes (Tensor[N, 2]): (w, h), pixels.
@@ -29,7 +29,7 @@ def center_box(image_sizes: Tensor, fraction: float = 0.8) -> Tensor:
 
 
 def center_gaussian(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
-    """An isotropic Gaussian around the central pixel (W // 2, H // 2): a score map that is the same for every image.
+    """Return an isotropic Gaussian around the central pixel (W // 2, H // 2), a score map for any image.
 
     Source: the "centre Gaussian" row of wsolevaluation (Choe et al., CVPR 2020). Its boxes are the central squares of
     all sizes whatever ``sigma`` is, as long as the outer ones keep a level above zero after quantisation.

@@ -69,7 +69,7 @@ class BoxAccuracy(Accumulator):
         label: Tensor | None = None,
         topk_classes: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Counters of a batch.
+        """Return the counters of a batch.
 
         Args:
             score_maps (Tensor[N, h, w] or list of Tensor[h, w]): the map of each image's label (or the only one), as
@@ -137,7 +137,7 @@ class BoxAccuracy(Accumulator):
         }
 
     def summarize(self, state: Mapping[str, Tensor], at: float | Mapping[str, float] | None = None) -> dict:
-        """Percent of images.
+        """Return percentages of images.
 
         Args:
             state: counters.
@@ -181,7 +181,7 @@ class BoxAccuracy(Accumulator):
 
 
 def right_classes(label: Tensor | None, topk_classes: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Whether the label is the best class, and whether it is among the five best: two bool [N].
+    """Return two bool [N]: the label is the best class, and the label is among the five best.
 
     Raises:
         ValueError: if the shapes do not fit.

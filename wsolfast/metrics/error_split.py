@@ -1,4 +1,4 @@
-"""Which errors make up the Top-1 localisation error."""
+"""Shares of the kinds of errors in the Top-1 localisation error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -52,7 +52,7 @@ class ErrorSplit(Accumulator):
         label: Tensor,
         topk_classes: Tensor,
     ) -> dict[str, Tensor]:
-        """Counters of a batch.
+        """Return the counters of a batch.
 
         Args:
             score_maps, image_sizes, gt_boxes, label, topk_classes: as for :meth:`BoxAccuracy.count`.
@@ -69,7 +69,7 @@ class ErrorSplit(Accumulator):
             self._state[name] += value
 
     def summarize(self, state: Mapping[str, Tensor], at: float | None = None) -> dict:
-        """Percent of images of each kind.
+        """Return the percentage of images of each kind.
 
         Args:
             state: counters.

@@ -1,4 +1,4 @@
-"""Where a protocol compares boxes: maps and true boxes on their way there, boxes on their way back."""
+"""Frames: the pixels in which a protocol compares boxes, and the ways of maps and boxes to and from them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ _BATCH_PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Maps of one size and what they are compared with in the protocol's frame.
+    """Maps of one size and the true boxes that they are compared with in the protocol's frame.
 
     Example:
         >>> protocol = get_protocol("spa")
@@ -33,11 +33,11 @@ class FrameBatch:
 
     @property
     def frame(self) -> tuple[int, int]:
-        """(H, W)."""
+        """Height and width (H, W) of the frame."""
         return self.size or (self.maps.shape[1], self.maps.shape[2])
 
     def normalized(self, rule: ops.BoxRule) -> "FrameBatch":
-        """The same with normalised maps, for what needs them more than once."""
+        """Return the same batch with normalised maps, for callers that need them more than once."""
         if self.size is None:
             return self
         return replace(self, maps=ops.normalize_score_map(self.maps, self.size, rule), size=None)
@@ -49,7 +49,7 @@ def frames(
     gt_boxes: Sequence[Tensor] | None,
     protocol: Protocol,
 ) -> Iterator[FrameBatch]:
-    """Batches of maps of one size that go to one frame, with the true boxes in it.
+    """Yield batches of maps of one size that go to one frame, with the true boxes in it.
 
     Raises:
         ValueError: if the lengths differ, a map is not [h, w], or a true box is missing, empty or not finite.
@@ -91,7 +91,7 @@ def _frame_size(image_size: tuple[int, int], protocol: Protocol) -> tuple[int, i
 
 
 def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], protocol: Protocol) -> list[Tensor]:
-    """True boxes [G, 4] of each image (half-open, original pixels) as the protocol compares them.
+    """Return the true boxes [G, 4] of each image (half-open, original pixels) as the protocol compares them.
 
     Frame "crop" leaves out what is clipped away.
 
@@ -120,7 +120,7 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
 
 
 def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
-    """Boxes of map k as they meet the true ones: those of frame "scaled" go to the original image first.
+    """Return boxes of map k as they are compared: those of frame "scaled" are brought to the original image.
 
     Example:
         >>> protocol = get_protocol("psol")  # cuts boxes at the map's own size
@@ -142,7 +142,7 @@ def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol)
 
 
 def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
-    """Half-open boxes of map k in pixels of the original image, nothing rounded.
+    """Return half-open boxes of map k in pixels of the original image, without rounding.
 
     Example:
         >>> protocol = get_protocol("wsolevaluation")  # cuts boxes at 224 x 224
@@ -158,7 +158,7 @@ def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) ->
 
 
 def _crop_sides(protocol: Protocol) -> tuple[int, int]:
-    """Of the whole image and of its central crop."""
+    """Return the sides of the whole image and of its central crop."""
     # Protocol checks that frame "crop" has both.
     assert protocol.resize is not None
     assert protocol.input_size is not None
@@ -171,7 +171,7 @@ def _map_size(batch: FrameBatch) -> Tensor:
 
 
 def as_float64(values: Sequence | Tensor) -> Tensor:
-    """Numbers as a float64 tensor.
+    """Return numbers as a float64 tensor.
 
     Example:
         >>> as_float64([1, 0.5])
@@ -181,7 +181,7 @@ def as_float64(values: Sequence | Tensor) -> Tensor:
 
 
 def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]]:
-    """(w, h) pairs, or ValueError.
+    """Return (w, h) pairs; raise ValueError if they are none.
 
     Example:
         >>> checked_image_sizes(torch.tensor([[640, 480]]), 1)
@@ -197,7 +197,7 @@ def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]
 
 
 def checked_gt_boxes(gt_boxes: Sequence[Tensor]) -> list[Tensor]:
-    """Each image's boxes as float64 [G, 4], or ValueError naming the image.
+    """Return each image's boxes as float64 [G, 4]; raise ValueError, which names the image, if that cannot be.
 
     Example:
         >>> checked_gt_boxes([torch.tensor([[1, 2, 3, 4]])])

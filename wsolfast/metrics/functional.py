@@ -51,7 +51,7 @@ def box_hits(
     thresholds: Tensor | None = None,
     iou_thresholds: Tensor | None = None,
 ) -> Tensor:
-    """Whether each image's box is right, at each threshold and overlap.
+    """Return whether each image's box is right, at each threshold and overlap.
 
     Args:
         score_maps (Tensor[N, h, w] or list of Tensor[h, w]): one map per image, at any size.
@@ -87,7 +87,7 @@ def rule_hits(
     thresholds: Tensor | None = None,
     iou_thresholds: Tensor | None = None,
 ) -> list[Tensor]:
-    """:func:`box_hits` for several rules that normalise maps as the protocol's own does.
+    """Return :func:`box_hits` for several rules that normalise maps as the protocol's own does.
 
     Each normalises them anew in front of its boxes, which takes less time than to keep them.
 
@@ -119,7 +119,7 @@ def best_overlaps(
     protocol: Protocol,
     thresholds: Tensor | None = None,
 ) -> Tensor:
-    """The largest IoU of an image's boxes with its true ones, in the protocol's frame and convention.
+    """Return the largest IoU of an image's boxes with its true ones, in the protocol's frame and convention.
 
     Args:
         score_maps, image_sizes, gt_boxes, protocol, thresholds: as for :func:`box_hits`.
@@ -147,7 +147,7 @@ def best_overlaps(
 def predicted_boxes(
     score_maps: Tensor | Sequence[Tensor], image_sizes: Tensor, protocol: Protocol, threshold: float
 ) -> list[Tensor]:
-    """The boxes a protocol cuts from each map at one threshold, for looking at.
+    """Return the boxes that a protocol cuts from each map at one threshold, for pictures.
 
     Args:
         score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
@@ -176,7 +176,7 @@ def predicted_boxes(
 def predicted_masks(
     score_maps: Tensor | Sequence[Tensor], image_sizes: Tensor, protocol: Protocol, threshold: float
 ) -> list[Tensor]:
-    """The pixels that :func:`predicted_boxes` draws its boxes around: bool [H, W] each, in the protocol's frame.
+    """Return the pixels around which :func:`predicted_boxes` draws: bool [H, W] each, in the protocol's frame.
 
     Example:
         >>> score_map = torch.zeros(1, 8, 8)
@@ -200,7 +200,7 @@ def error_kinds(
     protocol: Protocol,
     thresholds: Tensor | None = None,
 ) -> Tensor:
-    """What is wrong with each Top-1 localisation, at each threshold.
+    """Return the kind of error of each Top-1 localisation, at each threshold.
 
     Source: SPA (Pan et al., CVPR 2021), Table 4; the definition is the released code's. With IoG the share of a true
     box that is covered, IoB the share of the predicted box that covers one, and g the true box of the largest overlap
@@ -239,7 +239,7 @@ def error_kinds(
 
 
 def _kinds_of_boxes(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
-    """Boxes [T, 4] against the true boxes [G, 4] of one image; the class is right. Returns int64 [T]."""
+    """Return the kinds, int64 [T], of boxes [T, 4] for true boxes [G, 4] of one image whose class is right."""
     correct, m_ins, part, more, ot = range(1, len(ERROR_KINDS))
     if len(truths) == 0:
         return torch.full((len(boxes),), ot)
@@ -262,7 +262,7 @@ def _kinds_of_boxes(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
 def given_box_hits(
     boxes: Tensor, gt_boxes: Sequence[Tensor], rule: BoxRule, iou_thresholds: Sequence[float] | Tensor
 ) -> Tensor:
-    """Whether boxes that come from no score map (a regressor's, a baseline's) are right.
+    """Return whether boxes that come from no score map (a regressor's, a baseline's) are right.
 
     Args:
         boxes (Tensor[N, 4]): float64, one per image, xyxy, half-open, pixels of the original image.
@@ -288,7 +288,7 @@ def given_box_hits(
 
 
 def px_ap(histogram: Tensor) -> float:
-    """Pixel average precision, percent, of a [2, B] histogram over rising score bins (background, object).
+    """Return the pixel average precision, percent, of a [2, B] histogram over rising scores (background, object).
 
     Source: wsolevaluation's MaskEvaluator: rectangles at the right end of each recall step.
 
@@ -308,7 +308,7 @@ def px_ap(histogram: Tensor) -> float:
 
 
 def mask_iou_curve(histogram: Tensor) -> np.ndarray:
-    """IoU of {score >= lower edge of bin b} with the object pixels, for each bin of a [2, B] histogram.
+    """Return the IoU of {score >= lower edge of bin b} with the object, for each bin of a [2, B] histogram.
 
     Raises:
         ValueError: if there is no object pixel.
@@ -340,7 +340,7 @@ def _batch_hits(batch: FrameBatch, thresholds: Tensor, levels: Tensor, rule: Box
 
 
 def _batch_overlaps(batch: FrameBatch, thresholds: Tensor, rule: BoxRule, protocol: Protocol) -> Tensor:
-    """Best overlap of each map at each threshold: float64 [n, T]."""
+    """Return the best overlap of each map at each threshold: float64 [n, T]."""
     rows = []
     for k, (boxes, counts) in enumerate(_boxes_of(batch, thresholds, rule)):
         best = _best_overlaps(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule)
@@ -349,7 +349,7 @@ def _batch_overlaps(batch: FrameBatch, thresholds: Tensor, rule: BoxRule, protoc
 
 
 def _boxes_of(batch: FrameBatch, thresholds: Tensor, rule: BoxRule) -> list[tuple[Tensor, Tensor]]:
-    """For each map its boxes of all thresholds, float64 [B, 4], and how many each threshold has, int64 [T]."""
+    """Return for each map the boxes of all thresholds, float64 [B, 4], and the number at each threshold, int64 [T]."""
     found = ops.score_map_boxes(batch.maps, thresholds.to(batch.maps.device), rule, size=batch.size)
     if found.offsets is None:
         once = torch.ones(len(thresholds), dtype=torch.int64)

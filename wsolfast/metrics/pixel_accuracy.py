@@ -60,7 +60,7 @@ class PixelAccuracy(Accumulator):
         super().__init__()
 
     def count(self, score_maps: Tensor | Sequence[Tensor], masks: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Counters of a batch.
+        """Return the counters of a batch.
 
         Args:
             score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
@@ -89,7 +89,7 @@ class PixelAccuracy(Accumulator):
         return counts
 
     def summarize(self, state: Mapping[str, Tensor], at: Mapping[str, float] | None = None) -> dict:
-        """Percent, but for the thresholds.
+        """Return percentages, and the thresholds that they are at.
 
         Args:
             state: counters.
@@ -130,7 +130,7 @@ class PixelAccuracy(Accumulator):
 def mask_overlaps(
     score_maps: Tensor | Sequence[Tensor], masks: Sequence[Tensor], threshold: float, size: int = 224
 ) -> list[float]:
-    """IoU of each image's pixels with a score of at least ``threshold`` with its object's, as pIoU compares them.
+    """Return each image's IoU of pixels that score at least ``threshold`` with its object, compared as for pIoU.
 
     Args:
         score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
@@ -166,7 +166,7 @@ def _checked_mask(n: int, mask: Tensor) -> Tensor:
 
 
 def _nearest(mask: Tensor, size: int) -> Tensor:
-    """OpenCV's INTER_NEAREST: the source pixel is floor(i * source / target), not the nearest centre."""
+    """Resize as OpenCV's INTER_NEAREST: from pixel floor(i * source / target), not from the nearest centre."""
     rows, columns = (
         (torch.arange(size, dtype=torch.float64) * (1.0 / (size / source))).floor().long().clamp(max=source - 1)
         for source in mask.shape

@@ -1,4 +1,4 @@
-"""The published localisation protocols as data: which switches, which thresholds, in which frame.
+"""The published localisation protocols as data: their switches, thresholds and frames.
 
 What holds for all of them: a predicted class counts only if it is the label, so Top-k Loc is "the label is among the
 k best classes and the box of the label's map is right". One map per image, the label's (or the method's only one),
@@ -63,7 +63,7 @@ class Protocol:
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return the protocol of that name.
 
     Raises:
         ValueError: if there is none; the names are listed.

@@ -14,7 +14,7 @@ else:
 
 
 class _Wrapped(_Metric):
-    """Holds the counters as torchmetrics states; the arithmetic is the accumulator's."""
+    """An accumulator whose counters are states of a torchmetrics metric."""
 
     is_differentiable = False
     higher_is_better = True
@@ -28,12 +28,12 @@ class _Wrapped(_Metric):
             self.add_state(name, zero.clone(), dist_reduce_fx="sum")
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """See the accumulator's ``count``."""
+        """Add a batch; the arguments are those of the accumulator's ``count``."""
         for name, value in self._counts.count(*args, **kwargs).items():
             setattr(self, name, getattr(self, name) + value.to(self.device))
 
     def compute(self) -> dict:
-        """See the accumulator's ``summarize``."""
+        """Return the numbers of everything counted so far, as the accumulator's ``summarize`` does."""
         state: dict[str, Tensor] = {name: getattr(self, name).cpu() for name in self._counts.zeros}
         return self._counts.summarize(state)
 

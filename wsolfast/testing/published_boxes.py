@@ -8,7 +8,7 @@ from scipy import ndimage
 
 
 def contour_boxes(score_map: np.ndarray, thresholds: Iterable[float], every: bool) -> list[np.ndarray]:
-    """wsolevaluation: the largest contour's box, or every contour's, of the 8-bit map at each threshold."""
+    """Return wsolevaluation's boxes at each threshold: of the 8-bit map's largest contour, or of every contour."""
     levels = (score_map * 255).astype(np.uint8)
     height, width = levels.shape
     found = []
@@ -28,13 +28,13 @@ def contour_boxes(score_map: np.ndarray, thresholds: Iterable[float], every: boo
 
 
 def union_box(mask: np.ndarray) -> list[int]:
-    """DANet, SPA: around everything, last pixel included."""
+    """Return the box of DANet and SPA: around everything, last pixel included."""
     rows, columns = np.nonzero(mask)
     return [columns.min(), rows.min(), columns.max(), rows.max()] if rows.size else [0, 0, 0, 0]
 
 
 def largest_rectangle(mask: np.ndarray) -> list[int]:
-    """CI-CAM, DANet's "max": the 4-connected component with the largest bounding rectangle, ends exclusive."""
+    """Return the box of CI-CAM and DANet's "max": the largest one around a 4-connected component, ends exclusive."""
     slices = ndimage.find_objects(ndimage.label(mask)[0])
     if not slices:
         return [0, 0, 0, 0]
@@ -44,7 +44,7 @@ def largest_rectangle(mask: np.ndarray) -> list[int]:
 
 
 def most_pixels(mask: np.ndarray) -> list[int]:
-    """PSOL: the 8-connected component with most pixels, ends exclusive."""
+    """Return the box of PSOL: around the 8-connected component with most pixels, ends exclusive."""
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
         return [0, 0, 0, 0]
@@ -53,7 +53,7 @@ def most_pixels(mask: np.ndarray) -> list[int]:
 
 
 def ious(boxes: np.ndarray, truths: np.ndarray, extra: int = 1) -> np.ndarray:
-    """Overlaps [P, G] of boxes that contain their last pixel, or of half-open ones with ``extra=0``.
+    """Return the IoU [P, G] of boxes that contain their last pixel, or of half-open ones with ``extra=0``.
 
     NumPy's own arithmetic and not :func:`wsolfast.metrics.box_iou`, which is compared with it.
     """

@@ -13,7 +13,7 @@ from wsolfast.compat.wsolevaluation._evaluators import EVALUATORS
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The original's command line; or, if the first word is a file, that program with this module as ``evaluation``.
+    """Run the original's command line or, if the first word is a file, that program with this ``evaluation``.
 
     Args:
         argv: the words; the process's own if None.
@@ -54,7 +54,7 @@ def _truth(word: str) -> bool:
 
 
 def _run_program(program: str, *arguments: str) -> None:
-    """Runs a file as ``python program arguments`` does, but for the module it finds under ``evaluation``.
+    """Run a file as ``python program arguments`` does, but for the module it finds under ``evaluation``.
 
     The names that NumPy has dropped and programs of that time use (``np.float``) are put back for it.
     """

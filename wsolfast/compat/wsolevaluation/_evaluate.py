@@ -17,7 +17,7 @@ _CHUNK = 128
 
 
 class CAMComputer:
-    """Computes a model's score maps, keeps those of val and test below ``log_folder``, and evaluates them.
+    """Evaluation of a model: its score maps are computed, and those of val and test kept below ``log_folder``.
 
     Args:
         model: ``model(images, targets, return_cam=True)`` returns a map per image; used on the device it is on.
@@ -58,7 +58,7 @@ class CAMComputer:
         )
 
     def compute_and_evaluate_cams(self) -> list[float] | float:
-        """The evaluator's numbers over all images of the loader."""
+        """Return the evaluator's numbers over all images of the loader."""
         print("Computing and evaluating cams.")
         parameter = next(self.model.parameters(), None)
         for images, targets, image_ids in self.loader:
@@ -85,7 +85,7 @@ def evaluate_wsol(
     iou_threshold_list: list[int],
     cam_curve_interval: float = 0.001,
 ) -> float:
-    """Evaluates the score maps of a split, ``<scoremap_root>/<image id>.npy``, on all cores.
+    """Evaluate the score maps of a split, ``<scoremap_root>/<image id>.npy``, on all cores.
 
     Args:
         metadata_root: the folder that holds ``<data set>/<split>``.

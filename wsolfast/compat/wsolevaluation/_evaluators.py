@@ -1,4 +1,4 @@
-"""The evaluators: what is counted image by image, and the numbers of everything counted."""
+"""The evaluators: counters that are filled image by image, and the numbers that they give."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _RESIZE_LENGTH = 224
 
 
 class LocalizationEvaluator:
-    """What the evaluators share.
+    """Base class of the evaluators.
 
     Args:
         metadata: the split's files, see :func:`configure_metadata`.
@@ -58,11 +58,11 @@ class LocalizationEvaluator:
         self._add(self._count(scoremap, image_id))
 
     def compute(self) -> list[float] | float:
-        """The numbers of everything counted so far."""
+        """Return the numbers of everything counted so far."""
         raise NotImplementedError
 
     def _count(self, scoremap: np.ndarray, image_id: str) -> np.ndarray:
-        """What one image adds; touches no counter, so that threads may call it."""
+        """Return the counts of one image; it touches no counter, so threads may call it."""
         raise NotImplementedError
 
     def _add(self, counted: np.ndarray) -> None:
@@ -96,7 +96,7 @@ class BoxEvaluator(LocalizationEvaluator):
         }
 
     def compute(self) -> list[float]:
-        """Percent of images at the best threshold, for each entry of ``iou_threshold_list``."""
+        """Return the percentage of images at the best threshold, for each entry of ``iou_threshold_list``."""
         return [(self.num_correct[level] * 100.0 / float(self.cnt)).max() for level in self.iou_threshold_list]
 
     def _count(self, scoremap: np.ndarray, image_id: str) -> np.ndarray:
@@ -119,7 +119,7 @@ class BoxEvaluator(LocalizationEvaluator):
 
 
 def load_mask_image(file_path: str, resize_size: tuple[int, int]) -> np.ndarray:
-    """The mask file ``file_path`` as grey levels, float32, at (width, height) ``resize_size``.
+    """Return the mask file ``file_path`` as grey levels, float32, at (width, height) ``resize_size``.
 
     Pixel i of the result is pixel floor(i * source / target): OpenCV's "nearest", not the nearest centre.
     """
@@ -135,7 +135,7 @@ def load_mask_image(file_path: str, resize_size: tuple[int, int]) -> np.ndarray:
 
 
 def get_mask(mask_root: str, mask_paths: Sequence[str], ignore_path: str) -> np.ndarray:
-    """All instances of an image in one uint8 [224, 224]: 1 object, 255 ignored and not object, 0 the rest.
+    """Return all instances of an image in one uint8 [224, 224]: 1 object, 255 ignored, 0 the rest.
 
     Args:
         mask_root: where the paths start.
@@ -177,7 +177,7 @@ class MaskEvaluator(LocalizationEvaluator):
         self.gt_false_score_hist = np.zeros(self.num_bins)
 
     def compute(self) -> float:
-        """Area under the precision-recall curve in percent, which is printed, too.
+        """Return the area under the precision-recall curve in percent, and print it.
 
         Raises:
             RuntimeError: if no pixel was counted, or none of an object.

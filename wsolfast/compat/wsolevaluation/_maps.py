@@ -12,12 +12,12 @@ _FLOATS = (np.float64, np.float32, np.float16)
 
 
 def t2n(tensor: Any) -> np.ndarray:
-    """A tensor of any device and floating type as a float64 array."""
+    """Return a tensor of any device and floating type as a float64 array."""
     return tensor.detach().cpu().double().numpy()
 
 
 def normalize_scoremap(cam: np.ndarray) -> np.ndarray:
-    """The map ``cam``, scaled to [0, 1] in place; zeros where it is constant or holds a NaN."""
+    """Return the map ``cam`` scaled to [0, 1] in place, or zeros if it is constant or holds a NaN."""
     if np.isnan(cam).any() or cam.min() == cam.max():
         return np.zeros_like(cam)
     cam -= cam.min()
@@ -26,7 +26,7 @@ def normalize_scoremap(cam: np.ndarray) -> np.ndarray:
 
 
 def check_scoremap_validity(scoremap: Any) -> None:
-    """Raises what is wrong with ``scoremap``, if anything.
+    """Raise an error that says what is wrong with ``scoremap``, if anything is.
 
     Raises:
         TypeError: if it is no array of floating point numbers.
@@ -45,7 +45,7 @@ def check_scoremap_validity(scoremap: Any) -> None:
 
 
 def check_box_convention(boxes: np.ndarray, convention: str) -> None:
-    """Raises if boxes, an array [4] or [N, 4], cannot be of a convention.
+    """Raise an error if boxes, an array [4] or [N, 4], cannot be of a convention.
 
     Raises:
         RuntimeError: if a coordinate, width or height is negative, or the shape is another one.
@@ -66,7 +66,7 @@ def check_box_convention(boxes: np.ndarray, convention: str) -> None:
 def resize_bbox(
     box: Iterable[int], image_size: tuple[int, int], resize_size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A box moved from an image to its resized version, coordinates truncated.
+    """Return a box in pixels of the resized image, coordinates truncated.
 
     Args:
         box: x0, y0, x1, y1.
@@ -84,7 +84,7 @@ def resize_bbox(
 
 
 def calculate_multiple_iou(box_a: np.ndarray, box_b: np.ndarray) -> np.ndarray:
-    """Overlap of every two boxes, both of which contain their last pixel.
+    """Return the IoU of every two boxes, both of which contain their last pixel.
 
     Args:
         box_a: [A, 4], x0y0x1y1.
@@ -109,7 +109,7 @@ def calculate_multiple_iou(box_a: np.ndarray, box_b: np.ndarray) -> np.ndarray:
 def compute_bboxes_from_scoremaps(
     scoremap: np.ndarray, scoremap_threshold_list: Sequence[float], multi_contour_eval: bool = False
 ) -> tuple[list[np.ndarray], list[int]]:
-    """Boxes of a score map at each threshold: of the largest contour, or of every contour, those of holes included.
+    """Return the boxes of a score map at each threshold: of the largest contour, or of every one, holes included.
 
     Args:
         scoremap: [H, W], values in [0, 1].

@@ -15,7 +15,7 @@ class Metadata(dict):
 
 
 def configure_metadata(metadata_root: str) -> Metadata:
-    """Where the annotation files of a split are.
+    """Return the paths of a split's annotation files.
 
     Args:
         metadata_root: the split's folder, ``metadata/<data set>/<train, val or test>``.
@@ -35,18 +35,18 @@ def _rows(file: str) -> Iterator[list[str]]:
 
 
 def get_image_ids(metadata: Mapping[str, str], proxy: bool = False) -> list[str]:
-    """Image ids of ``metadata`` in the order of their file; with ``proxy`` those of the smaller training set."""
+    """Return the image ids of ``metadata`` in file order; with ``proxy`` those of the smaller training set."""
     with open(metadata["image_ids_proxy" if proxy else "image_ids"], encoding="utf-8") as stream:
         return [line.strip("\n") for line in stream]
 
 
 def get_class_labels(metadata: Mapping[str, str]) -> dict[str, int]:
-    """Class of each image of ``metadata``."""
+    """Return the class of each image of ``metadata``."""
     return {image_id: int(label) for image_id, label in _rows(metadata["class_labels"])}
 
 
 def get_bounding_boxes(metadata: Mapping[str, str]) -> dict[str, list[tuple[int, int, int, int]]]:
-    """True boxes (x0, y0, x1, y1) of each image of ``metadata``, pixels of the original image."""
+    """Return the true boxes (x0, y0, x1, y1) of each image of ``metadata``, pixels of the original image."""
     boxes: dict[str, list] = {}
     for image_id, x0, y0, x1, y1 in _rows(metadata["localization"]):
         boxes.setdefault(image_id, []).append((int(x0), int(y0), int(x1), int(y1)))
@@ -54,7 +54,7 @@ def get_bounding_boxes(metadata: Mapping[str, str]) -> dict[str, list[tuple[int,
 
 
 def get_mask_paths(metadata: Mapping[str, str]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Mask files of each image of ``metadata``, one per instance, and its ignore file.
+    """Return the mask files of each image of ``metadata``, one per instance, and its ignore file.
 
     Raises:
         AssertionError: if an ignore file stands on another than an image's first line.
@@ -71,5 +71,5 @@ def get_mask_paths(metadata: Mapping[str, str]) -> tuple[dict[str, list[str]], d
 
 
 def get_image_sizes(metadata: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """(width, height) of each image of ``metadata``."""
+    """Return (width, height) of each image of ``metadata``."""
     return {image_id: (int(width), int(height)) for image_id, width, height in _rows(metadata["image_sizes"])}
