@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wsolfast.ops import GAUSSIAN_PRIORS, BoxRule
+from wsolfast.ops import GAUSSIAN_PRIORS, BoxRule, CorrelationRule
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def correlation_case(
         ranks = smooth((images, 1, side, side), 9).flatten(2).argsort(2).argsort(2)
         cam = (ranks / (side * side - 1)).view(images, 1, side, side).to(device, dtype)
         post = "paper" if variant == "paper" else "released"
-        return features, cam, variant, False, 0.2, 0.2, 1.0, "max", 1 - share / 2, share / 2, post, 0.0, precision
+        thresholds = {"fo_th": 0.2, "so_th": 0.2, "so_weight": 1.0, "delta_h": 1 - share / 2, "delta_l": share / 2}
+        return features, cam, *CorrelationRule(variant, post=post, **thresholds).codes(), precision
 
     size = f"{side}x{side}x{'+'.join(map(str, channels))}"
     positions = side * side

@@ -62,14 +62,14 @@ def spa_maps(method: Method, image: Tensor, label: int, size: tuple[int, int]) -
     features = method.backbone(image)
     class_maps = method.head.class_maps(features[method.backbone.stages[-1].name])[0].relu()
     best = class_maps.mean((1, 2)).topk(min(5, len(class_maps))).indices.tolist()
-    options, layers = dict(method.refine.options), [features[name] for name in method.refine.layers]
+    layers = [features[name] for name in method.refine.layers]
     sides, maps = class_maps.shape[1:], []
     for kind in (label, *best):
         cam = class_maps[kind].numpy()
         cam = (cam - cam.min()) / (cam.max() - cam.min() + CAM_EPS)
         whole = cv2.resize(cam, (image.shape[3], image.shape[2]), interpolation=cv2.INTER_LINEAR)
         coarse = torch.from_numpy(cv2.resize(whole, sides[::-1], interpolation=cv2.INTER_LINEAR))[None, None]
-        refined = reference.self_correlation_map(layers, coarse, eps=0.0, precision="strict", **options)
+        refined = reference.self_correlation_map(layers, coarse, *method.refine.rule.codes(), "strict")
         maps.append(refined[0, 0].numpy())
     return maps
 

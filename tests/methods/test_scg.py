@@ -11,12 +11,13 @@ from wsolfast.testing import assert_close, seeded
 # A method with the smallest options that make it run on the batch of this folder.
 METHODS = {
     "cam": {},
-    "spa": {"head": "linear", "scg": False},
+    "spa": {"head": "linear", "refine": False},
     "nl_ccam": {"nl_positions": ["conv4"], "gamma_m": 2},
     "ci_cam": {"nl_positions": [], "pool_size": 4, "gamma": "sum", "gamma_r": 2},
     "csoa": {"head": "linear", "co_aug": False, "early": "conv4"},
 }
 SCG = {"fo_th": 0.2, "so_th": 0.3, "so_weight": 1.0, "delta_h": 0.4, "delta_l": 0.1}
+RULE = ops.CorrelationRule(**SCG)
 
 
 def build(method, **options):
@@ -28,7 +29,7 @@ def build(method, **options):
 @torch.no_grad()
 def test_cam_refined_is_the_localisation_of_spa_with_its_weights(batch, roundtrip):
     options = SCG | {"resize_roundtrip": roundtrip}
-    spa = build("spa", scg=True, **options)
+    spa = build("spa", refine=True, scg=options)
     cam = build("cam", cam_relu=True)
     cam.load_state_dict(spa.state_dict())
     expected, found = (m.localize(batch.image, batch.label, topk=2) for m in (spa, Refined(cam, **options)))
@@ -50,7 +51,7 @@ def test_maps_of_any_method_are_refined_and_nothing_else_changes(method, batch):
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.classes, expected.classes)
     assert torch.equal(refined.classify(batch.image), plain.classify(batch.image))
-    correlated = ops.self_correlation_map([features["conv5"]], expected.localization_map.contiguous(), **SCG)
+    correlated = ops.self_correlation_map([features["conv5"]], expected.localization_map.contiguous(), RULE)
     assert torch.equal(found.localization_map, correlated)
 
 
@@ -87,7 +88,7 @@ def test_maps_of_another_size_are_resized_to_the_features():
     features, maps = {"conv5": seeded((2, 3, 4, 5))}, torch.rand(2, 1, 16, 20)
     refine = SelfCorrelation((backbones.StageInfo("conv5", 3, 16),), **SCG)
     small = functional.interpolate(maps, (4, 5), mode="bilinear")
-    assert torch.equal(refine(features, maps, (64, 80)), ops.self_correlation_map([features["conv5"]], small, **SCG))
+    assert torch.equal(refine(features, maps, (64, 80)), ops.self_correlation_map([features["conv5"]], small, RULE))
 
 
 def test_layers_by_default_are_those_of_the_last_two_that_fit_the_map():
@@ -103,6 +104,21 @@ def test_layers_by_default_are_those_of_the_last_two_that_fit_the_map():
 def test_a_layer_that_does_not_fit_is_named(layer, message):
     with pytest.raises(ValueError, match=f"scg: layers: .*{message}"):
         Refined(build("cam"), layers=[layer])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delta": 1}, r"scg: no option 'delta'; did you mean 'delta_[hl]'"),
+        ({"hsc_variant": "head"}, "scg: no option 'hsc_variant'; did you mean 'variant'"),
+        ({"resize_round_trip": True}, "scg: no option 'resize_round_trip'; did you mean 'resize_roundtrip'"),
+        ({"variant": "tail"}, "CorrelationRule: variant must be one of 'head', 'v0', 'paper', got 'tail'"),
+    ],
+)
+def test_options_are_the_same_in_spa_and_behind_any_method(options, message):
+    for refined in (lambda: build("spa", refine=True, scg=options), lambda: Refined(build("cam"), **options)):
+        with pytest.raises(ValueError, match=message):
+            refined()
 
 
 def test_a_refined_method_makes_the_labels_that_it_made():

@@ -1,11 +1,13 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from wsolfast import ops
+from wsolfast.ops import CorrelationRule
 from wsolfast.reference import self_correlation_map as reference
 from wsolfast.testing import OP_CASES, assert_close, seeded
 from wsolfast.testing.cases.self_correlation_map import coarse_cam, layer
@@ -120,8 +122,7 @@ def test_values_of_the_specification_paper():
 )
 def test_maps_of_the_specification(variant, expected):
     """In float64 only: the symmetric example makes both sums equal but for the epsilons of the column sums."""
-    settings = {"fo_th": 0.1, "so_th": 0.5, "so_weight": 2.0, "delta_h": 0.1, "delta_l": 0.05}
-    actual = ops.self_correlation_map(as_features(STAR), CAM, variant=variant, **settings)
+    actual = ops.self_correlation_map(as_features(STAR), CAM, CorrelationRule(variant))
     torch.testing.assert_close(actual.flatten(), torch.tensor(expected, dtype=torch.float64), **PRINTED)
 
 
@@ -239,10 +240,11 @@ def test_one_layer_may_be_given_as_a_tensor():
 
 def test_images_and_classes_do_not_mix():
     features, cam = layer((3, 5, 4, 3), "cpu", torch.float64), coarse_cam((3, 2, 4, 3), "cpu", torch.float64)
-    together = ops.self_correlation_map(features, cam, delta_h=0.5, delta_l=0.3)
+    rule = CorrelationRule(delta_h=0.5, delta_l=0.3)
+    together = ops.self_correlation_map(features, cam, rule)
     for n in range(3):
         for k in range(2):
-            alone = ops.self_correlation_map(features[n : n + 1], cam[n : n + 1, k : k + 1], delta_h=0.5, delta_l=0.3)
+            alone = ops.self_correlation_map(features[n : n + 1], cam[n : n + 1, k : k + 1], rule)
             assert_close(together[n, k], alone[0, 0])
 
 
@@ -250,8 +252,8 @@ def test_images_and_classes_do_not_mix():
 def test_scale_of_the_features_does_not_matter(variant):
     features, cam = layer((1, 8, 5, 5), "cpu", torch.float64), coarse_cam((1, 1, 5, 5), "cpu", torch.float64)
     scales = 1 + seeded((1, 1, 5, 5), dtype=torch.float64).abs()
-    small = ops.self_correlation_map(features, cam, variant=variant)
-    assert_close(ops.self_correlation_map(features * scales, cam, variant=variant), small, tolerance=1e-7)
+    small = ops.self_correlation_map(features, cam, CorrelationRule(variant))
+    assert_close(ops.self_correlation_map(features * scales, cam, CorrelationRule(variant)), small, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("variant", ["head", "v0", "paper"])
@@ -259,7 +261,8 @@ def test_scale_of_the_features_does_not_matter(variant):
 def test_empty_sets_give_zero(variant, post):
     features = layer((1, 5, 4, 3), "cpu", torch.float32)
     nothing = torch.full((1, 1, 4, 3), 0.3)
-    refined = ops.self_correlation_map(features, nothing, variant=variant, post=post, delta_h=0.5, delta_l=0.1)
+    rule = CorrelationRule(variant, post=post, delta_h=0.5, delta_l=0.1)
+    refined = ops.self_correlation_map(features, nothing, rule)
     assert torch.equal(refined, torch.zeros_like(nothing))
 
 
@@ -267,9 +270,9 @@ def test_position_on_a_threshold_belongs_to_the_released_set_only():
     features = layer((1, 5, 4, 3), "cpu", torch.float64)
     cam = torch.full((1, 1, 4, 3), 0.25, dtype=torch.float64)
     cam[0, 0, 0, 0] = 0.75
-    settings = {"delta_h": 0.75, "delta_l": 0.1}
-    assert ops.self_correlation_map(features, cam, post="released", **settings).any()
-    assert not ops.self_correlation_map(features, cam, post="paper", **settings).any()
+    rule = CorrelationRule(delta_h=0.75, delta_l=0.1)
+    assert ops.self_correlation_map(features, cam, rule).any()
+    assert not ops.self_correlation_map(features, cam, replace(rule, post="paper")).any()
 
 
 def test_not_finite_feature_spoils_its_image_and_not_finite_cam_its_map():
@@ -322,15 +325,29 @@ def test_mixed_precisions_meet_in_the_wider_one():
         (torch.zeros(1, 2, 4, 3).int(), {}, "floating-point features"),
         (torch.zeros(1, 2, 8, 6), {}, r"\[1, 2, 8, 6\] and cam \[1, 1, 4, 3\] differ in N or h x w"),
         ([], {}, "at least one layer"),
-        (torch.zeros(1, 2, 4, 3), {"variant": "tail"}, r"variant in \('head', 'v0', 'paper'\), got 'tail'"),
-        (torch.zeros(1, 2, 4, 3), {"mode": "third"}, "mode in"),
-        (torch.zeros(1, 2, 4, 3), {"post": "none"}, "post in"),
         (torch.zeros(1, 2, 4, 3), {"precision": "half"}, "precision in"),
     ],
 )
 def test_bad_input_is_named(features, options, message):
     with pytest.raises(ValueError, match=message):
         ops.self_correlation_map(features, torch.zeros(1, 1, 4, 3), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "tail"}, "variant must be one of 'head', 'v0', 'paper', got 'tail'"),
+        ({"mode": "third"}, "mode must be one of 'max', 'first', 'second'"),
+        ({"post": "none"}, "post must be one of"),
+        ({"relu_first": "no"}, "relu_first must be one of True, False"),
+        ({"fo_th": math.nan}, "fo_th must be a finite number, got nan"),
+        ({"so_weight": "2"}, "so_weight must be a finite number, got '2'"),
+        ({"delta_h": True}, "delta_h must be a finite number, got True"),
+    ],
+)
+def test_bad_rule_is_named(options, message):
+    with pytest.raises(ValueError, match=f"CorrelationRule: {message}"):
+        CorrelationRule(**options)
 
 
 def test_bad_cam_is_named():
@@ -381,7 +398,7 @@ def test_map_too_large_for_one_matrix_is_the_same(variant, signed):
     cam = torch.full((1, 1, 54, 54), 0.3, dtype=torch.float64)
     cam[0, 0, 20:22, 30:33], cam[0, 0, 50, ::9] = 0.9, 0.01
     thresholds = {"fo_th": 0.2, "so_th": 0.3, "so_weight": 1.5, "delta_h": 0.5, "delta_l": 0.1}
-    actual = ops.self_correlation_map(features, cam, variant=variant, relu_first=True, post="released", **thresholds)
+    actual = ops.self_correlation_map(features, cam, CorrelationRule(variant, relu_first=True, **thresholds))
     assert_close(actual, maps_of_few(features, cam, variant, **thresholds), tolerance=1e-9)
 
 
@@ -399,8 +416,8 @@ before = peak()
 features = torch.rand(1, 4, 112, 112)
 cam = torch.full((1, 1, 112, 112), 0.3)
 cam[0, 0, 40, 40:44], cam[0, 0, 90, :4] = 1, 0
-assert ops.self_correlation_map(features, cam, variant="paper").isfinite().all()
-assert ops.self_correlation_map(features, cam, variant="head", delta_h=0.5).isfinite().all()
+for rule in (ops.CorrelationRule("paper"), ops.CorrelationRule("head", delta_h=0.5)):
+    assert ops.self_correlation_map(features, cam, rule).isfinite().all()
 print(peak() - before)
 """
 

@@ -1,13 +1,14 @@
 """SPA's self-correlation guidance (SCG): of SPA itself, and behind any other method."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import ops
+from wsolfast._nearest import nearest
 from wsolfast.backbones import Backbone, StageInfo
 from wsolfast.methods._base import Method
 from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
@@ -16,24 +17,18 @@ from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 class SelfCorrelation:
     """Refines maps in [0, 1] by first- and second-order self-correlations of feature stages (SPA, Eqs 6-14).
 
+    Its keywords are what a recipe may say in ``[evaluate.scg]`` and in SPA's ``[stage.model.scg]``.
+
     Args:
         stages: of the backbone; the last one has the resolution of the maps.
         layers: names of the stages whose correlations are summed; they need the resolution of the last stage. Default:
             those of the last two that have it.
-        hsc_variant: ``"head"`` (released code), ``"v0"`` (its first upload) or ``"paper"`` (Eqs 6-11 to the letter).
-        hsc_mode: ``"max"`` of both orders, ``"first"`` or ``"second"`` alone.
-        relu_first: cut negative cosines before the second order too (``"paper"`` only; the others always do).
-        fo_th: first-order similarities below are zeroed (``"head"``, ``"v0"``).
-        so_th: second-order threshold, relative to 1/(h·w) in ``"head"``, absolute in ``"v0"``.
-        so_weight: weight of the second order in the maximum.
-        delta_h: map values at or above mark the object.
-        delta_l: map values at or below mark the background.
-        scg_post: ``"released"`` (columns, min-max) or ``"paper"`` (Eqs 12-14: rows, means).
         resize_roundtrip: resize the maps to the input's size and back first, as the released code does with the
             image's own size; it moves values by up to 0.05, which matters against ``delta_l``.
+        **rule: fields of :class:`wsolfast.ops.CorrelationRule`.
 
     Raises:
-        ValueError: if a layer does not exist or has another resolution.
+        ValueError: if an option is unknown or out of range, or a layer does not exist or has another resolution.
     """
 
     def __init__(
@@ -41,30 +36,16 @@ class SelfCorrelation:
         stages: Sequence[StageInfo],
         *,
         layers: Sequence[str] | None = None,
-        hsc_variant: str = "head",
-        hsc_mode: str = "max",
-        relu_first: bool = False,
-        fo_th: float = 0.1,
-        so_th: float = 0.5,
-        so_weight: float = 2.0,
-        delta_h: float = 0.1,
-        delta_l: float = 0.05,
-        scg_post: str = "released",
         resize_roundtrip: bool = True,
+        **rule: Any,
     ):
+        known = ["layers", "resize_roundtrip", *(field.name for field in fields(ops.CorrelationRule))]
+        for name in rule:
+            if name not in known:
+                raise ValueError(f"scg: no option {name!r}; {nearest(name, known)}")
         self.layers = _check_layers(stages, layers)
-        self.options: dict[str, Any] = {
-            "variant": hsc_variant,
-            "mode": hsc_mode,
-            "relu_first": relu_first,
-            "fo_th": fo_th,
-            "so_th": so_th,
-            "so_weight": so_weight,
-            "delta_h": delta_h,
-            "delta_l": delta_l,
-            "post": scg_post,
-        }
         self.resize_roundtrip = resize_roundtrip
+        self.rule = ops.CorrelationRule(**rule)
 
     def __call__(self, features: Features, maps: Tensor, image_size: Sequence[int]) -> Tensor:
         """Refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized where they differ from the features' h × w."""
@@ -74,7 +55,7 @@ class SelfCorrelation:
             maps = functional.interpolate(maps, size, mode="bilinear", align_corners=False)
         elif self.resize_roundtrip:
             maps = ops.resize_roundtrip(maps, image_size)
-        return ops.self_correlation_map(correlated, maps, **self.options)
+        return ops.self_correlation_map(correlated, maps, self.rule)
 
 
 class Refined(Method):

@@ -4,7 +4,7 @@ Training adds the restricted activation loss (RAM); inference refines the coarse
 self-correlations of two feature stages (SCG).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -36,10 +36,12 @@ class SPA(Method):
         ram_start: first epoch (0-based) with the loss.
         ram_stat: ``"var"`` (released) or ``"std"`` (the paper's word) of the class probabilities.
         ram_norm: ``"minmax"`` (released) or ``"none"`` (the paper) before the cut.
-        scg: refine the CAM by self-correlation (Eqs 6-14); otherwise the map is the CAM.
-        layers, hsc_variant, hsc_mode, relu_first, fo_th, so_th, so_weight, delta_h, delta_l, scg_post,
-            resize_roundtrip: as :class:`~wsolfast.methods._scg.SelfCorrelation`.
+        refine: refine the CAM by self-correlation (SCG, Eqs 6-14); otherwise the map is the CAM.
+        scg: options of :class:`SelfCorrelation`, the same as in ``[evaluate.scg]``.
         cam_relu: cut negative activations before min-max.
+
+    Raises:
+        ValueError: if an option is unknown, or does not fit the backbone.
     """
 
     def __init__(
@@ -56,19 +58,9 @@ class SPA(Method):
         ram_start: int = 0,
         ram_stat: str = "var",
         ram_norm: str = "minmax",
-        scg: bool = True,
-        layers: tuple[str, ...] | None = None,
-        hsc_variant: str = "head",
-        hsc_mode: str = "max",
-        relu_first: bool = False,
-        fo_th: float = 0.1,
-        so_th: float = 0.5,
-        so_weight: float = 2.0,
-        delta_h: float = 0.1,
-        delta_l: float = 0.05,
-        scg_post: str = "released",
+        refine: bool = True,
+        scg: Mapping[str, Any] | None = None,
         cam_relu: bool = True,
-        resize_roundtrip: bool = True,
     ):
         super().__init__()
         self.backbone = backbone
@@ -80,22 +72,7 @@ class SPA(Method):
             "statistic": ram_stat,
             "normalization": ram_norm,
         }
-        self.refine = None
-        if scg:
-            self.refine = SelfCorrelation(
-                backbone.stages,
-                layers=layers,
-                hsc_variant=hsc_variant,
-                hsc_mode=hsc_mode,
-                relu_first=relu_first,
-                fo_th=fo_th,
-                so_th=so_th,
-                so_weight=so_weight,
-                delta_h=delta_h,
-                delta_l=delta_l,
-                scg_post=scg_post,
-                resize_roundtrip=resize_roundtrip,
-            )
+        self.refine = SelfCorrelation(backbone.stages, **scg or {}) if refine else None
         self.cam_relu = cam_relu
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from wsolfast.ops.co_supervised_loss import co_supervised_loss
 from wsolfast.ops.confidence_mask import confidence_mask
 from wsolfast.ops.confident_segmentation_loss import confident_segmentation_loss
 from wsolfast.ops.context_pool_update import context_pool_update
+from wsolfast.ops.correlation_rule import CorrelationRule
 from wsolfast.ops.gaussian_prior_labels import GAUSSIAN_PRIORS, GaussianPrior, gaussian_prior_labels
 from wsolfast.ops.min_max_normalize import min_max_normalize
 from wsolfast.ops.multiplicative_fusion import multiplicative_fusion
@@ -22,6 +23,7 @@ from wsolfast.ops.self_correlation_map import self_correlation_map
 __all__ = [
     "GAUSSIAN_PRIORS",
     "BoxRule",
+    "CorrelationRule",
     "GaussianPrior",
     "ScoreMapBoxes",
     "backends",

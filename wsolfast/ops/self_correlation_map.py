@@ -7,20 +7,16 @@ import torch
 from torch import Tensor
 
 from wsolfast.ops._registry import define_op
+from wsolfast.ops.correlation_rule import CorrelationRule
 from wsolfast.reference import self_correlation_map as reference
 
-_CHOICES = {
-    "variant": ("head", "v0", "paper"),
-    "mode": ("max", "first", "second"),
-    "post": ("released", "paper"),
-    "precision": ("strict", "fast"),
-}
+_PRECISIONS = ("strict", "fast")
+_DEFAULTS = CorrelationRule()
 
 
-def _check(features: Sequence[Tensor], cam: Tensor, **choices: str) -> None:
-    for name, value in choices.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"self_correlation_map: expected {name} in {_CHOICES[name]}, got {value!r}")
+def _check(features: Sequence[Tensor], cam: Tensor, precision: str) -> None:
+    if precision not in _PRECISIONS:
+        raise ValueError(f"self_correlation_map: expected precision in {_PRECISIONS}, got {precision!r}")
     if cam.dim() != 4 or not cam.is_floating_point():
         raise ValueError(
             f"self_correlation_map: expected a floating-point cam of shape [N, K, h, w], "
@@ -65,22 +61,14 @@ _FORWARD = define_op(
 def self_correlation_map(
     features: Tensor | Sequence[Tensor],
     cam: Tensor,
+    rule: CorrelationRule = _DEFAULTS,
     *,
-    variant: str = "head",
-    relu_first: bool = False,
-    fo_th: float = 0.2,
-    so_th: float = 0.2,
-    so_weight: float = 1.0,
-    mode: str = "max",
-    delta_h: float = 0.1,
-    delta_l: float = 0.05,
-    post: str = "released",
-    eps: float = 0.0,
     precision: str | None = None,
 ) -> Tensor:
     r"""Refine a coarse class map by the first- and second-order correlation of its positions.
 
-    With S the cosine similarities of the P = h·w positions, each layer gives a correlation matrix
+    With S the cosine similarities of the P = h·w positions and w the ``so_weight`` of the rule, each layer gives a
+    correlation matrix
 
     * ``"paper"``: :math:`\max(\mathrm{ReLU}(S), \hat S^2)` with
       :math:`S^2_{ij} = \frac1P \sum_{k \ne i, j} S_{ik} S_{kj}`, each row min-max scaled;
@@ -94,20 +82,12 @@ def self_correlation_map(
     of the object's positions (coarse map at least ``delta_h``) minus those of the background (at most ``delta_l``),
     negatives cut to zero, are the result.
 
-    Source: SPA (Pan et al., CVPR 2021), Eqs 6-14, and its released code. The defaults are the released ILSVRC setting.
+    Source: SPA (Pan et al., CVPR 2021), Eqs 6-14, and its released code.
 
     Args:
         features (Tensor[N, C, h, w] or a sequence of them): floating point, any stride; layers may differ in C.
         cam (Tensor[N, K, h, w]): K coarse maps per image in [0, 1].
-        relu_first: cut negatives before the second order too; "paper" only, the released variants always do.
-        fo_th: smallest first-order similarity kept, "head" and "v0" only.
-        so_th: smallest second-order value kept, "head" (relative to 1/P) and "v0" (absolute) only.
-        so_weight: w, weight of the second order, "head" and "v0" with ``mode="max"`` only.
-        mode: "max" as above; "first" and "second" keep one order, unweighted, and leave out the scaling after the max.
-        post: "released": each position's map is min-max scaled, sets are summed, every sum and the result are min-max
-            scaled (1e-10 in each denominator); sets are ``>= delta_h`` and ``<= delta_l``. "paper": plain means over
-            ``> delta_h`` and ``< delta_l``.
-        eps: added to the range of each row of the paper's second order; with 0 a constant row becomes zero.
+        rule: which variant, its thresholds, and what is made of the maps of the object and the background.
         precision: what a GPU multiplies. "strict": the digits of float32, from three TF32 products, or from one where
             :func:`torch.set_float32_matmul_precision` allows it. "fast": float16, summed in float32; maps then differ
             by about 1e-3, more where a value that close to a threshold falls on its other side. ``None``: "fast" if all
@@ -118,7 +98,7 @@ def self_correlation_map(
         not finite makes the maps of its image NaN, a coarse map that is not finite its own.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit or an option is unknown.
+        ValueError: if shapes or dtypes do not fit or the precision is unknown.
 
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Not differentiable: backward raises. float16 and
     bfloat16 are computed in float32 but for the products of "fast". Deterministic for a fixed number of threads. On
@@ -134,23 +114,14 @@ def self_correlation_map(
     layers = [features] if isinstance(features, Tensor) else list(features)
     if precision is None:
         precision = "fast" if all(layer.element_size() == 2 for layer in layers) else "strict"
-    _check(layers, cam, variant=variant, mode=mode, post=post, precision=precision)
+    _check(layers, cam, precision)
     double = any(tensor.dtype == torch.float64 for tensor in (cam, *layers))
     compute = torch.float64 if double else torch.float32
     refined = _FORWARD(
         # The GPU kernel reads 16-bit features as they are.
         [layer if layer.is_cuda and layer.element_size() > 1 else layer.to(compute) for layer in layers],
         cam.to(compute),
-        variant,
-        relu_first,
-        fo_th,
-        so_th,
-        so_weight,
-        mode,
-        delta_h,
-        delta_l,
-        post,
-        eps,
+        *rule.codes(),
         precision,
     )
     return refined.to(cam.dtype)

@@ -74,7 +74,7 @@ def test_localize_refines_and_takes_the_refined_threshold(trained, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluate.scg.delta=1", r"unknown key 'evaluate.scg.delta'; did you mean 'delta_[hl]'"),
+        ("evaluate.scg.delta=1", r"evaluate.scg: scg: no option 'delta'; did you mean 'delta_[hl]'"),
         ("evaluate.scg.layers=['conv2']", "evaluate.scg: scg: layers: 'conv2' has stride"),
     ],
 )

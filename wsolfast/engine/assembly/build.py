@@ -234,7 +234,6 @@ def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
     """
     if spec.post == "none":
         return method
-    _check_options("evaluate.scg", methods.SelfCorrelation.__init__, spec.scg, given=("self", "stages"))
     try:
         return methods.Refined(method, **spec.scg)
     except (ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 import torch
 
+from wsolfast.ops import CorrelationRule
 from wsolfast.testing.kernel_builds import KernelBuild
 
 WHOLE = ("_similarity_kernel", "_whole_rows_kernel")
@@ -16,11 +17,10 @@ def build(layer, channels, side, variant, dtype, precision, products=SQUARE, ima
         def meta(*shape, dtype):
             return torch.empty(shape, dtype=dtype, device="meta")
 
-        post = "paper" if variant == "paper" else "released"
-        options = (variant, False, 0.2, 0.2, 1.0, "max", 0.1, 0.05, post, 0.0, precision)
+        rule = CorrelationRule(variant, post="paper" if variant == "paper" else "released")
         features = [meta(images, channels, side, side, dtype=dtype) for _ in range(layers)]
         cam_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self_correlation_map(features, meta(images, 1, side, side, dtype=cam_dtype), *options)
+        self_correlation_map(features, meta(images, 1, side, side, dtype=cam_dtype), *rule.codes(), precision)
 
     size = f"{side}x{side}x{channels}" + (f" x{layers}" if layers > 1 else "")
     name = f"self_correlation_map {layer} {size} {variant} {str(dtype).removeprefix('torch.')} {precision}"

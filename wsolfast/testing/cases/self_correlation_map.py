@@ -1,8 +1,11 @@
 """Cases of ``self_correlation_map``: smooth features, as neighbouring positions of a network have."""
 
+from typing import Any
+
 import torch
 from torch.nn.functional import interpolate
 
+from wsolfast.ops import CorrelationRule
 from wsolfast.testing._tools import OpCase, seeded
 
 
@@ -21,22 +24,16 @@ def coarse_cam(shape, device, dtype, seed=5):
     return torch.where(values < 0.22, 0, values).to(device, dtype)
 
 
-def case(name, make_inputs, variant="head", **options):
-    settings = {
-        "relu_first": False,
-        "fo_th": 0.1,
-        "so_th": 0.5,
-        "so_weight": 2.0,
-        "mode": "max",
+def case(name, make_inputs, variant="head", precision="strict", **options):
+    settings: dict[str, Any] = {
         "delta_h": 0.5,
         "delta_l": 0.3,
         "post": "paper" if variant == "paper" else "released",
-        "eps": 0.0,
-        "precision": "strict",
     } | options
+    rule = CorrelationRule(variant, **settings)
     return OpCase(
         name,
-        lambda device, dtype: (*make_inputs(device, dtype), variant, *settings.values()),
+        lambda device, dtype: (*make_inputs(device, dtype), *rule.codes(), precision),
         differentiable=False,
     )
 
