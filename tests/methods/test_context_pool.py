@@ -143,11 +143,3 @@ def test_pool_is_a_float32_buffer_of_the_state_dict():
     }
     pool.update(torch.tensor([0]), torch.tensor([0]), seeded((1, 4, 4)).bfloat16())
     assert pool.maps.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"contrib": "all"}, "pool_contrib"), ({"rows": "some"}, "pool_rows")]
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ValueError, match=f"ci_cam: {message}: expected one of"):
-        pool_of(**options)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from wsolfast import backbones, ops
 from wsolfast.backbones import AlexNetEmbedding, BackboneError, WeightsError
 from wsolfast.methods._csoa_losses import co_supervised_loss
-from wsolfast.methods._embedding import EMBEDDINGS, MaskedEmbedding, embed_features, embed_images
+from wsolfast.methods._embedding import Embedding, MaskedEmbedding, embed_features, embed_images
 from wsolfast.methods.csoa import CSoA, combine_branches
 from wsolfast.metrics import get_protocol
 from wsolfast.metrics.functional import predicted_boxes
@@ -114,10 +115,6 @@ class TestEmbedding:
         with pytest.raises(BackboneError, match="no layer 'fc8'"):
             AlexNetEmbedding("fc8", "none")
 
-    def test_unknown_kind_says_what_there_is(self):
-        with pytest.raises(ValueError, match="embedding: expected one of alexnet, "):
-            MaskedEmbedding("vgg", "none")
-
 
 class TestCombination:
     late = torch.tensor([[[[0, 1, 2], [3, 10, 2], [0, 1, 0]]]], **F64)
@@ -154,8 +151,6 @@ class TestMethod:
         net = build(early_head="conv3", hidden_channels=8)
         assert (len(net.late_head.hidden), net.early_head.classifier.in_channels) == (0, 8)
         assert net.localize(batch.image, batch.label, 0).localization_map.shape[:2] == (6, 1)
-        with pytest.raises(ValueError, match="csoa: early_head: expected one of conv3, linear"):
-            build(early_head="deep")
 
     def test_losses_read_the_full_maps(self, batch):
         net = build(conf_schedule="constant", conf_weight=0.7, co_weight=0.3, conf_reduction="sum").train()
@@ -253,7 +248,6 @@ class TestMethod:
             ({"early": "conv2"}, "csoa: early: 'conv2' has stride 4, 'conv5' has 8; choose among conv3, conv4, conv5"),
             ({"early": "conv9"}, "csoa: early: this backbone has the stages conv2, "),
             ({"late": "Mixed_6e"}, "csoa: late: this backbone has the stages conv2, "),
-            ({"combine": "both"}, "csoa: combine: expected one of union, intersection, got 'both'"),
             ({"classes_per_batch": -1}, "csoa: classes_per_batch: expected at least 1"),
         ],
     )
@@ -262,5 +256,5 @@ class TestMethod:
             build(**options)
 
     def test_no_embedding_is_part_of_a_checkpoint(self):
-        keys = [set(build(embedding=kind).state_dict()) for kind in EMBEDDINGS]
-        assert keys == [keys[0]] * len(EMBEDDINGS)
+        keys = [set(build(embedding=kind).state_dict()) for kind in get_args(Embedding)]
+        assert keys == [keys[0]] * len(get_args(Embedding))

@@ -426,12 +426,8 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(cls):
 @pytest.mark.parametrize(
     ("cls", "options", "message"),
     [
-        (SPOLCam, {"loss": "ce"}, "spol: loss: expected one of paper, distill, cls_only, got 'ce'"),
-        (SPOLCam, {"aux_source": "U4"}, "spol: aux_source: expected one of U5, R5, O5"),
-        (SPOLCam, {"fuse_op": "mul"}, "fuse_op: expected one of multiply, add, concat, got 'mul'"),
         (SPOLCam, {"fuse_stages": 5}, "fuse_stages: expected 1 to 4"),
         (SPOLSeg, {"fuse_stages": 0}, "fuse_stages: expected 1 to 4"),
-        (SPOLSeg, {"prior": "gauss"}, "spol: prior: expected one of paper, released, got 'gauss'"),
         (SPOLSeg, {"prior_options": {"gate": 2.0}}, "gate must be in"),
     ],
 )

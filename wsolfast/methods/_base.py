@@ -1,23 +1,30 @@
 """The contract between a method and the engine."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast.backbones import Backbone
+from wsolfast.methods._options import check_choices
 from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 
 
 class Method(nn.Module):
     """A WSOL method: ``backbone`` (a :class:`wsolfast.backbones.Backbone`) plus whatever it trains on top.
 
-    A subclass takes ``(backbone, num_classes, **options)``; its options are the recipe's ``[stage.model]`` table.
+    A subclass takes ``(backbone, num_classes, **options)``; its options are the recipe's ``[stage.model]`` table. Where
+    an option is annotated as ``Literal``, values that are not listed are refused before the constructor runs.
     """
 
     backbone: Backbone
     # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
     classifies: bool = True
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        check_choices(cls.__module__.rpartition(".")[2], cls.__init__, options)
+        return super().__new__(cls)
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).

@@ -1,5 +1,7 @@
 """The class-activation head that CAM-style methods share."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,8 +9,9 @@ from torch.nn import functional
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
 
+HeadKind = Literal["conv3", "conv2", "linear", "pretrained"]
 # How many 3×3 convolutions stand before the classifier.
-_HIDDEN = {"conv3": 2, "conv2": 1, "linear": 0, "pretrained": 0}
+_HIDDEN: dict[HeadKind, int] = {"conv3": 2, "conv2": 1, "linear": 0, "pretrained": 0}
 
 
 class CamHead(nn.Module):
@@ -29,7 +32,7 @@ class CamHead(nn.Module):
         self,
         backbone: Backbone,
         num_classes: int,
-        kind: str = "linear",
+        kind: HeadKind = "linear",
         hidden_channels: int = 1024,
         stage: str | None = None,
         dropout: float = 0.0,
@@ -38,8 +41,6 @@ class CamHead(nn.Module):
         channels = {info.name: info.channels for info in backbone.stages}[stage or backbone.stages[-1].name]
         self.relu_maps = False
         layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
-        if kind not in _HIDDEN:
-            raise ValueError(f"head: expected one of {', '.join(_HIDDEN)}, got {kind!r}")
         for _ in range(_HIDDEN[kind]):
             layers += [nn.Conv2d(channels, hidden_channels, 3, padding=1), nn.ReLU(inplace=True)]
             layers += [nn.Dropout(dropout)] if dropout else []

@@ -7,7 +7,7 @@ from torch import Tensor
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
-from wsolfast.methods._cam_head import CamHead
+from wsolfast.methods._cam_head import CamHead, HeadKind
 from wsolfast.types import Features, Localization
 
 
@@ -28,7 +28,7 @@ class ClassActivation(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        head: str = "linear",
+        head: HeadKind = "linear",
         hidden_channels: int = 1024,
         dropout: float = 0.0,
         cam_relu: bool = False,

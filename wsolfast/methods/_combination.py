@@ -1,11 +1,12 @@
 """Combinational class activation maps: the maps of all classes, weighted by the rank of their scores (NL-CCAM)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-GAMMAS = ("none", "t1b0", "t1b1", "linear", "nl_quadratic", "ci_quadratic", "sum", "mean")
+Gamma = Literal["none", "t1b0", "t1b1", "linear", "nl_quadratic", "ci_quadratic", "sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,15 @@ class Combination:
         s: largest weight times r, ``"sum"`` only.
 
     Raises:
-        ValueError: if the name is unknown, or m or r is below 1.
+        ValueError: if m or r is below 1.
     """
 
-    gamma: str
+    gamma: Gamma
     m: int = 100
     r: int = 20
     s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.gamma not in GAMMAS:
-            raise ValueError(f"gamma: expected one of {', '.join(GAMMAS)}, got {self.gamma!r}")
         if min(self.m, self.r) < 1:
             raise ValueError(f"gamma: expected m and r of at least 1, got m={self.m}, r={self.r}")
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
-from wsolfast.methods._combination import Combination, wanted_classes
-from wsolfast.methods._non_local import insert_non_local_blocks, replace_activation, widen
+from wsolfast.methods._combination import Combination, Gamma, wanted_classes
+from wsolfast.methods._non_local import Activation, AttentionKind, insert_non_local_blocks, replace_activation, widen
 from wsolfast.types import Features, Localization
 
 
@@ -28,7 +28,7 @@ class CombinationalMethod(Method):
         gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
 
     Raises:
-        ValueError: if an option is unknown.
+        ValueError: if an option is none of its choices or out of range.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class CombinationalMethod(Method):
         num_classes: int,
         *,
         nl_positions: Sequence[str] | None = None,
-        nl_kind: str = "embedded_gaussian",
-        activation: str = "relu",
+        nl_kind: AttentionKind = "embedded_gaussian",
+        activation: Activation = "relu",
         hidden_channels: int = 0,
-        gamma: str = "nl_quadratic",
+        gamma: Gamma = "nl_quadratic",
         gamma_m: int = 100,
         gamma_r: int = 20,
         gamma_s: float = 2.0,

@@ -1,5 +1,7 @@
 """The causal context pool of CI-CAM: one map per class of where that class was seen, grown during training."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,8 +9,8 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.methods._across_ranks import of_every_process
 
-CONTRIBUTIONS = ("correct", "predicted")
-ROWS = ("all", "touched")
+Contribution = Literal["correct", "predicted"]
+Rows = Literal["all", "touched"]
 
 
 class ContextPool(nn.Module):
@@ -29,12 +31,8 @@ class ContextPool(nn.Module):
 
     maps: Tensor
 
-    def __init__(self, num_classes: int, size: int, *, contrib: str, rows: str, rate: float, eps: float):
+    def __init__(self, num_classes: int, size: int, *, contrib: Contribution, rows: Rows, rate: float, eps: float):
         super().__init__()
-        if contrib not in CONTRIBUTIONS:
-            raise ValueError(f"ci_cam: pool_contrib: expected one of {', '.join(CONTRIBUTIONS)}, got {contrib!r}")
-        if rows not in ROWS:
-            raise ValueError(f"ci_cam: pool_rows: expected one of {', '.join(ROWS)}, got {rows!r}")
         self.contrib, self.rows, self.rate, self.eps = contrib, rows, rate, eps
         self.register_buffer("maps", torch.zeros(num_classes, size, size))
 

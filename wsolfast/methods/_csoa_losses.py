@@ -1,6 +1,6 @@
 """CSoA's co-supervised augmentation (CoAug) over the images of all processes."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from wsolfast import ops
 from wsolfast.methods._across_ranks import of_every_process
 
-REDUCTIONS = ("mean", "sum")
+Reduction = Literal["mean", "sum"]
 
 
 def co_supervised_loss(vectors: Tensor, label: Tensor, **options: Any) -> Tensor:

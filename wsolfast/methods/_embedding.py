@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch.nn.functional import interpolate
 from wsolfast import backbones
 from wsolfast.backbones import Backbone
 
-_ALEXNET_LAYERS = {"alexnet": "fc7", "alexnet_conv5": "conv5", "alexnet_flat": "conv5_flat"}
+Embedding = Literal["alexnet", "alexnet_conv5", "alexnet_flat", "backbone", "features"]
+_ALEXNET_LAYERS: dict[Embedding, str] = {"alexnet": "fc7", "alexnet_conv5": "conv5", "alexnet_flat": "conv5_flat"}
 # Added to the area of a region, which may be empty.
 EPS = 1e-6
-EMBEDDINGS = (*_ALEXNET_LAYERS, "backbone", "features")
 
 
 class MaskedEmbedding:
@@ -29,14 +30,9 @@ class MaskedEmbedding:
             own backbone, as it stands, gives for the masked images; ``"features"``, the mean of its features of the
             whole image in each region, which takes no second pass.
         weights: of AlexNet.
-
-    Raises:
-        ValueError: if there is no such kind.
     """
 
-    def __init__(self, kind: str, weights: str):
-        if kind not in EMBEDDINGS:
-            raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {kind!r}")
+    def __init__(self, kind: Embedding, weights: str):
         self.kind, self.weights = kind, weights
         self._alexnet: backbones.AlexNetEmbedding | None = None
 

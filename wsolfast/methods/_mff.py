@@ -1,7 +1,7 @@
 """MFF-Net, the trunk of SPOL's two networks: channel attention across stages, then their product."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
 from wsolfast.types import Features
 
-FUSE_OPS = ("multiply", "add", "concat")
+FuseOp = Literal["multiply", "add", "concat"]
 
 
 class Fused(NamedTuple):
@@ -46,12 +46,10 @@ class MFFNet(nn.Module):
         *,
         width: int = 128,
         fuse_stages: int = 3,
-        fuse_op: str = "multiply",
+        fuse_op: FuseOp = "multiply",
         mca: bool = True,
     ):
         super().__init__()
-        if fuse_op not in FUSE_OPS:
-            raise ValueError(f"fuse_op: expected one of {', '.join(FUSE_OPS)}, got {fuse_op!r}")
         if not 1 <= fuse_stages <= min(4, len(backbone.stages)):
             raise ValueError(
                 f"fuse_stages: expected 1 to {min(4, len(backbone.stages))}, as many as the backbone has, "

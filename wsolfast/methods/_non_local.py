@@ -1,6 +1,7 @@
 """What NL-CCAM and CI-CAM make of a backbone: non-local blocks between its stages, leaky activations, a wider end."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
 
-ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+Activation = Literal["relu", "lrelu02"]
+AttentionKind = Literal["embedded_gaussian", "dot_product"]
+_ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
     "lrelu02": lambda inplace: nn.LeakyReLU(0.2, inplace=inplace),
 }
@@ -28,7 +31,7 @@ class NonLocalBlock(nn.Module):
         kind: of the attention, see :func:`wsolfast.ops.non_local_attention`.
     """
 
-    def __init__(self, channels: int, kind: str = "embedded_gaussian"):
+    def __init__(self, channels: int, kind: AttentionKind = "embedded_gaussian"):
         super().__init__()
         self.kind = kind
         self.query = nn.Conv2d(channels, max(1, channels // 8), 1)
@@ -50,7 +53,7 @@ class NonLocalBlock(nn.Module):
         return x + self.norm(gathered)
 
 
-def insert_non_local_blocks(backbone: Backbone, positions: Sequence[str] | None, kind: str) -> None:
+def insert_non_local_blocks(backbone: Backbone, positions: Sequence[str] | None, kind: AttentionKind) -> None:
     """A block after each stage named in ``positions``; after every stage if None.
 
     Raises:
@@ -61,25 +64,23 @@ def insert_non_local_blocks(backbone: Backbone, positions: Sequence[str] | None,
         backbone.insert(stage, f"non_local_{stage}", NonLocalBlock(channels.get(stage, 1), kind))
 
 
-def replace_activation(backbone: Backbone, activation: str) -> None:
+def replace_activation(backbone: Backbone, activation: Activation) -> None:
     """Exchange the backbone's ReLU modules; ``"relu"`` leaves the network as it is.
 
     Raises:
-        ValueError: if the activation is unknown, or the backbone has no ReLU modules.
+        BackboneError: if the backbone has no ReLU modules.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if activation != "relu":
-        backbone.replace_relu(lambda: ACTIVATIONS[activation](inplace=True))
+        backbone.replace_relu(lambda: _ACTIVATIONS[activation](inplace=True))
 
 
-def widen(channels: int, hidden_channels: int, activation: str) -> nn.Module:
+def widen(channels: int, hidden_channels: int, activation: Activation) -> nn.Module:
     """Two 3×3 convolutions to ``hidden_channels``, as KG-CI-CAM's ILSVRC network ends; nothing for 0."""
     if not hidden_channels:
         return nn.Identity()
     return nn.Sequential(
         nn.Conv2d(channels, hidden_channels, 3, padding=1),
-        ACTIVATIONS[activation](inplace=True),
+        _ACTIVATIONS[activation](inplace=True),
         nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
-        ACTIVATIONS[activation](inplace=True),
+        _ACTIVATIONS[activation](inplace=True),
     )

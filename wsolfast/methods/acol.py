@@ -13,7 +13,7 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
-from wsolfast.methods._cam_head import CamHead
+from wsolfast.methods._cam_head import CamHead, HeadKind
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 
@@ -39,7 +39,7 @@ class ACoL(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        head: str = "conv3",
+        head: HeadKind = "conv3",
         hidden_channels: int = 1024,
         dropout: float = 0.0,
         erase_threshold: float = 0.9,

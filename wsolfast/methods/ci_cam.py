@@ -5,6 +5,7 @@ features, and a second classification of the re-weighted features gives the map.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,11 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy, bias_of
+from wsolfast.methods._combination import Gamma
 from wsolfast.methods._combinational import CombinationalMethod, project
-from wsolfast.methods._context_pool import ContextPool
+from wsolfast.methods._context_pool import ContextPool, Contribution, Rows
+from wsolfast.methods._non_local import Activation, AttentionKind
 from wsolfast.types import Batch, ParamGroup, TrainState
-
-_CHOICES = {
-    "enhance": ("class_conv", "shared_conv", "none"),
-    "pool_timing": ("after", "before"),
-    "map_branch": ("down", "up"),
-}
 
 
 class CICAM(CombinationalMethod):
@@ -48,7 +45,7 @@ class CICAM(CombinationalMethod):
         map_branch: branch whose logits and maps count: ``"down"`` (released) or ``"up"``.
 
     Raises:
-        ValueError: if an option is unknown.
+        ValueError: if an option is none of its choices or out of range.
     """
 
     def __init__(
@@ -57,27 +54,24 @@ class CICAM(CombinationalMethod):
         num_classes: int,
         *,
         nl_positions: Sequence[str] | None = None,
-        nl_kind: str = "embedded_gaussian",
-        activation: str = "relu",
+        nl_kind: AttentionKind = "embedded_gaussian",
+        activation: Activation = "relu",
         hidden_channels: int = 0,
         shared_classifier: bool = True,
         up_loss_weight: float = 1.0,
-        enhance: str = "class_conv",
+        enhance: Literal["class_conv", "shared_conv", "none"] = "class_conv",
         pool_size: int = 14,
         pool_lambda: float = 0.01,
-        pool_contrib: str = "correct",
-        pool_timing: str = "after",
-        pool_rows: str = "all",
+        pool_contrib: Contribution = "correct",
+        pool_timing: Literal["after", "before"] = "after",
+        pool_rows: Rows = "all",
         pool_eps: float = 1e-5,
-        map_branch: str = "down",
-        gamma: str = "ci_quadratic",
+        map_branch: Literal["down", "up"] = "down",
+        gamma: Gamma = "ci_quadratic",
         gamma_m: int = 100,
         gamma_r: int = 20,
         gamma_s: float = 2.0,
     ):
-        for name, value in (("enhance", enhance), ("pool_timing", pool_timing), ("map_branch", map_branch)):
-            if value not in _CHOICES[name]:
-                raise ValueError(f"ci_cam: {name}: expected one of {', '.join(_CHOICES[name])}, got {value!r}")
         super().__init__(
             backbone,
             num_classes,

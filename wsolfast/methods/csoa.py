@@ -7,7 +7,7 @@ released; what the paper leaves open is an option here.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,24 +19,14 @@ from wsolfast.methods._balanced_batches import BalancedBatches
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.methods._combination import wanted_classes
-from wsolfast.methods._csoa_losses import REDUCTIONS, co_supervised_loss
-from wsolfast.methods._embedding import MaskedEmbedding
+from wsolfast.methods._csoa_losses import Reduction, co_supervised_loss
+from wsolfast.methods._embedding import Embedding, MaskedEmbedding
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the range of the foreground map, and to the denominators of CoAug.
 EPS = 1e-6
 
-_CHOICES = {
-    "head": ("conv3", "linear"),
-    "early_head": ("conv3", "linear"),
-    "conf_schedule": ("linear", "linear_step", "exp", "constant"),
-    "conf_reduction": REDUCTIONS,
-    "co_reduction": REDUCTIONS,
-    "co_foreground": ("minmax", "minmax_detached", "sigmoid"),
-    "combine": ("union", "intersection"),
-    "map_size": ("cam", "input"),
-    "scores": ("late", "mean"),
-}
+_HeadKind = Literal["conv3", "linear"]
 
 
 class CSoA(Method):
@@ -79,41 +69,37 @@ class CSoA(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        head: str = "conv3",
+        head: _HeadKind = "conv3",
         hidden_channels: int = 1024,
-        early_head: str | None = None,
+        early_head: _HeadKind | None = None,
         late: str | None = None,
         early: str | None = None,
         conf_seg: bool = True,
         conf_weight: float = 1.0,
-        conf_schedule: str = "linear",
-        conf_reduction: str = "mean",
+        conf_schedule: Literal["linear", "linear_step", "exp", "constant"] = "linear",
+        conf_reduction: Reduction = "mean",
         detach_teacher: bool = True,
         co_aug: bool = True,
         co_weight: float = 1.0,
         co_gamma: float = 1.0,
         co_delta: float = 1.0,
-        co_reduction: str = "mean",
-        co_foreground: str = "minmax",
-        embedding: str = "alexnet",
+        co_reduction: Reduction = "mean",
+        co_foreground: Literal["minmax", "minmax_detached", "sigmoid"] = "minmax",
+        embedding: Embedding = "alexnet",
         embedding_weights: str = "AlexNet_Weights.IMAGENET1K_V1",
         classes_per_batch: int = 12,
-        combine: str = "union",
-        map_size: str = "cam",
-        scores: str = "late",
+        combine: Literal["union", "intersection"] = "union",
+        map_size: Literal["cam", "input"] = "cam",
+        scores: Literal["late", "mean"] = "late",
     ):
         super().__init__()
-        early_head = early_head or head
-        given = locals()
-        for name, choices in _CHOICES.items():
-            if given[name] not in choices:
-                raise ValueError(f"csoa: {name}: expected one of {', '.join(choices)}, got {given[name]!r}")
         if classes_per_batch < 0:
             raise ValueError(f"csoa: classes_per_batch: expected at least 1, or 0 for none, got {classes_per_batch}")
         self.backbone = backbone
         names = [stage.name for stage in backbone.stages]
         self.late, self.early = late or names[-1], early or names[-2]
         self._check_stages(conf_seg)
+        early_head = early_head or head
         self.late_head = CamHead(backbone, num_classes, head, hidden_channels, self.late)
         self.early_head = CamHead(backbone, num_classes, early_head, hidden_channels, self.early) if conf_seg else None
         self.conf_weight, self.conf_schedule = conf_weight, conf_schedule

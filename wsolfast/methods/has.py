@@ -13,6 +13,7 @@ from torch.nn import functional
 from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import place_in_batch
 from wsolfast.methods._base import accuracy
+from wsolfast.methods._cam_head import HeadKind
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, TrainState
 
@@ -39,7 +40,7 @@ class HaS(ClassActivation):
         backbone: Backbone,
         num_classes: int,
         *,
-        head: str = "linear",
+        head: HeadKind = "linear",
         hidden_channels: int = 1024,
         dropout: float = 0.0,
         cam_relu: bool = False,

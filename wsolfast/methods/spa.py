@@ -5,7 +5,7 @@ self-correlations of two feature stages (SCG).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +13,7 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
-from wsolfast.methods._cam_head import CamHead
+from wsolfast.methods._cam_head import CamHead, HeadKind
 from wsolfast.methods._scg import SelfCorrelation
 from wsolfast.types import Batch, Features, Localization, TrainState
 
@@ -49,15 +49,15 @@ class SPA(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        head: str = "conv3",
+        head: HeadKind = "conv3",
         hidden_channels: int = 1024,
         ram: bool = True,
         ram_alpha: float = 0.5,
         ram_tau: float = 0.1,
         ram_sigma: float = 0.2,
         ram_start: int = 0,
-        ram_stat: str = "var",
-        ram_norm: str = "minmax",
+        ram_stat: Literal["var", "std"] = "var",
+        ram_norm: Literal["minmax", "none"] = "minmax",
         refine: bool = True,
         scg: Mapping[str, Any] | None = None,
         cam_relu: bool = True,
@@ -72,7 +72,8 @@ class SPA(Method):
             "statistic": ram_stat,
             "normalization": ram_norm,
         }
-        self.refine = SelfCorrelation(backbone.stages, **scg or {}) if refine else None
+        refinement = SelfCorrelation(backbone.stages, **scg or {})
+        self.refine = refinement if refine else None
         self.cam_relu = cam_relu
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from wsolfast.backbones import Backbone
 from wsolfast.methods._across_ranks import of_every_process
 from wsolfast.methods._base import accuracy, bias_of
+from wsolfast.methods._cam_head import HeadKind
 from wsolfast.methods._class_activation import ClassActivation
 from wsolfast.types import Batch, Features, TrainState
 
@@ -44,7 +45,7 @@ class SPG(ClassActivation):
         backbone: Backbone,
         num_classes: int,
         *,
-        head: str = "conv3",
+        head: HeadKind = "conv3",
         hidden_channels: int = 1024,
         dropout: float = 0.0,
         cam_relu: bool = False,

@@ -8,6 +8,7 @@ separate any object from its background. Classes are told by a network of its ow
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,12 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._combination import wanted_classes
-from wsolfast.methods._mff import MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
+from wsolfast.methods._mff import FuseOp, MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the maximum by which the released code divides class maps.
 PEAK_EPS = 1e-6
-
-_LOSSES = ("paper", "distill", "cls_only")
-_AUX_SOURCES = ("U5", "R5", "O5")
 
 
 class SPOLCam(Method):
@@ -55,18 +53,15 @@ class SPOLCam(Method):
         *,
         width: int = 128,
         fuse_stages: int = 3,
-        fuse_op: str = "multiply",
+        fuse_op: FuseOp = "multiply",
         mca: bool = True,
-        loss: str = "paper",
-        aux_source: str = "U5",
+        loss: Literal["paper", "distill", "cls_only"] = "paper",
+        aux_source: Literal["U5", "R5", "O5"] = "U5",
         map_relu: bool = True,
         dropout: float = 0.5,
         freeze_stem: bool = False,
     ):
         super().__init__()
-        for name, value, choices in (("loss", loss, _LOSSES), ("aux_source", aux_source, _AUX_SOURCES)):
-            if value not in choices:
-                raise ValueError(f"spol: {name}: expected one of {', '.join(choices)}, got {value!r}")
         self.backbone = _trained(backbone, freeze_stem)
         self.fusion = MFFNet(backbone, width=width, fuse_stages=fuse_stages, fuse_op=fuse_op, mca=mca)
         self.head = RectifiedHead(self.fusion.channels, num_classes, relu=map_relu, dropout=dropout)
@@ -143,16 +138,14 @@ class SPOLSeg(Method):
         *,
         width: int = 128,
         fuse_stages: int = 3,
-        fuse_op: str = "multiply",
+        fuse_op: FuseOp = "multiply",
         mca: bool = True,
-        prior: str = "paper",
+        prior: Literal["paper", "released"] = "paper",
         prior_options: dict | None = None,
         dropout: float = 0.5,
         freeze_stem: bool = False,
     ):
         super().__init__()
-        if prior not in ops.GAUSSIAN_PRIORS:
-            raise ValueError(f"spol: prior: expected one of {', '.join(ops.GAUSSIAN_PRIORS)}, got {prior!r}")
         self.prior = replace(ops.GAUSSIAN_PRIORS[prior], **prior_options or {})
         self.backbone = _trained(backbone, freeze_stem)
         self.fusion = MFFNet(backbone, width=width, fuse_stages=fuse_stages, fuse_op=fuse_op, mca=mca)
