@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wsolfast.engine.assembly.stage_refs import localizer_of
-from wsolfast.methods import display_name, get_stage, method_of
+from wsolfast.methods import SelfCorrelation, display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
+from wsolfast.ops import CorrelationRule
 from wsolfast.recipe import list_recipes, load_recipe
 
 DOCS = Path(__file__).parent
@@ -123,8 +124,20 @@ def _options(name: str) -> str:
     return _table(["option", "default", "meaning"], rows)
 
 
+def _scg_options() -> str:
+    """The table of ``[evaluate.scg]`` and of SPA's ``[stage.model.scg]``."""
+    rows = [
+        [f"`{option.name}`", f"`{_default(option.default)}`", markdown(_meaning(cls, option.name))]
+        for cls in (CorrelationRule, SelfCorrelation)
+        for option in inspect.signature(cls).parameters.values()
+        if option.default is not option.empty
+    ]
+    return _table(["option", "default", "meaning"], rows)
+
+
 def _meaning(cls: type, option: str) -> str:
-    text = entries(sections(inspect.getdoc(cls)).get("Args", "")).get(option, ("", ""))[1]
+    said = sections(inspect.getdoc(cls))
+    text = entries(said.get("Args", said.get("Attributes", ""))).get(option, ("", ""))[1]
     elsewhere = re.match(r"as :class:`~(.+)\.(\w+)`", text)
     if elsewhere or not text:
         parent = getattr(importlib.import_module(elsewhere[1]), elsewhere[2]) if elsewhere else cls.__mro__[1]
@@ -325,6 +338,7 @@ _TABLES: dict[str, Callable[..., str]] = {
     "scaling": _scaling,
     "zoo": _zoo,
     "options": _options,
+    "scg": _scg_options,
     "recipes": _recipes,
     "protocols": _protocols,
     "traps": _traps,

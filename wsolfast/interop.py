@@ -3,13 +3,13 @@
 Score maps that another library has made need nothing from here: ``ops`` and ``metrics`` take any Tensor[N, h, w].
 """
 
-import difflib
 import math
 
 import torch
 from torch import Tensor, nn
 
 from wsolfast import ops
+from wsolfast._nearest import nearest
 
 
 def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, Tensor]:
@@ -28,8 +28,7 @@ def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, T
     """
     known = {name: child for name, child in module.named_modules() if name}
     if layer not in known:
-        near = difflib.get_close_matches(layer, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"its layers start with {', '.join(list(known)[:3])}"
+        hint = nearest(layer, known, f"its layers start with {', '.join(list(known)[:3])}")
         raise ValueError(f"features_of: {type(module).__name__} has no layer {layer!r}; {hint}")
     seen: list[object] = []
     hook = known[layer].register_forward_hook(lambda _module, _inputs, output: seen.append(output))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method trains on. Boxes are not part of it: they never reach training."""
+    """A batch of training images. Boxes are not part of it: they never reach training."""
 
     image: Tensor  # uint8 [N, 3, H, W], RGB; backbones scale and normalise it
     label: Tensor  # int64 [N]
@@ -18,7 +18,7 @@ class Batch:
     pseudo_mask: Tensor | None = None  # [N, H, W]: what Method.mask_maker made of an earlier stage's maps
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on ``device``."""
+        """Return the same batch with its tensors on ``device``."""
         mask = None if self.pseudo_mask is None else self.pseudo_mask.to(device, non_blocking=True)
         return replace(
             self,
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where training stands."""
+    """The position of a step in the training of a stage."""
 
     epoch: int  # 0-based
     epochs: int  # of the stage
@@ -44,8 +44,10 @@ class TrainState:
         return self.step / max(1, self.steps)
 
     def generator(self) -> torch.Generator:
-        """Random numbers of this step alone, on the CPU: a resumed run, every device and every process draw the same
-        ones. Draw for the whole batch, and take what belongs to this process's images.
+        """Return the random numbers of this step alone, on the CPU.
+
+        A resumed run, every device and every process draw the same ones. Draw for the whole batch, and take what
+        belongs to this process's images.
         """
         digest = hashlib.sha256(f"{self.seed}/{self.step}/0".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
@@ -57,7 +59,7 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Localization:
-    """What a method says of a batch of images."""
+    """A method's answer to a batch of images."""
 
     logits: Tensor | None  # [N, K]; None of a method that does not classify
     classes: Tensor  # int64 [N, M]: the label if one was given, then the top-k predictions; -1 if neither is known

@@ -29,7 +29,7 @@ def model(num_classes=5, freeze_bn=False, **options):
 
 
 def one_hot_path(method, features):
-    """The published forward, as it is written: every class map, a one-hot pool tensor, a dense 1x1 convolution."""
+    """Run the published forward as it is written: every class map, a one-hot pool tensor, a dense 1x1 convolution."""
     up_head, down_head = method.classifier, method.down_classifier or method.classifier
     up = up_head(features.mean((2, 3)))
     up_maps = torch.einsum("kc,nchw->nkhw", up_head.weight, features)
@@ -180,7 +180,7 @@ SHARES = ((slice(0, 3), slice(3, 6)), (slice(0, 4), slice(4, 6)))
 
 
 def trained(batch, wrap=lambda module: module, share=slice(None)):
-    """The method after two steps on ``share`` of the batch, in float32."""
+    """Return the method after two steps on ``share`` of the batch, in float32."""
     method = model(freeze_bn=True, pool_contrib="predicted").float().train()
     method.pool.maps.zero_()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01)

@@ -1,4 +1,4 @@
-"""What NL-CCAM and CI-CAM keep on any backbone."""
+"""NL-CCAM and CI-CAM on any backbone."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What every method in the folder keeps, with the options of its demo recipe."""
+"""The contract of every method in the folder, with the options of its demo recipe."""
 
 import copy
 from pathlib import Path
@@ -25,12 +25,12 @@ SET = {"num_classes": 2, "size": SIZE, "num_train": 128, "num_test": 64, "cooccu
 
 
 def stages_of(method):
-    """The stages of a method's demo recipe, in the order in which they are trained."""
+    """Return the stages of a method's demo recipe, in the order in which they are trained."""
     return load_recipe(RECIPES[method]).stage
 
 
 def stage_of(name):
-    """The stage of the demo recipe that trains ``method`` or ``method.stage``."""
+    """Return the stage of the demo recipe that trains ``method`` or ``method.stage``."""
     (stage,) = [stage for stage in stages_of(name.partition(".")[0]) if stage.method == name]
     return stage
 
@@ -158,7 +158,7 @@ def test_features_of_one_pass_are_classified_and_localised(name):
 
 @pytest.mark.parametrize("name", [name for name in list_stages() if get_stage(name).classifies])
 def test_gradients_of_a_class_reach_the_features_and_no_further(name):
-    """What Grad-CAM and its kin need: no hook, no second pass of the backbone."""
+    """Grad-CAM and its kin then need no hook and no second pass of the backbone."""
     net = build(name).eval().requires_grad_(False)
     with torch.no_grad():
         found = net.features(batch_of("test", count=2).image)

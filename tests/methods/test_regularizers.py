@@ -1,4 +1,4 @@
-"""What the regularisers on top of CAM share: CAM in evaluation, draws that are those of their step."""
+"""Regularisers on top of CAM: they are CAM in evaluation, and draw what belongs to their step."""
 
 import copy
 from dataclasses import replace

@@ -19,7 +19,7 @@ STOP_AT = 3  # in the middle of the second epoch
 
 
 def demo_of(method):
-    """The method's demo recipe."""
+    """Return the method's demo recipe."""
     (name,) = (name for name in list_recipes() if name.startswith("demo") and name.rpartition("/")[2] == method)
     return load_recipe(name, ["runtime.workers=0", "runtime.device=cpu"])
 
@@ -28,7 +28,7 @@ STAGES = [(method, stage.name) for method in list_methods() for stage in demo_of
 
 
 def tiny(method):
-    """The method's demo recipe, every stage for four steps."""
+    """Return the method's demo recipe, every stage for four steps."""
     recipe = demo_of(method)
     batch = 12
     images = {"size": 64, "num_train": STEPS * batch, "num_val": 2, "num_test": 2}

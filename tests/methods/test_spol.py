@@ -52,7 +52,7 @@ def batch_of(n=4, side=64, mask=None):
 
 
 def upsampling(m, n):
-    """The matrix that resizes n cells to m with aligned corners."""
+    """Return the matrix that resizes n cells to m with aligned corners."""
     matrix = torch.zeros(m, n, dtype=F64)
     for i in range(m):
         t = i * (n - 1) / (m - 1)

@@ -1,4 +1,4 @@
-"""The folder is the registry: ``methods/<name>.py`` is the method ``<name>``.
+"""Methods by name; the folder is the registry: ``methods/<name>.py`` is the method ``<name>``.
 
 ``STAGES`` there maps its stages to Modules, ``NAME`` is how its paper spells it. A method that lives elsewhere is named
 by its class, ``package.module:Class``.
@@ -25,12 +25,12 @@ __all__ = [
 
 
 def list_methods() -> list[str]:
-    """Names of all methods, sorted."""
+    """Return the names of all methods, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def list_stages() -> list[str]:
-    """``method.stage`` for every stage of every method; one-stage methods appear as ``method``."""
+    """Return ``method.stage`` for every stage of every method; one-stage methods appear as ``method``."""
     names = []
     for method in list_methods():
         stages = importlib.import_module(f"{__name__}.{method}").STAGES
@@ -39,7 +39,7 @@ def list_stages() -> list[str]:
 
 
 def display_name(name: str) -> str:
-    """How the paper spells the method ``name``: ``"CI-CAM"`` for ``"ci_cam"``, ``"SPOL"`` for ``"spol.seg"``.
+    """Return the paper's spelling of the method ``name``: ``"CI-CAM"`` for ``"ci_cam"``, ``"SPOL"`` for ``"spol.seg"``.
 
     Raises:
         KeyError: if there is no such method; the message names the nearest one.
@@ -51,7 +51,7 @@ def display_name(name: str) -> str:
 
 
 def get_stage(name: str) -> type[Method]:
-    """The Module class behind ``name``.
+    """Return the Module class behind ``name``.
 
     Args:
         name: one of :func:`list_stages`, for instance ``"spol.seg"``, or a class of one's own,
@@ -74,7 +74,7 @@ def get_stage(name: str) -> type[Method]:
 
 
 def method_of(name: str) -> str:
-    """What results call the method of the stage ``name``: ``spol`` of ``"spol.seg"``, the class of one's own."""
+    """Return the name of a stage's method in results: ``spol`` for ``"spol.seg"``, the class of one's own."""
     module, colon, cls = name.partition(":")
     return cls if colon else module.partition(".")[0]
 

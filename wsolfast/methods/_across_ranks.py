@@ -1,4 +1,4 @@
-"""What is computed from a whole batch needs all of it, also where several processes share its images."""
+"""Values of a whole batch whose images several processes share."""
 
 import torch
 from torch import Tensor, distributed
@@ -19,12 +19,14 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_of_every_process(tensor: Tensor) -> Tensor:
-    """The sum over a process group; a gradient is the sum of what all processes ask."""
+    """Return the sum over a process group; a gradient is the sum of what all processes ask."""
     return _Sum.apply(tensor)
 
 
 def of_every_process(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks, which is that of the batch; ``tensor`` itself alone.
+    """Return the rows of all processes in the order of the batch, which is that of their ranks.
+
+    A single process gets ``tensor`` itself.
 
     Processes may hold different numbers of rows. The gradient of a row is the sum of what all processes ask of it: if
     each one's loss is weighted by its share of the images, and gradients are averaged as DDP does, it is what one
@@ -38,7 +40,7 @@ def of_every_process(tensor: Tensor) -> Tensor:
 
 
 def place_in_batch(tensor: Tensor) -> tuple[slice, int]:
-    """Which rows of :func:`of_every_process` are those of ``tensor``, and how many there are."""
+    """Return the rows of :func:`of_every_process` that are those of ``tensor``, and how many rows there are."""
     if not _are_several():
         return slice(0, len(tensor)), len(tensor)
     rows = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=tensor.device)

@@ -53,7 +53,7 @@ class _Queue:
         self.waiting: list[int] = []
 
     def take(self, count: int) -> list[int]:
-        """The next ``count`` members; none twice unless there are fewer."""
+        """Return the next ``count`` members; none twice unless there are fewer."""
         taken: list[int] = []
         while len(taken) < count:
             if not self.waiting:

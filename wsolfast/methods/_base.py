@@ -27,7 +27,7 @@ class Method(nn.Module):
         return super().__new__(cls)
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
-        """Losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).
+        """Return the losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).
 
         A method that ranks classes adds ``accuracy``, see :func:`accuracy`.
 
@@ -61,13 +61,13 @@ class Method(nn.Module):
         return {name: found[name] for name in (*self.feature_stages, *stages)}
 
     def classify_features(self, features: Features) -> Tensor:
-        """Logits [N, K] of what :meth:`features` returned."""
+        """Return logits [N, K] of what :meth:`features` returned."""
         raise NotImplementedError
 
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """Maps for the label (if given), then for the ``topk`` predicted classes.
+        """Return maps for the label (if given), then for the ``topk`` predicted classes.
 
         Args:
             features: what :meth:`features` returned.
@@ -80,17 +80,25 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def classify(self, image: Tensor) -> Tensor:
-        """Logits [N, K] of an ``image`` batch [N, 3, H, W] alone, for 10-crop classification."""
+        """Return logits [N, K] of an ``image`` batch [N, 3, H, W], without any map."""
         return self.classify_features(self.features(image))
 
     def localize(
         self, image: Tensor, label: Tensor | None = None, topk: int = 1, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`localize_features`, of an ``image`` batch [N, 3, H, W], in one backbone pass."""
+        """Run :meth:`localize_features` on an ``image`` batch [N, 3, H, W], in one backbone pass.
+
+        Args:
+            image (Tensor[N, 3, H, W]): uint8, RGB.
+            label, topk, ranking: as for :meth:`localize_features`.
+
+        Returns:
+            Logits, classes and maps of the images.
+        """
         return self.localize_features(self.features(image), image.shape[-2:], label, topk, ranking=ranking)
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """What the map of ``label`` was made of, for people to look at: maps [N, h, w] in [0, 1] by name.
+        """Return what the map of ``label`` was made of, for people to look at: maps [N, h, w] in [0, 1] by name.
 
         Args:
             image, label: as for :meth:`localize`.
@@ -98,7 +106,7 @@ class Method(nn.Module):
         return {}
 
     def param_groups(self) -> list[ParamGroup]:
-        """Trainable parameters as ``{backbone,head}_{weight,bias}``; the recipe gives each a learning-rate factor."""
+        """Return trainable parameters as ``{backbone,head}_{weight,bias}``; the recipe has a rate factor for each."""
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -107,7 +115,7 @@ class Method(nn.Module):
         return [ParamGroup(name, tuple(params)) for name, params in groups.items()]
 
     def batch_sampler(self, labels: Tensor, batch_size: int, seed: int) -> Iterable[list[int]] | None:
-        """A batch sampler the method insists on, or None for shuffled batches.
+        """Return a batch sampler that the method insists on, or None for shuffled batches.
 
         Args:
             labels (Tensor[n]): int64, of every training image.
@@ -117,11 +125,11 @@ class Method(nn.Module):
         return None
 
     def export(self, batch: Batch) -> dict[str, Tensor]:
-        """What a later stage reads of each image of ``batch``, whole images; empty for one-stage methods."""
+        """Return what a later stage reads of each whole image of ``batch``; nothing for one-stage methods."""
         return {}
 
     def mask_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
-        """How a map [h, w] that an earlier stage left of a whole image becomes its mask [H, W] at the size given.
+        """Return the function from a map [h, w] that an earlier stage left of a whole image to its mask [H, W].
 
         What is returned runs in loader processes: it must be picklable and hold no parameter. The mask is then cropped
         and mirrored with the image.
@@ -130,16 +138,16 @@ class Method(nn.Module):
 
 
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:
-    """Share of the images whose most likely class is their label; without a gradient."""
+    """Return the share of the images whose most likely class is their label; without a gradient."""
     return (logits.detach().argmax(1) == label).float().mean()
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:
-    """The bias of a convolution that was built with one, which torch's annotations leave open."""
+    """Return the bias of a convolution that was built with one, which torch's annotations leave open."""
     assert conv.bias is not None
     return conv.bias
 
 
 def resize_map(exported: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map [h, w] as float32 [H, W], bilinear."""
+    """Return a map [h, w] as float32 [H, W], resized bilinearly."""
     return functional.interpolate(exported[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]

@@ -15,7 +15,7 @@ _HIDDEN: dict[HeadKind, int] = {"conv3": 2, "conv2": 1, "linear": 0, "pretrained
 
 
 class CamHead(nn.Module):
-    """Features to class maps and, by global average pooling, to logits.
+    """A head from features to class maps and, by global average pooling, to logits.
 
     Args:
         backbone: one of its stages feeds the head; with ``kind="pretrained"`` its classifier becomes the head.
@@ -55,19 +55,19 @@ class CamHead(nn.Module):
             self._take_classifier(backbone, num_classes)
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Class maps [N, K, h, w], before pooling."""
+        """Return class maps [N, K, h, w], before pooling."""
         return self.classifier(self.hidden(features))
 
     def pool(self, class_maps: Tensor) -> Tensor:
-        """Logits [N, K]: the mean of each class map."""
+        """Return logits [N, K]: the mean of each class map."""
         return (class_maps.relu() if self.relu_maps else class_maps).mean((2, 3))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [N, K] without keeping class maps where the head allows it."""
+        """Return logits [N, K] without keeping class maps where the head allows it."""
         return self.pooled_logits(self.hidden(features))
 
     def localize(self, features: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [N, K], classes [N, M] (the label, then the top-k) and the class maps [N, M, h, w] of those only."""
+        """Return logits [N, K], classes [N, M] (the label, then the top-k) and class maps [N, M, h, w] of those."""
         hidden = self.hidden(features)
         logits = self.pooled_logits(hidden)
         predicted = logits.topk(min(topk, logits.shape[1]), dim=1).indices
@@ -75,13 +75,13 @@ class CamHead(nn.Module):
         return logits, classes, self.maps_of(hidden, classes)
 
     def maps_of(self, hidden: Tensor, classes: Tensor) -> Tensor:
-        """Class maps [N, M, h, w] of ``classes`` [N, M] alone, from what :attr:`hidden` gave."""
+        """Return class maps [N, M, h, w] of ``classes`` [N, M] alone, from what :attr:`hidden` gave."""
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
         maps = torch.baddbmm(bias_of(self.classifier)[classes][:, :, None], weight, hidden.flatten(2))
         return maps.unflatten(2, hidden.shape[2:])
 
     def pooled_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [N, K] from what :attr:`hidden` gave."""
+        """Return logits [N, K] from what :attr:`hidden` gave."""
         if self.relu_maps:
             return self.pool(self.classifier(hidden))
         # Without a ReLU, pooling commutes with the 1×1 convolution.

@@ -1,4 +1,4 @@
-"""What CAM and the regularisers on top of it share: one head, one map per class, nothing else in evaluation."""
+"""CAM's network, which regularisers train in other ways: one head, one map per class."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from wsolfast.types import Features, Localization
 
 
 class ClassActivation(Method):
-    """Logits are pooled class maps; the map of a class is its localization map.
+    """A method whose logits are pooled class maps; the map of a class is its localization map.
 
     Args:
         backbone: its last stage feeds the head.

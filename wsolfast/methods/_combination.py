@@ -37,7 +37,7 @@ class Combination:
             raise ValueError(f"gamma: expected m and r of at least 1, got m={self.m}, r={self.r}")
 
     def of_ranks(self, n: int) -> Tensor:
-        """The weights of ranks 1 to n, float64 [n]."""
+        """Return the weights of ranks 1 to n, float64 [n]."""
         rank = torch.arange(n, dtype=torch.float64)
         best = (rank == 0).double()
         share = rank / max(1, n - 1)
@@ -61,7 +61,7 @@ class Combination:
         raise ValueError("gamma 'none' keeps the classes apart: there is no weight of a rank")
 
     def class_vectors(self, weight: Tensor, ranking: Tensor, classes: Tensor) -> Tensor:
-        """What features are multiplied with: weights are combined, which costs one vector instead of n maps.
+        """Return what features are multiplied with: combined weights cost one vector, combined maps n maps.
 
         Args:
             weight (Tensor[K, C]): of the classifier.
@@ -80,6 +80,6 @@ class Combination:
 
 
 def wanted_classes(ranking: Tensor, label: Tensor | None, topk: int) -> Tensor:
-    """Classes [N, M] to localise: the label if there is one, then the ``topk`` most likely."""
+    """Return the classes [N, M] to localise: the label if there is one, then the ``topk`` most likely."""
     predicted = ranking.topk(min(topk, ranking.shape[1]), dim=1).indices
     return predicted if label is None else torch.cat((label[:, None], predicted), dim=1)

@@ -1,4 +1,4 @@
-"""What NL-CCAM and CI-CAM share: the network, and maps that combine those of all classes by their rank."""
+"""The network of NL-CCAM and CI-CAM, and maps that combine those of all classes by their rank."""
 
 from collections.abc import Callable, Sequence
 
@@ -60,7 +60,7 @@ class CombinationalMethod(Method):
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize_features`; one map serves all classes unless ``gamma`` is ``"none"``.
+        """Localise as :meth:`Method.localize_features` says; one map serves all classes unless ``gamma`` is ``"none"``.
 
         ``ranking`` also chooses the predicted classes; the released evaluation takes it from the central crop.
         """
@@ -71,15 +71,15 @@ class CombinationalMethod(Method):
         return Localization(logits, classes, maps.expand(-1, classes.shape[1], -1, -1))
 
     def _branch(self, features: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """What localises: logits [N, K], the weight [K, C] of its classifier, and maps of vectors [N, M, C]."""
+        """Return what localises: logits [N, K], its classifier's weight [K, C], a function from vectors to maps."""
         logits = self.classifier(features.mean((2, 3)))
         return logits, self.classifier.weight, lambda vectors: project(vectors, features)
 
     def _widened(self, features: Features) -> Tensor:
-        """What the classifier reads the mean of [N, C, h, w]."""
+        """Return the features [N, C, h, w] whose mean is classified."""
         return self.hidden(features[self.last_stage])
 
 
 def project(vectors: Tensor, features: Tensor) -> Tensor:
-    """Maps [N, M, h, w] of ``vectors`` [N, M, C] on ``features`` [N, C, h, w]."""
+    """Return maps [N, M, h, w] of ``vectors`` [N, M, C] on ``features`` [N, C, h, w]."""
     return (vectors @ features.flatten(2)).unflatten(2, features.shape[2:])

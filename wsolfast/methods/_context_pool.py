@@ -37,7 +37,7 @@ class ContextPool(nn.Module):
         self.register_buffer("maps", torch.zeros(num_classes, size, size))
 
     def lookup(self, classes: Tensor, size: torch.Size) -> Tensor:
-        """The maps [N, h, w] of ``classes`` [N], a copy that later updates leave alone."""
+        """Return the maps [N, h, w] of ``classes`` [N], a copy that later updates leave alone."""
         return _resized(self.maps[classes], size)
 
     @torch.no_grad()

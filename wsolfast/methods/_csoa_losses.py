@@ -12,7 +12,7 @@ Reduction = Literal["mean", "sum"]
 
 
 def co_supervised_loss(vectors: Tensor, label: Tensor, **options: Any) -> Tensor:
-    """:func:`wsolfast.ops.co_supervised_loss` of the images of all processes, the same on every one.
+    """Return :func:`wsolfast.ops.co_supervised_loss` of the images of all processes, the same on every one.
 
     Its gradient is that of one process, as :func:`~wsolfast.methods._across_ranks.of_every_process` says.
     """

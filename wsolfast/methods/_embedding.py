@@ -20,7 +20,7 @@ EPS = 1e-6
 
 
 class MaskedEmbedding:
-    """What an image's foreground, background and confident background look like. Gradients reach the map alone.
+    """Vectors of an image's foreground, background and confident background. Gradients reach the map alone.
 
     Not a Module: nothing here is trained, so no checkpoint needs to hold it, and what runs no training never loads it.
 
@@ -37,7 +37,7 @@ class MaskedEmbedding:
         self._alexnet: backbones.AlexNetEmbedding | None = None
 
     def __call__(self, backbone: Backbone, image: Tensor, features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
-        """Vectors [N, 3, D].
+        """Return vectors [N, 3, D].
 
         Args:
             backbone: of the method.
@@ -56,7 +56,7 @@ class MaskedEmbedding:
 
 
 def embed_features(features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
-    """Mean feature of each region [N, 3, C]: the feature map takes the image's place.
+    """Return the mean feature of each region [N, 3, C]: the feature map takes the image's place.
 
     Each mean is over its own region. Over the whole map it would grow with the region, and since features are not
     negative, foreground and background would differ most where the foreground is everything.
@@ -66,7 +66,7 @@ def embed_features(features: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
 
 
 def embed_images(embed: Callable[[Tensor], Tensor], mean: Tensor, image: Tensor, soft: Tensor, mask: Tensor) -> Tensor:
-    """Vectors [N, 3, D] that ``embed`` gives for masked images; what is masked out has the colour ``mean``."""
+    """Return what ``embed`` makes of masked images [N, 3, D]; what is masked out has the colour ``mean``."""
     size = image.shape[-2:]
     soft = interpolate(soft[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     mask = interpolate(mask[:, None], size, mode="nearest")[:, 0]
@@ -81,7 +81,7 @@ def _three_masks(soft: Tensor, mask: Tensor) -> Tensor:
 
 
 def _pooled_features(backbone: Backbone, image: Tensor) -> Tensor:
-    """The mean of the last stage in eval mode; parameters take no gradient and statistics stay as they are."""
+    """Return the mean of the last stage in eval mode; parameters take no gradient and statistics stay as they are."""
     frozen = {name: value.detach() for name, value in chain(backbone.named_parameters(), backbone.named_buffers())}
     training = backbone.training
     backbone.eval()

@@ -16,7 +16,7 @@ FuseOp = Literal["multiply", "add", "concat"]
 
 
 class Fused(NamedTuple):
-    """What MFF-Net makes of one batch."""
+    """The output of MFF-Net for one batch."""
 
     fused: Tensor  # [N, channels, h, w], at the resolution of the shallowest stage that is used
     deep: Tensor  # [N, width, h', w'], the reduced deepest stage at its own resolution
@@ -94,7 +94,7 @@ class MFFNet(nn.Module):
         return Fused(fused, reduced[-1])
 
     def _folded(self, used: list[Tensor], gates: list[Tensor | None]) -> Fused:
-        """The same in evaluation, where a batch norm is a factor and a summand of each channel."""
+        """Fuse in evaluation, where a batch norm is a factor and a summand of each channel."""
         convs, norms, _ = zip(*self.reduce, strict=True)
         reduced = [project(stage, conv.weight, gate) for stage, conv, gate in zip(used, convs, gates, strict=True)]
         scale = torch.stack([norm.weight * (norm.running_var + norm.eps).rsqrt() for norm in norms])
@@ -106,7 +106,7 @@ class MFFNet(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """MCA: each stage's channels are weighed by the product of all stages' descriptors (Fig 5).
+    """Channel attention (MCA): each stage's channels are weighed by the product of all stages' descriptors (Fig 5).
 
     Args:
         channels: of each stage.
@@ -120,7 +120,7 @@ class ChannelAttention(nn.Module):
         self.excite = nn.ModuleList(nn.Conv2d(width, count, 1) for count in channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Weights [N, C_k, 1, 1] in (0, 1) of the channels of each stage [N, C_k, h_k, w_k]."""
+        """Return weights [N, C_k, 1, 1] in (0, 1) of the channels of each stage [N, C_k, h_k, w_k]."""
         latent = None
         for stage, squeeze, norm in zip(features, self.squeeze, self.norm, strict=True):
             descriptor = norm(squeeze(stage.mean((2, 3), keepdim=True))).relu()
@@ -154,20 +154,20 @@ class RectifiedHead(nn.Module):
         init_convolutions(self)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [N, K] of features [N, C, h, w]; the class maps are not kept."""
+        """Return logits [N, K] of features [N, C, h, w]; the class maps are not kept."""
         features = functional.dropout(features, self.dropout, self.training)
         weight, bias = self.classifier.weight.flatten(1), self.classifier.bias
         return ops.class_head_pool(features.to(weight.dtype), weight, bias, relu=self.relu)
 
     def maps_of(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Class maps [N, M, h, w] of ``classes`` [N, M] alone, rectified."""
+        """Return class maps [N, M, h, w] of ``classes`` [N, M] alone, rectified."""
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
         maps = torch.baddbmm(bias_of(self.classifier)[classes][:, :, None], weight, features.flatten(2))
         return maps.relu().unflatten(2, features.shape[2:])
 
 
 def project(features: Tensor, weight: Tensor, gate: Tensor | None) -> Tensor:
-    """A 1×1 convolution without bias of gated features [N, C, h, w], in their layout.
+    """Apply a 1×1 convolution without bias to gated features [N, C, h, w], in their layout.
 
     Args:
         weight (Tensor[K, C, 1, 1]): of the convolution.
@@ -184,12 +184,12 @@ def project(features: Tensor, weight: Tensor, gate: Tensor | None) -> Tensor:
 
 
 def resize_aligned(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear with aligned corners, as the fusion resizes."""
+    """Resize bilinearly with aligned corners, as the fusion does."""
     return functional.interpolate(features, tuple(size), mode="bilinear", align_corners=True)
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """Kaiming-normal by fan-in for a ReLU, biases zero, as the released code starts every new convolution."""
+    """Initialise convolutions as the released code does: Kaiming-normal by fan-in for a ReLU, biases zero."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, mode="fan_in", nonlinearity="relu")

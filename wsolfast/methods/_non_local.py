@@ -1,4 +1,4 @@
-"""What NL-CCAM and CI-CAM make of a backbone: non-local blocks between its stages, leaky activations, a wider end."""
+"""Changes that NL-CCAM and CI-CAM make to a backbone: non-local blocks, leaky activations, a wider end."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -20,7 +20,7 @@ _ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
 
 
 class NonLocalBlock(nn.Module):
-    r"""Every position gathers what the others know: :math:`x + \mathrm{BN}(W_m \sum_j a_{ij} (W_v x_j + b_v) + b_m)`.
+    r"""A block of attention over positions: :math:`x + \mathrm{BN}(W_m \sum_j a_{ij} (W_v x_j + b_v) + b_m)`.
 
     Source: Non-local Neural Networks (Wang et al., CVPR 2018) as NL-CCAM released it: queries and keys of C/8 channels,
     values of C, unscaled scores, no sub-sampling. The batch norm starts at zero, so a new block is the identity and
@@ -54,7 +54,7 @@ class NonLocalBlock(nn.Module):
 
 
 def insert_non_local_blocks(backbone: Backbone, positions: Sequence[str] | None, kind: AttentionKind) -> None:
-    """A block after each stage named in ``positions``; after every stage if None.
+    """Insert a block after each stage named in ``positions``; after every stage if None.
 
     Raises:
         BackboneError: if the backbone has no such stage.
@@ -75,7 +75,7 @@ def replace_activation(backbone: Backbone, activation: Activation) -> None:
 
 
 def widen(channels: int, hidden_channels: int, activation: Activation) -> nn.Module:
-    """Two 3×3 convolutions to ``hidden_channels``, as KG-CI-CAM's ILSVRC network ends; nothing for 0."""
+    """Return two 3×3 convolutions to ``hidden_channels``, as KG-CI-CAM's ILSVRC network ends; nothing for 0."""
     if not hidden_channels:
         return nn.Identity()
     return nn.Sequential(

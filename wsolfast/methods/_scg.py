@@ -15,7 +15,7 @@ from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 
 
 class SelfCorrelation:
-    """Refines maps in [0, 1] by first- and second-order self-correlations of feature stages (SPA, Eqs 6-14).
+    """Refinement of maps in [0, 1] by first- and second-order self-correlations of feature stages (SPA, Eqs 6-14).
 
     Its keywords are what a recipe may say in ``[evaluate.scg]`` and in SPA's ``[stage.model.scg]``.
 
@@ -48,7 +48,7 @@ class SelfCorrelation:
         self.rule = ops.CorrelationRule(**rule)
 
     def __call__(self, features: Features, maps: Tensor, image_size: Sequence[int]) -> Tensor:
-        """Refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized where they differ from the features' h × w."""
+        """Return refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized to the features' h × w first."""
         correlated = [features[name] for name in self.layers]
         size = correlated[-1].shape[-2:]
         if maps.shape[-2:] != size:

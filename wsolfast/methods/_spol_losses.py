@@ -9,7 +9,9 @@ IGNORE = 255
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
-    r"""Cross-entropy of ``logits`` [N, K] against the probabilities of ``teacher`` [N, K], which gets no gradient.
+    r"""Return the cross-entropy of ``logits`` [N, K] against the probabilities of ``teacher`` [N, K].
+
+    The teacher gets no gradient.
 
     .. math:: -\frac1N \sum_n \sum_c \mathrm{softmax}(t_n)_c \log\mathrm{softmax}(z_n)_c
 
@@ -19,7 +21,7 @@ def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Binary cross-entropy on the pixels that have a label, divided by the number of all pixels (Eq 7).
+    r"""Return the binary cross-entropy on the pixels that have a label, divided by the number of all pixels (Eq 7).
 
     .. math:: -\frac{1}{NHW} \sum_p w_p \big(g_p \log s_p + (1 - g_p) \log(1 - s_p)\big)
 

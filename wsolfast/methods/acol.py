@@ -18,7 +18,7 @@ from wsolfast.types import Batch, Features, Localization, TrainState
 
 
 class ACoL(Method):
-    """Classifier A sees the features, classifier B those without A's peaks; the map is the maximum of both maps.
+    """Two classifiers: A sees the features, B those without A's peaks; the map is the maximum of both maps.
 
     The map of a class erases by A's map of that same class, as training does for the label. Logits are A's.
 
@@ -82,7 +82,7 @@ class ACoL(Method):
         return {"map A": first[:, 0], "map B": second[:, 0]}
 
     def _branches(self, features: Tensor, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A's logits, the classes, and the map in [0, 1] of each by either classifier."""
+        """Return A's logits, the classes, and the map in [0, 1] of each by either classifier."""
         logits, classes, cam = self.head.localize(features, label, topk)
         first = ops.min_max_normalize(cam)
         # Every class has its own erased features: one image more in the batch of the second head.
@@ -95,7 +95,7 @@ class ACoL(Method):
 
 
 def erase(features: Tensor, score_map: Tensor, threshold: float) -> Tensor:
-    """``features`` [N, C, h, w], zero where ``score_map`` [N, 1, h, w] is at least ``threshold``."""
+    """Return ``features`` [N, C, h, w], zero where ``score_map`` [N, 1, h, w] is at least ``threshold``."""
     return features * (score_map < threshold)
 
 

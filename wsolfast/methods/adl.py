@@ -66,7 +66,7 @@ class ADL(ClassActivation):
 
 
 class AttentionDropout(nn.Module):
-    r"""Multiplies features by a map of their attention :math:`A = \mathrm{mean}_c F_c`, in training only.
+    r"""A layer that multiplies features by a map of their attention :math:`A = \mathrm{mean}_c F_c`, in training only.
 
     The drop mask :math:`[A < \gamma \max A]` where ``hides`` is set, otherwise the importance map
     :math:`\sigma(A)`, which passes gradients on.

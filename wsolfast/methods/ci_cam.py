@@ -113,7 +113,7 @@ class CICAM(CombinationalMethod):
         }
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The context of the label, of the class that the up branch predicts, and the map without enhancement."""
+        """Return the contexts of the label and of the class that the up branch predicts, and the unenhanced map."""
         features = self._widened(self.features(image))
         up = self.classifier(features.mean((2, 3)))
         vectors = self.combination.class_vectors(self._down_classifier.weight, self._down(features, up), label[:, None])
@@ -125,7 +125,7 @@ class CICAM(CombinationalMethod):
         return {name: ops.min_max_normalize(maps) for name, maps in found.items()}
 
     def param_groups(self) -> list[ParamGroup]:
-        """As :meth:`Method.param_groups`; the enhancing convolution learns at the backbone's rate, as released."""
+        """Return :meth:`Method.param_groups` with the enhancing convolution among the backbone's, as released."""
         if self.enhance is None:
             return super().param_groups()
         moved = {f"backbone_{name}": (parameter,) for name, parameter in self.enhance.named_parameters()}
@@ -153,14 +153,14 @@ class CICAM(CombinationalMethod):
             self.pool.update(predicted, label, cam)
 
     def _context(self, enhance: nn.Conv2d, features: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-        """V_π [N, C] and Q_π [N, h·w] of the class π that the up branch predicts."""
+        """Return V_π [N, C] and Q_π [N, h·w] of the class π that the up branch predicts."""
         predicted = up.argmax(1)
         columns = enhance.weight.flatten(1).mT  # [K or 1, C]
         column = columns[predicted] if len(columns) > 1 else columns.expand(len(predicted), -1)
         return column, self.pool.lookup(predicted, features.shape[2:]).to(features.dtype).flatten(1)
 
     def _down(self, features: Tensor, up: Tensor) -> Tensor:
-        """Logits of the enhanced features, which are never built: pooling them takes two means of X."""
+        """Return logits of the enhanced features, which are never built: pooling them takes two means of X."""
         mean = features.mean((2, 3))
         if self.enhance is not None:
             column, context = self._context(self.enhance, features, up)
@@ -169,7 +169,7 @@ class CICAM(CombinationalMethod):
         return self._down_classifier(mean)
 
     def _maps(self, vectors: Tensor, features: Tensor, up: Tensor) -> Tensor:
-        """Maps [N, M, h, w] of ``vectors`` [N, M, C] on X^e, where ``up`` are the up branch's logits."""
+        """Return maps [N, M, h, w] of ``vectors`` [N, M, C] on X^e, where ``up`` are the up branch's logits."""
         if self.enhance is None:
             return project(vectors, features)
         column, context = self._context(self.enhance, features, up)

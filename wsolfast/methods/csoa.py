@@ -135,7 +135,7 @@ class CSoA(Method):
         return {"loss": total} | losses
 
     def conf_alpha(self, state: TrainState) -> float:
-        """The weight of ConfSeg: it grows, because the late maps are worth little at first."""
+        """Return the weight of ConfSeg: it grows, because the late maps are worth little at first."""
         if self.conf_schedule == "constant":
             return self.conf_weight
         if self.conf_schedule == "linear":
@@ -154,7 +154,7 @@ class CSoA(Method):
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize_features`; a cut of the map is the union (or intersection) of the branches' cuts.
+        """Localise; a cut of the map is the union (or intersection) of the branches' own cuts.
 
         A branch cuts its map at θ times the map's maximum (Eq 13), so the pixelwise maximum of both, each divided by
         its own, holds the unions for all θ. A branch without a positive value sees nothing.
@@ -171,7 +171,7 @@ class CSoA(Method):
         return Localization(logits, classes, combine_branches(maps, self.combine))
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Each branch's map, and where the late one is confident: 1 object, 0 background, 0.5 neither."""
+        """Return each branch's map, and where the late one is confident: 1 object, 0 background, 0.5 neither."""
         hidden = self._hidden(self.features(image))
         maps = [head.maps_of(activation, label[:, None])[:, 0] for head, activation in hidden]
         late = maps[0]
@@ -186,7 +186,7 @@ class CSoA(Method):
         return BalancedBatches(labels, batch_size, seed, self.classes_per_batch)
 
     def _hidden(self, features: Features) -> list[tuple[CamHead, Tensor]]:
-        """Each head with what its classifier reads, the late one first."""
+        """Return each head with what its classifier reads, the late one first."""
         heads = [(self.late_head, self.late), (self.early_head, self.early)]
         return [(head, head.hidden(features[stage])) for head, stage in heads if head is not None]
 
@@ -217,7 +217,7 @@ class CSoA(Method):
 
 
 def combine_branches(maps: list[Tensor], combine: str) -> Tensor:
-    """One map [N, M, h, w] in [0, 1] of branches' maps [N, M, h, w]: each by its own maximum, then the extreme."""
+    """Return one map [N, M, h, w] in [0, 1] of branches' maps: each by its own maximum, then the extreme."""
     shares = []
     for branch in maps:
         positive = branch.relu()

@@ -81,7 +81,7 @@ class CutMix(ClassActivation):
 
 
 def rectangle(height: int, width: int, share: float, center: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Rows y0, y1 and columns x0, x1 (half-open) that are replaced where ``share`` of the image shall stay."""
+    """Return rows y0, y1 and columns x0, x1 (half-open) to replace, so that ``share`` of the image stays."""
 
     def kept(size: int, middle: int) -> tuple[int, int]:
         half = int(size * math.sqrt(1 - share)) // 2
@@ -91,9 +91,7 @@ def rectangle(height: int, width: int, share: float, center: tuple[int, int]) ->
 
 
 def paste(image: Tensor, patch: Tensor, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:
-    """``image`` [N, 3, H, W] with ``patch`` [N, 3, y1 - y0, x1 - x0] inside ``box``, and the share of pixels that are
-    its own.
-    """
+    """Return ``image`` [N, 3, H, W] with ``patch`` [N, 3, y1 - y0, x1 - x0] in ``box``, and its own share of pixels."""
     y0, y1, x0, x1 = box
     mixed = image.clone()
     mixed[:, :, y0:y1, x0:x1] = patch

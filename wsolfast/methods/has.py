@@ -74,8 +74,14 @@ def visible(
     generator: torch.Generator,
     rows: slice = slice(None),
 ) -> Tensor:
-    """Which pixels of images of ``shape`` [N, C, H, W] stay: bool [N, 1, H, W], of ``rows`` of the batch alone if told;
-    squares begin in the upper left.
+    """Return the pixels that stay visible, bool [N, 1, H, W]; squares begin in the upper left.
+
+    Args:
+        shape: [N, C, H, W] of the whole batch.
+        patch_sizes: sides of the squares, one drawn per image.
+        drop_rate: probability that a square is hidden.
+        generator: draws for the whole batch.
+        rows: of the batch, whose images are returned.
     """
     count, _, height, width = shape
     drawn = torch.randint(len(patch_sizes), (count,), generator=generator)

@@ -9,7 +9,7 @@ from wsolfast.types import Batch, TrainState
 
 
 class NLCCAM(CombinationalMethod):
-    """Non-local blocks in the backbone; the map is a combination of all class maps by the rank of their classes.
+    """A backbone with non-local blocks; the map is a combination of all class maps by the rank of their classes.
 
     The options are those of :class:`~wsolfast.methods._combinational.CombinationalMethod`.
     """

@@ -37,7 +37,7 @@ class SPA(Method):
         ram_stat: ``"var"`` (released) or ``"std"`` (the paper's word) of the class probabilities.
         ram_norm: ``"minmax"`` (released) or ``"none"`` (the paper) before the cut.
         refine: refine the CAM by self-correlation (SCG, Eqs 6-14); otherwise the map is the CAM.
-        scg: options of :class:`SelfCorrelation`, the same as in ``[evaluate.scg]``.
+        scg: options of that refinement, the same as in ``[evaluate.scg]``; see :class:`SelfCorrelation`.
         cam_relu: cut negative activations before min-max.
 
     Raises:
@@ -105,7 +105,7 @@ class SPA(Method):
         return {"coarse map": self._coarse(self.features(image), label, 0)[2][:, 0]}
 
     def _coarse(self, features: Features, label: Tensor | None, topk: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, classes and their maps before SCG."""
+        """Return logits, classes and their maps before SCG."""
         logits, classes, cam = self.head.localize(features[self.last_stage], label, topk)
         return logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam, CAM_EPS)
 

@@ -99,20 +99,20 @@ class SPG(ClassActivation):
         return {name: branch[:, 0].sigmoid() for name, branch in zip(("B1", "B2", "C"), branches, strict=True)}
 
     def _branches(self, features: Features, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [N, 1, h, w] of object that B1, B2 and C give."""
+        """Return the logits [N, 1, h, w] of an object that B1, B2 and C give."""
         b1 = self.guide_shared(self.guide_early(features[self.early]))
         b2 = self.guide_shared(self.guide_late(features[self.late]))
         return b1, b2, self.guide_head(hidden)
 
 
 def unit_range(maps: Tensor) -> Tensor:
-    """Maps [N, 1, H, W] to [0, 1], each by its own range; a constant one becomes zero."""
+    """Scale maps [N, 1, H, W] to [0, 1], each by its own range; a constant one becomes zero."""
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def seeds(maps: Tensor, high: float, low: float, min_seeds: int) -> tuple[Tensor, Tensor]:
-    """Object pixels and known pixels of maps in [0, 1], both bool and of the same shape [N, 1, H, W].
+    """Return the object pixels and the known pixels of maps in [0, 1], both bool and of the same shape [N, 1, H, W].
 
     Background wins where both apply, which the threshold for few seeds makes possible.
     """
@@ -124,7 +124,7 @@ def seeds(maps: Tensor, high: float, low: float, min_seeds: int) -> tuple[Tensor
 
 
 def guided_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Binary cross-entropy of ``logits``, the mean over the ``known`` pixels of the batch; zero without any."""
+    """Return the mean binary cross-entropy over the ``known`` pixels of the batch; zero without any."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = functional.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
     of_image = (each * known).sum((1, 2, 3)), known.sum((1, 2, 3))

@@ -107,7 +107,7 @@ class SPOLCam(Method):
         return Localization(logits, classes, share_of_peak(self.head.maps_of(fused, classes)))
 
     def export(self, batch: Batch) -> dict[str, Tensor]:
-        """``pseudo_mask``: the true class's map as shares of its maximum, float16 [N, h, w]."""
+        """Return ``pseudo_mask``: the true class's map as shares of its maximum, float16 [N, h, w]."""
         fused = self.fusion(self.features(batch.image)).fused
         cam = self.head.maps_of(fused, batch.label[:, None])[:, 0]
         return {"pseudo_mask": share_of_peak(cam).half()}
@@ -154,7 +154,7 @@ class SPOLSeg(Method):
         self.dropout = dropout
 
     def mask_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
-        """Labels uint8 [H, W] of a class map [h, w]: 0 background, 1 object, 255 ignored."""
+        """Return the function from a class map [h, w] to labels uint8 [H, W]: 0 background, 1 object, 255 ignored."""
         return partial(pseudo_labels, prior=self.prior)
 
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class SPOLSeg(Method):
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """As :meth:`Method.localize_features`, with one map [N, 1, H, W] at the image's size, whatever the class."""
+        """Localise with one map [N, 1, H, W] at the image's size, whatever the class."""
         found = resize_aligned(self._logits(features).float(), size).sigmoid()
         classes = found.new_full(found.shape[:1], -1, dtype=torch.int64) if label is None else label
         return Localization(None, classes[:, None], found)
@@ -180,12 +180,12 @@ class SPOLSeg(Method):
 
 
 def share_of_peak(maps: Tensor) -> Tensor:
-    """Rectified maps [..., h, w] divided by their maximum plus 1e-6: in [0, 1)."""
+    """Return rectified maps [..., h, w] divided by their maximum plus 1e-6: in [0, 1)."""
     return maps / (maps.amax((-2, -1), keepdim=True) + PEAK_EPS)
 
 
 def pseudo_labels(cam: Tensor, size: tuple[int, int], prior: ops.GaussianPrior) -> Tensor:
-    """Labels uint8 [H, W] of one class map [h, w] over a whole image."""
+    """Return labels uint8 [H, W] of one class map [h, w] over a whole image."""
     return ops.gaussian_prior_labels(cam[None], size, prior=prior)[0]
 
 

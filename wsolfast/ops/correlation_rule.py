@@ -13,7 +13,7 @@ class CorrelationRule:
         variant: "head" (released code), "v0" (its first upload) or "paper" (Eqs 6-11 to the letter).
         relu_first: cut negative cosines before the second order too ("paper" only; the others always do).
         fo_th: smallest first-order similarity kept ("head" and "v0" only).
-        so_th: smallest second-order value kept, relative to 1/(h·w) in "head", absolute in "v0" ("head" and "v0" only).
+        so_th: smallest second-order value kept, relative to 1/(h·w) in "head", absolute in "v0", unused in "paper".
         so_weight: weight of the second order in the maximum ("head" and "v0" only).
         mode: the "max" of both orders, or the "first" or "second" alone, unweighted and without the scaling after the
             maximum.
@@ -25,6 +25,14 @@ class CorrelationRule:
 
     Raises:
         ValueError: if a field is not among its choices, or a number is not finite.
+
+    Example:
+        >>> features = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]])  # [1, 2, 1, 4]
+        >>> cam = torch.tensor([[[[1.0, 0.08, 0.0, 0.0]]]])
+        >>> self_correlation_map(features, cam, CorrelationRule(mode="first"))
+        tensor([[[[1., 1., 0., 0.]]]])
+        >>> self_correlation_map(features, cam, CorrelationRule(mode="second"))
+        tensor([[[[1., 0., 0., 0.]]]])
     """
 
     variant: Literal["head", "v0", "paper"] = "head"

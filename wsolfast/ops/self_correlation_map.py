@@ -109,7 +109,7 @@ def self_correlation_map(
         >>> features = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]])  # [1, 2, 1, 4]
         >>> cam = torch.tensor([[[[1.0, 0.08, 0.0, 0.0]]]])
         >>> self_correlation_map(features, cam)  # the second position looks like the first
-        tensor([[[[1.0000, 0.5000, 0.0000, 0.0000]]]])
+        tensor([[[[1.0000, 0.2500, 0.0000, 0.0000]]]])
     """
     layers = [features] if isinstance(features, Tensor) else list(features)
     if precision is None:

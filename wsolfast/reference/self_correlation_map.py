@@ -30,7 +30,7 @@ def self_correlation_map(
     eps: float,
     precision: str,
 ) -> Tensor:
-    """Layers Tensor[N, C, h, w] and a coarse Tensor[N, K, h, w] in [0, 1] to localization maps [N, K, h, w].
+    """Refine a coarse Tensor[N, K, h, w] in [0, 1] by layers Tensor[N, C, h, w] to localization maps [N, K, h, w].
 
     Computed in the type of ``cam``; ``precision`` is advice to kernels.
     """
@@ -54,7 +54,7 @@ def self_correlation_map(
 
 
 def similarity(features: Tensor) -> Tensor:
-    """Cosine of every two positions, Tensor[N, C, h, w] to [N, P, P]; a zero feature is similar to nothing."""
+    """Return the cosine of every two positions, [N, C, h, w] to [N, P, P]; a zero feature is similar to nothing."""
     rows = features.flatten(2).transpose(1, 2)  # [N, P, C]
     rows = rows / (torch.linalg.vector_norm(rows, dim=2, keepdim=True) + NORM_EPS)
     return rows @ rows.transpose(1, 2)
@@ -70,7 +70,7 @@ def layer_correlation(
     mode: str,
     eps: float,
 ) -> Tensor:
-    """The hierarchical correlation of one layer, [N, P, P]; ``mode`` keeps one of its orders or the larger."""
+    """Return the hierarchical correlation of one layer, [N, P, P]; ``mode`` keeps one of its orders or the larger."""
     if variant == "paper":
         first = similarity.relu()
         if mode == "first":
@@ -89,12 +89,12 @@ def layer_correlation(
 
 
 def first_order_head(kept: Tensor) -> Tensor:
-    """Columns of the kept similarities scaled to sum to one."""
+    """Scale the columns of the kept similarities to sum to one."""
     return kept / (kept.sum(1, keepdim=True) + FIRST_ORDER_EPS)
 
 
 def second_order_head(kept: Tensor, so_th: float) -> Tensor:
-    """Two steps of a random walk that never stays; entries below ``so_th`` times the uniform 1/P are dropped."""
+    """Return two steps of a random walk that never stays; entries below ``so_th`` times the uniform 1/P are dropped."""
     step = first_order_head(without_diagonal(kept))
     walk = step @ step
     walk = walk / (walk.sum(1, keepdim=True) + COLUMN_EPS)
@@ -102,7 +102,7 @@ def second_order_head(kept: Tensor, so_th: float) -> Tensor:
 
 
 def second_order_v0(kept: Tensor, so_th: float) -> Tensor:
-    """Paths of length two, each column scaled to [0, 1]; entries below ``so_th`` are dropped."""
+    """Return paths of length two, each column scaled to [0, 1]; entries below ``so_th`` are dropped."""
     step = without_diagonal(kept)
     paths = step @ step
     paths = paths - paths.amin(1, keepdim=True)
@@ -111,7 +111,7 @@ def second_order_v0(kept: Tensor, so_th: float) -> Tensor:
 
 
 def second_order_paper(similarity: Tensor, relu_first: bool, eps: float) -> Tensor:
-    """Eq. 8, the sum over k of S_ik S_kj with k neither i nor j, each row scaled to [0, 1]; a constant row is zero."""
+    """Sum S_ik S_kj over k that is neither i nor j (Eq. 8), each row scaled to [0, 1]; a constant row becomes zero."""
     base = similarity.relu() if relu_first else similarity
     own = base.diagonal(dim1=1, dim2=2)  # [N, P]: 1, or 0 for a zero feature
     paths = base @ base - (own.unsqueeze(1) + own.unsqueeze(2)) * base
@@ -123,7 +123,7 @@ def second_order_paper(similarity: Tensor, relu_first: bool, eps: float) -> Tens
 
 
 def aggregate(position_maps: Tensor, coarse: Tensor, delta_h: float, delta_l: float, post: str) -> Tensor:
-    """Maps of the object's positions minus maps of the background's: [N, P, P] (row = position) and [N, K, P]."""
+    """Subtract maps of the background's positions from the object's: [N, P, P] (row = position) and [N, K, P]."""
     if post == "paper":
         difference = mean_of(position_maps, coarse > delta_h) - mean_of(position_maps, coarse < delta_l)
         return difference.relu()
@@ -134,21 +134,21 @@ def aggregate(position_maps: Tensor, coarse: Tensor, delta_h: float, delta_l: fl
 
 
 def mean_of(position_maps: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen rows, zero when none is chosen."""
+    """Return the mean of the chosen rows, zero when none is chosen."""
     return chosen.to(position_maps.dtype) @ position_maps / chosen.sum(2, keepdim=True).clamp(min=1)
 
 
 def stretch(maps: Tensor) -> Tensor:
-    """Min-max over the last axis with SPA's 1e-10 in the denominator."""
+    """Scale to [0, 1] over the last axis with SPA's 1e-10 in the denominator."""
     low = maps.amin(-1, keepdim=True)
     return (maps - low) / (maps.amax(-1, keepdim=True) - low + RANGE_EPS)
 
 
 def cut_below(values: Tensor, threshold: float) -> Tensor:
-    """``values`` with zeros where they are below ``threshold``."""
+    """Return ``values`` with zeros where they are below ``threshold``."""
     return torch.where(values < threshold, torch.zeros_like(values), values)
 
 
 def without_diagonal(matrices: Tensor) -> Tensor:
-    """Matrices [N, P, P] with zeros on their diagonals."""
+    """Return matrices [N, P, P] with zeros on their diagonals."""
     return matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))

@@ -10,7 +10,7 @@ from wsolfast.testing._tools import OpCase, seeded
 
 
 def layer(shape, device, dtype, seed=0, signed=False):
-    """Features [N, C, h, w] that vary slowly over positions, negatives cut to zero unless ``signed``."""
+    """Return features [N, C, h, w] that vary slowly over positions, negatives cut to zero unless ``signed``."""
     n, c, h, w = shape
     coarse = seeded((n, c, (h + 2) // 3, (w + 2) // 3), dtype=torch.float64, seed=seed)
     smooth = interpolate(coarse, size=(h, w), mode="bilinear") if n and h * w else coarse.new_zeros(shape)
@@ -19,7 +19,7 @@ def layer(shape, device, dtype, seed=0, signed=False):
 
 
 def coarse_cam(shape, device, dtype, seed=5):
-    """Maps [N, K, h, w] in [0, 1], a tenth of the positions exactly zero."""
+    """Return maps [N, K, h, w] in [0, 1], a tenth of the positions exactly zero."""
     values = seeded(shape, dtype=torch.float64, seed=seed).sigmoid()
     return torch.where(values < 0.22, 0, values).to(device, dtype)
 
@@ -44,7 +44,7 @@ def two_layers(device, dtype):
 
 
 def few_channels(signed):
-    """P > 2C, where the paper's second order needs no P x P matrix if nothing is cut before it."""
+    """Make features with P > 2C, where the paper's second order needs no P x P matrix if nothing is cut before it."""
 
     def make(device, dtype):
         return [layer((1, 3, 5, 7), device, dtype, signed=signed)], coarse_cam((1, 2, 5, 7), device, dtype)
