@@ -32,7 +32,7 @@ def test_ablations_switch_one_module_off(row, module):
     whole, options = settings(f"spa_{row}")
     ablated, changed = settings(f"ablation/spa_{row}_{module}")
     assert ablated == whole
-    assert changed == options | {"scg" if module == "ram" else "ram": False}
+    assert changed == options | {"refine" if module == "ram" else "ram": False}
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -14,7 +14,21 @@ RECORD = {name: [_RECORD["lines"][i] for i in numbers] for name, numbers in _REC
 
 # A key that is renamed or moved gets a line here: the dotted key of the record, the dotted key of today. A stage's
 # name is left out, as in ``"stage.model.delta_h": "stage.model.scg.delta_h"``; settings of variants follow.
-RENAMED: dict[str, str] = {}
+RENAMED = {
+    # SPA's refinement is a table with the names of evaluate.scg, and a switch beside it.
+    "stage.model.scg": "stage.model.refine",
+    "stage.model.layers": "stage.model.scg.layers",
+    "stage.model.hsc_variant": "stage.model.scg.variant",
+    "stage.model.relu_first": "stage.model.scg.relu_first",
+    "stage.model.fo_th": "stage.model.scg.fo_th",
+    "stage.model.so_th": "stage.model.scg.so_th",
+    "stage.model.so_weight": "stage.model.scg.so_weight",
+    "stage.model.delta_h": "stage.model.scg.delta_h",
+    "stage.model.delta_l": "stage.model.scg.delta_l",
+    "stage.model.scg_post": "stage.model.scg.post",
+    "stage.model.resize_roundtrip": "stage.model.scg.resize_roundtrip",
+    "evaluate.scg.hsc_variant": "evaluate.scg.variant",
+}
 
 
 def flatten(table, path=""):
@@ -64,8 +78,7 @@ def test_the_record_holds_every_recipe_of_then():
     assert len(RECORD) == 168
 
 
-def test_renamed_keys_reach_stages_and_the_settings_of_variants(monkeypatch):
-    monkeypatch.setitem(RENAMED, "stage.model.delta_h", "stage.model.scg.delta_h")
+def test_renamed_keys_reach_stages_and_the_settings_of_variants():
     assert renamed("stage.loc.model.delta_h = 0.1", ["loc"]) == "stage.loc.model.scg.delta_h = 0.1"
     assert renamed("evaluate.scg.delta_h = 0.1", ["loc"]) == "evaluate.scg.delta_h = 0.1"
     line = 'variant.a.set = ["stage.model.delta_h=0.1", "stage.loc.model.delta_h=0.2"]'
