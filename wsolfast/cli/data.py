@@ -39,22 +39,22 @@ def check(
 @app.command(
     epilog="Examples:\n\n"
     "  wsolfast data index ilsvrc /data/ILSVRC\n\n"
-    "  wsolfast data index cub /data/CUB_200_2011 metadata=/data/metadata/CUB --force",
+    "  wsolfast data index shards /data/bird-shards 'shards=birds-{split}-*.tar' --force",
 )
 def index(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="cub, ilsvrc, openimages, folder or shards."),
+        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="ilsvrc or shards."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write every image's path, size, label and boxes into one file, which opening the data then reads instead.
+    """Write what thousands of files tell of the images into a few files, which opening the data set then reads instead.
 
-    The index is ROOT/.wsolfast/index-NAME.safetensors and is used by itself. When a folder of images or an annotation
-    file has changed, it is left aside and that is said, until this command is given again. OPTION=VALUE are the
-    data.options of a recipe; each set of them has an index of its own.
+    ImageNet has an XML file for every validation image, and shards have a head for every member. The index lies in
+    ROOT/.wsolfast and is used without being asked for. When a folder of images, a list or a shard has changed, it is
+    not used until this command is given again, and a line says so. All other data sets open as fast from their files.
     """
     from wsolfast import data
 

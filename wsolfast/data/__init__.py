@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
-from wsolfast.data._spec import IndexSummary
 from wsolfast.data.errors import DataError, FetchError
 from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data.images.decode import Decoder
@@ -18,7 +17,7 @@ from wsolfast.data.sources import get_spec, list_names, open_source
 if TYPE_CHECKING:
     from wsolfast.data.tools.check import CheckReport, check
     from wsolfast.data.tools.fetch import ARCHIVES, Archive, fetch
-    from wsolfast.data.tools.index import index
+    from wsolfast.data.tools.index import IndexSummary, index
     from wsolfast.data.tools.pack import PackSummary, pack
     from wsolfast.data.tools.synth_imagenet import TreeSummary, synth_imagenet
 
@@ -57,7 +56,7 @@ NAMES = list_names()
 _TOOLS = {
     "check": ("CheckReport", "check"),
     "fetch": ("ARCHIVES", "Archive", "fetch"),
-    "index": ("index",),
+    "index": ("IndexSummary", "index"),
     "pack": ("PackSummary", "pack"),
     "synth_imagenet": ("TreeSummary", "synth_imagenet"),
 }

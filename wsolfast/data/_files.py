@@ -63,22 +63,22 @@ class FileSource(Source):
         self._boxes = boxes
         self._sizes = dict(sizes or {})
         self._masks = masks or {}
-        self.mask_folder = mask_folder or folder
+        self._mask_folder = mask_folder or folder
         self._decoder = decoder
-        self.orient = orient
+        self._orient = orient
 
     def path(self, index: int) -> Path:
         """File of an image."""
         return self.folder / self.image_ids[index]
 
     def read(self, index: int) -> np.ndarray:
-        return decode(self.path(index), self._decoder, self.orient)
+        return decode(self.path(index), self._decoder, self._orient)
 
     def state(self, index: int) -> int:
         return file_state(self.path(index))
 
     def header_size(self, index: int) -> tuple[int, int]:
-        return image_size(self.path(index), self.orient)
+        return image_size(self.path(index), self._orient)
 
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
@@ -90,27 +90,23 @@ class FileSource(Source):
         if files is None:
             return None
         if isinstance(files, str):
-            return decode_mask(self.mask_folder / files)
-        ignored = None if files.ignored is None else self.mask_folder / files.ignored
-        return unite_masks([self.mask_folder / file for file in files.objects], ignored)
+            return decode_mask(self._mask_folder / files)
+        ignored = None if files.ignored is None else self._mask_folder / files.ignored
+        return unite_masks([self._mask_folder / file for file in files.objects], ignored)
 
     def describe(self, index: int) -> str:
         return str(self.path(index))
-
-    def mask_names(self, index: int) -> str | InstanceMasks | None:
-        """Mask file of an image or those of its objects, below the mask folder; None if it has none."""
-        return self._masks.get(index)
 
     def mask_paths(self) -> Iterator[Path]:
         """Every mask file."""
         for files in self._masks.values():
             for file in (files,) if isinstance(files, str) else files.files:
-                yield self.mask_folder / file
+                yield self._mask_folder / file
 
     def mask_path(self, index: int) -> Path | None:
         """Mask file of an image; None if it has none, or one for each object."""
         files = self._masks.get(index)
-        return self.mask_folder / files if isinstance(files, str) else None
+        return self._mask_folder / files if isinstance(files, str) else None
 
 
 def file_state(path: Path) -> int:

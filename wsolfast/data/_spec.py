@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from wsolfast.data._base import Source
 
@@ -19,13 +18,12 @@ def silent(title: str, total: int) -> AbstractContextManager[Callable[..., None]
 
 
 @dataclass(frozen=True)
-class IndexSummary:
-    """Outcome of :func:`wsolfast.data.index`."""
+class IndexedSplit:
+    """Outcome of :attr:`SourceSpec.index`."""
 
-    path: Path  # of the index
-    images: dict[str, int]  # of each split
-    unreadable: tuple[str, ...]  # one message per image
-    built: bool  # False if the index that was there still holds
+    images: int
+    unreadable: tuple[str, ...] = ()  # one message per image
+    built: bool = True  # False if the index that was there still holds
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,18 @@ class SourceSpec:
         layout: an example of a right tree, which ``data check`` shows.
         required: splits without which a tree is not whole.
         rendered: there is no folder; ``root`` is None.
-        consulted: lists, for the same arguments, the files that decide what ``open_source`` finds besides the images;
-            the index of the data set depends on them.
-        index: builds an index that ``open_source`` itself looks for.
+        index: for a data set whose files tell slowly: writes the index of a split, called with the folder, the split,
+            ``task``, ``workers``, ``force`` and the options; None if the split is not there.
+        open_indexed: opens a split from that index; None if there is none that holds. Without it ``open_source`` looks
+            for the index itself.
     """
 
     open_source: Callable[..., Source]
     layout: str
     required: tuple[str, ...] = ()
     rendered: bool = False
-    consulted: Callable[..., list[Path]] | None = None
-    index: Callable[..., IndexSummary] | None = None
+    index: Callable[..., IndexedSplit | None] | None = None
+    open_indexed: Callable[..., Source | None] | None = None
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -12,12 +12,6 @@ from wsolfast.data.errors import DataError
 FOLDERS = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
 
 
-def metadata_files(folder: Path, split: str) -> list[Path]:
-    """The files that :func:`read_metadata` reads."""
-    names = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
-    return [folder / FOLDERS[split] / name for name in names]
-
-
 @dataclass(frozen=True)
 class Metadata:
     """One split of the benchmark, in its own order."""

@@ -293,7 +293,7 @@ def test_boxes_of_training_images_are_not_kept(tmp_path):
     from safetensors.numpy import load_file
 
     (kept,) = tmp_path.glob(".wsolfast/*.safetensors")
-    assert load_file(kept)["train_weaksup.boxes"].shape == (0, 4)
+    assert load_file(kept)["boxes"].shape == (0, 4)
 
 
 def test_too_few_class_names_are_told(tmp_path):

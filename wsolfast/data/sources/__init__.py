@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from wsolfast.data._base import SPLITS, Source
-from wsolfast.data._index import open_indexed
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 
@@ -36,11 +35,8 @@ def open_source(name: str, root: str | Path | None, split: str, **options: Any) 
     They come from the data set's index, see :func:`wsolfast.data.index`, if there is one that still holds.
     """
     spec, folder = _asked_for(name, root, split, options)
-    if spec.consulted is not None and folder is not None:
-        source = open_indexed(name, spec, folder, split, options)
-        if source is not None:
-            return source
-    return spec.open_source(folder, split, **options)
+    indexed = spec.open_indexed and spec.open_indexed(folder, split, **options)
+    return indexed or spec.open_source(folder, split, **options)
 
 
 def open_files(name: str, root: str | Path | None, split: str, **options: Any) -> Source:

@@ -6,14 +6,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Decoder
-from wsolfast.data.metadata import metadata_files, metadata_source
+from wsolfast.data.metadata import metadata_source
 
 LAYOUT = """\
 images.txt                 1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg
@@ -25,12 +24,6 @@ images/001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"""
 
 
 _LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
-
-
-def _consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
-    """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
-    lists = [folder / name for folder in (root, root / "CUB_200_2011") for name in _LISTS]
-    return lists + (metadata_files(Path(metadata), split) if metadata is not None else [])
 
 
 def open_source(
@@ -149,4 +142,4 @@ def _numbers(file: Path, purpose: str, paths: dict[str, str], count: int) -> dic
     return table
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"), consulted=_consulted)
+SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"))

@@ -10,7 +10,6 @@ train, val or test. An image then has the class of its objects, which must agree
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, ImageRecord, relative_path
@@ -26,11 +25,6 @@ annotations.csv     image,class_id,class_name,width,height,x0,y0,x1,y1,split,mas
 images/a.jpg        (one row per box; split is train, val or test)"""
 SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
-
-
-def _consulted(root: Path, split: str, *, annotations: str = "annotations.csv", **_: Any) -> list[Path]:
-    """The files that decide, besides the images themselves, what :func:`open_source` finds."""
-    return [root / _below(annotations, split, "annotations")]
 
 
 def open_source(
@@ -162,4 +156,4 @@ def _box(row: dict, where: str) -> list[float]:
     return box
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, consulted=_consulted)
+SPEC = SourceSpec(open_source, layout=LAYOUT)

@@ -6,7 +6,6 @@ object's. Masks have a size of their own and are compared at the benchmark's 224
 """
 
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from wsolfast.data._files import FileSource, read_lines
 from wsolfast.data._spec import SourceSpec
@@ -25,13 +24,6 @@ metadata/test/localization.txt    IMAGE,MASK,IGNORE     (one row per object; IGN
 metadata may lie elsewhere (metadata=DIR), or where the benchmark's checkout has it: ../../metadata/OpenImages"""
 
 _LABELS = "class_labels.txt"
-
-
-def _consulted(root: Path, split: str, *, metadata: str | Path | None = None, **_: Any) -> list[Path]:
-    """The files that decide, besides the images themselves, what :func:`open_source` finds; absent ones too."""
-    own = [f"{FOLDERS[split]}/{name}" for name in ("image_ids.txt", "localization.txt")]
-    names = own + [f"{short}/{_LABELS}" for short in FOLDERS.values()]
-    return [folder / name for folder in _metadata_folders(root, metadata) for name in names]
 
 
 def open_source(
@@ -92,4 +84,4 @@ def _class_names(folder: Path) -> list[str]:
     return [min(names) if len(names) == 1 and min(names) else f"class {k}" for k, names in enumerate(found)]
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"), consulted=_consulted)
+SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"))

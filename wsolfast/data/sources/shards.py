@@ -22,19 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from wsolfast.data._base import SPLITS, BoxTable
+from wsolfast.data._base import BoxTable
 from wsolfast.data._files import file_state, read_lines, relative_path
-from wsolfast.data._index import (
-    VERSION,
-    Unusable,
-    digest_of,
-    pack_texts,
-    read_split,
-    unpack_texts,
-    write_index,
-)
+from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._packed import PackedSource, check_boxes
-from wsolfast.data._spec import IndexSummary, SourceSpec, Task
+from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
@@ -83,25 +75,29 @@ def open_source(
     return ShardSource(files, arrays, names, masks_fit=masks_fit, decoder=decoder, orient=orient)
 
 
-def _index_shards(
-    root: Path, *, task: Task, workers: int | None, force: bool, shards: str = "{split}-*.tar", **_: Any
-) -> IndexSummary:
-    """Find every member of every shard, unless that is known; see :func:`wsolfast.data.index`."""
-    images, built = {}, False
-    for split in SPLITS:
-        files = _shards(root, split, shards)
-        if not files:
-            continue
-        arrays = None if force else _known(_index_path(root, split, shards), split, files)
-        if arrays is None:
-            with task(f"index {split} (shards)", len(files)) as advance:
-                arrays = _scan(files, split, workers, advance)
-            _keep(_index_path(root, split, shards), split, files, arrays)
-            built = True
-        images[split] = len(arrays["labels"])
-    if not images:
-        raise DataError(f"{root / shards}: no such shard; expected\n{LAYOUT}")
-    return IndexSummary(root / ".wsolfast", images, (), built=built)
+def _index_split(
+    root: Path,
+    split: str,
+    *,
+    task: Task,
+    workers: int | None,
+    force: bool,
+    shards: str = "{split}-*.tar",
+    **_: Any,
+) -> IndexedSplit | None:
+    """Find every member of every shard, unless that is known."""
+    files = _shards(root, split, shards)
+    if not files:
+        return None
+    path = _index_path(root, split, shards)
+    arrays = None if force else _known(path, files)
+    if arrays is not None:
+        return IndexedSplit(len(arrays["labels"]), built=False)
+    before = _fingerprint(files)
+    with task(f"index {split} (shards)", len(files)) as advance:
+        arrays = _scan(files, split, workers, advance)
+    write_index(path, before, arrays)
+    return IndexedSplit(len(arrays["labels"]))
 
 
 class ShardSource(PackedSource):
@@ -179,16 +175,17 @@ def _class_names(root: Path, count: int) -> list[str]:
 
 
 def _index_path(root: Path, split: str, pattern: str) -> Path:
-    return root / ".wsolfast" / f"shards-{split}-{hashlib.sha256(pattern.encode()).hexdigest()[:12]}.safetensors"
+    return root / FOLDER / f"shards-{split}-{hashlib.sha256(pattern.encode()).hexdigest()[:12]}.safetensors"
 
 
 def _index(root: Path, split: str, pattern: str, files: list[Path]) -> dict[str, np.ndarray]:
     path = _index_path(root, split, pattern)
-    arrays = _known(path, split, files)
+    arrays = _known(path, files)
     if arrays is None:
+        before = _fingerprint(files)
         arrays = _scan(files, split, None, lambda: None)
         try:
-            _keep(path, split, files, arrays)
+            write_index(path, before, arrays)
         except OSError as error:
             _log.warning("%s: cannot be kept (%s); the shards are looked through each time", path, error.strerror)
     return arrays
@@ -198,21 +195,16 @@ def _fingerprint(files: list[Path]) -> dict[str, int]:
     return {file.name: file_state(file) for file in files}
 
 
-def _known(path: Path, split: str, files: list[Path]) -> dict[str, np.ndarray] | None:
+def _known(path: Path, files: list[Path]) -> dict[str, np.ndarray] | None:
     """The index, if it is there, whole, and that of these files as they are."""
+    if not path.exists():
+        return None
     try:
-        header, arrays = (read_split(path, split) if path.exists() else None) or (None, {})
+        header, arrays = read_index(path)
     except Unusable as error:
         _log.warning("%s: %s; the shards are looked through again", path, error)
         return None
-    return arrays if header == {"shards": _fingerprint(files)} else None
-
-
-def _keep(path: Path, split: str, files: list[Path], arrays: dict[str, np.ndarray]) -> None:
-    text = json.dumps({"shards": _fingerprint(files)})
-    tensors = {f"{split}.{key}": array for key, array in arrays.items()}
-    metadata = {"format": f"wsolfast index {VERSION}", split: text, f"{split}.sha256": digest_of(text, arrays)}
-    write_index(path, tensors, metadata)
+    return arrays if header == _fingerprint(files) else None
 
 
 def _scan(files: list[Path], split: str, workers: int | None, advance: Callable[[], None]) -> dict[str, np.ndarray]:
@@ -353,4 +345,4 @@ def _size(note: dict, where: str) -> tuple[int, int]:
     return size
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, index=_index_shards)
+SPEC = SourceSpec(open_source, layout=LAYOUT, index=_index_split)

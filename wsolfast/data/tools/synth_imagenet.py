@@ -13,7 +13,7 @@ from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 from wsolfast.data.sources import synthetic
-from wsolfast.data.sources.ilsvrc import read_xml
+from wsolfast.data.sources._ilsvrc_tree import read_xml
 
 # Names the images are stored under; also what tells a tree of ours from somebody's ImageNet.
 SETTINGS = "synth-imagenet.json"

@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 
 from wsolfast import data
+from wsolfast.data.tensor_files import fingerprint
 from wsolfast.engine.assembly.build import count_decoders, eval_view, open_eval_data
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.predictor import Predictor
@@ -22,7 +23,6 @@ from wsolfast.engine.run.errors import Interrupted, RunError, UsageError
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest
-from wsolfast.engine.run.tensor_files import fingerprint
 from wsolfast.recipe import Recipe, RecipeError
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wsolfast.data import atomic
+from wsolfast.data import atomic, tensor_files
 from wsolfast.engine.evaluation.stopwatch import FIELDS
-from wsolfast.engine.run import tensor_files
 
 _TENSORS = ("maps", "classes", "scores")
 _NAME = re.compile(r"(\d{6,})-(\d{6,})\.safetensors")

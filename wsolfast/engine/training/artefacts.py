@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
+from wsolfast.data import tensor_files
 from wsolfast.engine.assembly.build import count_workers, open_export_data
-from wsolfast.engine.run import tensor_files
 from wsolfast.engine.run.distributed import from_all, from_first, rank, world_size
 from wsolfast.engine.run.errors import Interrupted, MissingError
 from wsolfast.engine.run.progress import Progress
