@@ -130,7 +130,12 @@ def test_images_of_different_sizes_are_refused_by_name():
         (
             ("folders", None, "test"),
             ValueError,
-            "expected one of cub, folder, .*, synthetic, got 'folders'; did you mean 'folder'",
+            "no data set named 'folders'; did you mean 'folder'",
+        ),
+        (
+            ("imagenet-21k", None, "test"),
+            ValueError,
+            "no data set named 'imagenet-21k'; there are: cub, folder, ilsvrc, .*, synthetic",
         ),
         (
             ("synthetic", None, "train"),

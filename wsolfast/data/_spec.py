@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from wsolfast.data._base import Source
 
@@ -50,7 +51,7 @@ class SourceSpec:
     open_indexed: Callable[..., Source | None] | None = None
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the options of the data set."""
-        parameters = inspect.signature(self.open_source).parameters.values()
-        return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    def options(self) -> dict[str, Any]:
+        """Options of the data set by name, with their annotations."""
+        parameters = inspect.signature(self.open_source, eval_str=True).parameters.values()
+        return {each.name: each.annotation for each in parameters if each.kind is each.KEYWORD_ONLY}

@@ -104,7 +104,7 @@ def left_in(folder):
 def test_terms_come_first_and_nothing_is_asked_of_anybody(server, tmp_path):
     with pytest.raises(ValueError, match=r"10.22002/D1.20098.*non-commercial research.*https://.*--accept-licence"):
         fetch("cub", tmp_path, accept_licence=False, url=server.url)
-    with pytest.raises(ValueError, match="expected one of cub, got 'cubs'; did you mean 'cub'"):
+    with pytest.raises(ValueError, match="no data set named 'cubs' can be fetched; did you mean 'cub'"):
         fetch("cubs", tmp_path, accept_licence=True)
     with pytest.raises(ValueError, match="64 hexadecimal digits, got 'abc'"):
         fetch("cub", tmp_path, accept_licence=True, url=server.url, sha256="abc")

@@ -1,12 +1,11 @@
 """The folder is the registry: ``sources/<name>.py`` is the data set ``<name>``, and its ``SPEC`` describes it."""
 
-import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+from wsolfast._nearest import nearest
 from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
@@ -21,11 +20,10 @@ def get_spec(name: str) -> SourceSpec:
     """The description of the data set ``name``.
 
     Raises:
-        ValueError: if there is no such data set; the message lists them and names the nearest one.
+        ValueError: if there is no such data set; the message names the nearest one.
     """
     if name not in list_names():
-        known = list_names()
-        raise ValueError(f"data set: expected one of {', '.join(known)}, got {name!r}{nearest(name, known)}")
+        raise ValueError(f"no data set named {name!r}; {nearest(name, list_names())}")
     return importlib.import_module(f"{__name__}.{name}").SPEC
 
 
@@ -46,16 +44,18 @@ def open_files(name: str, root: str | Path | None, split: str, **options: Any) -
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Refuse options that the data set does not have.
+    """Refuse options that the data set does not have, and values that their ``Literal`` annotation does not list.
 
     Raises:
-        ValueError: at the first one; the message lists the options and names the nearest one.
+        ValueError: at the first one; the message names the nearest option, or the choices.
     """
     known = get_spec(name).options
-    for option in options:
+    for option, value in options.items():
         if option not in known:
-            hint = nearest(option, known)
-            raise ValueError(f"data set {name!r} has no option {option!r}; it has {', '.join(known)}{hint}")
+            raise ValueError(f"data set {name!r} has no option {option!r}; {nearest(option, known)}")
+        choices = get_args(known[option]) if get_origin(known[option]) is Literal else (value,)
+        if value not in choices:
+            raise ValueError(f"{option}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def existing_folder(name: str, root: str | Path | None) -> Path:
@@ -71,17 +71,11 @@ def existing_folder(name: str, root: str | Path | None) -> Path:
     return Path(root)
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The end of a message that names the word that is most like ``word``, if one is."""
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _asked_for(
     name: str, root: str | Path | None, split: str, options: dict[str, Any]
 ) -> tuple[SourceSpec, Path | None]:
     spec = get_spec(name)
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}{nearest(split, SPLITS)}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     check_options(name, options)
     return spec, None if spec.rendered else existing_folder(name, root)

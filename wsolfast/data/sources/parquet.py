@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +30,9 @@ data/train-00000-of-00002.parquet         columns image {bytes, path}, label
 data/validation-00000-of-00001.parquet    the same and boxes, a list of [x0, y0, x1, y1]; width, height (optional)
 data/test-00000-of-00001.parquet"""
 
+BoxFormat = Literal["xyxy", "xywh"]
+
 _NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
-_BOX_FORMATS = ("xyxy", "xywh")
 _KEPT_BYTES = 256 << 20
 
 
@@ -43,7 +44,7 @@ def open_source(
     image: str = "image",
     label: str = "label",
     boxes: str = "boxes",
-    box_format: str = "xyxy",
+    box_format: BoxFormat = "xyxy",
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> "ParquetSource":
@@ -60,8 +61,6 @@ def open_source(
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
     """
-    if box_format not in _BOX_FORMATS:
-        raise ValueError(f"box_format: expected one of {', '.join(_BOX_FORMATS)}, got {box_format!r}")
     found = _files(root, split, files)
     if not found:
         raise DataError(f"{root}: no file {files.replace('{split}', FOLDERS[split])}; expected\n{LAYOUT}")
@@ -152,7 +151,7 @@ def _bytes_of(rows: list[bytes | None]) -> int:
 class _Table:
     """All of one file but its images."""
 
-    def __init__(self, file: Path, image: str, label: str, boxes: str | None, box_format: str):
+    def __init__(self, file: Path, image: str, label: str, boxes: str | None, box_format: BoxFormat):
         pyarrow, parquet = _pyarrow()
         self.file, self.state = file, file_state(file)
         try:
@@ -228,7 +227,7 @@ def _labels(values: list, file: Path) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def _boxes(boxes: list, box_format: str, where: str) -> list[list[float]]:
+def _boxes(boxes: list, box_format: BoxFormat, where: str) -> list[list[float]]:
     if box_format == "xywh" and all(isinstance(box, list) and len(box) == 4 for box in boxes):
         boxes = [[x, y, x + width, y + height] for x, y, width, height in boxes]
     return check_boxes(boxes, where)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsolfast._nearest import nearest
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.errors import DataError
-from wsolfast.data.sources import nearest
 from wsolfast.data.tools._download import download
 from wsolfast.data.tools._unpack import unpack
 
@@ -79,7 +79,7 @@ def fetch(
         DataError: if the checksum is wrong or the archive is not what it should be.
     """
     if name not in ARCHIVES:
-        raise ValueError(f"fetch: expected one of {', '.join(ARCHIVES)}, got {name!r}{nearest(name, ARCHIVES)}")
+        raise ValueError(f"no data set named {name!r} can be fetched; {nearest(name, ARCHIVES)}")
     archive = ARCHIVES[name]
     if not accept_licence:
         raise ValueError(f"{archive.title}: {archive.terms}; read {archive.page} and add --accept-licence")
