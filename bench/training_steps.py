@@ -75,10 +75,10 @@ class Training:
         index = names.index(case.stage)
         self.device, self.steps = torch.device(device), case.steps
         for earlier in range(index):
-            self._open(earlier).go()
+            self._open(earlier).train()
         self.ours = self._open(index)
         self.ours.method.train()
-        _, (example, *_) = next(self.ours.loader())
+        _, (example, *_) = next(self.ours.remaining())
         stage = recipe.stage[index]
         self.loops = {
             "network": BareLoop(recipe, stage, plain_loss, device),
@@ -94,8 +94,7 @@ class Training:
             self.collate["published"] = artefacts.Collate(exported, label_maker(self.ours.method))
 
     def _open(self, index: int) -> StageTraining:
-        stage = self.run.recipe.stage[index]
-        return StageTraining(self.run, index, stage, self.device, Progress(quiet=True), StopRequest())
+        return StageTraining(self.run, index, self.device, Progress(quiet=True), StopRequest())
 
     def check(self) -> None:
         """The engine's loss of a batch is the published one.
@@ -107,7 +106,7 @@ class Training:
             return
         loop = self.loops["published"]
         loop.method.load_state_dict(self.ours.method.state_dict())
-        _, (part, *_) = next(self.ours.loader())
+        _, (part, *_) = next(self.ours.remaining())
         batch, state = part.to(self.device), TrainState(epoch=0, epochs=1, step=0, steps=1)
         found = []
         for loss in (lambda method, batch: method.training_step(batch, state)["loss"], loop.loss):
@@ -121,7 +120,7 @@ class Training:
 
     def calls(self, source: str) -> dict[str, Callable[[], int]]:
         """Some steps of each contender, images from ``source``."""
-        mine = self._batches(source, self.ours.loader)
+        mine = self._batches(source, self.ours.remaining)
         calls = {"ours": lambda: sum(self._engine_step(*next(mine)) for _ in range(self.steps))}
         for name, loop in self.loops.items():
             theirs = self._batches(source, lambda name=name: self._plain_batches(self.collate[name]))
@@ -136,7 +135,7 @@ class Training:
         return itertools.cycle(list(itertools.islice(open_loader(), TURNS)))
 
     def _plain_batches(self, collate: Callable) -> Iterator[Batch]:
-        batches = self.ours.batches(self.ours.at.epoch)
+        batches = self.ours.order.batches(self.ours.at.epoch)
         return load_batches(self.ours.dataset, batches, collate, workers=0, pin_memory=self.device.type == "cuda")
 
     def _engine_step(self, indices: Sequence[int], parts: Sequence[Batch]) -> int:

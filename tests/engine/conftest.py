@@ -1,3 +1,5 @@
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -71,3 +73,22 @@ def trained(tiny, tmp_path, coarse_sweep):
     run = RunFolder.create(tmp_path / "run", tiny())
     train(run)
     return run
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Sends a SIGTERM in one call of a class's method, counted from 1; returns the arguments of every call."""
+
+    def at(owner, name, count):
+        calls, original = [], getattr(owner, name)
+
+        def counted(self, *arguments):
+            calls.append(arguments)
+            if len(calls) == count:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+        return calls
+
+    return at

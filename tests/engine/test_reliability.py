@@ -20,7 +20,7 @@ from wsolfast.engine.assembly import checkpoint as checkpoint_module
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.errors import RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training import train as train_module
+from wsolfast.engine.training.order import DataOrder, TrainPosition
 from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
 from wsolfast.recipe import RecipeError
@@ -330,14 +330,11 @@ def test_ways_of_running_change_no_more_than_rounding(tiny, tmp_path, monkeypatc
         torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)  # single precision, three steps
 
 
-def test_more_processes_than_images_in_a_batch_are_refused(tiny, tmp_path, monkeypatch):
-    run = RunFolder.create(tmp_path / "run", tiny())
-    training = train_module.StageTraining
-    stage = training.__new__(training)
-    stage.stage, stage.dataset = run.recipe.stage[0], range(20)
+def test_more_processes_than_images_in_a_batch_are_refused(tiny, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 5)
+    order = DataOrder(torch.zeros(20), tiny().stage[0], 0, lambda labels, batch_size, seed: None)
     with pytest.raises(RecipeError, match="an epoch of 20 images has a batch of 4, too few for 5 processes"):
-        stage._parts([1, 2, 3, 4])
+        order.remaining(TrainPosition())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import torch
 
 from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training import train as train_module
 from wsolfast.engine.training.train import train
-from wsolfast.methods import list_methods
+from wsolfast.methods import get_stage, list_methods
 from wsolfast.recipe import list_recipes, load_recipe
 
 EPOCHS, STEPS = 2, 2
@@ -67,18 +66,18 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(("method", "stage"), STAGES)
 def test_a_stopped_stage_continues_bit_for_bit(method, stage, whole, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "stopped", tiny(method))
-    step, seen = train_module.StageTraining.step, []
+    stage_method = get_stage(next(spec.method for spec in run.recipe.stage if spec.name == stage))
+    step, states = stage_method.training_step, []
 
-    def interrupted_step(self, *batch):
-        seen.append(self.stage.name)
-        if seen.count(stage) == STOP_AT and seen[-1] == stage:
+    def interrupted_step(self, batch, state):
+        states.append(state)
+        if len(states) == STOP_AT:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *batch)
+        return step(self, batch, state)
 
-    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
+    monkeypatch.setattr(stage_method, "training_step", interrupted_step)
     with pytest.raises(Interrupted, match=f"stopped at step {STOP_AT}"):
         train(run)
-    monkeypatch.setattr(train_module.StageTraining, "step", step)
     torch.rand(7)
     train(RunFolder(run.path))
     for name in (stage.name for stage in run.recipe.stage):

@@ -16,7 +16,8 @@ from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training.train import StageTraining, train
+from wsolfast.engine.training import train as train_module
+from wsolfast.engine.training.train import train
 from wsolfast.methods import list_methods
 from wsolfast.methods._context_pool import ContextPool
 from wsolfast.metrics import PROTOCOLS
@@ -76,16 +77,16 @@ def train_all(folder, methods, *overrides, each_stage=(), double=True):
     In single precision a rectified class map near zero has the sign of its rounding: SPOL's gradients then differ by
     percents between any two orders of summation.
     """
-    build, go = StageTraining._build, StageTraining.go
+    build, save = train_module.build_method, train_module.save_weights
 
-    def go_and_keep(self):
-        go(self)
-        torch.save(self.method.state_dict(), self.run.path / f"{self.stage.name}.rank{distributed.rank()}")
+    def save_everywhere(file, state, about):
+        save(file, state, about)
+        torch.save(state, folder / method / f"{about['stage']}.rank{distributed.rank()}")
 
     with pytest.MonkeyPatch.context() as patch:
         if double:
-            patch.setattr(StageTraining, "_build", lambda self, pretrained: build(self, pretrained).double())
-        patch.setattr(StageTraining, "go", go_and_keep)
+            patch.setattr(train_module, "build_method", lambda *given, **options: build(*given, **options).double())
+        patch.setattr(train_module, "save_weights", save_everywhere)
         for method in methods:
             train(RunFolder.create(folder / method, recipe_of(method, *overrides, each_stage=each_stage)))
 

@@ -1,8 +1,5 @@
 """Several stages in one run: each resumes bit for bit, one localises, another one ranks the classes."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -16,9 +13,9 @@ from wsolfast.engine.report.report import write_report
 from wsolfast.engine.run.errors import Interrupted, MissingError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training import artefacts
-from wsolfast.engine.training import train as train_module
 from wsolfast.engine.training.train import train
-from wsolfast.methods.spol import SPOLCam
+from wsolfast.methods.cam import CAM
+from wsolfast.methods.spol import SPOLCam, SPOLSeg
 from wsolfast.recipe import RecipeError, parse_recipe
 
 STAGES = """
@@ -58,7 +55,7 @@ resize = 40
 workers = 0
 device = "cpu"
 """
-CAM_STEPS = SEG_STEPS = 6
+STEPS = 6  # of the first and of the second stage
 EXPORT_BATCHES = 5
 
 
@@ -89,27 +86,11 @@ def assert_same_run(one, other):
             assert torch.equal(tensor, twins[key]), (name, key)
 
 
-def interrupt(monkeypatch, owner, name, count):
-    """A signal at the count-th call."""
-    called, original = 0, getattr(owner, name)
-
-    def counted(*args):
-        nonlocal called
-        called += 1
-        if called == count:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    monkeypatch.setattr(owner, name, counted)
-
-
-@pytest.mark.parametrize(
-    "step", [2, CAM_STEPS, CAM_STEPS + 2, CAM_STEPS + SEG_STEPS, CAM_STEPS + SEG_STEPS + 2], ids=lambda s: f"step{s}"
-)
-def test_a_run_that_is_stopped_in_any_stage_continues_bit_for_bit(whole, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(("method", "step"), [(SPOLCam, 2), (SPOLCam, STEPS), (SPOLSeg, 2), (SPOLSeg, STEPS), (CAM, 2)])
+def test_a_run_that_is_stopped_in_any_stage_continues_bit_for_bit(whole, tmp_path, interrupt, method, step):
     run = RunFolder.create(tmp_path / "run", recipe_of())
-    interrupt(monkeypatch, train_module.StageTraining, "step", step)
-    with pytest.raises(Interrupted, match="--resume"):
+    interrupt(method, "training_step", step)
+    with pytest.raises(Interrupted, match=f"stopped at step {step}; .*--resume"):
         train(run)
     torch.rand(7)
     train(RunFolder(run.path))
@@ -117,10 +98,10 @@ def test_a_run_that_is_stopped_in_any_stage_continues_bit_for_bit(whole, tmp_pat
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_export_that_is_stopped_continues_bit_for_bit(whole, tmp_path, monkeypatch, batch):
+def test_an_export_that_is_stopped_continues_bit_for_bit(whole, tmp_path, monkeypatch, interrupt, batch):
     monkeypatch.setattr(artefacts, "_IMAGES_PER_FILE", 4)
     run = RunFolder.create(tmp_path / "run", recipe_of())
-    interrupt(monkeypatch, SPOLCam, "export", batch)
+    interrupt(SPOLCam, "export", batch)
     with pytest.raises(Interrupted, match="stopped in the export of cam"):
         train(run)
     folder = run.path / "stages" / "cam" / "artefacts"
@@ -146,12 +127,11 @@ def test_what_is_exported_covers_whole_images_at_the_fused_resolution(whole):
     assert mask.dtype == torch.float16
 
 
-def test_a_damaged_export_is_named_and_written_again(whole, tmp_path, monkeypatch):
+def test_a_damaged_export_is_named_and_written_again(tmp_path, interrupt):
     run = RunFolder.create(tmp_path / "run", recipe_of("stage.seg.epochs=1"))
-    interrupt(monkeypatch, train_module.StageTraining, "step", CAM_STEPS + 1)
+    interrupt(SPOLSeg, "training_step", 1)
     with pytest.raises(Interrupted):
         train(run)
-    monkeypatch.undo()
     (file,) = (run.path / "stages" / "cam" / "artefacts").iterdir()
     intact = load_file(file)["pseudo_mask"].clone()
     content = bytearray(file.read_bytes())

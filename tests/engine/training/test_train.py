@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,11 +11,12 @@ from safetensors.torch import load_file
 
 from wsolfast import methods
 from wsolfast.engine.assembly.build import build_method, build_optimizer, find_weights, rate_at
+from wsolfast.engine.assembly.checkpoint import seed_everything
 from wsolfast.engine.run.errors import Interrupted, RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training import train as train_module
-from wsolfast.engine.training.train import epoch_order, train
+from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
+from wsolfast.methods.csoa import CSoA
 from wsolfast.recipe import OptimSpec, RecipeError, ScheduleSpec
 
 # A training process that is told to be slow, so that it can be killed between two steps that the test chooses.
@@ -91,45 +91,28 @@ def test_training_is_a_function_of_the_seed(tiny, tmp_path, random_method):
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
-def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method, monkeypatch, stop_at):
+def test_an_interrupted_run_continues_bit_for_bit(tiny, tmp_path, random_method, interrupt, stop_at):
     whole = RunFolder.create(tmp_path / "whole", tiny())
     train(whole)
 
     run = RunFolder.create(tmp_path / "stopped", tiny())
-    step, count = train_module.StageTraining.step, 0
-
-    def interrupted_step(self, indices, parts):
-        nonlocal count
-        count += 1
-        if count == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, indices, parts)
-
-    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
+    steps = interrupt(Dropped, "training_step", stop_at)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at}; continue with: .*--resume"):
         train(run)
     assert not run.weights_path("localizer").exists()
     torch.rand(7)
     train(RunFolder(run.path))
-    assert count == 6
+    assert [state.step for _, state in steps] == [0, 1, 2, 3, 4, 5]
     assert_same_weights(weights(whole), weights(run))
     assert [event["step"] for event in events(run)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_dropout_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
+def test_dropout_continues_bit_for_bit(tiny, tmp_path, interrupt):
     recipe = tiny("stage.model={head = 'conv2', hidden_channels = 8, dropout = 0.5}")
     whole = RunFolder.create(tmp_path / "whole", recipe)
     train(whole)
-    run, count, step = RunFolder.create(tmp_path / "stopped", recipe), 0, train_module.StageTraining.step
-
-    def interrupted_step(self, indices, parts):
-        nonlocal count
-        count += 1
-        if count == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, indices, parts)
-
-    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
+    run = RunFolder.create(tmp_path / "stopped", recipe)
+    interrupt(CAM, "training_step", 4)
     with pytest.raises(Interrupted):
         train(run)
     torch.rand(7)
@@ -137,7 +120,7 @@ def test_dropout_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
     assert_same_weights(weights(whole), weights(run))
 
 
-def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeypatch):
+def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, interrupt):
     model = 'stage.model={head = "linear", embedding = "backbone", classes_per_batch = 2}'
     recipe = tiny('stage.method="csoa"', model, 'stage.schedule={name = "exponential", gamma = 0.5}')
     whole = RunFolder.create(tmp_path / "whole", recipe)
@@ -145,19 +128,11 @@ def test_batches_of_the_methods_own_continue_bit_for_bit(tiny, tmp_path, monkeyp
     assert [round(event["lr"], 6) for event in events(whole)] == [0.01] * 3 + [0.005] * 3
 
     run = RunFolder.create(tmp_path / "stopped", recipe)
-    seen, step = [], train_module.StageTraining.step
-
-    def interrupted_step(self, indices, parts):
-        seen.extend(parts)
-        if len(seen) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, indices, parts)
-
-    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
+    steps = interrupt(CSoA, "training_step", 4)
     with pytest.raises(Interrupted):
         train(run)
     train(RunFolder(run.path))
-    assert [batch.label.bincount().tolist() for batch in seen] == [[4, 4]] * 6
+    assert [batch.label.bincount().tolist() for batch, _ in steps] == [[4, 4]] * 6
     assert_same_weights(weights(whole), weights(run))
 
 
@@ -241,13 +216,6 @@ def test_a_loss_that_is_not_finite_names_step_and_images(tiny, tmp_path, monkeyp
     assert caught.value.exit_code == 1
 
 
-def test_the_order_of_images_depends_on_seed_and_epoch_only():
-    assert torch.equal(epoch_order(1, 2, 50), epoch_order(1, 2, 50))
-    assert sorted(epoch_order(1, 2, 50).tolist()) == list(range(50))
-    assert not torch.equal(epoch_order(1, 2, 50), epoch_order(1, 3, 50))
-    assert not torch.equal(epoch_order(1, 2, 50), epoch_order(2, 1, 50))
-
-
 def test_workers_change_nothing(tiny, tmp_path):
     runs = [RunFolder.create(tmp_path / str(n), tiny(f"runtime.workers={n}", "stage.epochs=1")) for n in (0, 2)]
     for run in runs:
@@ -304,7 +272,7 @@ def test_a_factor_of_zero_freezes_its_group(tiny, tmp_path):
     torch.manual_seed(recipe.seed)
     train(run)
     after = weights(run)
-    train_module.seed_everything(recipe.seed)
+    seed_everything(recipe.seed)
     before = build_method(recipe, recipe.stage[0], 2).state_dict()
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     for name, tensor in before.items():
@@ -345,7 +313,7 @@ def test_weights_are_found_beside_the_data(tmp_path):
     assert find_weights("net.pt", None) == "net.pt"
 
 
-def test_seconds_of_training_add_up_and_stay(tiny, tmp_path, monkeypatch):
+def test_seconds_of_training_add_up_and_stay(tiny, tmp_path, monkeypatch, interrupt):
     """An hour in the table is an hour of training, however often the run was continued or asked for again."""
     run = RunFolder.create(tmp_path / "run", tiny())
 
@@ -353,19 +321,12 @@ def test_seconds_of_training_add_up_and_stay(tiny, tmp_path, monkeypatch):
         return json.loads((run.path / "env.json").read_text()).get("seconds", 0.0)
 
     clock = iter(range(0, 10_000, 5))
-    monkeypatch.setattr(train_module.time, "monotonic", lambda: float(next(clock)))
-    step = train_module.StageTraining.step
-
-    def interrupted_step(self, indices, parts):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, indices, parts)
-
-    monkeypatch.setattr(train_module.StageTraining, "step", interrupted_step)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    interrupt(CAM, "training_step", 1)
     with pytest.raises(Interrupted):
         train(run)
     first = seconds()
     assert first > 0
-    monkeypatch.setattr(train_module.StageTraining, "step", step)
     train(RunFolder(run.path))
     both = seconds()
     assert both > first

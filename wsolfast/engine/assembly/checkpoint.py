@@ -1,5 +1,6 @@
 """Checkpoints: everything that the next step depends on, so that a resumed run continues as if it had never stopped."""
 
+import hashlib
 import os
 import pickle
 import random
@@ -76,6 +77,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def derive_seed(name: str) -> int:
+    """Return a seed of 56 bits that follows from ``name`` alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
 
 
 def save_weights(file: Path, state: Mapping[str, Tensor], about: dict[str, str]) -> None:
