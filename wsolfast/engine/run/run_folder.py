@@ -7,21 +7,15 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wsolfast.data import atomic
-from wsolfast.engine.run.distributed import is_first, on_first, world_size
+from wsolfast.engine.run.distributed import is_first, on_first
+from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
@@ -175,11 +169,6 @@ def _held(path: Path, name: str, *, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def now() -> str:
-    """Local time with its offset, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
 def write_bytes(path: Path, write: Callable[..., object]) -> None:
     """Call ``write(stream)`` and put the file at ``path`` in one step: readers see the old one or the whole new one."""
     if is_first():
@@ -194,52 +183,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
     """:func:`write_bytes` of JSON; NaN is refused."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def describe_environment() -> dict[str, object]:
-    """Versions, machine and command line: what a number needs beside it."""
-    values = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "argv": sys.argv,
-        "wsolfast": version("wsolfast"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "numpy": version("numpy"),
-        **{name: _version_if_there(name) for name in ("pillow", "torchvision", "timm", "triton")},
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "processes": world_size(),
-        "platform": platform.platform(),
-        "started": now(),
-    }
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _version_if_there(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    checkout = Path(__file__).parents[3]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(checkout), "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -20,9 +20,10 @@ from wsolfast.engine.assembly.checkpoint import derive_seed, save_weights, seed_
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
+from wsolfast.engine.run.environment import now
 from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import RunFolder, now
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest
 from wsolfast.engine.training import artefacts
 from wsolfast.engine.training.checkpointer import Checkpointer
