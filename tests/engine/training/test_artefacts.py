@@ -78,7 +78,7 @@ def test_a_field_that_batches_lack_is_refused(two_stages, tmp_path):
     run = RunFolder.create(
         tmp_path / "run", parse_recipe(STAGES.replace("uses = {pseudo_mask", "uses = {masks"), "two")
     )
-    with pytest.raises(RecipeError, match="batches have no such field; there is: pseudo_mask"):
+    with pytest.raises(RecipeError, match=r"batches have no such field; did you mean 'pseudo_mask'\?"):
         train(run)
 
 

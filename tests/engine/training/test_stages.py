@@ -234,7 +234,7 @@ def test_masks_without_a_classifier_are_ranked_by_the_last_stage_that_can():
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        (["evaluate.localizer=mask"], RecipeError, "no stage 'mask'; there are: cam, seg, classifier"),
+        (["evaluate.localizer=mask"], RecipeError, "no stage 'mask'; there are: cam, classifier, seg"),
         (["evaluate.classifier=nobody"], MissingError, "neither a stage .* nor a run folder: 'nobody'"),
         (["evaluate.localizer=cam", "evaluate.classifier=seg"], RecipeError, "stage 'seg' does not classify"),
         (["stage.seg.model.prior=gauss"], RecipeError, "stage.seg: spol: prior: expected one of paper, released"),

@@ -1,6 +1,5 @@
 """From a recipe to its parts: data sets, methods, optimizers, devices."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from wsolfast import backbones, data, methods
+from wsolfast._nearest import nearest
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
@@ -240,13 +240,11 @@ def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
         raise RecipeError(f"evaluate.scg: {error}") from error
 
 
-def _check_options(where: str, function: Callable, options: dict, given: tuple[str, ...]) -> None:
-    known = [name for name in inspect.signature(function).parameters if name not in given]
+def _check_options(where: str, constructor: Callable, options: dict, given: tuple[str, ...]) -> None:
+    known = [name for name in inspect.signature(constructor).parameters if name not in given]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
-            raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {hint}")
+            raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {nearest(name, known)}")
 
 
 def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
@@ -268,7 +266,7 @@ def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool 
     standard = [f"{owner}_{kind}" for owner in ("backbone", "head") for kind in ("weight", "bias")]
     for name in spec.lr_factors:
         if name not in names + standard:
-            raise RecipeError(f"unknown key {f'{where}.lr_factors.{name}'!r}; there are: {', '.join(names)}")
+            raise RecipeError(f"unknown key {f'{where}.lr_factors.{name}'!r}; {nearest(name, names)}")
     trained = []
     for group in groups:
         factor = spec.lr_factors.get(group.name, 1.0)

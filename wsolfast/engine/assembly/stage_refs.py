@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsolfast import methods
+from wsolfast._nearest import nearest
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.recipe import Recipe, RecipeError, StageSpec
@@ -38,7 +39,8 @@ def localizer_of(recipe: Recipe) -> StageRef:
     for stage in reversed(recipe.stage):
         if stage.name == wanted or (wanted is None and (stage.name != classifier or len(recipe.stage) == 1)):
             return StageRef(recipe, stage)
-    raise RecipeError(f"evaluate.localizer: no stage {wanted!r}; there are: {_names(recipe)}")
+    names = [stage.name for stage in recipe.stage]
+    raise RecipeError(f"evaluate.localizer: no stage {wanted!r}; {nearest(str(wanted), names)}")
 
 
 def classifier_of(recipe: Recipe) -> StageRef | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
+from wsolfast._nearest import nearest
 from wsolfast.data import tensor_files
 from wsolfast.engine.assembly.build import count_workers, open_export_data
 from wsolfast.engine.run.distributed import from_all, from_first, rank, world_size
@@ -87,7 +88,7 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
     for field, source in stage.uses.items():
         where = f"stage.{stage.name}.uses.{field}"
         if field not in FIELDS:
-            raise RecipeError(f"{where}: batches have no such field; there is: {', '.join(FIELDS)}")
+            raise RecipeError(f"{where}: batches have no such field; {nearest(field, FIELDS)}")
         parts = []
         files = sorted(_folder(run, source).glob("*.safetensors"))
         again = f"delete {run.weights_path(source)} and resume: stage {source!r} then writes it again"
