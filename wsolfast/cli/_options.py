@@ -1,4 +1,4 @@
-"""What commands have in common: options, and what is said and refused."""
+"""Options that commands share, and how they print and refuse."""
 
 import json
 import sys
@@ -12,32 +12,41 @@ from wsolfast.recipe import RecipeError
 if TYPE_CHECKING:
     from wsolfast.engine.run.progress import Progress
 
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Amp = Annotated[str | None, typer.Option(help="none, or bf16 for mixed precision.")]
-Workers = Annotated[int | None, typer.Option(help="Image loading processes, in evaluation threads; -1 chooses.")]
-Decoder = Annotated[
-    str | None, typer.Option(help="What decodes JPEG: auto, pil or simplejpeg; all give the same pixels.")
+Device = Annotated[str | None, typer.Option(help="Run on this device: auto, cpu, cuda or cuda:N.")]
+Amp = Annotated[str | None, typer.Option(help="Compute in mixed precision (bf16), or not (none).")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Load images with this many processes, in an evaluation with threads; -1 chooses the number."),
 ]
+Decoder = Annotated[str | None, typer.Option(help="Decode JPEG by auto, pil or simplejpeg; all give the same pixels.")]
 CacheGb = Annotated[
-    float | None, typer.Option(min=0, help="Keep decoded images on disk, so many GB at most; see runtime.cache_dir.")
+    float | None,
+    typer.Option(min=0, help="Keep up to this many GB of decoded images on disk; runtime.cache_dir says where."),
 ]
-Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
-Name = Annotated[str | None, typer.Option(help="Name of the run's folder; the recipe's name if not given.")]
-ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Start a run that exists over, replacing its results.")]
+Runs = Annotated[Path, typer.Option(help="Look for runs, and put them, into this folder.")]
+Name = Annotated[str | None, typer.Option(help="Give the run's folder this name; the default is the recipe's.")]
+ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Start a run that exists over, and replace its results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave unreadable images out and say which, instead of stopping.")
+    bool, typer.Option("--skip-bad", help="Leave unreadable images out and name them, instead of stopping.")
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="For a recipe: a network's weights, or a trained run's model.safetensors.")
+    Path | None, typer.Option(help="Give a recipe these weights: a network's, or a trained run's model.safetensors.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Post = Annotated[str | None, typer.Option(help="How maps are refined: none, or scg; the recipe's if not given.")]
-Protocol = Annotated[str | None, typer.Option(help="Evaluation protocol; the recipe's if not given.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Post = Annotated[str | None, typer.Option(help="Refine maps by scg, or not (none); the default is the recipe's.")]
+Protocol = Annotated[str | None, typer.Option(help="Evaluate by this protocol; the default is the recipe's.")]
 
 
 def refuse_company(command: str) -> None:
-    """Some work is not shared: several processes would do all of it each, in one folder."""
+    """Refuse several processes for work that is not shared: each would do all of it, in one folder.
+
+    Args:
+        command: the name of that work.
+
+    Raises:
+        RecipeError: if there are several.
+    """
     from wsolfast.engine.run.distributed import find_rank
 
     count = find_rank().world_size
@@ -46,24 +55,38 @@ def refuse_company(command: str) -> None:
 
 
 def echo(text: str = "") -> None:
+    """Print a line on standard output."""
     sys.stdout.write(f"{text}\n")
 
 
 def show_progress(quiet: bool) -> "Progress":
+    """Return a display on standard error, which shows nothing if ``quiet``."""
     from wsolfast.engine.run.progress import Progress
 
     return Progress(quiet=quiet)
 
 
 def runtime_overrides(**values: object) -> list[str]:
+    """Return a recipe's overrides of ``runtime``; values that are None were not given."""
     return [f"runtime.{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def decoder_override(decoder: str | None) -> list[str]:
+    """Return a recipe's override of ``data.decoder``; None was not given."""
     return [] if decoder is None else [f"data.decoder={json.dumps(decoder)}"]
 
 
 def run_path(runs: Path, name: str | None, recipe_name: str) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        runs: holds all of them.
+        name: of the folder; the recipe's name, with dashes for slashes, if None.
+        recipe_name: name of its recipe.
+
+    Raises:
+        RecipeError: if ``name`` is no name of a folder below ``runs``.
+    """
     name = name or recipe_name.replace("/", "-")
     if "/" in name or name in (".", ".."):
         raise RecipeError(f"--name: expected the name of a folder below --runs, got {name!r}")

@@ -47,7 +47,7 @@ def recipes(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this installation can do: versions, devices, who serves each op, optional packages."""
+    """Show what this installation can do: versions, devices, the backend of each op, optional packages."""
     from wsolfast.engine.doctor import examine
 
     state = examine()

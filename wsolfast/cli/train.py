@@ -1,4 +1,4 @@
-"""``wsolfast train``."""
+"""Command ``wsolfast train``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,26 +43,31 @@ def train(
     exist_ok: ExistOk = False,
     device: Device = None,
     amp: Amp = None,
-    channels_last: Annotated[bool | None, typer.Option(help="Keep images as [N, H, W, C] in memory.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option(help="Keep images and features as [N, H, W, C] in memory.")
+    ] = None,
     workers: Workers = None,
     decoder: Decoder = None,
     cache_gb: CacheGb = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw weights, the order of images and their augmentation from this seed.")
+    ] = None,
     skip_bad: SkipBad = False,
     skip_nonfinite: Annotated[
-        int | None, typer.Option(min=0, help="Leave out so many steps whose loss is not finite before stopping.")
+        int | None,
+        typer.Option(min=0, help="Leave out up to this many steps whose loss or gradient is not finite."),
     ] = None,
     deterministic: Annotated[
-        bool | None, typer.Option(help="The same bits every time, also on a GPU, where it is slower.")
+        bool | None, typer.Option(help="Compute the same bits every time, also on a GPU, where it is slower.")
     ] = None,
     save_every: Annotated[
-        str | None, typer.Option(help="Checkpoint also every so many steps (500) or minutes (10m).")
+        str | None, typer.Option(help="Write a checkpoint also after this many steps (500) or minutes (10m).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe's method on image labels; interrupt it at any time and continue with --resume.
+    """Train a recipe's method on image labels. Interrupt it at any time and continue with --resume.
 
-    Under torchrun or srun, processes share each batch of the recipe.
+    Under torchrun or srun, several processes share each batch of the recipe.
     """
     words = what or []
     recipe_name = words.pop(0) if words and "=" not in words[0] else None
