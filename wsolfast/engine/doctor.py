@@ -1,17 +1,18 @@
-"""What this installation can do, and why not more."""
+"""Report on what this installation can do, and why not more."""
 
 import importlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from wsolfast import ops
 from wsolfast._compat import import_torchvision
+from wsolfast.engine.run.environment import package_version
 
-# Package, module, what it is for.
+# Package, module and purpose.
 _OPTIONAL = (
     ("torchvision", "torchvision", "backbones: pip install 'wsolfast[train]'"),
     ("timm", "timm", "backbones named timm:*: pip install 'wsolfast[train]'"),
@@ -25,7 +26,7 @@ _OPTIONAL = (
 
 
 def examine() -> dict[str, Any]:
-    """The state of the installation: versions, devices, kernels, optional packages. Never raises."""
+    """Return the state of the installation: versions, devices, kernels, optional packages. Nothing is raised."""
     return {
         "wsolfast": version("wsolfast"),
         "python": platform.python_version(),
@@ -59,9 +60,8 @@ def _box_engine() -> str:
 
 
 def _state(name: str, module: str, purpose: str) -> str:
-    try:
-        found = version(name)
-    except PackageNotFoundError:
+    found = package_version(name)
+    if found is None:
         return f"absent ({purpose})"
     try:
         # timm and torchmetrics import torchvision, which a CPU build of torch needs help with.
