@@ -1,4 +1,4 @@
-"""Who takes training steps in ``wsolfast bench e2e``: the engine, bare loops, and the published way."""
+"""Training steps that ``wsolfast bench e2e`` compares: the engine's, bare loops, and the published way."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from wsolfast.types import Batch, TrainState
 
 
 class BareLoop:
-    """A training step without an engine: what anybody would write."""
+    """Training step without an engine, as anybody would write it."""
 
     def __init__(self, recipe: Recipe, stage: StageSpec, loss: Callable[[methods.Method, Batch], Tensor], device: str):
         runtime = recipe.runtime
@@ -50,7 +50,7 @@ class BareLoop:
 
 
 def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
-    """Cross-entropy of the network's logits; a network without classes learns that its map is zero."""
+    """Return the cross-entropy of the network's logits; a network without classes learns that its map is zero."""
     logits = network_logits(method, batch.image)
     if method.classifies:
         return functional.cross_entropy(logits, batch.label)
@@ -59,14 +59,14 @@ def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
 
 
 def classifier_of(stage: StageSpec) -> StageSpec:
-    """The stage's backbone with pooled features and a linear layer."""
+    """Return the stage with a method that has pooled features and a linear layer alone."""
     factors = {name: rate for name, rate in stage.optim.lr_factors.items() if name.startswith(("backbone", "head"))}
     optim = replace(stage.optim, lr_factors=factors)
     return replace(stage, method="cam", model={"head": "linear"}, uses={}, optim=optim)
 
 
 class Training:
-    """The contenders of one stage's training, each with weights of its own."""
+    """Contenders of one stage's training, each with weights of its own."""
 
     def __init__(self, case: EndToEnd, root: Path, device: str, folder: Path):
         recipe = recipe_of(case, root, device, case.stage)
@@ -97,10 +97,10 @@ class Training:
         return StageTraining(self.run, index, self.device, Progress(quiet=True), StopRequest())
 
     def check(self) -> None:
-        """The engine's loss of a batch is the published one.
+        """Compare the engine's loss of a batch with the published one.
 
         Raises:
-            AssertionError: if it is not.
+            AssertionError: if they differ.
         """
         if "published" not in self.loops:
             return
@@ -119,7 +119,7 @@ class Training:
         assert_close(*found, 1e-4)
 
     def calls(self, source: str) -> dict[str, Callable[[], int]]:
-        """Some steps of each contender, images from ``source``."""
+        """Return a call for each contender that takes some steps, with images from ``source``."""
         mine = self._batches(source, self.ours.remaining)
         calls = {"ours": lambda: sum(self._engine_step(*next(mine)) for _ in range(self.steps))}
         for name, loop in self.loops.items():

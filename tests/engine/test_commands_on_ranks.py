@@ -19,7 +19,7 @@ REFUSED = [
 
 
 def command(folder, words):
-    """What one process of torchrun does; what the command said and its exit code go to a file of its rank."""
+    """Run one process of torchrun; what the command said and its exit code go to a file of its rank."""
     from wsolfast import cli
 
     os.chdir(folder)
@@ -34,7 +34,7 @@ def command(folder, words):
 
 
 def said(folder):
-    """What the first and the second process said."""
+    """Return what the first and the second process said."""
     return [(folder / f"said.rank{rank}").read_text() for rank in (0, 1)]
 
 

@@ -368,8 +368,9 @@ def test_launchers_are_recognised(environment, rank):
 @pytest.mark.parametrize(
     ("nodes", "first"), [("a1", "a1"), ("a1,b2", "a1"), ("n[3,5-7]", "n3"), ("x1,n[3,5]", "x1"), ("n-2-[08]", "n-2-08")]
 )
-def test_the_first_host_of_a_list(nodes, first):
-    assert distributed._first_host(nodes) == first
+def test_the_first_process_runs_on_the_first_host_of_a_list(nodes, first):
+    environment = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"}
+    assert distributed.find_rank(environment | {"SLURM_STEP_NODELIST": nodes}).address == first
 
 
 def test_every_test_that_the_table_of_faults_names_exists():

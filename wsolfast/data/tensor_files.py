@@ -1,4 +1,4 @@
-"""Tensors in a file with what they depend on and a digest of their content, so that damage and change are noticed."""
+"""Files of tensors with what these depend on and a digest of their content, so that damage and change are noticed."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def pack(tensors: dict[str, Tensor], identity: str) -> bytes:
-    """Content of a safetensors file; ``identity`` says what the tensors depend on."""
+    """Return the content of a safetensors file; ``identity`` names what the tensors depend on."""
     import safetensors.torch
 
     return safetensors.torch.save(tensors, {"identity": identity, "sha256": _digest(tensors)})
 
 
 def read(file: Path, identity: str | None = None) -> dict[str, Tensor] | None:
-    """What :func:`pack` packed; None if it is absent, damaged, or of another identity than the one given."""
+    """Read what :func:`pack` packed; None if it is absent, damaged, or of another identity than the one given."""
     import safetensors
 
     try:
@@ -30,7 +30,7 @@ def read(file: Path, identity: str | None = None) -> dict[str, Tensor] | None:
 
 
 def fingerprint(*parts: object) -> str:
-    """A digest of values that JSON can say, and of files by their content."""
+    """Return a digest of values that JSON can hold, and of files by their content."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):

@@ -1,6 +1,6 @@
-"""The demo: ``demo/*`` recipes trained, measured and shown, on images that are rendered on the spot.
+"""Demo: the ``demo/*`` recipes trained, measured and shown, on images that are rendered for it.
 
-``demo_baselines/*`` are regularised CAMs, which join in when they are asked for.
+``demo_baselines/*`` are regularised CAMs, which are trained on request.
 """
 
 from dataclasses import replace
@@ -12,12 +12,12 @@ from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run_recipes import Job, run_recipes
 from wsolfast.recipe import list_recipes, load_recipe
 
-# What the recipes' epochs take at most on two cores.
+# Longest time of the recipes' epochs on two cores.
 _MINUTES = 3.0
 
 
 def demo_recipes(*, baselines: bool) -> list[str]:
-    """Names of the demo's recipes, with or without the regularised CAMs."""
+    """Return the names of the demo's recipes, with or without the regularised CAMs."""
     folders = ("demo", "demo_baselines") if baselines else ("demo",)
     return [name for name in list_recipes() if name.partition("/")[0] in folders]
 
@@ -30,7 +30,7 @@ def demo(
     baselines: bool = False,
     progress: Progress | None = None,
 ) -> tuple[dict[str, dict], Path]:
-    """Run the demo; a demo that is there is done again. Several processes share every run of it.
+    """Run the demo; one that is there is run again. Several processes share every run of it.
 
     Args:
         output: folder of the runs and of ``report/index.html``.

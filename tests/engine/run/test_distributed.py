@@ -72,7 +72,7 @@ def recipe_of(method, *overrides, each_stage=()):
 
 
 def train_all(folder, methods, *overrides, each_stage=(), double=True):
-    """What every process does, in double precision; the state that each ends with is kept beside the run.
+    """Train as every process does, in double precision; the state that each ends with is kept beside the run.
 
     In single precision a rectified class map near zero has the sign of its rounding: SPOL's gradients then differ by
     percents between any two orders of summation.

@@ -22,7 +22,7 @@ def order_of(tiny):
 
 
 def shares(order, world_size, at, monkeypatch):
-    """What is left of the epoch, as each of several processes has it."""
+    """Return what is left of the epoch, as each of several processes has it."""
     monkeypatch.setattr(distributed, "world_size", lambda: world_size)
     found = []
     for rank in range(world_size):

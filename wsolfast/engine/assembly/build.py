@@ -1,4 +1,4 @@
-"""From a recipe to its parts: data sets, methods, optimizers, devices."""
+"""Parts of a recipe: data sets, methods, optimizers, devices."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeErr
 
 
 def choose_device(name: str) -> torch.device:
-    """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; each of several processes gets a GPU of its own.
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; each process gets a GPU of its own.
 
     Args:
         name: ``runtime.device``.
@@ -45,12 +45,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device and, of a GPU, its name."""
+    """Return the device and, of a GPU, its name."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def count_workers(wanted: int) -> int:
-    """Loader processes; -1 asks for none on up to four cores, otherwise for half the cores, at most eight.
+    """Return the number of loader processes; -1 asks for none on up to four cores, else half the cores, at most eight.
 
     Processes of one run on one machine share its cores.
     """
@@ -61,7 +61,11 @@ def count_workers(wanted: int) -> int:
 
 
 def count_decoders(wanted: int, device: torch.device) -> int:
-    """Threads that decode for an evaluation, 0 for none besides the caller's; -1 asks for what the device needs.
+    """Return the number of threads that decode for an evaluation, 0 for none besides the caller's.
+
+    Args:
+        wanted: that number; -1 asks for what the device needs.
+        device: where the networks run.
 
     A GPU keeps all cores busy with decoding; on a CPU the network wants them, and waits for no image.
     """
@@ -72,7 +76,7 @@ def count_decoders(wanted: int, device: torch.device) -> int:
 
 
 def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
-    """``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
+    """Open ``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
     ref, spec = StageRef(recipe, stage), recipe.data
     return _open(
         recipe,
@@ -87,18 +91,18 @@ def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
 
 
 def open_export_data(recipe: Recipe, split: str = "train_weaksup") -> data.Dataset:
-    """``split`` as a stage sees it that leaves maps for a later one: whole images, warped, in one order."""
+    """Open ``split`` for a stage that leaves maps for a later one: whole images, warped, in one order."""
     return _open(recipe, split, resize=recipe.data.resize, crop=None, train=False)
 
 
 def open_eval_data(recipe: Recipe, split: str) -> data.Dataset:
-    """``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
+    """Open ``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
     view = eval_view(recipe)
     return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=classifier_view(recipe))
 
 
 def classifier_view(recipe: Recipe) -> data.View | None:
-    """What ranks the classes sees of an image, ten crops of it with ``ten_crop``; None if it is the localiser's view.
+    """Return the view by which classes are ranked, cut into crops later for ``ten_crop``; None for the localiser's.
 
     Raises:
         RecipeError: if the recipe asks for crops and does not say of what size.
@@ -114,7 +118,7 @@ def classifier_view(recipe: Recipe) -> data.View | None:
 
 
 def eval_protocol(recipe: Recipe) -> Protocol:
-    """The recipe's protocol; one that scales boxes or looks at a crop does so at the size of the recipe's evaluation.
+    """Return the recipe's protocol; one that scales boxes or takes a crop does so at the size of the evaluation.
 
     Raises:
         RecipeError: if there is no such protocol.
@@ -133,7 +137,7 @@ def eval_protocol(recipe: Recipe) -> Protocol:
 
 
 def eval_view(recipe: Recipe) -> data.View:
-    """What the localiser sees of an image: all of it, warped, or the central crop where the protocol wants that."""
+    """Return the localiser's view of an image: all of it, warped, or the central crop if the protocol wants that."""
     protocol = eval_protocol(recipe)
     if protocol.frame == "crop":
         return data.View(protocol.resize, protocol.input_size)
@@ -141,7 +145,7 @@ def eval_view(recipe: Recipe) -> data.View:
 
 
 def eval_size(recipe: Recipe) -> int | tuple[int, int] | None:
-    """What evaluation warps images to: ``evaluate.resize``, else the training crop, else ``data.resize``."""
+    """Return the size that evaluation warps to: ``evaluate.resize``, else the training crop, else ``data.resize``."""
     return recipe.evaluate.resize or recipe.data.crop or recipe.data.resize
 
 
@@ -177,7 +181,7 @@ def _cache_spec(runtime: RuntimeSpec) -> data.CacheSpec | None:
 
 
 def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrained: bool = True) -> methods.Method:
-    """The stage's method on its backbone, on the CPU.
+    """Build the stage's method on its backbone, on the CPU.
 
     Args:
         recipe: says how large its images are.
@@ -186,7 +190,7 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
         pretrained: load the backbone's weights; False where a checkpoint follows.
 
     Raises:
-        RecipeError: unknown method, backbone or option.
+        RecipeError: if the method, the backbone or an option is unknown, or cannot be built as the recipe says.
     """
     size = eval_size(recipe)
     side = size if isinstance(size, int) else max(size) if size else 224
@@ -214,9 +218,10 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
 
 
 def find_weights(weights: str, root: str | None) -> str:
-    """``stage.backbone.weights`` as the backbone is given it: a file's name is also looked for beside the data.
+    """Return the weights as the backbone is given them: a file is also looked for beside the data.
 
     Args:
+        weights: ``stage.backbone.weights``.
         root: the folder of the data; a relative file that is not there is looked for in it and in ``../weights``.
     """
     if root is not None and Path(weights).suffix and not Path(weights).expanduser().is_file():
@@ -227,7 +232,7 @@ def find_weights(weights: str, root: str | None) -> str:
 
 
 def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
-    """``method`` with its maps refined as ``evaluate.post`` asks; itself if that is ``"none"``.
+    """Return ``method`` with its maps refined as ``evaluate.post`` asks; itself if that is ``"none"``.
 
     Raises:
         RecipeError: if an option of ``evaluate.scg`` is unknown or does not fit the backbone.
@@ -248,7 +253,7 @@ def _check_options(where: str, constructor: Callable, options: dict, given: tupl
 
 
 def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
-    """The optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
+    """Build the optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
 
     A factor of 0 freezes its group: no gradient is computed for it.
 
@@ -284,7 +289,7 @@ def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool 
 
 
 def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What the base learning rate is multiplied by.
+    """Return the factor of the base learning rate at a step.
 
     Args:
         schedule: ``[stage.schedule]``.

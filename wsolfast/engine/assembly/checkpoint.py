@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step depends on, so that a resumed run continues as if it had never stopped."""
+"""Files of checkpoints and weights, and the seeds of random numbers: a resumed run continues as if never stopped."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, state: dict) -> None:
 
 
 def load_checkpoint(folder: Path, log: Callable[[str], None] = lambda text: None) -> dict | None:
-    """The newest readable checkpoint in ``folder``; None if none was written yet.
+    """Read the newest readable checkpoint in ``folder``; None if none was written yet.
 
     Nothing in a checkpoint is executed: one that holds more than tensors and plain values counts as unreadable.
 
@@ -65,7 +65,7 @@ def load_checkpoint(folder: Path, log: Callable[[str], None] = lambda text: None
 
 
 def _check_sums(file: Path) -> None:
-    """torch writes checksums into its archives and does not look at them."""
+    """Check the sums that torch writes into its archives and does not look at."""
     with zipfile.ZipFile(file) as archive:
         bad = archive.testzip()
     if bad is not None:

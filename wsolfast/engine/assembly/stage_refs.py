@@ -1,4 +1,4 @@
-"""Who does what in evaluation: one network gives the maps, the same or another one ranks the classes."""
+"""Roles of the stages in evaluation: one network gives the maps, the same or another one ranks the classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from wsolfast.recipe import Recipe, RecipeError, StageSpec
 
 @dataclass(frozen=True)
 class StageRef:
-    """A stage, in the recipe that it stands in."""
+    """A stage and the recipe that it stands in."""
 
     recipe: Recipe
     stage: StageSpec
@@ -20,7 +20,7 @@ class StageRef:
 
     @property
     def resize(self) -> int | tuple[int, int] | None:
-        """What the stage's training images are warped to."""
+        """Size that the stage's training images are warped to."""
         return self.recipe.data.resize if self.stage.resize is None else self.stage.resize
 
     @property
@@ -30,7 +30,7 @@ class StageRef:
 
 
 def localizer_of(recipe: Recipe) -> StageRef:
-    """The stage whose maps are measured: ``evaluate.localizer``, else the last one that is not the classifier.
+    """Return the stage whose maps are measured: ``evaluate.localizer``, else the last that is not the classifier.
 
     Raises:
         RecipeError: if there is no stage of that name.
@@ -44,16 +44,16 @@ def localizer_of(recipe: Recipe) -> StageRef:
 
 
 def classifier_of(recipe: Recipe) -> StageRef | None:
-    """The network that ranks classes for the localiser: ``evaluate.classifier``, a stage or the folder of a run.
+    """Return the network that ranks the classes: ``evaluate.classifier``, a stage or the folder of a run.
 
     Without one, a localiser that does not classify leaves it to the last stage that does.
 
     Returns:
-        None if the localiser does it.
+        None if the localiser ranks them itself.
 
     Raises:
-        RecipeError: if it cannot be meant.
-        MissingError: if it is the path of a folder that holds no run.
+        RecipeError: if that stage, or that run, does not classify.
+        MissingError: if it is neither a stage nor the folder of a run.
     """
     localizer, wanted = localizer_of(recipe).stage, recipe.evaluate.classifier
     able = [stage for stage in recipe.stage if _classifies(stage)]

@@ -1,4 +1,4 @@
-"""What the C library does with the memory that tensors leave behind."""
+"""Settings of the C library for the memory that tensors leave behind."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MA
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its next tensors instead of giving it back to the kernel; did it?
+    """Let this process keep freed memory for its next tensors instead of giving it back to the kernel.
 
     By default glibc maps every block above 32 MiB afresh and unmaps it when it is freed, so each step faults its
     activations in again, page by zeroed page: 32 % of the CPU time of a MobileNetV2 training step (batch 32, 224x224,
@@ -18,6 +18,9 @@ def keep_freed_memory() -> bool:
 
     Nothing is done where the environment has settings of its own (``MALLOC_MMAP_THRESHOLD_`` and its like, or
     ``GLIBC_TUNABLES``), or without glibc.
+
+    Returns:
+        bool: whether it is kept.
     """
     own = any(name in os.environ for name in _SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if own or platform.libc_ver()[0] != "glibc":

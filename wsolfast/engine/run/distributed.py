@@ -1,4 +1,4 @@
-"""Several processes, one run: torchrun or srun starts them, each takes its share, the first one alone writes."""
+"""Several processes for one run: torchrun or srun starts them, each takes its share, the first one alone writes."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of how many processes this one is, over all machines and on its own."""
+    """Number of this process and count of all, over all machines and on its own."""
 
     rank: int = 0
     world_size: int = 1
@@ -32,7 +32,7 @@ class Rank:
 
 
 def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
-    """What torchrun, or Slurm's srun, says in the environment; alone if neither speaks."""
+    """Read what torchrun, or Slurm's srun, put into the environment; one process alone if neither did."""
     if "WORLD_SIZE" in environment and "RANK" in environment:
         world_size = int(environment["WORLD_SIZE"])
         return Rank(
@@ -56,21 +56,21 @@ def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
 
 
 def _first_host(nodes: str) -> str:
-    """``gpu[007-009,12],cpu1`` -> ``gpu007``."""
+    """Return the first host of Slurm's list: ``gpu007`` of ``gpu[007-009,12],cpu1``."""
     name, _, rest = nodes.partition("[")
     return name + re.split(r"[-,\]]", rest)[0] if rest and "," not in name else nodes.split(",")[0]
 
 
 @contextmanager
 def processes(device: str, timeout_minutes: float = 30.0) -> Iterator[None]:
-    """While entered, this process is one of those that torchrun or srun started; alone, nothing happens.
+    """Join the processes that torchrun or srun started, while entered; alone, nothing happens.
 
     Args:
         device: the recipe's; tensors on a GPU travel by NCCL, everything else by gloo.
         timeout_minutes: how long to wait for another process.
 
     Raises:
-        RunError: if another process ended or stands still.
+        RunError: if another process ended or does not answer.
     """
     mine = find_rank()
     if mine.world_size == 1 or distributed.is_initialized():
@@ -106,22 +106,22 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def rank() -> int:
-    """Number of this process; 0 alone."""
+    """Return the number of this process; 0 alone."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are; 1 alone."""
+    """Return the number of processes; 1 alone."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process is the one that writes."""
     return rank() == 0
 
 
 def from_first(value: Value) -> Value:
-    """The first process's ``value``, in every process."""
+    """Return the first process's ``value``, in every process."""
     if world_size() == 1:
         return value
     holder = [value]
@@ -130,7 +130,7 @@ def from_first(value: Value) -> Value:
 
 
 def from_all(value: Value) -> list[Value]:
-    """The ``value`` of every process, by rank, in every process."""
+    """Return the ``value`` of every process, by rank, in every process."""
     values = [value] * world_size()
     if world_size() > 1:
         distributed.all_gather_object(values, value)
@@ -138,18 +138,18 @@ def from_all(value: Value) -> list[Value]:
 
 
 def sum_over_all(tensor: Tensor) -> Tensor:
-    """The sum of ``tensor`` over the processes, in its place."""
+    """Add up ``tensor`` over the processes, in place, and return it."""
     if world_size() > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def on_first(act: Callable[[], object]) -> None:
-    """Let the first process ``act`` while the others wait.
+    """Call ``act`` in the first process while the others wait.
 
     Raises:
-        RunError: in the others, with the first one's message, if it failed, and of its kind if it was one of these; in
-            the first one, whatever went wrong.
+        RunError: in the others if the first one failed, with its message, and of its class if that is a RunError. The
+            first one raises its own error, of any class.
     """
     if not is_first():
         complaint = cast("tuple[type[RunError], str] | None", from_first(None))
@@ -166,14 +166,14 @@ def on_first(act: Callable[[], object]) -> None:
 
 
 def split(items: Sequence[Value], parts: int) -> list[Sequence[Value]]:
-    """Consecutive parts whose lengths differ by one at most, the longer ones first."""
+    """Return consecutive parts whose lengths differ by one at most, the longer ones first."""
     size, longer = divmod(len(items), parts)
     cuts = [part * size + min(part, longer) for part in range(parts + 1)]
     return [items[start:end] for start, end in pairwise(cuts)]
 
 
 def synchronize_batch_norm(net: nn.Module, device: torch.device) -> None:
-    """Let every batch norm see the batches of all processes; nothing changes alone.
+    """Replace every batch norm of ``net`` by one over the batches of all processes; alone, nothing happens.
 
     Raises:
         ValueError: if a batch norm contains other modules, as timm's do their activation.

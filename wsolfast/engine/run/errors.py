@@ -1,41 +1,41 @@
-"""What can go wrong in a run, with the exit code that the command line gives it."""
+"""Errors of a run, with the exit codes that the command line gives them."""
 
 
 class RunError(Exception):
-    """The run failed; one line that says where and what to do."""
+    """Failure of a run; one line that says where, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(RunError):
-    """What was asked for cannot be meant."""
+    """Request that cannot be carried out as it was given."""
 
     exit_code = 2
 
 
 class InUseError(UsageError):
-    """Another process works in the folder."""
+    """Folder that another process works in."""
 
 
 class MissingError(RunError):
-    """A run, image or weights file that is not there or cannot be read."""
+    """Run, image or weights file that is not there or cannot be read."""
 
     exit_code = 3
 
 
 class BackendError(RunError):
-    """A device or backend that this machine does not have."""
+    """Device or backend that this machine does not have."""
 
     exit_code = 4
 
 
 class CheckError(RunError):
-    """A comparison or check found a difference."""
+    """Difference that a comparison or a check found."""
 
     exit_code = 5
 
 
 class Interrupted(RunError):
-    """Stopped by a signal after the checkpoint was written."""
+    """Stop by a signal, after the checkpoint was written."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long work: a bar on a terminal, elsewhere a line now and then."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 class Progress:
-    """Shows how far the work is.
+    """Display of how far the work is.
 
     Args:
-        console: where to; bars if it is a terminal.
+        console: where to show it; standard error if not given. A terminal gets bars.
         quiet: show nothing.
     """
 
@@ -24,13 +24,13 @@ class Progress:
         self.quiet = quiet
 
     def log(self, text: str) -> None:
-        """One line, above the bar if there is one."""
+        """Print one line, above the bar if there is one."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """Work of ``total`` steps, ``done`` of which are behind us; yields ``advance(steps, note)``."""
+        """Show work of ``total`` steps, of which ``done`` are done, while entered; yields ``advance(steps, note)``."""
         if self.quiet:
             yield lambda steps=1, note="": None
         elif self.console.is_terminal:

@@ -1,6 +1,6 @@
-"""The folder of a run: recipe, environment, events, checkpoints, results; one run at a time, every file whole.
+"""Folder of a run: recipe, environment, events, checkpoints, results; one run at a time, every file whole.
 
-Where several processes share a run, the first one writes and what is written here by the others is dropped.
+Where several processes share a run, the first one writes; the others' calls of these functions write nothing.
 """
 
 import contextlib
@@ -33,7 +33,10 @@ _OWNED = (
 
 
 class RunFolder:
-    """``runs/<name>/``. :meth:`create` starts one, the constructor opens one that is there.
+    """Folder ``runs/<name>/``. :meth:`create` starts a run, the constructor opens one that is there.
+
+    Args:
+        path: the folder.
 
     Raises:
         MissingError: if ``path`` holds no run.
@@ -47,12 +50,17 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, *, exist_ok: bool = False) -> "RunFolder":
-        """A new run of ``recipe`` in the folder ``path``; with ``exist_ok`` the run that is there is started over.
+        """Start a run of ``recipe`` in the folder ``path``.
 
-        A run that left nothing yet, because its data was not found for instance, does not stand in the way.
+        A run that left nothing yet, because its data was not found for instance, is replaced without being asked for.
+
+        Args:
+            path: the folder, which is made.
+            recipe: what is trained.
+            exist_ok: start the run that is there over; its results are removed.
 
         Raises:
-            UsageError: if there is a run already, or something else.
+            UsageError: if there is a run already, or a folder that is no run.
         """
         path = Path(path)
         on_first(lambda: cls._start(path, recipe, exist_ok))
@@ -76,23 +84,23 @@ class RunFolder:
             write_json(path / "env.json", describe_environment() | {"seed": recipe.seed})
 
     def stage_path(self, stage: str) -> Path:
-        """Where a stage keeps its checkpoints: the run folder itself if it is the only one."""
+        """Return the folder of a stage: the run folder itself if it is the only one."""
         return self.path if len(self.recipe.stage) == 1 else self.path / "stages" / stage
 
     def weights_path(self, stage: str) -> Path:
-        """The weights that the finished stage leaves behind."""
+        """Return the file of the weights that the finished stage leaves."""
         return self.stage_path(stage) / "checkpoints" / "model.safetensors"
 
     def eval_path(self, split: str) -> Path:
-        """Where the evaluation of ``split`` is written."""
+        """Return the folder of the evaluation of ``split``."""
         return self.path / "eval" / split
 
     def keep_class_names(self, names: Sequence[str]) -> None:
-        """Remember the classes' ``names``, for pictures of images that are in no data set."""
+        """Keep the classes' ``names``, for pictures of images that are in no data set."""
         write_json(self.path / "classes.json", list(names), indent=None)
 
     def class_names(self) -> list[str]:
-        """What :meth:`keep_class_names` kept; empty if nothing was."""
+        """Return what :meth:`keep_class_names` kept; empty if nothing was."""
         file = self.path / "classes.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
@@ -133,7 +141,7 @@ class RunFolder:
             part: hold this part of the work only, beside processes that hold others.
 
         Returns:
-            To be entered; leaving it lets go.
+            Context manager; leaving it releases the folder.
 
         Raises:
             InUseError: if another process holds it.
@@ -143,7 +151,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def locked(path: Path, part: str | None = None) -> Iterator[None]:
-    """Holds a folder for this process, or for those that share its run; see :meth:`RunFolder.lock`."""
+    """Hold a folder for this process, or for those that share its run; see :meth:`RunFolder.lock`."""
     with contextlib.ExitStack() as held:
         on_first(lambda: held.enter_context(_held(path, ".lock", shared=part is not None)))
         if part is not None:
@@ -176,10 +184,10 @@ def write_bytes(path: Path, write: Callable[..., object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_bytes` of text."""
+    """Write text as :func:`write_bytes` does, in UTF-8."""
     write_bytes(path, lambda stream: stream.write(text.encode("utf-8")))
 
 
 def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
-    """:func:`write_bytes` of JSON; NaN is refused."""
+    """Write JSON as :func:`write_bytes` does; NaN is refused."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask for a stop after the running step; a second Ctrl-C stops at once."""
+"""Stops by a signal: Ctrl-C and SIGTERM ask for one after the running step, a second Ctrl-C stops at once."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class StopRequest:
-    """While entered, remembers whether a signal asked for a stop."""
+    """Memory of whether a signal asked for a stop, while it is entered."""
 
     def __init__(self) -> None:
         self.requested = False

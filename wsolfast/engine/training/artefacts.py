@@ -1,4 +1,4 @@
-"""What one stage leaves for a later one: tensors per training image, seen through the later stage's random views.
+"""Maps that one stage leaves for a later one: tensors per training image, cropped and mirrored as that stage's views.
 
 They lie beside the stage's weights in files of some thousand images, each written whole and with the digest of its
 content, so that an interrupted export goes on where it stopped.
@@ -44,10 +44,16 @@ def save(
     stop: StopRequest,
     progress: Progress,
 ) -> None:
-    """Export over the training images, each whole and once, if a later stage uses this one.
+    """Export the maps of all training images, each whole and once, if a later stage uses this one.
 
     Args:
-        identity: what the method's weights follow from; files of another identity are written again.
+        run: gets the files; its recipe says which stage uses which.
+        stage: the one that has been trained.
+        method: its method.
+        device: where it lies.
+        identity: names what the method's weights follow from; files of another identity are written again.
+        stop: asks for a stop after the running file.
+        progress: where to show how far it is.
 
     Raises:
         Interrupted: a signal asked for a stop.
@@ -78,7 +84,7 @@ def save(
 
 
 def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
-    """What ``stage`` uses, by batch field: one tensor with a row per training image.
+    """Read what ``stage`` uses of earlier stages, by batch field: one tensor with a row per training image.
 
     Raises:
         RecipeError: if the earlier stage exports no such thing, or batches have no such field.
@@ -106,7 +112,7 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
 
 
 class Collate:
-    """:func:`wsolfast.data.collate` plus what earlier stages left, cropped and mirrored as each image was.
+    """:func:`wsolfast.data.collate` that adds what earlier stages left, cropped and mirrored as each image was.
 
     Args:
         exported: by batch field, one row per image of the data set.
@@ -134,7 +140,7 @@ def _export(method: Method, batch: Batch) -> dict[str, Tensor]:
 
 
 def _in_order(shares: list[list[dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """The exports of batches that were dealt out among processes, one each in turn, as one."""
+    """Join the exports of batches that were dealt out among processes, one each in turn."""
     batches = [exported for turn in zip_longest(*shares) for exported in turn if exported is not None]
     return {name: torch.cat([exported[name] for exported in batches]) for name in batches[0]}
 

@@ -94,7 +94,7 @@ class StepResult:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all losses and the gradient are; a step that is not finite is left out."""
+        """True if all losses and the gradient are finite; otherwise the step is left out."""
         return all(map(math.isfinite, (self.gradient_norm, *self.losses.values())))
 
 

@@ -1,4 +1,4 @@
-"""Loading of batches, in a given order, by other processes, and what is said when those fail."""
+"""Loading of batches in a given order, and the errors of the processes that load."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
