@@ -17,8 +17,9 @@ from wsolfast.convert._layout import Layout
 from wsolfast.convert._read_pool import read_pool
 from wsolfast.engine.assembly.build import build_method
 from wsolfast.engine.assembly.checkpoint import save_weights
+from wsolfast.engine.run.environment import now
 from wsolfast.engine.run.errors import UsageError
-from wsolfast.engine.run.run_folder import RunFolder, now, write_json
+from wsolfast.engine.run.run_folder import RunFolder, write_json
 from wsolfast.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 
 __all__ = ["Conversion", "list_sources", "read_checkpoint", "write_run"]

@@ -7,9 +7,10 @@ from statistics import fmean, median
 
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, is_first
+from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import describe_environment, now, write_json, write_text
+from wsolfast.engine.run.run_folder import write_json, write_text
 from wsolfast.engine.run.run_records import read_runs
 from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
 from wsolfast.engine.training.train import recipe_hash

@@ -12,9 +12,10 @@ from wsolfast.engine.evaluation.stopwatch import describe, in_words
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
 from wsolfast.engine.run.distributed import is_first
+from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import RunFolder, describe_environment, now, write_json
+from wsolfast.engine.run.run_folder import RunFolder, write_json
 from wsolfast.methods import method_of
 from wsolfast.metrics import METRICS_VERSION
 from wsolfast.recipe import Recipe, as_measured

@@ -18,9 +18,10 @@ from wsolfast.data.images.masks import unite_masks
 from wsolfast.data.metadata import FOLDERS, read_mask_metadata, read_metadata
 from wsolfast.data.tensor_files import fingerprint
 from wsolfast.engine.evaluation.compare_opencv import compare_boxes, compare_pixels, import_opencv
+from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, UsageError
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import describe_environment, locked, now, write_bytes, write_json
+from wsolfast.engine.run.run_folder import locked, write_bytes, write_json
 from wsolfast.engine.run.signals import StopRequest
 from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, PixelAccuracy, center_box, get_protocol, mask_overlaps
 from wsolfast.metrics.functional import best_overlaps, predicted_boxes
