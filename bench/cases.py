@@ -309,11 +309,11 @@ def boxes_case(op: str, images: int, cuts: int, targets: Mapping[str, float] = {
         thresholds = torch.arange(cuts, dtype=torch.float64, device=device) / cuts
         given = maps.to(device, dtype), thresholds
         if op == "score_map_boxes":
-            return *given, *rule.box_codes(BOX_FRAME)
+            return *given, BOX_FRAME, rule.pack()
         truths = torch.tensor([[20.0, 30, 150, 200], [100, 80, 210, 160]], dtype=torch.float64).repeat(images, 1)
         levels = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64, device=device)
         offsets = 2 * torch.arange(images + 1, device=device)
-        return *given, truths.to(device), offsets, levels, *rule.box_codes(BOX_FRAME), *rule.hit_codes()
+        return *given, truths.to(device), offsets, levels, BOX_FRAME, rule.pack()
 
     name = f"14x14 to 224x224, N={images}, {cuts} cuts"
     return BenchCase(op, name, make_inputs, tolerance=0.0, images=images, cuts=cuts, targets=targets)

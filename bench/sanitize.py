@@ -26,7 +26,7 @@ def private_cases() -> dict[str, list[OpCase]]:
 
     def call(name, maps, rule, size=None):
         def make_inputs(device, dtype):
-            return maps(device, dtype), _score_maps.thresholds(device), *rule.box_codes(size)
+            return maps(device, dtype), _score_maps.thresholds(device), size or [], rule.pack()
 
         return OpCase(name, make_inputs, differentiable=False)
 

@@ -12,12 +12,14 @@
 #include "boxes/engine.h"
 #include "boxes/histogram.h"
 #include "boxes/normalize.h"
+#include "boxes/packed_rule.h"
 #include "boxes/parallel.h"
 #include "boxes/resize.h"
 #include "boxes/simd.h"
 
 namespace py = pybind11;
 using namespace wsolfast::boxes;
+using py::literals::operator""_a;
 
 namespace {
 
@@ -39,12 +41,41 @@ Algorithm algorithm_named(const std::string& name) {
   return choice<Algorithm>("algorithm", name, {"auto", "sweep", "runs", "ridges"});
 }
 
-Interpolation interpolation_named(const std::string& name) {
-  return choice<Interpolation>("interpolation", name, {"none", "cubic", "linear", "linear_corners"});
-}
+// Reads a rule's fields from keyword arguments; those that are not given keep their defaults.
+class Keywords {
+ public:
+  explicit Keywords(const py::dict& given) : given_(given) {}
 
-Normalization normalization_named(const std::string& name) {
-  return choice<Normalization>("normalization", name, {"none", "minmax", "minmax_eps", "max", "min"});
+  template <typename Number>
+  void operator()(const char* name, Number& field) {
+    if (const py::object value = take(name)) field = value.cast<Number>();
+  }
+  template <typename Choice>
+  void operator()(const char* name, Choice& field, std::initializer_list<const char*> words) {
+    if (const py::object value = take(name)) field = choice<Choice>(name, value.cast<std::string>(), words);
+  }
+  void check_all_are_known() const {
+    if (py::len(given_) == taken_) return;
+    throw py::type_error("Rule: expected fields of wsolfast.ops.BoxRule, got " + py::repr(given_).cast<std::string>());
+  }
+
+ private:
+  py::object take(const char* name) {
+    if (!given_.contains(name)) return {};
+    ++taken_;
+    return given_[name];
+  }
+
+  const py::dict& given_;
+  size_t taken_ = 0;
+};
+
+Rule make_rule(const py::dict& given) {
+  Rule rule;
+  Keywords keywords(given);
+  visit_switches(rule, keywords);
+  keywords.check_all_are_known();
+  return rule;
 }
 
 std::string shape_of(const py::array& array) {
@@ -210,7 +241,7 @@ std::pair<Array<int64_t>, Array<int64_t>> compute_bboxes(const Array<double>& ma
 
 Array<double> resize(const Array<double>& map, std::pair<int, int> size, const std::string& interpolation) {
   expect(map.ndim() == 2 && map.size() > 0, "a map [h, w]", map);
-  const Interpolation kind = interpolation_named(interpolation);
+  const Interpolation kind = make_rule(py::dict("interpolation"_a = interpolation)).interpolation;
   const auto h = static_cast<int>(map.shape(0)), w = static_cast<int>(map.shape(1));
   const auto [height, width] = size;
   expect(height > 0 && width > 0 && (kind != Interpolation::kNone || (h == height && w == width)),
@@ -225,7 +256,7 @@ Array<double> resize(const Array<double>& map, std::pair<int, int> size, const s
 
 Array<double> normalize_score_map(const Array<double>& map, const std::string& normalization, double eps) {
   expect(map.ndim() == 2, "a map [h, w]", map);
-  const Normalization kind = normalization_named(normalization);
+  const Normalization kind = make_rule(py::dict("normalization"_a = normalization)).normalization;
   Array<double> out({map.shape(0), map.shape(1)});
   double* target = out.mutable_data();
   const int64_t size = map.size();
@@ -250,37 +281,13 @@ Array<int64_t> pixel_histogram(const Array<double>& scores, const Array<uint8_t>
   return counts;
 }
 
-Rule make_rule(bool quantize, bool relative, const std::string& comparison, bool mean_cut, int connectivity,
-               const std::string& selection, const std::string& box_end, std::optional<Box> empty_box,
-               bool iou_plus_one, const std::string& hit, const std::string& gt) {
-  if (connectivity != 4 && connectivity != 8) throw std::invalid_argument("connectivity: expected 4 or 8");
-  return Rule{
-      .quantize = quantize,
-      .relative = relative,
-      .comparison = choice<Comparison>("comparison", comparison, {">", ">="}),
-      .mean_cut = mean_cut,
-      .connectivity = connectivity,
-      .selection =
-          choice<Selection>("selection", selection, {"contour_area", "box_area", "pixel_area", "union", "all"}),
-      .box_end = choice<BoxEnd>("box_end", box_end, {"clipped", "exclusive", "inclusive"}),
-      .empty_box = empty_box,
-      .iou_plus_one = iou_plus_one,
-      .hit_strict = choice<int>("hit", hit, {">=", ">"}) == 1,
-      .gt_first_only = choice<int>("gt", gt, {"any", "first"}) == 1,
-  };
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_numpy, module) {
   module.doc() = "The box engine on NumPy arrays: no torch, the GIL released.";
-  using py::literals::operator""_a;
-
   py::class_<Rule>(module, "Rule",
-                   "The switches of wsolfast.ops.BoxRule from ``quantize`` on; empty_box=None is the map.")
-      .def(py::init(&make_rule), py::kw_only(), "quantize"_a = true, "relative"_a = true, "comparison"_a = ">",
-           "mean_cut"_a = false, "connectivity"_a = 8, "selection"_a = "contour_area", "box_end"_a = "clipped",
-           "empty_box"_a = Box{0, 0, 0, 0}, "iou_plus_one"_a = true, "hit"_a = ">=", "gt"_a = "any");
+                   "The fields of wsolfast.ops.BoxRule as keywords, with its defaults; empty_box=None is the image.")
+      .def(py::init([](const py::kwargs& fields) { return make_rule(fields); }));
 
   module.def("compute_bboxes", &compute_bboxes, "score_map"_a, "thresholds"_a, "multi"_a,
              "Boxes of a score map [H, W] in [0, 1] under wsolevaluation's rule: int64 [M, 4] and the count of each "

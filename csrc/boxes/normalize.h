@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace wsolfast::boxes {
+#include "boxes/rule.h"
 
-enum class Normalization { kNone, kMinMax, kMinMaxEps, kMax, kMin };
+namespace wsolfast::boxes {
 
 struct MapRange {
   double low, high;

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace wsolfast::boxes {
+#include "boxes/rule.h"
 
-enum class Interpolation { kNone, kCubic, kLinear, kLinearCorners };
+namespace wsolfast::boxes {
 
 // Rows or columns of a separable resize: `taps` source indices and weights per destination index, replicated borders.
 struct ResizeTable {

@@ -1,5 +1,5 @@
-// The switches of a box protocol, as wsolfast.ops.BoxRule has them, from `quantize` on. The enumerators stand in the
-// order of their codes in the ops' schemas.
+// The switches of a box protocol, as wsolfast.ops.BoxRule has them. boxes/packed_rule.h says how they cross from
+// Python.
 #pragma once
 
 #include <array>
@@ -8,6 +8,8 @@
 
 namespace wsolfast::boxes {
 
+enum class Interpolation { kNone, kCubic, kLinear, kLinearCorners };
+enum class Normalization { kNone, kMinMax, kMinMaxEps, kMax, kMin };
 enum class Comparison { kGreater, kGreaterEqual };
 enum class Selection { kContourArea, kBoxArea, kPixelArea, kUnion, kAll };
 // Where x1 and y1 stand: one past the last pixel but at most size - 1, one past the last pixel, or the last pixel.
@@ -16,6 +18,12 @@ enum class BoxEnd { kClipped, kExclusive, kInclusive };
 using Box = std::array<int64_t, 4>;  // x0, y0, x1, y1
 
 struct Rule {
+  // In front of the boxes; boxes/map_rule.h applies them.
+  Interpolation interpolation = Interpolation::kCubic;
+  Normalization normalization = Normalization::kMinMax;
+  double eps = 0;
+  bool normalize_first = false;
+
   bool quantize = true;  // cut the map truncated to uint8, not the float64 values
   bool relative = true;  // thresholds are relative to the map's maximum
   Comparison comparison = Comparison::kGreater;

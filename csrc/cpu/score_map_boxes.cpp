@@ -15,14 +15,9 @@ using wsolfast::boxes::Box;
 constexpr const char* kOp = "score_map_boxes";
 
 // [N, h, w], [T] -> [N, T, 4]
-Tensor score_map_boxes_cpu(Tensor maps, Tensor thresholds, std::vector<int64_t> size, int64_t interpolation,
-                           int64_t normalization, double eps, bool normalize_first, bool quantize, bool relative,
-                           int64_t comparison, bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
-                           std::vector<int64_t> empty_box) {
-  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
-                                                eps, normalize_first);
-  const auto rule =
-      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+Tensor score_map_boxes_cpu(Tensor maps, Tensor thresholds, std::vector<int64_t> size, std::vector<double> packed_rule) {
+  const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
+  const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   const Tensor input = torch::stable::contiguous(maps), cuts = torch::stable::contiguous(thresholds);
   const int64_t count = cuts.numel();
   Tensor boxes = torch::stable::new_empty(input, {maps.size(0), count, 4}, ScalarType::Long);
@@ -37,14 +32,9 @@ Tensor score_map_boxes_cpu(Tensor maps, Tensor thresholds, std::vector<int64_t> 
 
 // [N, h, w], [T] -> [M, 4], [N * T + 1]
 std::tuple<Tensor, Tensor> score_map_boxes_all_cpu(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
-                                                   int64_t interpolation, int64_t normalization, double eps,
-                                                   bool normalize_first, bool quantize, bool relative,
-                                                   int64_t comparison, bool mean_cut, int64_t connectivity,
-                                                   int64_t selection, int64_t box_end, std::vector<int64_t> empty_box) {
-  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
-                                                eps, normalize_first);
-  const auto rule =
-      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+                                                   std::vector<double> packed_rule) {
+  const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
+  const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   const Tensor input = torch::stable::contiguous(maps), cuts = torch::stable::contiguous(thresholds);
   const int64_t images = maps.size(0), count = cuts.numel();
   Tensor offsets = torch::stable::new_empty(input, {images * count + 1}, ScalarType::Long);

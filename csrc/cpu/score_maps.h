@@ -9,8 +9,11 @@
 #include <span>
 #include <vector>
 
+#include "boxes/map_rule.h"
+#include "boxes/normalize.h"
+#include "boxes/packed_rule.h"
+#include "boxes/resize.h"
 #include "common/check.h"
-#include "common/make_rule.h"
 
 namespace wsolfast {
 

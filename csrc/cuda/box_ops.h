@@ -7,7 +7,7 @@
 
 #include <functional>
 
-#include "common/make_rule.h"
+#include "boxes/packed_rule.h"
 #include "cuda/kernels.h"
 #include "cuda/score_maps.h"
 #include "cuda/scratch.h"

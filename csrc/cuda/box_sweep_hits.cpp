@@ -10,18 +10,10 @@ constexpr const char* kOp = "box_sweep_hits";
 
 // [N, h, w], [T], [G, 4], [N + 1], [I] -> [N, T, I]
 Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds,
-                           std::vector<int64_t> size, int64_t interpolation, int64_t normalization, double eps,
-                           bool normalize_first, bool quantize, bool relative, int64_t comparison, bool mean_cut,
-                           int64_t connectivity, int64_t selection, int64_t box_end, std::vector<int64_t> empty_box,
-                           bool iou_plus_one, int64_t hit, int64_t gt) {
+                           std::vector<int64_t> size, std::vector<double> packed_rule) {
   torch::stable::accelerator::DeviceGuard guard(maps.get_device());
-  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
-                                                eps, normalize_first);
-  auto rule =
-      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
-  rule.iou_plus_one = iou_plus_one;
-  rule.hit_strict = hit == 1;
-  rule.gt_first_only = gt == 1;
+  const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
+  const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   const Tensor truths = torch::stable::contiguous(gt_boxes), begins = torch::stable::contiguous(gt_offsets);
   const Tensor levels = torch::stable::contiguous(iou_thresholds);
   for (const Tensor& tensor : {truths, begins, levels, thresholds}) {

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "boxes/map_rule.h"
+#include "boxes/normalize.h"
 #include "cuda/group.cuh"
 
 namespace wsolfast::cuda {

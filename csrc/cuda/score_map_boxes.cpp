@@ -13,15 +13,11 @@ using wsolfast::boxes::Box;
 constexpr const char* kOp = "score_map_boxes";
 
 // [N, h, w], [T] -> [N, T, 4]
-Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size, int64_t interpolation,
-                            int64_t normalization, double eps, bool normalize_first, bool quantize, bool relative,
-                            int64_t comparison, bool mean_cut, int64_t connectivity, int64_t selection, int64_t box_end,
-                            std::vector<int64_t> empty_box) {
+Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
+                            std::vector<double> packed_rule) {
   torch::stable::accelerator::DeviceGuard guard(maps.get_device());
-  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
-                                                eps, normalize_first);
-  const auto rule =
-      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+  const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
+  const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   Tensor boxes = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), 4}, ScalarType::Long);
   if (boxes.numel() == 0) return boxes;
   auto* out = reinterpret_cast<Box*>(boxes.mutable_data_ptr<int64_t>());
@@ -32,16 +28,10 @@ Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t>
 
 // [N, h, w], [T] -> [M, 4], [N * T + 1]. M is known on the device only, so this waits for it once.
 std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
-                                                    int64_t interpolation, int64_t normalization, double eps,
-                                                    bool normalize_first, bool quantize, bool relative,
-                                                    int64_t comparison, bool mean_cut, int64_t connectivity,
-                                                    int64_t selection, int64_t box_end,
-                                                    std::vector<int64_t> empty_box) {
+                                                    std::vector<double> packed_rule) {
   torch::stable::accelerator::DeviceGuard guard(maps.get_device());
-  const auto map_rule = wsolfast::make_map_rule(kOp, maps.size(1), maps.size(2), size, interpolation, normalization,
-                                                eps, normalize_first);
-  const auto rule =
-      wsolfast::make_rule(quantize, relative, comparison, mean_cut, connectivity, selection, box_end, empty_box);
+  const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
+  const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   const int64_t count = maps.size(0) * thresholds.numel();
   if (count == 0) {
     return {torch::stable::new_empty(maps, {0, 4}, ScalarType::Long),

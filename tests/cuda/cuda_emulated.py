@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -83,10 +84,11 @@ class Emulated:
         self.call(f"min_max_normalize_{_suffix(maps)}", maps, maps.numel() // size, size, eps, out)
         return out
 
-    def normalize_score_map(self, maps: torch.Tensor, height: int, width: int, *codes) -> torch.Tensor:
+    def normalize_score_map(self, maps: torch.Tensor, size: Sequence[int], rule: Sequence[float]) -> torch.Tensor:
         maps = maps.contiguous()
-        out = torch.full((len(maps), height, width), float("nan"), dtype=torch.float64)
-        self.call(f"normalize_score_map_{_suffix(maps)}", maps, *maps.shape, height, width, *codes, out)
+        out = torch.full((len(maps), *size), float("nan"), dtype=torch.float64)
+        given = (*_list(size, torch.int64), *_list(rule))
+        self.call(f"normalize_score_map_{_suffix(maps)}", maps, *maps.shape, *given, out)
         return out
 
     def gaussian_prior_labels(
@@ -112,22 +114,22 @@ class Emulated:
         self.call(f"pixel_histogram_{_suffix(maps)}", maps, masks, maps.numel(), edges, bins, counts)
         return counts
 
-    def score_map_boxes(self, maps: torch.Tensor, thresholds: torch.Tensor, *codes, limits=H200) -> torch.Tensor:
+    def score_map_boxes(self, maps: torch.Tensor, thresholds: torch.Tensor, size, rule, limits=H200) -> torch.Tensor:
         boxes = torch.full((len(maps), len(thresholds), 4), -7, dtype=torch.int64)
-        self.call("score_map_boxes", *_box_arguments(maps, thresholds, codes, limits), boxes)
+        self.call("score_map_boxes", *_box_arguments(maps, thresholds, size, rule, limits), boxes)
         return boxes
 
-    def score_map_boxes_all(self, maps: torch.Tensor, thresholds: torch.Tensor, *codes, limits=H200):
+    def score_map_boxes_all(self, maps: torch.Tensor, thresholds: torch.Tensor, size, rule, limits=H200):
         offsets = torch.full((len(maps) * len(thresholds) + 1,), -7, dtype=torch.int64)
-        self.call("score_map_boxes_all", *_box_arguments(maps, thresholds, codes, limits), offsets)
+        self.call("score_map_boxes_all", *_box_arguments(maps, thresholds, size, rule, limits), offsets)
         boxes = torch.empty((int(offsets[-1]), 4), dtype=torch.int64)
         self.call("listed_boxes", boxes)
         return boxes, offsets
 
-    def box_sweep_hits(self, maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, *codes, limits=H200):
+    def box_sweep_hits(self, maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, size, rule, limits=H200):
         hits = torch.full((len(maps), len(thresholds), len(iou_thresholds)), 7, dtype=torch.uint8).view(torch.bool)
         truths = (gt_boxes.contiguous(), gt_offsets.contiguous(), len(gt_boxes), iou_thresholds, len(iou_thresholds))
-        self.call("box_sweep_hits", *_box_arguments(maps, thresholds, codes, limits), *truths, hits)
+        self.call("box_sweep_hits", *_box_arguments(maps, thresholds, size, rule, limits), *truths, hits)
         return hits
 
     def plan(self, height: int, width: int, images: int, cuts: int, limits: tuple) -> dict[str, int]:
@@ -138,16 +140,15 @@ class Emulated:
         return dict(zip(names, out.tolist(), strict=True))
 
 
-def _box_arguments(maps: torch.Tensor, thresholds: torch.Tensor, codes: tuple, limits: tuple) -> tuple:
-    size, *map_codes = codes[:5]
-    *switches, empty_box = codes[5:13]
-    hit = codes[13:] or (True, 0, 0)
-    map_rule = torch.tensor([*(size or (0, 0)), *map_codes], dtype=torch.float64)
-    rule = torch.tensor([*switches, *(empty_box or [-1] * 4), *hit], dtype=torch.int64)
+def _box_arguments(maps: torch.Tensor, thresholds: torch.Tensor, size: list, rule: list, limits: tuple) -> tuple:
     dtype = (torch.uint8, torch.float32, torch.float64).index(maps.dtype)
     maps = maps.contiguous()
     given = torch.tensor(limits, dtype=torch.int64)
-    return dtype, maps, *maps.shape, thresholds, len(thresholds), map_rule, rule, given
+    return dtype, maps, *maps.shape, thresholds, len(thresholds), *_list(size, torch.int64), *_list(rule), given
+
+
+def _list(numbers: Sequence[float], dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, int]:
+    return torch.tensor(numbers, dtype=dtype), len(numbers)
 
 
 def _suffix(maps: torch.Tensor) -> str:

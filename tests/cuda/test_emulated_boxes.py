@@ -13,7 +13,7 @@ from wsolfast import ops
 from wsolfast.metrics.protocols import PROTOCOLS
 from wsolfast.ops import BoxRule
 from wsolfast.ops.score_map_boxes import is_in_range
-from wsolfast.reference import _box_codes as codes
+from wsolfast.reference._box_rule import CHOICES
 from wsolfast.testing import OP_CASES, seeded
 
 pytestmark = pytest.mark.skipif(ops.extension_status() is not None, reason=f"CPU engine: {ops.extension_status()}")
@@ -56,7 +56,7 @@ def true_boxes(count, height, width):
 
 def assert_equal_to_the_cpu(library, maps, thresholds, rule, limits=H200, size=None):
     """Raw maps go to ``size``: in front of the kernels' boxes, by an op of its own before the CPU engine's."""
-    given, in_front, plain = maps, rule.box_codes(size), rule.box_codes()
+    given, in_front, plain = maps, (size or [], rule.pack()), ([], rule.pack())
     if size is not None:
         maps = ops.normalize_score_map(maps, size, rule)
     if rule.selection == "all":
@@ -68,8 +68,8 @@ def assert_equal_to_the_cpu(library, maps, thresholds, rule, limits=H200, size=N
         boxes = library.score_map_boxes(given, thresholds, *in_front, limits=limits)
         assert torch.equal(boxes, torch.ops.wsolfast.score_map_boxes(maps, thresholds, *plain))
     truths = (thresholds, *true_boxes(*maps.shape), LEVELS)
-    hits = library.box_sweep_hits(given, *truths, *in_front, *rule.hit_codes(), limits=limits)
-    assert torch.equal(hits, torch.ops.wsolfast.box_sweep_hits(maps, *truths, *plain, *rule.hit_codes()))
+    hits = library.box_sweep_hits(given, *truths, *in_front, limits=limits)
+    assert torch.equal(hits, torch.ops.wsolfast.box_sweep_hits(maps, *truths, *plain))
 
 
 def cases(op):
@@ -124,12 +124,12 @@ def test_raw_maps_of_every_rule(library, rule):
 
 
 @pytest.mark.parametrize("quantize", [True, False], ids=["quantised", "values"])
-@pytest.mark.parametrize("interpolation", codes.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", CHOICES["interpolation"])
 def test_every_way_of_normalising(library, interpolation, quantize):
     makes = itertools.cycle(
         (lambda maps: maps, lambda maps: maps.float(), lambda maps: (9 * maps).clamp(0, 255).to(torch.uint8))
     )
-    for seed, (normalization, first) in enumerate(itertools.product(codes.NORMALIZATIONS, [True, False])):
+    for seed, (normalization, first) in enumerate(itertools.product(CHOICES["normalization"], [True, False])):
         if quantize and (normalization in ("none", "min") or (first and interpolation == "cubic")):
             continue
         rule = BoxRule(
@@ -159,13 +159,13 @@ def test_raw_maps_that_cannot_be_quantised_have_no_boxes(emulated, first):
     maps = random_maps("blobs", 1, 4, 5, count=3)
     maps[1, 2, 2] = 2.0
     plain = BoxRule(interpolation="linear", normalization="none", normalize_first=first)
-    found = emulated.score_map_boxes(maps, GRID, *plain.box_codes((9, 8)))
+    found = emulated.score_map_boxes(maps, GRID, (9, 8), plain.pack())
     assert (found[1] == -1).all()
     rest = ops.normalize_score_map(maps[::2], (9, 8), plain)
     assert torch.equal(found[::2], ops.score_map_boxes(rest, GRID, plain).boxes)
     maps[1, 0, 0], maps[1, 3, 4] = -1.5e308, 1.5e308
     scaled = replace(plain, normalization="minmax")
-    found = emulated.score_map_boxes(maps, GRID, *scaled.box_codes((4, 5)))
+    found = emulated.score_map_boxes(maps, GRID, (4, 5), scaled.pack())
     assert (found[1] == -1).all()
     assert (found[::2] >= 0).all()
 
@@ -223,22 +223,22 @@ def test_maps_that_are_not_finite_without_quantising(library):
 def test_a_map_that_cannot_be_quantised_has_no_boxes(emulated, bad):
     maps = random_maps("blobs", 1, 9, 8, count=3)
     maps[1, 4, 4] = bad
-    single = BoxRule().box_codes()
+    single = ([], BoxRule().pack())
     boxes = emulated.score_map_boxes(maps, GRID, *single)
     assert (boxes[1] == -1).all()
     assert torch.equal(boxes[::2], torch.ops.wsolfast.score_map_boxes(maps[::2], GRID, *single))
-    listed, offsets = emulated.score_map_boxes_all(maps, GRID, *BoxRule(selection="all").box_codes())
+    listed, offsets = emulated.score_map_boxes_all(maps, GRID, [], BoxRule(selection="all").pack())
     assert (listed[offsets[len(GRID)] : offsets[2 * len(GRID)]] == -1).all()
     truths = true_boxes(3, 9, 8)
     zero = torch.zeros(1, dtype=torch.float64)
-    assert not emulated.box_sweep_hits(maps, GRID, *truths, zero, *single, *BoxRule().hit_codes())[1].any()
+    assert not emulated.box_sweep_hits(maps, GRID, *truths, zero, *single)[1].any()
 
 
 def test_offsets_that_do_not_fit_stay_inside_the_boxes(emulated):
     maps = random_maps("blobs", 1, 9, 8, count=3)
     truths, _ = true_boxes(3, 9, 8)
     wrong = torch.tensor([5, -(1 << 40), 1 << 40, 2])
-    hits = emulated.box_sweep_hits(maps, GRID, truths, wrong, LEVELS, *BoxRule().box_codes(), *BoxRule().hit_codes())
+    hits = emulated.box_sweep_hits(maps, GRID, truths, wrong, LEVELS, [], BoxRule().pack())
     assert not hits[[0, 2]].any()
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from wsolfast import ops
-from wsolfast.reference import _box_codes as codes
+from wsolfast.ops import BoxRule
+from wsolfast.reference._box_rule import CHOICES
 from wsolfast.testing import OP_CASES, seeded
 
 pytestmark = pytest.mark.skipif(ops.extension_status() is not None, reason=f"CPU kernels: {ops.extension_status()}")
@@ -27,15 +28,16 @@ def test_normalize_score_map_equals_the_cpu_kernel(emulated, case, dtype):
     assert same_bits(emulated.normalize_score_map(*inputs), expected)
 
 
-@pytest.mark.parametrize("interpolation", range(1, len(codes.INTERPOLATIONS)), ids=codes.INTERPOLATIONS[1:])
+@pytest.mark.parametrize("interpolation", CHOICES["interpolation"][1:])
 def test_every_resize_gives_the_cpu_kernels_bits(library, interpolation):
     library.set_order("shuffled", 3)
     sizes = [((14, 14), (224, 224)), ((7, 9), (37, 300)), ((40, 33), (16, 70)), ((1, 5), (6, 1))]
-    switches = itertools.cycle(itertools.product(range(len(codes.NORMALIZATIONS)), (False, True)))
+    switches = itertools.cycle(itertools.product(CHOICES["normalization"], (False, True)))
     for (h, w), (height, width) in sizes:
         maps = seeded((1, h, w), "cpu", torch.float64, seed=h)
         for normalization, first in itertools.islice(switches, 5):
-            inputs = (maps, height, width, interpolation, normalization, 1e-10, first)
+            rule = BoxRule(interpolation, normalization, eps=1e-10, normalize_first=first, quantize=False)
+            inputs = (maps, (height, width), rule.pack())
             assert same_bits(library.normalize_score_map(*inputs), torch.ops.wsolfast.normalize_score_map(*inputs))
 
 
@@ -46,7 +48,7 @@ def test_zeros_keep_the_cpu_kernels_sign(library):
     for size in (1, 15, 16, 17, 33, 100, 700):
         places = torch.randint(0, 3, (4, 1, size), generator=generator)
         maps = torch.tensor([-0.0, 0.0, 1.0], dtype=torch.float64)[places]
-        inputs = (maps, 1, size, 0, codes.NORMALIZATIONS.index("min"), 0.0, False)
+        inputs = (maps, (1, size), BoxRule("none", "min").pack())
         assert same_bits(library.normalize_score_map(*inputs), torch.ops.wsolfast.normalize_score_map(*inputs))
 
 

@@ -43,10 +43,10 @@ def test_every_cut_rule(selection, connectivity, quantize):
         )
         found = ops.score_map_boxes(maps, GRID, rule)
         if selection == "all":
-            boxes, offsets = boxes_reference.score_map_boxes_all(maps, GRID, *rule.box_codes())
+            boxes, offsets = boxes_reference.score_map_boxes_all(maps, GRID, [], rule.pack())
             assert torch.equal(found.offsets, offsets)
         else:
-            boxes = boxes_reference.score_map_boxes(maps, GRID, *rule.box_codes())
+            boxes = boxes_reference.score_map_boxes(maps, GRID, [], rule.pack())
         assert torch.equal(found.boxes, boxes), rule
 
 
@@ -61,8 +61,7 @@ def test_every_hit_rule(selection, plus_one):
     levels = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     for hit, gt in itertools.product([">=", ">"], ["any", "first"]):
         rule = BoxRule(selection=selection, iou_plus_one=plus_one, hit=hit, gt=gt)
-        codes = (*rule.box_codes(), *rule.hit_codes())
-        expected = hits_reference.box_sweep_hits(maps, GRID, truths, offsets, levels, *codes)
+        expected = hits_reference.box_sweep_hits(maps, GRID, truths, offsets, levels, [], rule.pack())
         assert torch.equal(ops.box_sweep_hits(maps, GRID, truths, offsets, levels, rule), expected)
 
 
@@ -73,5 +72,5 @@ def test_hundreds_of_float_thresholds_use_the_sweep(selection):
     thresholds = torch.cat([torch.arange(300, dtype=torch.float64) / 300, maps.flatten()[:40]])
     found = ops.score_map_boxes(maps, thresholds, rule)
     reference = boxes_reference.score_map_boxes_all if selection == "all" else boxes_reference.score_map_boxes
-    boxes = reference(maps, thresholds, *rule.box_codes())
+    boxes = reference(maps, thresholds, [], rule.pack())
     assert torch.equal(found.boxes, boxes[0] if selection == "all" else boxes)

@@ -6,11 +6,13 @@ import torch
 
 from wsolfast import ops
 from wsolfast.ops import BoxRule
+from wsolfast.reference._box_rule import unpack
 from wsolfast.testing import OP_CASES
 from wsolfast.testing import published_boxes as oracle
 
 GRID = torch.arange(20, dtype=torch.float64) / 20
 ABSOLUTE = {"quantize": False, "relative": False}
+IN_FRONT = ("interpolation", "normalization", "eps", "normalize_first")
 
 
 def random_map(rng, kind):
@@ -158,14 +160,14 @@ def test_narrow_dtypes_are_widened_exactly(dtype):
 
 @pytest.mark.parametrize("case", OP_CASES["score_map_boxes"], ids=lambda case: case.name)
 def test_all_boxes_pass_opcheck_and_hold_the_largest(case):
-    maps, thresholds, *codes = case.make_inputs("cpu", torch.float64)
-    in_front = codes[:5]
-    every = (maps, thresholds, *in_front, *BoxRule(selection="all").box_codes()[5:])
+    maps, thresholds, size, packed = case.make_inputs("cpu", torch.float64)
+    in_front = {name: getattr(unpack(packed), name) for name in IN_FRONT}
+    every = (maps, thresholds, size, BoxRule(selection="all", **in_front).pack())
     torch.library.opcheck(
         torch.ops.wsolfast._score_map_boxes_all.default, every, test_utils=("test_schema", "test_faketensor")
     )
     boxes, offsets = torch.ops.wsolfast._score_map_boxes_all.default(*every)
-    largest = torch.ops.wsolfast.score_map_boxes.default(maps, thresholds, *in_front, *BoxRule().box_codes()[5:])
+    largest = torch.ops.wsolfast.score_map_boxes.default(maps, thresholds, size, BoxRule(**in_front).pack())
     assert offsets[-1] == boxes.shape[0]
     for box, (start, end) in zip(largest.reshape(-1, 4), pairwise(offsets.tolist()), strict=True):
         assert (boxes[start:end] == box).all(1).any()

@@ -6,19 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from wsolfast.reference import _box_codes as codes
+from wsolfast.reference import _box_rule
 from wsolfast.reference.score_map_boxes import foreground_of_map
 
-_CHOICES = {
-    "interpolation": codes.INTERPOLATIONS,
-    "normalization": codes.NORMALIZATIONS,
-    "comparison": codes.COMPARISONS,
-    "connectivity": (8, 4),
-    "selection": codes.SELECTIONS,
-    "box_end": codes.BOX_ENDS,
-    "hit": codes.HITS,
-    "gt": codes.GTS,
-}
 _SWITCHES = ("normalize_first", "quantize", "relative", "mean_cut", "iou_plus_one")
 
 
@@ -78,7 +68,7 @@ class BoxRule:
     gt: Literal["any", "first"] = "any"
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
+        for name, choices in _box_rule.CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(repr, choices))
                 raise ValueError(f"BoxRule: {name} must be one of {listed}, got {getattr(self, name)!r}")
@@ -100,7 +90,7 @@ class BoxRule:
             )
 
     def foreground(self, score_map: Tensor, threshold: float) -> Tensor:
-        """The pixels that :func:`wsolfast.ops.score_map_boxes` draws boxes around, on the CPU, for looking at.
+        """Return the pixels that :func:`wsolfast.ops.score_map_boxes` draws boxes around, on the CPU, for looking at.
 
         Args:
             score_map (Tensor[H, W]): in [0, 1], or uint8 levels; as ``normalize_score_map`` leaves it.
@@ -109,35 +99,14 @@ class BoxRule:
         Returns:
             Tensor[H, W]: bool.
         """
-        return foreground_of_map(score_map.cpu(), threshold, self.box_codes())
+        return foreground_of_map(score_map.cpu(), threshold, _box_rule.unpack(self.pack()))
 
-    def map_codes(self) -> tuple[int, int, float, bool]:
-        """Interpolation, normalization, eps, normalize_first as ``normalize_score_map``'s schema takes them."""
-        return (
-            codes.INTERPOLATIONS.index(self.interpolation),
-            codes.NORMALIZATIONS.index(self.normalization),
-            float(self.eps),
-            self.normalize_first,
-        )
+    def pack(self) -> list[float]:
+        """Return the fields as the schemas of the box ops take them: numbers in the order of the fields.
 
-    def box_codes(self, size: tuple[int, int] | None = None) -> codes.BoxCodes:
-        """``size`` and the switches up to ``empty_box`` as the schemas of the box ops take them."""
-        return codes.BoxCodes(
-            [] if size is None else list(size),
-            *self.map_codes(),
-            self.quantize,
-            self.relative,
-            codes.COMPARISONS.index(self.comparison),
-            self.mean_cut,
-            self.connectivity,
-            codes.SELECTIONS.index(self.selection),
-            codes.BOX_ENDS.index(self.box_end),
-            [] if self.empty_box == "image" else list(self.empty_box),
-        )
-
-    def hit_codes(self) -> tuple[bool, int, int]:
-        """The switches from ``iou_plus_one`` to ``gt`` as ``box_sweep_hits``'s schema takes them."""
-        return self.iou_plus_one, codes.HITS.index(self.hit), codes.GTS.index(self.gt)
+        A word is its place among its choices, ``empty_box`` is four numbers, all -1 for "image".
+        """
+        return _box_rule.pack(self)
 
 
 def _is_box(box: object) -> bool:

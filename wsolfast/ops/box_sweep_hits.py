@@ -7,19 +7,19 @@ from torch import Tensor
 
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
-from wsolfast.ops.score_map_boxes import BOX_ARGUMENTS, checked_arguments, values_can_be_read
+from wsolfast.ops.score_map_boxes import checked_arguments, values_can_be_read
 from wsolfast.reference import box_sweep_hits as reference
 
 
 def _fake(
-    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *rule: Any
+    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *options: Any
 ) -> Tensor:
     return maps.new_empty((maps.shape[0], thresholds.shape[0], iou_thresholds.shape[0]), dtype=torch.bool)
 
 
 _OP = define_op(
     "box_sweep_hits(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds, "
-    f"{BOX_ARGUMENTS}, bool iou_plus_one, int hit, int gt) -> Tensor",
+    "SymInt[] size, float[] rule) -> Tensor",
     reference=reference.box_sweep_hits,
     fake=_fake,
 )
@@ -68,7 +68,7 @@ def box_sweep_hits(
         >>> box_sweep_hits(maps, thresholds, gt_boxes, gt_offsets, iou_thresholds, rule)
         tensor([[[ True, False]]])
     """
-    maps, thresholds, codes = checked_arguments("box_sweep_hits", maps, thresholds, rule, size)
+    maps, thresholds, size_list = checked_arguments("box_sweep_hits", maps, thresholds, rule, size)
     if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.dtype != torch.float64:
         raise ValueError(
             f"box_sweep_hits: expected gt_boxes float64 [G, 4], got {gt_boxes.dtype} {list(gt_boxes.shape)}"
@@ -85,7 +85,7 @@ def box_sweep_hits(
         )
     if values_can_be_read(maps):
         _check_values(gt_boxes, gt_offsets, iou_thresholds)
-    return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, *codes, *rule.hit_codes())
+    return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, size_list, rule.pack())
 
 
 def _check_values(gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor) -> None:

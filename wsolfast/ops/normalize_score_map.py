@@ -1,5 +1,8 @@
 """Resize and normalise a score map in a protocol's own arithmetic."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,15 +11,12 @@ from wsolfast.ops.box_rule import BoxRule
 from wsolfast.reference import normalize_score_map as reference
 
 
-def _fake(
-    maps: Tensor, height: int, width: int, interpolation: int, normalization: int, eps: float, normalize_first: bool
-) -> Tensor:
-    return maps.new_empty((maps.shape[0], height, width), dtype=torch.float64)
+def _fake(maps: Tensor, size: Sequence[int], *options: Any) -> Tensor:
+    return maps.new_empty((maps.shape[0], *size), dtype=torch.float64)
 
 
 _OP = define_op(
-    "normalize_score_map(Tensor maps, int height, int width, int interpolation, int normalization, float eps, "
-    "bool normalize_first) -> Tensor",
+    "normalize_score_map(Tensor maps, SymInt[] size, float[] rule) -> Tensor",
     reference=reference.normalize_score_map,
     fake=_fake,
 )
@@ -51,7 +51,7 @@ def normalize_score_map(maps: Tensor, size: tuple[int, int] | None, rule: BoxRul
     check_maps("normalize_score_map", maps)
     height, width = maps.shape[-2:] if size is None else size
     check_size("normalize_score_map", maps, (height, width), rule)
-    return _OP(maps.detach().to(torch.float64), height, width, *rule.map_codes())
+    return _OP(maps.detach().to(torch.float64), [height, width], rule.pack())
 
 
 def check_maps(op: str, maps: Tensor) -> None:

@@ -10,21 +10,13 @@ from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.normalize_score_map import check_maps, check_size, normalize_score_map
 from wsolfast.reference import score_map_boxes as reference
-from wsolfast.reference._box_codes import BoxCodes
-
-# What the schemas of both ops share: BoxRule.box_codes().
-BOX_ARGUMENTS = (
-    "int[] size, int interpolation, int normalization, float eps, bool normalize_first, "
-    "bool quantize, bool relative, int comparison, bool mean_cut, int connectivity, int selection, int box_end, "
-    "int[] empty_box"
-)
 
 
-def _fake(maps: Tensor, thresholds: Tensor, *rule: Any) -> Tensor:
+def _fake(maps: Tensor, thresholds: Tensor, *options: Any) -> Tensor:
     return maps.new_empty((maps.shape[0], thresholds.shape[0], 4), dtype=torch.int64)
 
 
-def _fake_all(maps: Tensor, thresholds: Tensor, *rule: Any) -> tuple[Tensor, Tensor]:
+def _fake_all(maps: Tensor, thresholds: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     boxes = torch.library.get_ctx().new_dynamic_size()
     return (
         maps.new_empty((boxes, 4), dtype=torch.int64),
@@ -33,12 +25,12 @@ def _fake_all(maps: Tensor, thresholds: Tensor, *rule: Any) -> tuple[Tensor, Ten
 
 
 _OP = define_op(
-    f"score_map_boxes(Tensor maps, Tensor thresholds, {BOX_ARGUMENTS}) -> Tensor",
+    "score_map_boxes(Tensor maps, Tensor thresholds, SymInt[] size, float[] rule) -> Tensor",
     reference=reference.score_map_boxes,
     fake=_fake,
 )
 _OP_ALL = define_op(
-    f"_score_map_boxes_all(Tensor maps, Tensor thresholds, {BOX_ARGUMENTS}) -> (Tensor, Tensor)",
+    "_score_map_boxes_all(Tensor maps, Tensor thresholds, SymInt[] size, float[] rule) -> (Tensor, Tensor)",
     reference=reference.score_map_boxes_all,
     fake=_fake_all,
 )
@@ -98,16 +90,16 @@ def score_map_boxes(
         >>> score_map_boxes(maps, thresholds, BoxRule(box_end="exclusive")).boxes
         tensor([[[3, 2, 7, 5]]])
     """
-    maps, thresholds, codes = checked_arguments("score_map_boxes", maps, thresholds, rule, size)
+    maps, thresholds, size_list = checked_arguments("score_map_boxes", maps, thresholds, rule, size)
     if rule.selection == "all":
-        return ScoreMapBoxes(*_OP_ALL(maps, thresholds, *codes))
-    return ScoreMapBoxes(_OP(maps, thresholds, *codes))
+        return ScoreMapBoxes(*_OP_ALL(maps, thresholds, size_list, rule.pack()))
+    return ScoreMapBoxes(_OP(maps, thresholds, size_list, rule.pack()))
 
 
 def checked_arguments(
     op: str, maps: Tensor, thresholds: Tensor, rule: BoxRule, size: tuple[int, int] | None
-) -> tuple[Tensor, Tensor, BoxCodes]:
-    """What the kernels take: maps float64, float32 or uint8, thresholds float64, codes; all checked."""
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Return what the kernels take: maps float64, float32 or uint8, thresholds float64, size [] or [H, W]."""
     check_maps(op, maps)
     if thresholds.dim() != 1 or thresholds.dtype != torch.float64:
         raise ValueError(f"{op}: expected thresholds float64 [T], got {thresholds.dtype} {list(thresholds.shape)}")
@@ -122,7 +114,7 @@ def checked_arguments(
         maps = _checked_scores(op, maps, rule)
     if values_can_be_read(maps) and not thresholds.isfinite().all():
         raise ValueError(f"{op}: thresholds hold a NaN or an infinity")
-    return maps.detach(), thresholds.detach(), rule.box_codes(size)
+    return maps.detach(), thresholds.detach(), [] if size is None else list(size)
 
 
 def _checked_scores(op: str, maps: Tensor, rule: BoxRule) -> Tensor:

@@ -1,36 +1,40 @@
 """Reference of :func:`wsolfast.ops.box_sweep_hits`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from wsolfast.reference._box_codes import GTS, HITS, BoxCodes
+from wsolfast.reference._box_rule import unpack
 from wsolfast.reference.score_map_boxes import boxes_of_map, maps_to_cut
 
 
 def box_sweep_hits(
-    maps: Tensor, thresholds: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, iou_thresholds: Tensor, *codes: Any
+    maps: Tensor,
+    thresholds: Tensor,
+    gt_boxes: Tensor,
+    gt_offsets: Tensor,
+    iou_thresholds: Tensor,
+    size: Sequence[int],
+    rule: Sequence[float],
 ) -> Tensor:
-    """Whether the best overlap reaches each level: bool [N, T, I]; ``codes`` are ``BoxCodes`` and the overlap's."""
-    *box_codes, iou_plus_one, hit, gt = codes
-    rule = BoxCodes(*box_codes)
+    """Return bool [N, T, I]: the best overlap reaches the level. ``size`` is [] or [H, W], ``rule`` is packed."""
+    switches = unpack(rule)
     offsets = gt_offsets.tolist()
     hits = torch.zeros(maps.shape[0], thresholds.shape[0], iou_thresholds.shape[0], dtype=torch.bool)
-    for n, one in enumerate(maps_to_cut(maps, rule).cpu()):
+    for n, one in enumerate(maps_to_cut(maps, size, rule).cpu()):
         truths = gt_boxes[offsets[n] : offsets[n + 1]].tolist()
-        if GTS[gt] == "first":
+        if switches.gt == "first":
             truths = truths[:1]
         if not truths:
             continue
         best_of: dict[int, float] = {}
-        for t, boxes in enumerate(boxes_of_map(one, thresholds.tolist(), rule)):
+        for t, boxes in enumerate(boxes_of_map(one, thresholds.tolist(), switches)):
             if id(boxes) not in best_of:
-                best_of[id(boxes)] = max(_iou(box, truth, iou_plus_one) for box in boxes for truth in truths)
+                best_of[id(boxes)] = max(_iou(box, truth, switches.iou_plus_one) for box in boxes for truth in truths)
             best = best_of[id(boxes)]
             for i, level in enumerate(iou_thresholds.tolist()):
-                hits[n, t, i] = best >= level if HITS[hit] == ">=" else best > level
+                hits[n, t, i] = best >= level if switches.hit == ">=" else best > level
     return hits.to(maps.device)
 
 

@@ -2,31 +2,26 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from wsolfast.reference._box_codes import INTERPOLATIONS, NORMALIZATIONS
+from wsolfast.reference._box_rule import unpack
 
 
-def normalize_score_map(
-    maps: Tensor,
-    height: int,
-    width: int,
-    interpolation: int,
-    normalization: int,
-    eps: float,
-    normalize_first: bool,
-) -> Tensor:
-    """Tensor[N, h, w] of any real dtype to float64 [N, height, width]."""
+def normalize_score_map(maps: Tensor, size: Sequence[int], rule: Sequence[float]) -> Tensor:
+    """Tensor[N, h, w] of any real dtype to float64 [N, *size]; ``rule`` is packed."""
+    switches = unpack(rule)
+    height, width = size
     maps = maps.to(torch.float64)
     if maps.shape[0] == 0:
         return maps.new_empty(0, height, width)
-    if normalize_first:
-        maps = _normalize(maps, NORMALIZATIONS[normalization], eps)
-    maps = _resize(maps, height, width, INTERPOLATIONS[interpolation])
-    if not normalize_first:
-        maps = _normalize(maps, NORMALIZATIONS[normalization], eps)
+    if switches.normalize_first:
+        maps = _normalize(maps, switches.normalization, switches.eps)
+    maps = _resize(maps, height, width, switches.interpolation)
+    if not switches.normalize_first:
+        maps = _normalize(maps, switches.normalization, switches.eps)
     return maps.clone(memory_format=torch.contiguous_format)
 
 

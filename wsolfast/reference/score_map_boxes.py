@@ -4,69 +4,72 @@ Contours are never traced. A component's outer contour encloses the component wi
 area is a count of 2x2 windows; a hole's contour runs on the foreground around it, so its box is one pixel larger.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from wsolfast.reference._box_codes import BOX_ENDS, COMPARISONS, SELECTIONS, BoxCodes
+from wsolfast.reference._box_rule import Switches, unpack
 from wsolfast.reference._components import label_components
 from wsolfast.reference.normalize_score_map import normalize_score_map
 
 Box = tuple[int, int, int, int]
 
 
-def score_map_boxes(maps: Tensor, thresholds: Tensor, *codes: Any) -> Tensor:
-    """One box per map and threshold: int64 [N, T, 4]; ``codes`` are the fields of ``BoxCodes``."""
-    rule = BoxCodes(*codes)
+def score_map_boxes(maps: Tensor, thresholds: Tensor, size: Sequence[int], rule: Sequence[float]) -> Tensor:
+    """Return one box per map and threshold, int64 [N, T, 4]; ``size`` is [] or [H, W], ``rule`` is packed."""
+    switches = unpack(rule)
     boxes = [
-        [found[0] for found in boxes_of_map(one, thresholds.tolist(), rule)] for one in maps_to_cut(maps, rule).cpu()
+        [found[0] for found in boxes_of_map(one, thresholds.tolist(), switches)]
+        for one in maps_to_cut(maps, size, rule).cpu()
     ]
     return _boxes_tensor(boxes, maps).reshape(maps.shape[0], thresholds.shape[0], 4)
 
 
-def score_map_boxes_all(maps: Tensor, thresholds: Tensor, *codes: Any) -> tuple[Tensor, Tensor]:
-    """Every box: int64 [M, 4] and the int64 [N*T+1] offsets of each map and threshold in it."""
-    rule = BoxCodes(*codes)
-    found = [boxes for one in maps_to_cut(maps, rule).cpu() for boxes in boxes_of_map(one, thresholds.tolist(), rule)]
+def score_map_boxes_all(
+    maps: Tensor, thresholds: Tensor, size: Sequence[int], rule: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return every box, int64 [M, 4], and the int64 [N*T+1] offsets of each map and threshold in it."""
+    switches = unpack(rule)
+    found = [
+        boxes
+        for one in maps_to_cut(maps, size, rule).cpu()
+        for boxes in boxes_of_map(one, thresholds.tolist(), switches)
+    ]
     counts = torch.tensor([0] + [len(boxes) for boxes in found], dtype=torch.int64, device=maps.device)
     return _boxes_tensor([box for boxes in found for box in boxes], maps).reshape(-1, 4), counts.cumsum(0)
 
 
-def maps_to_cut(maps: Tensor, rule: BoxCodes) -> Tensor:
-    """The maps [N, H, W] that boxes are cut from."""
-    if not rule.size:
-        return maps
-    height, width = rule.size
-    return normalize_score_map(
-        maps, height, width, rule.interpolation, rule.normalization, rule.eps, rule.normalize_first
-    )
+def maps_to_cut(maps: Tensor, size: Sequence[int], rule: Sequence[float]) -> Tensor:
+    """Return the maps [N, H, W] that boxes are cut from: ``maps`` without a size, else normalised at that size."""
+    return normalize_score_map(maps, size, rule) if size else maps
 
 
-def boxes_of_map(values: Tensor, thresholds: list[float], rule: BoxCodes) -> list[list[Box]]:
-    """The boxes of one map [H, W] for each threshold; thresholds that cut alike share one list."""
+def boxes_of_map(values: Tensor, thresholds: list[float], rule: Switches) -> list[list[Box]]:
+    """Return the boxes of one map [H, W] for each threshold; thresholds that cut alike share one list."""
     height, width = values.shape
-    end = BOX_ENDS[rule.box_end]
+    end = rule.box_end
     values, cuts = _levels_and_cuts(values, thresholds, rule)
-    empty = cast("Box", tuple(rule.empty_box)) if rule.empty_box else _whole(height, width, end)
+    empty = _whole(height, width, end) if rule.empty_box == "image" else cast("Box", rule.empty_box)
     known: dict[float, list[Box]] = {}
     found = []
     for cut in cuts:
         if cut not in known:
             mask = _foreground(values, cut, rule)
-            boxes = _select(mask, SELECTIONS[rule.selection], rule.connectivity)
+            boxes = _select(mask, rule.selection, rule.connectivity)
             known[cut] = [_with_end(box, height, width, end) for box in boxes] or [empty]
         found.append(known[cut])
     return found
 
 
-def foreground_of_map(values: Tensor, threshold: float, rule: BoxCodes) -> Tensor:
-    """The pixels of one map [H, W] that its boxes at ``threshold`` are drawn around: bool [H, W]."""
+def foreground_of_map(values: Tensor, threshold: float, rule: Switches) -> Tensor:
+    """Return the pixels of one map [H, W] that its boxes at ``threshold`` are drawn around: bool [H, W]."""
     values, (cut,) = _levels_and_cuts(values, [threshold], rule)
     return _foreground(values, cut, rule)
 
 
-def _levels_and_cuts(values: Tensor, thresholds: list[float], rule: BoxCodes) -> tuple[Tensor, list[float]]:
+def _levels_and_cuts(values: Tensor, thresholds: list[float], rule: Switches) -> tuple[Tensor, list[float]]:
     """What is compared: float64 values, quantised if the rule does so, and the cut of each threshold."""
     if rule.quantize and values.dtype != torch.uint8:
         values = (values.to(torch.float64) * 255).to(torch.uint8)
@@ -76,8 +79,8 @@ def _levels_and_cuts(values: Tensor, thresholds: list[float], rule: BoxCodes) ->
     return values, [float(int(cut)) for cut in cuts] if rule.quantize else cuts
 
 
-def _foreground(values: Tensor, cut: float, rule: BoxCodes) -> Tensor:
-    mask = values > cut if COMPARISONS[rule.comparison] == ">" else values >= cut
+def _foreground(values: Tensor, cut: float, rule: Switches) -> Tensor:
+    mask = values > cut if rule.comparison == ">" else values >= cut
     if rule.mean_cut:
         # One after the other in raster order: a plateau at the mean must fall on the same side everywhere.
         total = 0.0

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "boxes/packed_rule.h"
 #include "cuda/box_pipeline.cuh"
 #include "entry.h"
 
@@ -7,55 +8,26 @@ namespace {
 
 using namespace wsolfast::cuda;
 using cuda_emulator::Heap;
-using wsolfast::boxes::Rule;
-
-// The codes of BoxRule from `quantize` on in the order of the ops' schemas, empty_box spread out (-1: none).
-Rule rule_of(const int64_t* codes) {
-  Rule rule;
-  rule.quantize = codes[0] != 0;
-  rule.relative = codes[1] != 0;
-  rule.comparison = static_cast<wsolfast::boxes::Comparison>(codes[2]);
-  rule.mean_cut = codes[3] != 0;
-  rule.connectivity = static_cast<int>(codes[4]);
-  rule.selection = static_cast<Selection>(codes[5]);
-  rule.box_end = static_cast<wsolfast::boxes::BoxEnd>(codes[6]);
-  rule.empty_box.reset();
-  if (codes[7] >= 0) rule.empty_box = Box{codes[7], codes[8], codes[9], codes[10]};
-  rule.iou_plus_one = codes[11] != 0;
-  rule.hit_strict = codes[12] != 0;
-  rule.gt_first_only = codes[13] != 0;
-  return rule;
-}
 
 struct Arguments {
   const void* maps;
   int64_t images, h, w;
   const double* thresholds;
   int64_t count;
-  const double* map_codes;  // height and width (0: maps stay as they are), the codes up to `normalize_first`
-  const int64_t* codes;
+  cuda_emulator::List<int64_t> size;
+  cuda_emulator::List<double> packed_rule;
   const int64_t* limits;  // processors, bytes of shared memory, bytes for what does not fit
 };
-
-MapRule map_rule_of(const Arguments& arguments) {
-  const double* codes = arguments.map_codes;
-  const auto h = static_cast<int>(arguments.h), w = static_cast<int>(arguments.w);
-  if (codes[0] == 0) return {{h, w, h, w}};
-  return {{h, w, static_cast<int>(codes[0]), static_cast<int>(codes[1])},
-          true,
-          static_cast<Interpolation>(codes[2]),
-          static_cast<Normalization>(codes[3]),
-          codes[4],
-          codes[5] != 0};
-}
 
 template <typename Pixel, typename Run>
 void with_pipeline(const Arguments& arguments, const Run& run) {
   const Heap heap;
   const cuda_emulator::Launcher launch;
   const DeviceLimits limits{static_cast<int>(arguments.limits[0]), arguments.limits[1], arguments.limits[2]};
-  BoxPipeline pipeline(launch, heap, limits, arguments.images, map_rule_of(arguments), arguments.count,
-                       rule_of(arguments.codes), std::is_same_v<Pixel, uint8_t>);
+  const auto rule = wsolfast::boxes::unpack_rule(arguments.packed_rule.span());
+  const auto map_rule = wsolfast::boxes::map_rule(rule, arguments.h, arguments.w, arguments.size.span());
+  BoxPipeline pipeline(launch, heap, limits, arguments.images, map_rule, arguments.count, rule,
+                       std::is_same_v<Pixel, uint8_t>);
   pipeline.digitize(static_cast<const Pixel*>(arguments.maps), arguments.thresholds);
   run(pipeline);
   heap.check();
@@ -75,31 +47,34 @@ std::vector<Box> listed;
 }  // namespace
 
 WSOLFAST_ENTRY const char* score_map_boxes(int64_t dtype, const void* maps, int64_t images, int64_t h, int64_t w,
-                                           const double* thresholds, int64_t count, const double* map_codes,
-                                           const int64_t* codes, const int64_t* limits, Box* boxes) {
-  return run_boxes(dtype, {maps, images, h, w, thresholds, count, map_codes, codes, limits},
+                                           const double* thresholds, int64_t count, const int64_t* size,
+                                           int64_t size_count, const double* rule, int64_t rule_count,
+                                           const int64_t* limits, Box* boxes) {
+  return run_boxes(dtype, {maps, images, h, w, thresholds, count, {size, size_count}, {rule, rule_count}, limits},
                    [&](auto& pipeline) { pipeline.choose_boxes(boxes); });
 }
 
 WSOLFAST_ENTRY const char* box_sweep_hits(int64_t dtype, const void* maps, int64_t images, int64_t h, int64_t w,
-                                          const double* thresholds, int64_t count, const double* map_codes,
-                                          const int64_t* codes, const int64_t* limits, const double* truths,
-                                          const int64_t* truth_begin, int64_t truth_count, const double* levels,
-                                          int64_t level_count, bool* hits) {
-  return run_boxes(dtype, {maps, images, h, w, thresholds, count, map_codes, codes, limits}, [&](auto& pipeline) {
-    pipeline.find_hits(truths, truth_begin, truth_count, levels, level_count, hits);
-  });
+                                          const double* thresholds, int64_t count, const int64_t* size,
+                                          int64_t size_count, const double* rule, int64_t rule_count,
+                                          const int64_t* limits, const double* truths, const int64_t* truth_begin,
+                                          int64_t truth_count, const double* levels, int64_t level_count, bool* hits) {
+  return run_boxes(
+      dtype, {maps, images, h, w, thresholds, count, {size, size_count}, {rule, rule_count}, limits},
+      [&](auto& pipeline) { pipeline.find_hits(truths, truth_begin, truth_count, levels, level_count, hits); });
 }
 
 // The boxes are fetched with listed_boxes, offsets[N * T] of them.
 WSOLFAST_ENTRY const char* score_map_boxes_all(int64_t dtype, const void* maps, int64_t images, int64_t h, int64_t w,
-                                               const double* thresholds, int64_t count, const double* map_codes,
-                                               const int64_t* codes, const int64_t* limits, int64_t* offsets) {
-  return run_boxes(dtype, {maps, images, h, w, thresholds, count, map_codes, codes, limits}, [&](auto& pipeline) {
-    const int64_t contours = *pipeline.count_contours(offsets);
-    listed.assign(static_cast<size_t>(offsets[images * count]), Box{-7, -7, -7, -7});
-    pipeline.list_contours(contours, offsets, listed.data());
-  });
+                                               const double* thresholds, int64_t count, const int64_t* size,
+                                               int64_t size_count, const double* rule, int64_t rule_count,
+                                               const int64_t* limits, int64_t* offsets) {
+  return run_boxes(dtype, {maps, images, h, w, thresholds, count, {size, size_count}, {rule, rule_count}, limits},
+                   [&](auto& pipeline) {
+                     const int64_t contours = *pipeline.count_contours(offsets);
+                     listed.assign(static_cast<size_t>(offsets[images * count]), Box{-7, -7, -7, -7});
+                     pipeline.list_contours(contours, offsets, listed.data());
+                   });
 }
 
 WSOLFAST_ENTRY const char* listed_boxes(Box* boxes) {

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <exception>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -34,6 +35,15 @@ class Heap {
  private:
   static constexpr size_t kGuard = 64;
   mutable std::vector<std::vector<unsigned char>> blocks_;
+};
+
+// A list of numbers as it crosses from Python.
+template <typename T>
+struct List {
+  const T* data;
+  int64_t count;
+
+  std::span<const T> span() const { return {data, static_cast<size_t>(count)}; }
 };
 
 // Runs `function`; returns nullptr, or why it failed.

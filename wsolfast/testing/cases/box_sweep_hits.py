@@ -21,8 +21,8 @@ def case(name, maps, rule, size):
             torch.tensor(boxes, dtype=torch.float64, device=device).reshape(-1, 4),
             offsets,
             torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64, device=device),
-            *rule.box_codes(size),
-            *rule.hit_codes(),
+            size or [],
+            rule.pack(),
         )
 
     return OpCase(name, make_inputs, differentiable=False)

@@ -7,8 +7,8 @@ from wsolfast.testing._tools import OpCase, seeded
 
 
 def case(name, make, size, **switches):
-    codes = BoxRule(quantize=False, **switches).map_codes()
-    return OpCase(name, lambda device, dtype: (make(device, dtype), *size, *codes), differentiable=False)
+    rule = BoxRule(quantize=False, **switches)
+    return OpCase(name, lambda device, dtype: (make(device, dtype), size, rule.pack()), differentiable=False)
 
 
 def maps(*shape):

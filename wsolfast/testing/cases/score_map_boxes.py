@@ -6,7 +6,7 @@ from wsolfast.testing.cases._score_maps import thresholds, ways_of_calling
 
 def case(name, maps, rule, size):
     def make_inputs(device, dtype):
-        return maps(device, dtype), thresholds(device), *rule.box_codes(size)
+        return maps(device, dtype), thresholds(device), size or [], rule.pack()
 
     return OpCase(name, make_inputs, differentiable=False)
 
