@@ -241,7 +241,7 @@ def fusion_case(
         else:
             branches = [branch.relu() for branch in branches]
         branches = [branch.to(device, dtype) for branch in branches]
-        return *branches, None, *vectors, folded, True, reduce, "multiply"
+        return branches, *vectors, folded, True, reduce, "multiply"
 
     sides = "+".join(str(side >> i) for i in range(3))
     return BenchCase(

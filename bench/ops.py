@@ -32,7 +32,7 @@ from wsolfast.bench.peers import NotHere, Peer, ours, peers_of, reference, tf32_
 from wsolfast.bench.rows import Key, Recorder, Results, ratios
 from wsolfast.bench.tables import Output, present
 from wsolfast.engine.run.errors import BackendError, RunError, UsageError
-from wsolfast.testing import assert_close
+from wsolfast.testing import assert_close, with_gradients
 
 LIMIT_OF_SETS = 512
 
@@ -55,11 +55,7 @@ def bind(function: Callable, inputs: tuple, mode: str) -> Callable[[], tuple]:
 
         return forward
 
-    def is_differentiable(value):
-        return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-    arguments = [x.detach().clone().requires_grad_() if is_differentiable(x) else x for x in inputs]
-    wanted = [x for x in arguments if is_differentiable(x)]
+    arguments, wanted = with_gradients(inputs)
 
     def forward_and_backward():
         output = as_tuple(function(*arguments))[0]

@@ -38,8 +38,3 @@ def has_one_stride(maps: Tensor) -> bool:
 def position_stride(maps: Tensor) -> int:
     """That stride."""
     return maps.stride(3) if maps.shape[3] > 1 else maps.stride(2)
-
-
-def layout_of(maps: Tensor) -> torch.memory_format:
-    """Channels last if the neighbours of a value [N, C, h, w] in memory are other channels of its position."""
-    return torch.channels_last if maps.shape[1] > 1 and maps.stride(1) == 1 else torch.contiguous_format

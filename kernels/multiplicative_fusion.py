@@ -5,14 +5,18 @@ Backward walks the same way and gathers: what the target rows give to the two so
 walk has passed them, then a product with the matrix of the columns' resize shrinks it. No atomics, one fixed order.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from wsolfast.kernels._launch import check_dtype, layout_of, on_device_of
+from wsolfast.kernels._launch import check_dtype, on_device_of
 
+from wsolfast.reference._layout import empty_like_first, layout_of
+
+_MOST_BRANCHES = 4
 # Values that a program holds of one row of one branch.
 _TILE = 512
 # Channels that make a whole line of memory where they are contiguous.
@@ -325,10 +329,7 @@ def _backward_kernel(
 
 
 def multiplicative_fusion(
-    first: Tensor,
-    second: Tensor,
-    third: Tensor | None,
-    fourth: Tensor | None,
+    features: Sequence[Tensor],
     scale: Tensor | None,
     shift: Tensor | None,
     relu: bool,
@@ -337,16 +338,17 @@ def multiplicative_fusion(
     mode: str,
 ) -> Tensor:
     """Same contract as the reference; float32 arithmetic for half precision, one rounding at the end."""
+    first = features[0]
     check_dtype("multiplicative_fusion", first)
     images, channels, height, width = first.shape
     pooled = reduce == "mean"
-    out = torch.empty(first.shape[:2], dtype=first.dtype, device=first.device) if pooled else _empty(first, first)
+    out = first.new_empty(first.shape[:2]) if pooled else empty_like_first(first, first)
     if out.numel() == 0:
         return out
     tile = _tile(first)
     programs = images * triton.cdiv(channels, tile["BLOCK_C"])
     chunks = 1 if pooled else min(height, triton.cdiv(_ENOUGH_PROGRAMS, programs))
-    maps = (out[:, :, None, None] if pooled else out, first, second, third, fourth)
+    maps = (out[:, :, None, None] if pooled else out, *_four(features))
     options = _options(maps, tile, align_corners, reduce, mode)
     activated = relu or scale is not None or shift is not None
     with on_device_of(first):
@@ -358,38 +360,31 @@ def multiplicative_fusion(
 
 
 def multiplicative_fusion_backward(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    third: Tensor | None,
-    fourth: Tensor | None,
-    align_corners: bool,
-    reduce: str,
-    mode: str,
+    grad: Tensor, features: Sequence[Tensor], align_corners: bool, reduce: str, mode: str
 ) -> list[Tensor]:
     """Same contract as the reference; each gradient has the dtype of its branch."""
+    first = features[0]
     check_dtype("multiplicative_fusion", grad)
     images, channels, height, width = first.shape
-    branches = (first, second, third, fourth)
-    gradients = [None if branch is None else _empty(branch, first) for branch in branches]
+    gradients = [empty_like_first(branch, first) for branch in features]
     if first.numel() == 0:
-        return [gradient for gradient in gradients if gradient is not None]
+        return gradients
     if reduce == "mean":
         grad = grad[:, :, None, None]
     # Of four branches more rows are held at a time.
-    tile = _tile(first, _TILE if fourth is None else _TILE // 2)
-    maps = (grad, *branches, *gradients)
+    tile = _tile(first, _TILE if len(features) < _MOST_BRANCHES else _TILE // 2)
+    maps = (grad, *_four(features), *_four(gradients))
     options = _options(maps, tile, align_corners, reduce, mode)
     with on_device_of(first):
         _backward_kernel[(images * triton.cdiv(channels, tile["BLOCK_C"]),)](
             *(_described(tensor, first) for tensor in maps), height, width, channels, **tile, **options, BLOCK_S=16
         )
-    return [gradient for gradient in gradients if gradient is not None]
+    return gradients
 
 
-def _empty(branch: Tensor, first: Tensor) -> Tensor:
-    """Like ``branch``, in the layout of the first."""
-    return torch.empty(branch.shape, dtype=branch.dtype, device=branch.device, memory_format=layout_of(first))
+def _four(branches: Sequence[Tensor]) -> list[Tensor | None]:
+    """The branches as a kernel takes them, None for those that are missing."""
+    return [*branches, *[None] * (_MOST_BRANCHES - len(branches))]
 
 
 def _vectors(given: Tensor | None) -> Vectors | None:

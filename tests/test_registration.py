@@ -4,10 +4,11 @@ import importlib
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from wsolfast import ops
 from wsolfast.ops import _registry
-from wsolfast.testing import OP_CASES, assert_close
+from wsolfast.testing import OP_CASES, assert_close, with_gradients
 
 ALL_CASES = [pytest.param(op, case, id=f"{op}-{case.name}") for op, cases in OP_CASES.items() for case in cases]
 
@@ -101,25 +102,27 @@ FIRSTS = first_of_each_way()
 
 @pytest.mark.parametrize(("op", "case"), ALL_CASES)
 def test_op_passes_opcheck(op, case):
-    inputs = [
-        x.requires_grad_() if case.differentiable and isinstance(x, torch.Tensor) and x.is_floating_point() else x
-        for x in case.make_inputs("cpu", torch.float64)
-    ]
+    inputs = case.make_inputs("cpu", torch.float64)
+    if case.differentiable:
+        inputs, _ = with_gradients(inputs)
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     # Sizes are free in a graph: one of each way of calling is traced, without NaN, which the check calls unequal.
     outputs = as_tuple(overload(op)(*inputs))
     if (op, case.name) in FIRSTS and not any(x.is_floating_point() and x.isnan().any() for x in outputs):
         tests.append("test_aot_dispatch_dynamic")
-    torch.library.opcheck(overload(op), tuple(inputs), test_utils=tests)
+    torch.library.opcheck(overload(op), inputs, test_utils=tests)
 
 
 @pytest.mark.parametrize(("op", "case"), [parameter for parameter in ALL_CASES if parameter.values[1].differentiable])
 def test_gradient_of_op_is_exact(op, case):
-    inputs = tuple(
-        x.detach().requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
-        for x in case.make_inputs("cpu", torch.float64)
-    )
-    assert torch.autograd.gradcheck(overload(op), inputs)
+    inputs, leaves = with_gradients(case.make_inputs("cpu", torch.float64))
+    values, tree = tree_flatten(inputs)
+
+    def of_leaves(*changed):
+        given = dict(zip(map(id, leaves), changed, strict=True))
+        return overload(op)(*tree_unflatten([given.get(id(value), value) for value in values], tree))
+
+    assert torch.autograd.gradcheck(of_leaves, leaves)
 
 
 def test_backends_lists_every_op():

@@ -327,12 +327,8 @@ Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, MemoryFor
   return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, layout);
 }
 
-std::vector<Tensor> checked_branches(const Tensor& first, const Tensor& second, const std::optional<Tensor>& third,
-                                     const std::optional<Tensor>& fourth) {
-  std::vector<Tensor> branches{first, second};
-  for (const std::optional<Tensor>& branch : {third, fourth}) {
-    if (branch) branches.push_back(*branch);
-  }
+std::vector<Tensor> checked_branches(std::vector<Tensor> branches) {
+  const Tensor& first = branches[0];
   for (const Tensor& branch : branches) {
     WSOLFAST_CHECK(branch.dim() == 4 && branch.size(2) > 0 && branch.size(3) > 0, kOp,
                    "expected branches [N, C, h, w] with h, w > 0");
@@ -412,17 +408,18 @@ bool parse_reduce(const std::string& reduce) {
   return reduce == "mean";
 }
 
-Tensor multiplicative_fusion_cpu(Tensor first, Tensor second, std::optional<Tensor> third, std::optional<Tensor> fourth,
-                                 std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
-                                 bool align_corners, std::string reduce, std::string mode) {
-  const std::vector<Tensor> tensors = checked_branches(first, second, third, fourth);
+// [branches][N, C, h_i, w_i], [branches, C] or [branches, N, C] twice -> [N, C, h, w] or [N, C]
+Tensor multiplicative_fusion_cpu(std::vector<Tensor> features, std::optional<Tensor> scale, std::optional<Tensor> shift,
+                                 bool relu, bool align_corners, std::string reduce, std::string mode) {
+  const MemoryFormat layout = layout_of(features.at(0));
+  const std::vector<Tensor> tensors = checked_branches(std::move(features));
   scale = checked_vectors(scale, tensors);
   shift = checked_vectors(shift, tensors);
   const bool reduced = parse_reduce(reduce);
   const Tensor& finest = tensors[0];
   const int64_t images = finest.size(0), channels = finest.size(1);
   Tensor output = reduced ? torch::stable::new_empty(finest, {images, channels})
-                          : empty(finest, {images, channels, finest.size(2), finest.size(3)}, layout_of(first));
+                          : empty(finest, {images, channels, finest.size(2), finest.size(3)}, layout);
   if (output.numel() == 0) return output;
   wsolfast::dispatch_float_double(finest.scalar_type(), kOp, [&](auto zero) {
     using T = decltype(zero);
@@ -439,19 +436,20 @@ Tensor multiplicative_fusion_cpu(Tensor first, Tensor second, std::optional<Tens
   return output;
 }
 
-std::vector<Tensor> multiplicative_fusion_backward_cpu(Tensor grad, Tensor first, Tensor second,
-                                                       std::optional<Tensor> third, std::optional<Tensor> fourth,
-                                                       bool align_corners, std::string reduce, std::string mode) {
-  const std::vector<Tensor> tensors = checked_branches(first, second, third, fourth);
+// [N, C, h, w] or [N, C], [branches][N, C, h_i, w_i] -> [branches][N, C, h_i, w_i]
+std::vector<Tensor> multiplicative_fusion_backward_cpu(Tensor grad, std::vector<Tensor> features, bool align_corners,
+                                                       std::string reduce, std::string mode) {
+  const MemoryFormat layout = layout_of(features.at(0));
+  const std::vector<Tensor> tensors = checked_branches(std::move(features));
+  const Tensor& first = tensors[0];
   const bool reduced = parse_reduce(reduce);
-  const MemoryFormat layout = layout_of(first);
   const Tensor gradient = torch::stable::contiguous(grad, reduced ? MemoryFormat::Contiguous : layout);
   std::vector<Tensor> outputs;
   for (const Tensor& branch : tensors) {
     outputs.push_back(empty(branch, {branch.size(0), branch.size(1), branch.size(2), branch.size(3)}, layout));
   }
   if (tensors[0].numel() == 0) return outputs;
-  WSOLFAST_CHECK(gradient.numel() == (reduced ? first.size(0) * first.size(1) : tensors[0].numel()) &&
+  WSOLFAST_CHECK(gradient.numel() == (reduced ? first.size(0) * first.size(1) : first.numel()) &&
                      gradient.scalar_type() == first.scalar_type(),
                  kOp, "expected a gradient of the output's size and dtype");
   wsolfast::dispatch_float_double(first.scalar_type(), kOp, [&](auto zero) {

@@ -80,16 +80,15 @@ def test_multiplicative_fusion(apart, monkeypatch):
     monkeypatch.setattr(multiplicative_fusion, "_ENOUGH_PROGRAMS", 1)
     branches = maps(2, 4, 4), maps(2, 2, 2, seed=1)
     far = [apart(branch) for branch in branches]
-    rest = (None, None)
     options = (True, "map", "multiply")
     agree(
-        multiplicative_fusion.multiplicative_fusion(*far, *rest, *rest, False, *options),
-        multiplicative_fusion.multiplicative_fusion(*branches, *rest, *rest, False, *options),
+        multiplicative_fusion.multiplicative_fusion(far, None, None, False, *options),
+        multiplicative_fusion.multiplicative_fusion(branches, None, None, False, *options),
     )
     grad = maps(2, 4, 4, seed=2)
     agree(
-        multiplicative_fusion.multiplicative_fusion_backward(apart(grad), *far, *rest, *options),
-        multiplicative_fusion.multiplicative_fusion_backward(grad, *branches, *rest, *options),
+        multiplicative_fusion.multiplicative_fusion_backward(apart(grad), far, *options),
+        multiplicative_fusion.multiplicative_fusion_backward(grad, branches, *options),
     )
 
 

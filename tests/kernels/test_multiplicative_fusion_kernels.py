@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from torch.utils._pytree import tree_map_only
 from wsolfast.kernels import multiplicative_fusion as kernels
 
 from wsolfast.reference import multiplicative_fusion as reference
@@ -25,11 +26,11 @@ def few_programs(monkeypatch):
 
 
 def on_device(inputs):
-    return [x.to(DEVICE) if isinstance(x, torch.Tensor) else x for x in inputs]
+    return tree_map_only(torch.Tensor, lambda x: x.to(DEVICE), inputs)
 
 
 def widened(inputs):
-    return [x.float() if isinstance(x, torch.Tensor) else x for x in inputs]
+    return tree_map_only(torch.Tensor, torch.Tensor.float, inputs)
 
 
 def strides(tensor):
@@ -46,8 +47,9 @@ def check_forward(inputs, tolerance=None):
 
 def check_backward(inputs):
     """Of inputs without scale, shift and ReLU, which backward does not take."""
-    grad = seeded(reference.multiplicative_fusion(*inputs).shape, dtype=inputs[0].dtype, seed=7)
-    given = grad, *inputs[:4], *inputs[7:]
+    features, _, _, _, *options = inputs
+    grad = seeded(reference.multiplicative_fusion(*inputs).shape, dtype=features[0].dtype, seed=7)
+    given = grad, features, *options
     expected = reference.multiplicative_fusion_backward(*given)
     found = kernels.multiplicative_fusion_backward(*on_device(given))
     for actual, wanted in zip(found, expected, strict=True):
@@ -66,31 +68,34 @@ def test_backward(case):
 
 
 def branches(*sizes, n=1, channels=3, dtype=torch.float32):
-    maps = [seeded((n, channels, *size), dtype=dtype, seed=i) for i, size in enumerate(sizes)]
-    return maps + [None] * (4 - len(maps)) + [None, None, False]
+    return [seeded((n, channels, *size), dtype=dtype, seed=i) for i, size in enumerate(sizes)]
+
+
+PLAIN = (None, None, False)  # neither scale nor shift nor ReLU
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_ratio_that_is_no_integer(align_corners):
-    check_forward((*branches((29, 3), (14, 2), channels=2), align_corners, "map", "multiply"))
-    check_backward((*branches((9, 29), (4, 14), channels=2), align_corners, "mean", "multiply"))
+    check_forward((branches((29, 3), (14, 2), channels=2), *PLAIN, align_corners, "map", "multiply"))
+    check_backward((branches((9, 29), (4, 14), channels=2), *PLAIN, align_corners, "mean", "multiply"))
 
 
 def test_rows_split_among_programs(monkeypatch):
     monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", 4)
-    check_forward((*branches((7, 4), (3, 2), (2, 1), channels=1), False, "map", "multiply"))
+    check_forward((branches((7, 4), (3, 2), (2, 1), channels=1), *PLAIN, False, "map", "multiply"))
 
 
 def test_float64_keeps_its_precision():
-    inputs = (*branches((5, 4), (3, 2), dtype=torch.float64), True, "map", "multiply")
+    inputs = (branches((5, 4), (3, 2), dtype=torch.float64), *PLAIN, True, "map", "multiply")
     check_forward(inputs)
     check_backward(inputs)
 
 
 def test_half_precision_is_rounded_once():
     """The product of the first two overflows float16; times the others it fits again."""
-    inputs = [*branches((4, 3), (2, 2), (2, 1), (4, 3)), True, "map", "multiply"]
-    inputs[:4] = [(x * scale).half() for x, scale in zip(inputs[:4], (300, 300, 1, 1e-3), strict=True)]
+    features = branches((4, 3), (2, 2), (2, 1), (4, 3))
+    features = [(x * scale).half() for x, scale in zip(features, (300, 300, 1, 1e-3), strict=True)]
+    inputs = (features, *PLAIN, True, "map", "multiply")
     expected = reference.multiplicative_fusion(*widened(inputs))
     actual = kernels.multiplicative_fusion(*on_device(inputs)).cpu()
     # Half a unit in the last place, and the float32 rounding before it.
@@ -99,7 +104,7 @@ def test_half_precision_is_rounded_once():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gradients_have_the_dtype_of_the_branches(dtype):
-    inputs = [x.to(dtype) for x in branches((4, 3), (2, 2), (2, 1))[:3]] + [None, True, "mean", "multiply"]
+    inputs = ([x.to(dtype) for x in branches((4, 3), (2, 2), (2, 1))], True, "mean", "multiply")
     grad = seeded((1, 3), seed=7).to(dtype)
     expected = reference.multiplicative_fusion_backward(grad.float(), *widened(inputs))
     found = kernels.multiplicative_fusion_backward(*on_device((grad, *inputs)))
@@ -110,6 +115,6 @@ def test_gradients_have_the_dtype_of_the_branches(dtype):
 
 
 def test_other_dtypes_are_named():
-    inputs = [x.to(torch.float8_e5m2) if isinstance(x, torch.Tensor) else x for x in branches((2, 2), (1, 1))]
+    features = [x.to(torch.float8_e5m2) for x in branches((2, 2), (1, 1))]
     with pytest.raises(TypeError, match="float16, bfloat16, float32, float64, got float8_e5m2"):
-        kernels.multiplicative_fusion(*inputs, True, "map", "multiply")
+        kernels.multiplicative_fusion(features, *PLAIN, True, "map", "multiply")

@@ -5,7 +5,7 @@ import torch
 
 from wsolfast import ops
 from wsolfast.reference import multiplicative_fusion as reference
-from wsolfast.testing import OP_CASES, assert_close, seeded
+from wsolfast.testing import OP_CASES, assert_close, seeded, with_gradients
 
 ODD = ((5, 7), (3, 4), (2, 3))
 
@@ -46,8 +46,7 @@ def by_loop(features, align_corners=True, mode="multiply"):
 def test_reference_and_op_agree_with_a_loop(sizes, align_corners, mode):
     features = branches(sizes)
     expected = by_loop(features, align_corners, mode)
-    given = (*features, *[None] * (4 - len(features)), None, None, False)
-    assert_close(reference.multiplicative_fusion(*given, align_corners, "map", mode), expected)
+    assert_close(reference.multiplicative_fusion(features, None, None, False, align_corners, "map", mode), expected)
     assert_close(ops.multiplicative_fusion(features, align_corners=align_corners, mode=mode), expected)
     mean = ops.multiplicative_fusion(features, align_corners=align_corners, mode=mode, reduce="mean")
     assert_close(mean, expected.mean((2, 3)))
@@ -67,9 +66,7 @@ def test_activation_of_the_branches_agrees_with_a_loop(layout, of_image):
     given = {"scale": scale, "shift": shift, "relu": True}
     assert_close(ops.multiplicative_fusion(features, **given), expected)
     assert_close(ops.multiplicative_fusion(features, reduce="mean", **given), expected.mean((2, 3)))
-    assert_close(
-        reference.multiplicative_fusion(*features, None, scale, shift, True, True, "map", "multiply"), expected
-    )
+    assert_close(reference.multiplicative_fusion(features, scale, shift, True, True, "map", "multiply"), expected)
 
 
 def test_each_part_of_the_activation_may_be_missing():
@@ -93,10 +90,9 @@ def test_a_float32_batch_norm_folds_into_half_precision():
 
 def through_the_reference(inputs):
     """(output, gradients of the tensors) for a gradient that depends on the output's shape only."""
-    given = [x.detach().requires_grad_() if isinstance(x, torch.Tensor) else x for x in inputs]
+    given, tensors = with_gradients(inputs)
     out = reference.multiplicative_fusion(*given)
     grad = seeded(out.shape, dtype=torch.float64, seed=7)
-    tensors = [x for x in given if isinstance(x, torch.Tensor)]
     return out, grad, torch.autograd.grad(out, tensors, grad, materialize_grads=True)
 
 
@@ -107,8 +103,7 @@ WITHOUT_NAN = [case for case in OP_CASES["multiplicative_fusion"] if "nan" not i
 def test_gradients_agree_with_autograd_through_the_reference(case):
     inputs = case.make_inputs("cpu", torch.float64)
     _, grad, expected = through_the_reference(inputs)
-    given = [x.detach().requires_grad_() if isinstance(x, torch.Tensor) else x for x in inputs]
-    tensors = [x for x in given if isinstance(x, torch.Tensor)]
+    given, tensors = with_gradients(inputs)
     found = torch.autograd.grad(torch.ops.wsolfast.multiplicative_fusion.default(*given), tensors, grad)
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual, wanted)
@@ -116,14 +111,14 @@ def test_gradients_agree_with_autograd_through_the_reference(case):
 
 @pytest.mark.parametrize("case", WITHOUT_NAN, ids=lambda case: case.name)
 def test_backward_agrees_with_autograd_through_the_reference(case):
-    *maps, _, _, _, align_corners, reduce, mode = case.make_inputs("cpu", torch.float64)
-    inputs = (*maps, None, None, False, align_corners, reduce, mode)
+    features, _, _, _, *options = case.make_inputs("cpu", torch.float64)
+    inputs = (features, None, None, False, *options)
     _, grad, expected = through_the_reference(inputs)
     for backward in (
         reference.multiplicative_fusion_backward,
         torch.ops.wsolfast._multiplicative_fusion_backward.default,
     ):
-        found = backward(grad, *maps, align_corners, reduce, mode)
+        found = backward(grad, features, *options)
         for actual, wanted in zip(found, expected, strict=True):
             assert_close(actual, wanted)
 

@@ -1,4 +1,4 @@
-"""Defines an op once: schema, reference, fake, autograd; the dispatcher then picks who serves a device.
+"""Definition of an op, once: reference, whose signature is the schema, fake, autograd; the dispatcher does the rest.
 
 The ladder, settled at import: compiled kernel, then Triton (CUDA only), then library calls or the PyTorch reference.
 Compiled kernels are loaded before the schemas are defined, so a binary whose signature differs is a Python error that
@@ -25,7 +25,7 @@ _REFERENCES: dict[torch._ops.OpOverload, Callable] = {}
 
 
 def define_op(
-    schema: str,
+    name: str,
     *,
     reference: Callable,
     fake: Callable,
@@ -37,8 +37,9 @@ def define_op(
     """Register an op and return its callable overload.
 
     Args:
-        schema: the op's schema without the namespace, e.g. ``"twice(Tensor x) -> Tensor"``.
-        reference: plain PyTorch implementation, serves every device that has no kernel.
+        name: of the op, without the namespace; one that is not public begins with an underscore.
+        reference: plain PyTorch implementation, serves every device that has no kernel. Its annotated signature is the
+            op's schema: types as :func:`torch.library.infer_schema` takes them, no default values.
         fake: shapes, dtypes and strides of the outputs, for ``torch.compile`` and export.
         setup_context: saves what ``backward`` needs (:func:`torch.library.register_autograd`).
         backward: gradient formula; both or neither of the two are given.
@@ -46,9 +47,8 @@ def define_op(
         composite: library calls that serve every device without a kernel, where the reference would need too much
             memory to do so; the reference then is the oracle of the tests only.
     """
-    name = schema.split("(", 1)[0]
     qualified = f"{_NAMESPACE}::{name}"
-    _LIBRARY.define(schema)
+    _LIBRARY.define(torch.library.infer_schema(reference, op_name=name, mutates_args=()))
     _LIBRARY.impl(name, _without_autocast(composite or reference), "CompositeExplicitAutograd")
     if composite is not None:
         _COMPOSITE.add(name)

@@ -18,8 +18,7 @@ def _fake(
 
 
 _OP = define_op(
-    "box_sweep_hits(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds, "
-    "SymInt[] size, float[] rule) -> Tensor",
+    "box_sweep_hits",
     reference=reference.box_sweep_hits,
     fake=_fake,
 )

@@ -27,7 +27,7 @@ def _check(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise ValueError(f"class_head_pool: features are {features.dtype}, the {name} is {tensor.dtype}")
 
 
-def _fake(features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def _fake(features: Tensor, weight: Tensor, *options: Any) -> Tensor:
     return features.new_empty(features.shape[0], weight.shape[0])
 
 
@@ -42,14 +42,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_features, grad_weight, None if bias is None else grad_bias, None
 
 
-def _fake_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, features: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     return features.new_empty(features.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
 _FORWARD = define_op(
-    "class_head_pool(Tensor features, Tensor weight, Tensor? bias, bool relu) -> Tensor",
+    "class_head_pool",
     reference=reference.class_head_pool,
     composite=_blocked_class_head.forward,
     fake=_fake,
@@ -58,8 +56,7 @@ _FORWARD = define_op(
     triton="wsolfast.kernels.class_head_pool:class_head_pool",
 )
 _BACKWARD = define_op(
-    "_class_head_pool_backward(Tensor grad, Tensor features, Tensor weight, Tensor? bias, bool relu) "
-    "-> (Tensor, Tensor, Tensor)",
+    "_class_head_pool_backward",
     reference=reference.class_head_pool_backward,
     composite=_blocked_class_head.backward,
     fake=_fake_backward,

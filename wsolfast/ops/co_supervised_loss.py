@@ -22,9 +22,7 @@ def _check(vectors: Tensor, label: Tensor, reduction: str) -> None:
         raise ValueError(f"co_supervised_loss: expected reduction in {_REDUCTIONS}, got {reduction!r}")
 
 
-def _fake(
-    vectors: Tensor, label: Tensor, gamma: float, delta: float, eps: float, reduction: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(vectors: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     n = vectors.shape[0]
     return vectors.new_empty(()), vectors.new_empty(n, n), vectors.new_empty(n, 2)
 
@@ -39,13 +37,12 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     return _BACKWARD(grad, *ctx.saved_tensors), None, None, None, None, None
 
 
-def _fake_backward(grad: Tensor, vectors: Tensor, pair_slope: Tensor, image_slope: Tensor) -> Tensor:
+def _fake_backward(grad: Tensor, vectors: Tensor, *slopes: Tensor) -> Tensor:
     return vectors.new_empty(vectors.shape)
 
 
 _FORWARD = define_op(
-    "co_supervised_loss(Tensor vectors, Tensor label, float gamma, float delta, float eps, str reduction) "
-    "-> (Tensor loss, Tensor pair_slope, Tensor image_slope)",
+    "co_supervised_loss",
     reference=reference.co_supervised_loss,
     fake=_fake,
     setup_context=_setup_context,
@@ -53,7 +50,7 @@ _FORWARD = define_op(
     triton="wsolfast.kernels.co_supervised_loss:co_supervised_loss",
 )
 _BACKWARD = define_op(
-    "_co_supervised_loss_backward(Tensor grad, Tensor vectors, Tensor pair_slope, Tensor image_slope) -> Tensor",
+    "_co_supervised_loss_backward",
     reference=reference.co_supervised_loss_backward,
     fake=_fake_backward,
     triton="wsolfast.kernels.co_supervised_loss:co_supervised_loss_backward",

@@ -20,7 +20,7 @@ def _fake(maps: Tensor) -> Tensor:
 
 
 _MASK = define_op(
-    "confidence_mask(Tensor maps) -> Tensor",
+    "confidence_mask",
     reference=reference.confidence_mask,
     fake=_fake,
     triton="wsolfast.kernels.confident_segmentation_loss:confidence_mask",

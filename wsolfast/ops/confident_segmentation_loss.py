@@ -26,7 +26,7 @@ def _check(late: Tensor, early: Tensor, reduction: str) -> None:
         raise ValueError(f"confident_segmentation_loss: expected reduction in {_REDUCTIONS}, got {reduction!r}")
 
 
-def _fake(late: Tensor, early: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(late: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(late.dtype, torch.float32)
     return late.new_empty((), dtype=wide), late.new_empty(late.shape, dtype=wide), late.new_empty(late.shape)
 
@@ -43,12 +43,12 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     return -gradient if ctx.needs_input_grad[0] else None, gradient, None
 
 
-def _fake_backward(grad: Tensor, sign: Tensor, weight: float) -> Tensor:
+def _fake_backward(grad: Tensor, sign: Tensor, *options: Any) -> Tensor:
     return sign.new_empty(sign.shape)
 
 
 _FORWARD = define_op(
-    "confident_segmentation_loss(Tensor late, Tensor early, float weight) -> (Tensor loss, Tensor mask, Tensor sign)",
+    "confident_segmentation_loss",
     reference=reference.confident_segmentation_loss,
     fake=_fake,
     setup_context=_setup_context,
@@ -56,7 +56,7 @@ _FORWARD = define_op(
     triton="wsolfast.kernels.confident_segmentation_loss:confident_segmentation_loss",
 )
 _BACKWARD = define_op(
-    "_confident_segmentation_loss_backward(Tensor grad, Tensor sign, float weight) -> Tensor",
+    "_confident_segmentation_loss_backward",
     reference=reference.confident_segmentation_loss_backward,
     fake=_fake_backward,
     triton="wsolfast.kernels.confident_segmentation_loss:confident_segmentation_loss_backward",

@@ -1,5 +1,7 @@
 """Growth of CI-CAM's context pool by a batch."""
 
+from typing import Any
+
 from torch import Tensor
 
 from wsolfast.ops._checks import check_classes
@@ -21,12 +23,12 @@ def _check(maps: Tensor, classes: Tensor, cam: Tensor) -> None:
     check_classes("context_pool_update", "classes", classes, cam.shape[0])
 
 
-def _fake(maps: Tensor, classes: Tensor, cam: Tensor, rate: float, eps: float, touched_only: bool) -> Tensor:
+def _fake(maps: Tensor, *options: Any) -> Tensor:
     return maps.new_empty(maps.shape)
 
 
 _FORWARD = define_op(
-    "context_pool_update(Tensor maps, Tensor classes, Tensor cam, float rate, float eps, bool touched_only) -> Tensor",
+    "context_pool_update",
     reference=reference.context_pool_update,
     fake=_fake,
     triton="wsolfast.kernels.context_pool_update:context_pool_update",

@@ -138,14 +138,12 @@ def _check_finite(cam: Tensor) -> None:
         raise ValueError(f"gaussian_prior_labels: expected finite maps, maps {bad} are not; check the model's outputs")
 
 
-def _fake(cam: Tensor, height: int, width: int, *rule: Any) -> Tensor:
+def _fake(cam: Tensor, height: int, width: int, *options: Any) -> Tensor:
     return cam.new_empty((cam.shape[0], height, width), dtype=torch.uint8)
 
 
 _LABELS = define_op(
-    "gaussian_prior_labels(Tensor cam, SymInt height, SymInt width, float weight_low, float weight_high, "
-    "bool per_contour, float min_area, float covariance_scale, bool grid_max, float object_cam, float object_gaussian, "
-    "float background_cam, float background_gaussian, bool empty_background) -> Tensor",
+    "gaussian_prior_labels",
     reference=reference.gaussian_prior_labels,
     fake=_fake,
 )

@@ -15,7 +15,7 @@ def _check(maps: Tensor) -> None:
         raise ValueError(f"min_max_normalize: expected floating-point maps, got {maps.dtype}; call .float() first")
 
 
-def _fake(maps: Tensor, eps: float) -> Tensor:
+def _fake(maps: Tensor, *options: Any) -> Tensor:
     return maps.new_empty(maps.shape)
 
 
@@ -29,19 +29,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _BACKWARD(grad, maps, output, ctx.eps), None
 
 
-def _fake_backward(grad: Tensor, maps: Tensor, output: Tensor, eps: float) -> Tensor:
+def _fake_backward(grad: Tensor, maps: Tensor, *options: Any) -> Tensor:
     return maps.new_empty(maps.shape)
 
 
 _FORWARD = define_op(
-    "min_max_normalize(Tensor maps, float eps) -> Tensor",
+    "min_max_normalize",
     reference=reference.min_max_normalize,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
 )
 _BACKWARD = define_op(
-    "_min_max_normalize_backward(Tensor grad, Tensor maps, Tensor output, float eps) -> Tensor",
+    "_min_max_normalize_backward",
     reference=reference.min_max_normalize_backward,
     fake=_fake_backward,
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import multiplicative_fusion as reference
-from wsolfast.reference._layout import layout_of
+from wsolfast.reference._layout import empty_like_first
 
 _REDUCTIONS = ("map", "mean")
 _MODES = ("multiply", "add")
@@ -48,60 +48,30 @@ def _check(features: Sequence[Tensor], scale: Tensor | None, shift: Tensor | Non
             )
 
 
-def _fake(
-    first: Tensor,
-    second: Tensor,
-    third: Tensor | None,
-    fourth: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    relu: bool,
-    align_corners: bool,
-    reduce: str,
-    mode: str,
-) -> Tensor:
-    if reduce == "mean":
-        return first.new_empty(first.shape[:2])
-    return _empty(first, first)
+def _fake(features: Sequence[Tensor], *options: Any) -> Tensor:
+    *_, reduce, _ = options
+    first = features[0]
+    return first.new_empty(first.shape[:2]) if reduce == "mean" else empty_like_first(first, first)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.relu, ctx.align_corners, ctx.reduce, ctx.mode = inputs
-    ctx.save_for_backward(*tensors)
+    features, scale, shift, ctx.relu, *ctx.options = inputs
+    ctx.save_for_backward(*features, scale, shift)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *branches, scale, shift = ctx.saved_tensors
-    given = [branch for branch in branches if branch is not None]
-    missing = [None] * (_MOST_BRANCHES - len(given))
-    fused = [x.to(given[0].dtype) for x in reference.activated(given, scale, shift, ctx.relu)]
-    gradients = _BACKWARD(grad, *fused, *missing, ctx.align_corners, ctx.reduce, ctx.mode)
-    gradients, *rest = reference.activation_backward(gradients, given, fused, scale, shift, ctx.relu)
-    return *gradients, *missing, *rest, None, None, None, None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    *features, scale, shift = ctx.saved_tensors
+    fused = [x.to(features[0].dtype) for x in reference.activated(features, scale, shift, ctx.relu)]
+    gradients = _BACKWARD(grad, fused, *ctx.options)
+    return *reference.activation_backward(gradients, features, fused, scale, shift, ctx.relu), None, None, None, None
 
 
-def _fake_backward(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    third: Tensor | None,
-    fourth: Tensor | None,
-    align_corners: bool,
-    reduce: str,
-    mode: str,
-) -> list[Tensor]:
-    return [_empty(branch, first) for branch in (first, second, third, fourth) if branch is not None]
+def _fake_backward(grad: Tensor, features: Sequence[Tensor], *options: Any) -> list[Tensor]:
+    return [empty_like_first(branch, features[0]) for branch in features]
 
 
-def _empty(branch: Tensor, first: Tensor) -> Tensor:
-    """Like ``branch``, in the layout of the first."""
-    return torch.empty(branch.shape, dtype=branch.dtype, device=branch.device, memory_format=layout_of(first))
-
-
-_BRANCHES = "Tensor first, Tensor second, Tensor? third, Tensor? fourth"
-_OPTIONS = "bool align_corners, str reduce, str mode"
 _FORWARD = define_op(
-    f"multiplicative_fusion({_BRANCHES}, Tensor? scale, Tensor? shift, bool relu, {_OPTIONS}) -> Tensor",
+    "multiplicative_fusion",
     reference=reference.multiplicative_fusion,
     fake=_fake,
     setup_context=_setup_context,
@@ -109,7 +79,7 @@ _FORWARD = define_op(
     triton="wsolfast.kernels.multiplicative_fusion:multiplicative_fusion",
 )
 _BACKWARD = define_op(
-    f"_multiplicative_fusion_backward(Tensor grad, {_BRANCHES}, {_OPTIONS}) -> Tensor[]",
+    "_multiplicative_fusion_backward",
     reference=reference.multiplicative_fusion_backward,
     fake=_fake_backward,
     triton="wsolfast.kernels.multiplicative_fusion:multiplicative_fusion_backward",
@@ -168,7 +138,6 @@ def multiplicative_fusion(
     _check(features, scale, shift, reduce, mode)
     dtype = features[0].dtype
     branches = [branch.float() if widens(branch) else branch for branch in features]
-    missing = [None] * (_MOST_BRANCHES - len(branches))
     computed = torch.float64 if dtype == torch.float64 else torch.float32
     vectors = [x if x is None else x.to(computed) for x in (scale, shift)]
-    return _FORWARD(*branches, *missing, *vectors, relu, align_corners, reduce, mode).to(dtype)
+    return _FORWARD(branches, *vectors, relu, align_corners, reduce, mode).to(dtype)

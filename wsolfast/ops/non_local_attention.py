@@ -45,12 +45,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_BACKWARD(grad, *ctx.saved_tensors, ctx.kind), None
 
 
-def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str) -> tuple[Tensor, ...]:
-    return tuple(maps.new_empty(maps.shape) for maps in (query, key, value))
+def _fake_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(maps.new_empty(maps.shape) for maps in inputs[:3])
 
 
 _FORWARD = define_op(
-    "non_local_attention(Tensor query, Tensor key, Tensor value, str kind) -> Tensor",
+    "non_local_attention",
     reference=reference.non_local_attention,
     composite=_chunked_attention.forward,
     fake=_chunked_attention.empty_output,
@@ -58,8 +58,7 @@ _FORWARD = define_op(
     backward=_backward,
 )
 _BACKWARD = define_op(
-    "_non_local_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, str kind) "
-    "-> (Tensor, Tensor, Tensor)",
+    "_non_local_attention_backward",
     reference=reference.non_local_attention_backward,
     composite=_chunked_attention.backward,
     fake=_fake_backward,

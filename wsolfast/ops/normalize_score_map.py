@@ -16,7 +16,7 @@ def _fake(maps: Tensor, size: Sequence[int], *options: Any) -> Tensor:
 
 
 _OP = define_op(
-    "normalize_score_map(Tensor maps, SymInt[] size, float[] rule) -> Tensor",
+    "normalize_score_map",
     reference=reference.normalize_score_map,
     fake=_fake,
 )

@@ -14,7 +14,7 @@ def _fake(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
 
 
 _OP = define_op(
-    "pixel_histogram(Tensor maps, Tensor masks, Tensor edges) -> Tensor",
+    "pixel_histogram",
     reference=reference.pixel_histogram,
     fake=_fake,
 )

@@ -27,9 +27,7 @@ def _check(class_maps: Tensor, label: Tensor, statistic: str, normalization: str
         )
 
 
-def _fake(
-    class_maps: Tensor, label: Tensor, tau: float, sigma: float, statistic: str, normalization: str
-) -> tuple[Tensor, Tensor]:
+def _fake(class_maps: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     n, _, h, w = class_maps.shape
     return class_maps.new_empty(()), class_maps.new_empty(n, h, w)
 
@@ -53,8 +51,7 @@ def _fake_backward(grad: Tensor, slope: Tensor, label: Tensor, classes: int) -> 
 
 
 _FORWARD = define_op(
-    "restricted_activation_loss(Tensor class_maps, Tensor label, float tau, float sigma, str statistic, "
-    "str normalization) -> (Tensor loss, Tensor slope)",
+    "restricted_activation_loss",
     reference=reference.restricted_activation_loss,
     fake=_fake,
     setup_context=_setup_context,
@@ -62,7 +59,7 @@ _FORWARD = define_op(
     triton="wsolfast.kernels.restricted_activation_loss:restricted_activation_loss",
 )
 _BACKWARD = define_op(
-    "_restricted_activation_loss_backward(Tensor grad, Tensor slope, Tensor label, SymInt classes) -> Tensor",
+    "_restricted_activation_loss_backward",
     reference=reference.restricted_activation_loss_backward,
     fake=_fake_backward,
     triton="wsolfast.kernels.restricted_activation_loss:restricted_activation_loss_backward",

@@ -25,12 +25,12 @@ def _fake_all(maps: Tensor, thresholds: Tensor, *options: Any) -> tuple[Tensor, 
 
 
 _OP = define_op(
-    "score_map_boxes(Tensor maps, Tensor thresholds, SymInt[] size, float[] rule) -> Tensor",
+    "score_map_boxes",
     reference=reference.score_map_boxes,
     fake=_fake,
 )
 _OP_ALL = define_op(
-    "_score_map_boxes_all(Tensor maps, Tensor thresholds, SymInt[] size, float[] rule) -> (Tensor, Tensor)",
+    "_score_map_boxes_all",
     reference=reference.score_map_boxes_all,
     fake=_fake_all,
 )

@@ -49,8 +49,7 @@ def _backward(ctx: Any, grad: Tensor) -> NoReturn:
 
 
 _FORWARD = define_op(
-    "self_correlation_map(Tensor[] features, Tensor cam, str variant, bool relu_first, float fo_th, float so_th, "
-    "float so_weight, str mode, float delta_h, float delta_l, str post, float eps, str precision) -> Tensor",
+    "self_correlation_map",
     reference=reference.self_correlation_map,
     fake=_fake,
     backward=_backward,

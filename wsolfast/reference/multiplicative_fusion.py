@@ -11,10 +11,7 @@ from wsolfast.reference._layout import layout_of
 
 
 def multiplicative_fusion(
-    first: Tensor,
-    second: Tensor,
-    third: Tensor | None,
-    fourth: Tensor | None,
+    features: Sequence[Tensor],
     scale: Tensor | None,
     shift: Tensor | None,
     relu: bool,
@@ -22,31 +19,25 @@ def multiplicative_fusion(
     reduce: str,
     mode: str,
 ) -> Tensor:
-    """Branches [N, C, h_i, w_i] to [N, C, h, w], or to [N, C] if reduced by their mean."""
+    """Fuse branches [N, C, h_i, w_i] to [N, C, h, w], or to [N, C] if reduced by their mean."""
+    first = features[0]
     size = first.shape[2:]
-    branches = activated(_given(first, second, third, fourth), scale, shift, relu)
+    branches = activated(features, scale, shift, relu)
     fused = _combine([_resize(branch, size, align_corners) for branch in branches], mode).to(first.dtype)
     return fused.mean((2, 3)) if reduce == "mean" else fused.contiguous(memory_format=layout_of(first))
 
 
 def multiplicative_fusion_backward(
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    third: Tensor | None,
-    fourth: Tensor | None,
-    align_corners: bool,
-    reduce: str,
-    mode: str,
+    grad: Tensor, features: Sequence[Tensor], align_corners: bool, reduce: str, mode: str
 ) -> list[Tensor]:
-    """Gradients with respect to the branches given. Resizes are matrices here, so no gradient is summed by atomics."""
-    branches = _given(first, second, third, fourth)
+    """Return the branches' gradients. Resizes are matrices here, so no gradient is summed by atomics."""
+    first = features[0]
     size = first.shape[2:]
     if reduce == "mean":
         grad = (grad / (size[0] * size[1]))[:, :, None, None].expand(first.shape)
-    resized = [_resize(branch, size, align_corners) for branch in branches]
+    resized = [_resize(branch, size, align_corners) for branch in features]
     gradients = []
-    for i, branch in enumerate(branches):
+    for i, branch in enumerate(features):
         others = resized[:i] + resized[i + 1 :]
         gradient = grad * math.prod(others) if mode == "multiply" else grad
         if branch.shape[2:] != size:
@@ -58,7 +49,7 @@ def multiplicative_fusion_backward(
 
 
 def activated(branches: Sequence[Tensor], scale: Tensor | None, shift: Tensor | None, relu: bool) -> list[Tensor]:
-    """The branches as they are fused; half precision becomes float32 where a factor or a summand is."""
+    """Return the branches as they are fused; half precision becomes float32 where a factor or a summand is."""
     if scale is not None:
         branches = [branch * factor[..., None, None] for branch, factor in zip(branches, scale, strict=True)]
     if shift is not None:
@@ -74,7 +65,7 @@ def activation_backward(
     shift: Tensor | None,
     relu: bool,
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-    """From gradients with respect to ``fused`` to those with respect to the branches, ``scale`` and ``shift``."""
+    """Turn gradients with respect to ``fused`` into those with respect to the branches, ``scale`` and ``shift``."""
     if relu:
         gradients = [gradient.masked_fill(x <= 0, 0) for gradient, x in zip(gradients, fused, strict=True)]
     grad_scale = grad_shift = None
@@ -91,10 +82,6 @@ def _sums_like(vectors: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Sums of each branch's maps to [branches, C] or [branches, N, C]."""
     axes = (0, 2, 3) if vectors.dim() == 2 else (2, 3)
     return torch.stack([x.sum(axes, dtype=vectors.dtype) for x in maps])
-
-
-def _given(*branches: Tensor | None) -> list[Tensor]:
-    return [branch for branch in branches if branch is not None]
 
 
 def _combine(maps: list[Tensor], mode: str) -> Tensor:

@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 
 from wsolfast.testing import cases
-from wsolfast.testing._tools import TOLERANCES, LargestTensor, OpCase, assert_close, seeded
+from wsolfast.testing._tools import TOLERANCES, LargestTensor, OpCase, assert_close, seeded, with_gradients
 
-__all__ = ["OP_CASES", "TOLERANCES", "LargestTensor", "OpCase", "assert_close", "seeded"]
+__all__ = ["OP_CASES", "TOLERANCES", "LargestTensor", "OpCase", "assert_close", "seeded", "with_gradients"]
 
 OP_CASES: dict[str, list[OpCase]] = {
     module.name: importlib.import_module(f"{cases.__name__}.{module.name}").CASES

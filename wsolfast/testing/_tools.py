@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 # Largest error relative to max(1, |expected|): rounding of the dtype times the longest sum the ops contain.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -40,6 +41,17 @@ def seeded(shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype = tor
     """Standard normal numbers of any ``shape``, ``dtype`` and ``device`` that depend on ``seed`` only."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+
+
+def with_gradients(inputs: tuple) -> tuple[tuple, list[Tensor]]:
+    """Return an op's inputs with floating-point tensors that require gradients, and a list of these tensors."""
+    values, tree = tree_flatten(inputs)
+    leaves = []
+    for i, value in enumerate(values):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            values[i] = value.detach().requires_grad_()
+            leaves.append(values[i])
+    return tree_unflatten(values, tree), leaves
 
 
 def with_value(make: Callable[..., Tensor], index: tuple[int, ...], value: float) -> Callable[..., Tensor]:

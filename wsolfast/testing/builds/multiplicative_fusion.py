@@ -13,15 +13,15 @@ def build(images, side, dtype, reduce="map", contiguous=False, folded=False, sta
             layout = torch.channels_last if contiguous and len(shape) == 4 else torch.contiguous_format
             return torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
 
-        branches = [maps(images, channels, side >> i, side >> i) for i in range(stages)] + [None] * (4 - stages)
+        branches = [maps(images, channels, side >> i, side >> i) for i in range(stages)]
         options = True, reduce, "multiply"
         grad = maps(images, channels) if reduce == "mean" else maps(images, channels, side, side)
         if folded:
             vectors = torch.empty(2, stages, channels, device="meta")
-            kernels.multiplicative_fusion(*branches, *vectors, True, *options)
+            kernels.multiplicative_fusion(branches, *vectors, True, *options)
         else:
-            kernels.multiplicative_fusion(*branches, None, None, False, *options)
-            kernels.multiplicative_fusion_backward(grad, *branches, *options)
+            kernels.multiplicative_fusion(branches, None, None, False, *options)
+            kernels.multiplicative_fusion_backward(grad, branches, *options)
 
     layout = ("nhwc" if contiguous else "nchw") + (" folded" if folded else "")
     size = f"{side}x{channels}" + (f" x{stages}" if stages != 3 else "")

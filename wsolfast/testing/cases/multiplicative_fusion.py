@@ -31,9 +31,8 @@ def case(
     def make_inputs(device, dtype):
         branches = [seeded((n, channels, *size), device, dtype, seed=i) for i, size in enumerate(sizes)]
         branches = [change(branch) for branch in branches] if change else branches
-        missing = [None] * (4 - len(sizes))
         given = vectors(scale, device, dtype, 10), vectors(shift, device, dtype, 11)
-        return (*branches, *missing, *given, relu, align_corners, reduce, mode)
+        return (branches, *given, relu, align_corners, reduce, mode)
 
     return OpCase(name, make_inputs, differentiable)
 
