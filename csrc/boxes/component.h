@@ -1,4 +1,5 @@
-// Connected components under construction: union-find whose roots carry what the box rules ask for.
+// Connected components under construction: union-find by rank with path splitting (Tarjan and van Leeuwen, Journal of
+// the ACM 31(2), 1984), whose roots carry what the box rules ask for.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,7 @@ struct Component {
   Bounds sums;
 
   int32_t first() const { return ~bounds[2]; }
-  // Over the 2x2 windows, holes left out: exact where there is no hole.
+  // Over the bit quads, holes left out: exact where there is no hole.
   int32_t doubled_area() const { return sums[kDoubledArea]; }
   // 1 - holes.
   int32_t euler() const { return sums[kEuler]; }

@@ -1,4 +1,5 @@
-// The order in which OpenCV's findContours (RETR_TREE) lists contours.
+// The order in which OpenCV's findContours (RETR_TREE) lists contours: the hierarchy of borders of Suzuki and Abe
+// (Computer Vision, Graphics, and Image Processing 30(1), 1985).
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,8 @@
 namespace wsolfast::boxes {
 
 struct Contour {
-  int32_t
-      discovery;   // position of the pixel at which a raster scan meets it: its first pixel, for a hole the one before
+  // Position of the pixel at which a raster scan meets it: its first pixel, for a hole the one before.
+  int32_t discovery;
   int32_t parent;  // index of the contour that encloses it, -1 at the top
   Extent extent;   // of the contour: a hole's own extent grown by one
 };

@@ -22,9 +22,9 @@ SizeRange up_to_box(int64_t lower, const Extent& extent) {
   return {lower, 2 * int64_t{extent.x1 - extent.x0} * (extent.y1 - extent.y0)};
 }
 
-// What is known of contour areas where the 2x2 windows were counted: all without holes, a lower bound with holes.
+// Bounds of contour areas from bit quads: exact without holes, from below with holes.
 template <typename Measure>
-struct WindowGauge {
+struct WindowAreaBounds {
   const ComponentSet& components;
   const Grid& grid;
   Measure trace;
@@ -39,8 +39,9 @@ struct WindowGauge {
   int32_t first(int32_t id) const { return components.items[id].first(); }
 };
 
+// Bounds of contour areas from the number of pixels and chords of a component.
 template <typename Measure>
-struct RidgeGauge {
+struct RidgeAreaBounds {
   const RidgeSweep& sweep;
   const Grid& grid;
   Measure trace;
@@ -55,13 +56,13 @@ struct RidgeGauge {
 };
 
 template <typename Measure>
-auto gauge_of(const Sweep& sweep, const Grid& grid, Measure trace) {
-  return WindowGauge<Measure>{sweep.components(), grid, trace};
+auto area_bounds_of(const Sweep& sweep, const Grid& grid, Measure trace) {
+  return WindowAreaBounds<Measure>{sweep.components(), grid, trace};
 }
 
 template <typename Measure>
-auto gauge_of(const RidgeSweep& sweep, const Grid& grid, Measure trace) {
-  return RidgeGauge<Measure>{sweep, grid, trace};
+auto area_bounds_of(const RidgeSweep& sweep, const Grid& grid, Measure trace) {
+  return RidgeAreaBounds<Measure>{sweep, grid, trace};
 }
 
 }  // namespace
@@ -152,10 +153,8 @@ void Engine::boxes_of_cuts(const Rule& rule) {
 void Engine::union_of_cuts(const Rule& rule) {
   const int height = grid_.height, width = grid_.width;
   // The highest level of each row and column; a cut's box runs from the first that exceeds it to the last.
-  std::vector<int32_t>& row_high = components_begin_;
-  std::vector<int32_t>& column_high = holes_begin_;
-  row_high.assign(height, 0);
-  column_high.assign(width, 0);
+  row_highest_.assign(height, 0);
+  column_highest_.assign(width, 0);
   const auto scan = [&](const auto& plane) {
     for (int y = 0; y < height; ++y) {
       const auto* row = plane.row(y);
@@ -163,9 +162,9 @@ void Engine::union_of_cuts(const Rule& rule) {
       for (int x = 0; x < width; ++x) {
         const int32_t level = row[x];
         high = std::max(high, level);
-        column_high[x] = std::max(column_high[x], level);
+        column_highest_[x] = std::max(column_highest_[x], level);
       }
-      row_high[y] = high;
+      row_highest_[y] = high;
     }
   };
   if (levels_.narrow()) {
@@ -174,13 +173,13 @@ void Engine::union_of_cuts(const Rule& rule) {
     scan(levels_.words());
   }
   Extent extent = {0, 0, width - 1, height - 1};
-  const int32_t top = *std::max_element(row_high.begin(), row_high.end());
+  const int32_t top = *std::max_element(row_highest_.begin(), row_highest_.end());
   for (int cut = 0; cut < levels_.cuts().count() && levels_.cuts().level[cut] < top; ++cut) {
     const int32_t level = levels_.cuts().level[cut];
-    while (column_high[extent.x0] <= level) ++extent.x0;
-    while (column_high[extent.x1] <= level) --extent.x1;
-    while (row_high[extent.y0] <= level) ++extent.y0;
-    while (row_high[extent.y1] <= level) --extent.y1;
+    while (column_highest_[extent.x0] <= level) ++extent.x0;
+    while (column_highest_[extent.x1] <= level) --extent.x1;
+    while (row_highest_[extent.y0] <= level) ++extent.y0;
+    while (row_highest_[extent.y1] <= level) --extent.y1;
     cut_boxes_[cut] = to_box(extent, rule.box_end, height, width);
   }
 }
@@ -191,9 +190,9 @@ void Engine::sweep_winners(const Rule& rule, Sweeper& foreground) {
   selector_.reset(rule.selection, grid_);
   const ComponentSet& components = foreground.components();
   for (int cut = levels_.cuts().count() - 1; cut >= 0; --cut) {
-    lower(foreground, cut);
-    const auto gauge = gauge_of(foreground, grid_, [&](int first) { return measure(cut, first); });
-    const int32_t winner = selector_.winner(components, foreground.grown(), gauge);
+    advance(foreground, cut);
+    const auto areas = area_bounds_of(foreground, grid_, [&](int first) { return measure(cut, first); });
+    const int32_t winner = selector_.winner(components, foreground.grown(), areas);
     if (winner < 0) continue;
     cut_boxes_[cut] = to_box(components.items[winner].extent(grid_), rule.box_end, grid_.height, grid_.width);
   }
@@ -204,8 +203,8 @@ void Engine::runs_winners(const Rule& rule) {
     runs_.label_foreground(levels_.bytes(), levels_.cuts().level[cut], rule.connectivity);
     selector_.reset(rule.selection, grid_);
     const RunLabels& found = runs_.foreground();
-    const WindowGauge gauge{found.components, grid_, [&](int first) { return measure(cut, first); }};
-    const int32_t winner = selector_.winner(found.components, found.roots, gauge);
+    const WindowAreaBounds areas{found.components, grid_, [&](int first) { return measure(cut, first); }};
+    const int32_t winner = selector_.winner(found.components, found.roots, areas);
     if (winner < 0) continue;
     cut_boxes_[cut] = to_box(found.components.items[winner].extent(grid_), rule.box_end, grid_.height, grid_.width);
   }
@@ -239,7 +238,7 @@ void Engine::sweep_contours(const Rule& rule, Sweeper& foreground, Sweeper& back
   components_begin_.assign(cuts + 1, 0);
   HoleRange with_holes;
   for (int cut = cuts - 1; cut >= 0; --cut) {
-    lower(foreground, cut);
+    advance(foreground, cut);
     // Cut c has [components_begin_[c + 1], components_begin_[c]).
     components_begin_[cut + 1] = static_cast<int32_t>(components_.size());
     for (int32_t id : foreground.live()) {
@@ -255,7 +254,7 @@ void Engine::sweep_contours(const Rule& rule, Sweeper& foreground, Sweeper& back
   if (with_holes.last >= 0) start_background(background);
   for (int cut = 0; cut < cuts; ++cut) {
     if (cut >= with_holes.first && cut <= with_holes.last) {
-      raise(background, cut);
+      advance(background, cut);
       for (int32_t id : background.live()) {
         const Component& item = background.components().items[id];
         holes_.push_back({id, background.first(id), grown(item.extent(grid_))});
@@ -332,52 +331,52 @@ void Engine::sweep_overlaps(const Rule& rule, const Overlap& overlap, Sweeper& f
   const double empty_overlap = overlap.best(empty_box(rule));
 
   start_foreground(foreground, 8);
-  tenures_.clear();
+  intervals_.clear();
   HoleRange with_holes;
   const ComponentSet& components = foreground.components();
   for (int cut = cuts - 1; cut >= 0; --cut) {
-    lower(foreground, cut);
-    tenures_.resize(components.count);
+    advance(foreground, cut);
+    intervals_.resize(components.count);
     for (int32_t id : foreground.absorbed()) {
-      if (tenures_[id].since >= 0) maximum_.add(cut + 1, tenures_[id].since, tenures_[id].value);
+      if (intervals_[id].since >= 0) maximum_.add(cut + 1, intervals_[id].since, intervals_[id].overlap);
     }
     for (int32_t id : foreground.touched()) {
       if (!components.is_root(id)) continue;
       const Extent extent = components.items[id].extent(grid_);
-      Tenure& tenure = tenures_[id];
-      if (tenure.since >= 0) {
-        if (same(extent, tenure.extent)) continue;
-        maximum_.add(cut + 1, tenure.since, tenure.value);
+      Interval& interval = intervals_[id];
+      if (interval.since >= 0) {
+        if (same(extent, interval.extent)) continue;
+        maximum_.add(cut + 1, interval.since, interval.overlap);
       }
-      tenure = {cut, overlap_of(extent), extent};
+      interval = {cut, overlap_of(extent), extent};
     }
     if (foreground.live().empty()) cut_best_[cut] = empty_overlap;
     if (static_cast<int>(foreground.live().size()) != foreground.euler()) with_holes.include(cut);
   }
-  for (int32_t id : foreground.live()) maximum_.add(0, tenures_[id].since, tenures_[id].value);
+  for (int32_t id : foreground.live()) maximum_.add(0, intervals_[id].since, intervals_[id].overlap);
 
   if (with_holes.last >= 0) {
     start_background(background);
-    tenures_.clear();
+    intervals_.clear();
     const ComponentSet& holes = background.components();
     for (int cut = with_holes.first; cut <= with_holes.last; ++cut) {
-      raise(background, cut);
-      tenures_.resize(holes.count);
+      advance(background, cut);
+      intervals_.resize(holes.count);
       for (int32_t id : background.absorbed()) {
-        if (tenures_[id].since >= 0) maximum_.add(tenures_[id].since, cut - 1, tenures_[id].value);
+        if (intervals_[id].since >= 0) maximum_.add(intervals_[id].since, cut - 1, intervals_[id].overlap);
       }
       for (int32_t id : background.touched()) {
         if (!holes.is_root(id)) continue;
         const Extent extent = grown(holes.items[id].extent(grid_));
-        Tenure& tenure = tenures_[id];
-        if (tenure.since >= 0) {
-          if (same(extent, tenure.extent)) continue;
-          maximum_.add(tenure.since, cut - 1, tenure.value);
+        Interval& interval = intervals_[id];
+        if (interval.since >= 0) {
+          if (same(extent, interval.extent)) continue;
+          maximum_.add(interval.since, cut - 1, interval.overlap);
         }
-        tenure = {cut, overlap_of(extent), extent};
+        interval = {cut, overlap_of(extent), extent};
       }
     }
-    for (int32_t id : background.live()) maximum_.add(tenures_[id].since, with_holes.last, tenures_[id].value);
+    for (int32_t id : background.live()) maximum_.add(intervals_[id].since, with_holes.last, intervals_[id].overlap);
   }
   const std::span<const double> best = maximum_.finish();
   for (int cut = 0; cut < cuts; ++cut) cut_best_[cut] = std::max(cut_best_[cut], best[cut]);

@@ -1,4 +1,6 @@
-// What activating a pixel does, looked up by which of its eight neighbours are active already.
+// How a pixel that becomes active changes components, area and Euler number, looked up by which of its eight neighbours
+// are active already. Area and Euler number are sums over windows of 2x2 pixels, the bit quads of Gray (IEEE
+// Transactions on Computers C-20(5), 1971).
 #pragma once
 
 #include <array>

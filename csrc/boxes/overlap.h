@@ -39,8 +39,9 @@ class Overlap {
   double extra_;
 };
 
-// Maxima over intervals, recorded in constant time each: an interval is covered by two overlapping powers of two, which
-// are handed down to single places at the end.
+// Maxima over intervals, recorded in constant time each. A sparse table (Bender and Farach-Colton, LATIN 2000) filled
+// the other way round: an interval is covered by two overlapping powers of two, which are handed down to single places
+// at the end.
 class IntervalMaximum {
  public:
   void reset(int size) {

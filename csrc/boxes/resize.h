@@ -15,7 +15,8 @@ struct ResizeTable {
   std::vector<double> weight;  // [target * taps]
 };
 
-// Bicubic weights (a = -0.75, half-pixel centres) in the arithmetic of OpenCV's INTER_CUBIC: source coordinate and
+// Bicubic weights (Keys, IEEE Transactions on Acoustics, Speech, and Signal Processing 29(6), 1981; a = -0.75,
+// half-pixel centres) in the arithmetic of OpenCV's INTER_CUBIC: source coordinate and
 // weights are rounded to float32, the sums are float64.
 void make_cubic_table(int source, int target, ResizeTable& table);
 

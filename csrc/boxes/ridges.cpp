@@ -265,7 +265,7 @@ double Ridges::peaks_per_row(const Plane<uint8_t>& plane) {
 void RidgeSweep::start(const Ridges& ridges, bool background, int nodes) {
   ridges_ = &ridges;
   step_ = 0;
-  plant(background, nodes);
+  reset(background, nodes);
   components_.count = nodes;
   if (next_node_.size() < static_cast<size_t>(nodes)) {
     next_node_.resize(nodes);

@@ -1,4 +1,5 @@
-// Components of every foreground (or background) of a map that varies smoothly, from its crests and hollows alone.
+// The component tree of a map that varies smoothly, from the extrema of its rows and columns alone, as a join tree
+// needs no more than the critical points of a function (Carr, Snoeyink and Axen, Computational Geometry 24(2), 2003).
 //
 // Cut a row of levels at any height: what is above falls into runs, and each run holds a peak of the row. Two runs are
 // one when the lowest point between their peaks, a saddle, is above the cut too. Where two runs of neighbouring rows
@@ -11,13 +12,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "boxes/forest.h"
+#include "boxes/component_tree.h"
 #include "boxes/plane.h"
 #include "boxes/selector.h"
 
 namespace wsolfast::boxes {
 
-// What happens when the cut passes the level of `position`, a pixel of the component of `node`.
+// A change of the tree when the cut passes the level of `position`, a pixel of the component of `node`.
 struct RidgeEvent {
   int32_t position;
   int32_t node;
@@ -83,7 +84,7 @@ class Ridges {
   std::vector<uint64_t> up_, down_, rising_;
 };
 
-class RidgeSweep : public Forest {
+class RidgeSweep : public ComponentTree {
  public:
   // Both want the events found before. The foreground grows from the highest cut down, the background from a low cut
   // up, as in Sweep.

@@ -12,7 +12,7 @@ enum class Interpolation { kNone, kCubic, kLinear, kLinearCorners };
 enum class Normalization { kNone, kMinMax, kMinMaxEps, kMax, kMin };
 enum class Comparison { kGreater, kGreaterEqual };
 enum class Selection { kContourArea, kBoxArea, kPixelArea, kUnion, kAll };
-// Where x1 and y1 stand: one past the last pixel but at most size - 1, one past the last pixel, or the last pixel.
+// x1 and y1 are one past the last pixel but at most size - 1, one past the last pixel, or the last pixel.
 enum class BoxEnd { kClipped, kExclusive, kInclusive };
 
 using Box = std::array<int64_t, 4>;  // x0, y0, x1, y1

@@ -1,4 +1,5 @@
-// Components of one foreground from its horizontal runs: the faster way when only few cuts are asked for.
+// Run-length connected components of one foreground (He, Chao and Suzuki, IEEE Transactions on Image Processing 17(5),
+// 2008): runs of a row are joined to those of the row above that they touch. The faster way for few cuts.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,7 @@ class Runs {
   RunLabels& foreground() { return foreground_; }
   RunLabels& background() { return background_; }
 
-  // Components minus holes over the whole foreground.
+  // Components minus holes over the whole foreground: its Euler number.
   int euler() const { return euler_; }
 
  private:

@@ -26,15 +26,15 @@ class Selector {
   }
 
   // The winner among the roots of `set`, or -1 without any. `touched` lists the components that changed since the last
-  // call. Of a component, gauge.first(id) is its first pixel; twice its contour area lies in gauge.bounds(id), more
-  // closely in gauge.estimate(id), and is gauge.measure(id).
-  template <typename Gauge>
-  int32_t winner(const ComponentSet& set, std::span<const int32_t> touched, const Gauge& gauge) {
+  // call. Of a component, areas.first(id) is its first pixel; twice its contour area lies in areas.bounds(id), more
+  // closely in areas.estimate(id), and is areas.measure(id).
+  template <typename AreaBounds>
+  int32_t winner(const ComponentSet& set, std::span<const int32_t> touched, const AreaBounds& areas) {
     for (int32_t id : touched) {
       if (!set.is_root(id)) continue;
       while (known_ <= id) forget(known_++);
       State& state = state_[id];
-      narrow(state, selection_ == Selection::kContourArea ? gauge.bounds(id) : size_of(set.items[id]));
+      narrow(state, selection_ == Selection::kContourArea ? areas.bounds(id) : size_of(set.items[id]));
       if (!state.listed) {
         state.listed = true;
         candidates_.push_back(id);
@@ -46,14 +46,14 @@ class Selector {
       const auto less = [&](int32_t a, int32_t b) { return state_[a].upper < state_[b].upper; };
       std::swap(candidates_.front(), *std::max_element(candidates_.begin(), candidates_.end(), less));
       for (int32_t id : candidates_) {
-        if (is_open(state_[id])) narrow(state_[id], gauge.estimate(id));
+        if (is_open(state_[id])) narrow(state_[id], areas.estimate(id));
       }
       keep_possible(set);
     }
     if (candidates_.size() > 1 && selection_ == Selection::kContourArea) {
       for (int32_t id : candidates_) {
         if (!is_open(state_[id])) continue;
-        const int64_t area = gauge.measure(id);
+        const int64_t area = areas.measure(id);
         narrow(state_[id], {area, area});
       }
       keep_possible(set);
@@ -61,7 +61,7 @@ class Selector {
     if (candidates_.size() == 1) return candidates_.front();
     int32_t chosen = -1;
     for (int32_t id : candidates_) {
-      if (chosen < 0 || precedes(gauge.first(id), gauge.first(chosen))) chosen = id;
+      if (chosen < 0 || precedes(areas.first(id), areas.first(chosen))) chosen = id;
     }
     return chosen;
   }

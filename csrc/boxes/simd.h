@@ -1,4 +1,4 @@
-// Which instruction set the hot loops run on, decided at run time.
+// The instruction set that the hot loops run on, decided at run time.
 //
 // A hot loop is one always-inline body in plain C++, compiled once per instruction set by WSOLFAST_DISPATCH: the same
 // source gives every path, so the paths agree by construction. Floating-point contraction is off for the whole build.

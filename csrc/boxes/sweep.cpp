@@ -5,7 +5,7 @@
 namespace wsolfast::boxes {
 namespace {
 
-// What a pixel adds to its component's sums, by the mask of its earlier neighbours.
+// Growth of a component's sums by a pixel, by the mask of its earlier neighbours.
 struct GrowthTable {
   Bounds of_mask[256];
   GrowthTable() {
@@ -25,7 +25,7 @@ void Sweep::start(const Grid& grid, bool background, size_t capacity) {
     const Activation& step = (*table_)[mask];
     join_offset_[mask] = step.arcs == 1 ? offset_[step.representative[0]] : 0;
   }
-  plant(background, capacity);
+  reset(background, capacity);
   if (label_.size() < static_cast<size_t>(grid.size())) label_.resize(grid.size());
 }
 

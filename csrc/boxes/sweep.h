@@ -1,16 +1,17 @@
-// Components of every foreground (or background) at once: pixels are activated cut by cut.
+// The component tree over all pixels, of the foreground or of the background: pixels are activated in the order of
+// their levels, each joined to the components of its active neighbours.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "boxes/forest.h"
+#include "boxes/component_tree.h"
 #include "boxes/neighborhood.h"
 
 namespace wsolfast::boxes {
 
-class Sweep : public Forest {
+class Sweep : public ComponentTree {
  public:
   // The foreground grows from the highest cut down; every component is kept.
   void start_foreground(const Grid& grid, int connectivity);

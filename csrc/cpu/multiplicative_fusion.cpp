@@ -65,7 +65,7 @@ struct Branch {
   Axis<T> rows, columns;
 };
 
-// What is done to a branch before it is resized: values * scale + shift, then a ReLU. Null pointers leave that out.
+// The activation of a branch before it is resized: values * scale + shift, then a ReLU. Null pointers leave that out.
 template <typename T>
 struct Activation {
   const T *scale = nullptr, *shift = nullptr;  // [branches, images or 1, channels]

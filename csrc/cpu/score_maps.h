@@ -1,4 +1,4 @@
-// What the kernels over score maps share: pixels as the box engine takes them, threads by map, the rule.
+// Code that the kernels over score maps share: pixels as the box engine takes them, threads by map, the rule.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -65,7 +65,7 @@ void for_each_score_map(const Tensor& maps, const char* op, const Function& func
   }
 }
 
-// What normalize_score_map makes of a map: [height, width].
+// Resizes and normalises a map as normalize_score_map does: [height, width].
 template <typename Pixel>
 void normalize_map(const Pixel* map, const boxes::MapRule& rule, double* target) {
   static thread_local boxes::Resizer resizer;

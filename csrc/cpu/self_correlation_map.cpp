@@ -135,14 +135,14 @@ WSOLFAST_SIMD void remove_own_terms(const T* similarity, const T* own, int64_t s
   for (int64_t j = 0; j < size; ++j) paths[j] -= (own_u + own[j]) * similarity[j];
 }
 
-// How the two orders of a row meet: max(first_scale a, second_weight cut(second_scale (t - shift))).
+// Numbers of a row's joint of both orders: max(first_scale a, second_weight cut(second_scale (t - shift))).
 template <typename T>
-struct Meeting {
+struct JointScales {
   T first_scale, shift, second_scale, smallest, second_weight;
 };
 
 template <typename T>
-WSOLFAST_SIMD void meet(const T* first, const T* second, int64_t size, Meeting<T> m, T* out) {
+WSOLFAST_SIMD void join_orders(const T* first, const T* second, int64_t size, JointScales<T> m, T* out) {
   for (int64_t j = 0; j < size; ++j) {
     const T scaled = (second[j] - m.shift) * m.second_scale;
     const T kept = scaled < m.smallest ? T(0) : scaled * m.second_weight;
@@ -318,7 +318,7 @@ int64_t MapMaker<T>::prepare() {
   int64_t chunk = rows_within(kStreamBytes);
   if (o_.mode == Mode::kFirst) return chunk;
   for (Layer<T>& layer : layers_) {
-    const Matrix<T> units = layer.rows(positions_);
+    const Matrix<T> units = layer.rows(positions_);  // [P, C]
     layer.use_gram =
         o_.variant == Variant::kPaper && positions_ > 2 * layer.channels && (!o_.relu_first || layer.nonnegative);
     if (layer.use_gram) {
@@ -343,7 +343,7 @@ int64_t MapMaker<T>::prepare() {
 template <typename T>
 template <typename Finish, typename Use>
 void MapMaker<T>::visit_blocks(const Layer<T>& layer, const Finish& finish, const Use& use) {
-  const Matrix<T> units = layer.rows(positions_);
+  const Matrix<T> units = layer.rows(positions_);  // [P, C]
   const int64_t height = rows_within(kBlockBytes);
   for (int64_t begin = 0; begin < positions_; begin += height) {
     const int64_t end = std::min(positions_, begin + height);
@@ -404,7 +404,7 @@ void MapMaker<T>::similarities(const Layer<T>& layer, Chunk chunk) {
 // The P x P matrix is kept: its upper half is computed, and the product's too when most rows are wanted.
 template <typename T>
 void MapMaker<T>::whole_products(Layer<T>& layer, Chunk chunk) {
-  const Matrix<T> units = layer.rows(positions_);
+  const Matrix<T> units = layer.rows(positions_);  // [P, C]
   const Matrix<T> whole = row_major(whole_.reserve(positions_ * positions_), positions_, positions_);
   multiply_symmetric(units, units.transposed(), whole);
   const bool is_head = o_.variant == Variant::kHead;
@@ -417,7 +417,7 @@ void MapMaker<T>::whole_products(Layer<T>& layer, Chunk chunk) {
   });
   const bool symmetric = static_cast<double>(chunk.count) > kSymmetricShare * static_cast<double>(positions_);
   const int64_t rows = symmetric ? positions_ : chunk.count;
-  Matrix<T> left = whole;
+  Matrix<T> left = whole;  // [rows, P]
   if (is_head || !symmetric) {
     left = row_major(left_.reserve(rows * positions_), rows, positions_);
     parallel_for(0, rows, grain(), [&](int64_t begin, int64_t end) {
@@ -445,8 +445,9 @@ void MapMaker<T>::whole_products(Layer<T>& layer, Chunk chunk) {
 // terms k = u and k = j; they are taken out here.
 template <typename T>
 void MapMaker<T>::gram_products(const Layer<T>& layer, Chunk chunk) {
-  const Matrix<T> units = layer.rows(positions_), mine = units_of(layer, chunk);
-  const Matrix<T> gram = row_major(layer.gram.get(), layer.channels, layer.channels);
+  const Matrix<T> units = layer.rows(positions_), mine = units_of(layer, chunk);  // [P, C], [R, C], R rows of the chunk
+  const Matrix<T> gram = row_major(layer.gram.get(), layer.channels, layer.channels);  // [C, C]
+  // [R, C], then twice [R, P].
   const Matrix<T> projected = row_major(projected_.reserve(chunk.count * layer.channels), chunk.count, layer.channels);
   const Matrix<T> first = row_major(first_buffer_.reserve(chunk.count * positions_), chunk.count, positions_);
   const Matrix<T> second = row_major(second_buffer_.reserve(chunk.count * positions_), chunk.count, positions_);
@@ -468,6 +469,7 @@ void MapMaker<T>::gram_products(const Layer<T>& layer, Chunk chunk) {
 template <typename T>
 void MapMaker<T>::block_products(const Layer<T>& layer, Chunk chunk) {
   similarities(layer, chunk);
+  // [R, P] each, R rows of the chunk.
   const Matrix<T> first = row_major(first_.data, chunk.count, positions_);
   const Matrix<T> second = row_major(second_buffer_.reserve(chunk.count * positions_), chunk.count, positions_);
   const Matrix<T> partial = row_major(partial_.reserve(chunk.count * positions_), chunk.count, positions_);
@@ -488,7 +490,7 @@ template <typename T>
 void MapMaker<T>::combine_row(const Layer<T>& layer, int64_t position, T* first, T* second, bool is_first_layer,
                               T* out) const {
   const T column_eps = static_cast<T>(kColumnEps);
-  Meeting<T> m{1, 0, 0, std::numeric_limits<T>::lowest(), 1};
+  JointScales<T> m{1, 0, 0, std::numeric_limits<T>::lowest(), 1};
   first[position] = layer.own[position];
   if (o_.variant != Variant::kPaper) {
     if (first[position] < static_cast<T>(o_.fo_th)) first[position] = 0;
@@ -524,7 +526,7 @@ void MapMaker<T>::combine_row(const Layer<T>& layer, int64_t position, T* first,
   }
   // Without a second order, zeros take its place: they cut the negatives of the first.
   T* met = is_first_layer ? out : second;
-  meet(first, second, positions_, m, met);
+  join_orders(first, second, positions_, m, met);
   T scale = 1;
   if (o_.mode == Mode::kMax && o_.variant != Variant::kPaper) {
     scale = 1 / (statistics(met, positions_).sum + column_eps);

@@ -1,4 +1,5 @@
-// Components and holes of one foreground, found by a group of threads from the horizontal runs.
+// Run-length connected components and holes of one foreground, found by a group of threads: horizontal runs are united
+// as by He, Chao and Suzuki (IEEE Transactions on Image Processing 17(5), 2008).
 //
 // Runs are numbered in raster order, and so is everything derived from them: a component is found by its first run, a
 // hole by its first gap, and gap r is the background between run r and the next in the same row. Background outside the
@@ -12,7 +13,7 @@
 
 namespace wsolfast::cuda {
 
-// What is known of an item (a component or a hole), each a row of `RunStore::field`.
+// Properties of an item (a component or a hole), each a row of `RunStore::field`.
 enum Field { kX0, kX1, kY0, kY1, kSize, kEuler, kParent, kFields };
 
 // Memory of one group.

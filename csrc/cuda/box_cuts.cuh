@@ -1,4 +1,4 @@
-// What is asked of every cut of every image: its box, its best overlap with the true boxes, or all of its contours.
+// The kernels that find, for every cut of every image, its box, its best overlap with the true boxes, or all contours.
 //
 // A warp solves a cut in shared memory. Cuts whose runs or components do not fit are noted, and a second kernel lets a
 // CTA solve each of them in global memory. Results do not depend on who solves a cut.

@@ -1,4 +1,4 @@
-// What the bindings of the box ops share.
+// Code that the bindings of the box ops share.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>

@@ -65,7 +65,7 @@ struct FramedBits {
   }
 };
 
-// Which hole lies at the pixels of a row, asked from left to right.
+// The hole at each pixel of a row, asked from left to right.
 class HoleCursor {
  public:
   __device__ HoleCursor(const RunStore& store, int y, int height) : store_(store) {
@@ -233,7 +233,7 @@ class Contours {
     return whole;
   }
 
-  // Whether the polygon of a contour has the least area. A component's is known where there is no hole in it. Otherwise
+  // True if the polygon of a contour has the least area. A component's is known where there is no hole in it. Otherwise
   // its windows bound it from below, a hole's pixels do, and the rectangle bounds both from above; where that leaves a
   // choice the contour is traced.
   __device__ __forceinline__ bool is_large(int item, const FramedBits& band) const {

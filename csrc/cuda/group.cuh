@@ -11,7 +11,7 @@ struct Warp {
   static constexpr int kSize = 32;
 
   __device__ static int rank() { return static_cast<int>(threadIdx.x % kSize); }
-  // What a member wrote before it, the others see after it.
+  // Afterwards every member sees what the others wrote before.
   __device__ static void sync() { __syncwarp(); }
 
   // combine() over all members, known to all of them; in no order.

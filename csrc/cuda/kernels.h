@@ -1,5 +1,5 @@
-// What the .cu files offer the ops' bindings: kernels started on a device's current stream. Tensors stay with the
-// bindings: torch's headers would be compiled once for every architecture.
+// The functions by which the ops' bindings start the kernels of the .cu files on a device's current stream. Tensors
+// stay with the bindings: torch's headers would be compiled once for every architecture.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace wsolfast::cuda {
 
-// Where kernels run, and for which op.
+// The device that kernels run on, and the op that errors name.
 struct Target {
   const char* op;
   int32_t device;

@@ -196,7 +196,7 @@ __device__ __forceinline__ MapRange range_of(const Map& map, const Visit& visit)
   return {ResizeCta::reduce(low, Lower{}).value, ResizeCta::reduce(high, Higher{}).value, finite};
 }
 
-// What normalisation makes of the values of a map.
+// The normalisation of the values of a map whose range is known.
 class Scale {
  public:
   __device__ __forceinline__ Scale(const MapRange& range, Normalization normalization, double eps)

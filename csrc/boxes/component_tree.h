@@ -1,4 +1,7 @@
-// Components that are followed from cut to cut while they are born, grow and unite.
+// The component tree of a map, also called its max-tree (Salembier, Oliveras and Garrido, IEEE Transactions on Image
+// Processing 7(4), 1998), built with union-find as by Najman and Couprie (IEEE Transactions on Image Processing 15(11),
+// 2006). It is visited level by level: what a component is at a cut is asked for before the next cut changes it, and of
+// the tree itself only who absorbed whom at which cut is kept.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +11,7 @@
 
 namespace wsolfast::boxes {
 
-class Forest {
+class ComponentTree {
  public:
   const ComponentSet& components() const { return components_; }
 
@@ -16,17 +19,20 @@ class Forest {
   const std::vector<int32_t>& touched() const { return touched_; }
   const std::vector<int32_t>& absorbed() const { return absorbed_; }
 
+  // True for a tree of the background, whose cuts ascend.
+  bool is_background() const { return background_; }
+
   // Roots, without component 0 of a background, in no order.
   const std::vector<int32_t>& live() const { return live_; }
 
-  // Components minus holes over the whole foreground.
+  // Components minus holes over the whole foreground: its Euler number.
   int euler() const { return euler_; }
 
  protected:
   static constexpr int32_t kNever = INT32_MIN;
 
   // Component 0 of a background, which takes whatever it unites with, is created here; it carries nothing.
-  void plant(bool background, size_t capacity);
+  void reset(bool background, size_t capacity);
   void start_cut(int cut) {
     cut_ = cut;
     touched_.clear();
@@ -46,9 +52,9 @@ class Forest {
   int cut_ = 0, euler_ = 0;
   ComponentSet components_;
   std::vector<int32_t> stamp_;        // cut at which a root was touched last
-  std::vector<int32_t> heir_;         // who absorbed a component; paths are not compressed
-  std::vector<int32_t> absorbed_at_;  // the cut of that; heir_ is valid from there on
-  std::vector<int32_t> place_;        // of a root in live_
+  std::vector<int32_t> absorbed_by_;  // parent in the tree; paths are not compressed
+  std::vector<int32_t> absorbed_at_;  // the cut of that; absorbed_by_ is valid from there on
+  std::vector<int32_t> live_index_;   // of a root in live_
   std::vector<int32_t> touched_, absorbed_, live_;
 };
 
