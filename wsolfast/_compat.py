@@ -1,11 +1,15 @@
-"""Optional packages that need help before they import."""
+"""Packages that need help: to import at all, or to leave unimported what is not used."""
 
 import importlib.util
+import inspect
 import os
 import sys
 from types import ModuleType
+from typing import TypeVar
 
 import torch
+
+AnyOptimizer = TypeVar("AnyOptimizer", bound=torch.optim.Optimizer)
 
 # Schemas declared in place of torchvision's compiled operators; a Library that is collected takes its schemas along.
 _stand_ins: list[torch.library.Library] = []
@@ -59,6 +63,21 @@ def import_torchmetrics() -> ModuleType:
     import torchmetrics
 
     return torchmetrics
+
+
+def without_compiler(kind: type[AnyOptimizer]) -> type[AnyOptimizer]:
+    """Return ``kind`` without the wrappers of its methods that tell torch's compiler to stop there.
+
+    They import it when they are first called, which takes seconds, also where nothing is compiled. What the methods
+    compute and what ``state_dict`` holds is the same; they cannot be called from inside of what is compiled.
+    """
+    methods = {
+        name: inspect.unwrap(getattr(kind, name))
+        for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    }
+    # Its wrapper also turns gradients off.
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def _declare_missing_operators(folder: str) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from wsolfast._compat import import_torchvision
-from wsolfast.backbones._base import IMAGENET_MEAN, IMAGENET_STD, BackboneError
+from wsolfast.backbones._base import IMAGENET_MEAN, IMAGENET_STD, BackboneError, allocate
 from wsolfast.backbones._weights import WeightsError, find_weights, read_state
 
 _LAYERS = ("fc7", "conv5", "conv5_flat")
@@ -37,7 +37,7 @@ class AlexNetEmbedding(nn.Module):
         # relu5 is the eleventh layer, pool5 the twelfth.
         self.features = net.features[:12] if layer == "conv5" else net.features
         self.classifier = net.classifier[:6] if layer == "fc7" else nn.Sequential()
-        self.to_empty(device="cpu")
+        allocate(self, torch.device("cpu"))
         self._fill(weights)
         for name, values in (("input_mean", IMAGENET_MEAN), ("input_std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)

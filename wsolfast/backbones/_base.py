@@ -1,16 +1,16 @@
 """What every backbone is: a chain of modules that reads raw images and is tapped at named stages."""
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,8 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 if TYPE_CHECKING:
     from wsolfast.backbones._weights import LoadReport
 
-# Side of the input on which strides are measured: every layout is stated for it.
-_PROBE_SIZE = 224
+# Sides of the input on which strides are measured. They differ by the largest stride, so sides of features differ by
+# whole pixels, whatever a network cuts off at the border; the smaller one is the least that InceptionV3 takes.
+_PROBE = (75, 107)
 
 
 class BackboneError(ValueError):
@@ -275,8 +276,8 @@ def realize(assemble: Callable[[], Architecture], *, freeze_bn: bool) -> Backbon
     with torch.device("meta"):
         architecture = assemble()
         _drop_what_does_not_run(architecture)
-        stages = _measure(architecture)
-    architecture.net.to_empty(device=device)
+    stages = _measure(architecture)
+    allocate(architecture.net, device)
     for module in architecture.net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -285,6 +286,17 @@ def realize(assemble: Callable[[], Architecture], *, freeze_bn: bool) -> Backbon
         elif isinstance(module, _BatchNorm):
             module.reset_parameters()
     return Backbone(architecture, stages, freeze_bn=freeze_bn)
+
+
+def allocate(net: nn.Module, device: torch.device) -> None:
+    """Give memory on ``device`` to a network of meta tensors, with no values in it.
+
+    ``net.to_empty`` does the same, but its kernel of meta tensors imports sympy, which takes half a second.
+    """
+    state = {
+        name: torch.empty(value.shape, dtype=value.dtype, device=device) for name, value in net.state_dict().items()
+    }
+    net.load_state_dict(state, assign=True)
 
 
 def _drop_what_does_not_run(architecture: Architecture) -> None:
@@ -304,33 +316,36 @@ def _drop_what_does_not_run(architecture: Architecture) -> None:
 
 def _measure(architecture: Architecture) -> tuple[StageInfo, ...]:
     net = architecture.net.eval()
-    x = torch.empty(1, 3, _PROBE_SIZE, _PROBE_SIZE)
-    stages = []
-    with _without_batch_norms(net):
+    with torch.no_grad(), torch.device("cpu"), _GeometryOnly():
+        x = torch.zeros(1, 3, *_PROBE)
+        stages = []
         for path, stage in steps(net, architecture.taps):
             x = net.get_submodule(path)(x)
             if stage is not None:
-                # Unpadded layers shave pixels off, so the ratio of sizes is only near the stride.
-                stages.append(StageInfo(stage, x.shape[1], 2 ** round(math.log2(_PROBE_SIZE / x.shape[3]))))
+                height, width = x.shape[2:]
+                stages.append(StageInfo(stage, x.shape[1], (_PROBE[1] - _PROBE[0]) // (width - height)))
     net.train()
     return tuple(stages)
 
 
-@contextmanager
-def _without_batch_norms(net: nn.Module) -> Iterator[None]:
-    """Batch norms change no shape, and their meta kernels would import torch's compiler, which takes seconds."""
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        vars(norm)["forward"] = _unchanged
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del vars(norm)["forward"]
+class _GeometryOnly(TorchFunctionMode):
+    """Convolutions that give zeros of the right shape, and batch norms that do nothing.
 
+    Neither needs its weights then, which have no memory yet. Meta tensors would give shapes too, but their kernels
+    import torch's compiler, which takes seconds.
+    """
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+    def __torch_function__(
+        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is functional.conv2d:
+            x, weight, _, stride, padding, dilation = args[:6]
+            # One channel has the geometry of all.
+            one = functional.conv2d(x[:, :1], x.new_zeros(1, 1, *weight.shape[2:]), None, stride, padding, dilation)
+            return one.repeat(1, len(weight), 1, 1)
+        if func is functional.batch_norm:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def remove_strides(module: nn.Module) -> None:

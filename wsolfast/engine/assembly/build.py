@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from wsolfast import backbones, data, methods
+from wsolfast._compat import without_compiler
 from wsolfast._nearest import nearest
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
 from wsolfast.engine.run.distributed import find_rank, world_size
@@ -284,8 +285,8 @@ def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool 
         raise RecipeError(f"{where}.lr_factors: every group is frozen, nothing is left to train")
     shared: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True if fused else None}
     if spec.name == "adam":
-        return torch.optim.Adam(trained, betas=spec.betas, **shared)
-    return torch.optim.SGD(trained, momentum=spec.momentum, nesterov=spec.nesterov, **shared)
+        return without_compiler(torch.optim.Adam)(trained, betas=spec.betas, **shared)
+    return without_compiler(torch.optim.SGD)(trained, momentum=spec.momentum, nesterov=spec.nesterov, **shared)
 
 
 def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
