@@ -15,6 +15,7 @@ from wsolfast.engine.assembly.build import eval_protocol
 from wsolfast.engine.assembly.checkpoint import save_weights
 from wsolfast.engine.assembly.network import Network, load_method
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
+from wsolfast.engine.evaluation.eval_pass import EvalPass
 from wsolfast.engine.evaluation.eval_split import EvalSplit
 from wsolfast.engine.evaluation.measure import GroundTruth, PerImageTable, SplitMetrics
 from wsolfast.engine.run.progress import Progress
@@ -131,9 +132,10 @@ class Evaluation:
         split.ground_truth = GroundTruth(split.dataset, indices)
         split.plan(self.network)
         metrics = SplitMetrics(split.ground_truth, self.protocol)
-        split.evaluate(self.network, metrics, QUIET)
+        images = EvalPass(split, self.network, QUIET)
+        images.count(metrics)
         results, _ = metrics.measure(None)
-        PerImageTable(metrics, results["cam_threshold"]).write(split.folder / "per_image.json", split.reload(QUIET))
+        PerImageTable(metrics, results["cam_threshold"]).write(split.folder / "per_image.json", images.reload())
         split.indices = every
         return len(indices)
 

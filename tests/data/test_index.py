@@ -99,7 +99,7 @@ def begin(root):
 # Up to the first image that is decoded.
 EVALUATING = """
 from pathlib import Path
-from wsolfast.engine.evaluation import eval_split
+from wsolfast.engine.evaluation import eval_pass
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.recipe import parse_recipe
@@ -123,7 +123,7 @@ class Begun(Exception):
     pass
 def at_the_first_image(*_, **__):
     raise Begun
-eval_split.compute_score_maps = at_the_first_image
+eval_pass.compute_score_maps = at_the_first_image
 def begin(root):
     beside = Path(root + "-run")
     recipe = parse_recipe(RECIPE, "probe", [f"data.root={root}", f"runtime.cache_dir={beside / 'cache'}"])

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from wsolfast import data
 from wsolfast.data import atomic
-from wsolfast.engine.evaluation import eval_split
-from wsolfast.engine.evaluation.eval_split import EvalSplit, compute_score_maps
+from wsolfast.engine.evaluation import eval_pass
+from wsolfast.engine.evaluation.eval_pass import compute_score_maps
+from wsolfast.engine.evaluation.eval_split import EvalSplit
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.evaluation.stopwatch import in_words
@@ -71,7 +72,7 @@ def batches_seen(monkeypatch):
             seen.append((dataset.split, batch.images))
             yield batch
 
-    monkeypatch.setattr(eval_split, "compute_score_maps", counting)
+    monkeypatch.setattr(eval_pass, "compute_score_maps", counting)
     return seen
 
 

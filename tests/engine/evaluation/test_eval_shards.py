@@ -56,7 +56,7 @@ def test_shards_of_two_machines_are_brought_together_by_copying_files(copies):
 def test_a_shard_that_was_done_is_not_done_again(copies, monkeypatch):
     run = copies("run")
     evaluate_shard(run, None, EvalShard(1, 2))
-    monkeypatch.setattr("wsolfast.engine.evaluation.eval_split.compute_score_maps", None)
+    monkeypatch.setattr("wsolfast.engine.evaluation.eval_pass.compute_score_maps", None)
     assert evaluate_shard(run, None, EvalShard(1, 2)) is None
 
 

@@ -15,8 +15,8 @@ from wsolfast.engine.assembly.build import build_method, describe_device, eval_p
 from wsolfast.engine.assembly.checkpoint import load_weights, save_weights, seed_everything
 from wsolfast.engine.assembly.network import load_localizer
 from wsolfast.engine.assembly.predictor import Predictor
-from wsolfast.engine.evaluation import eval_split
-from wsolfast.engine.evaluation.eval_split import compute_score_maps
+from wsolfast.engine.evaluation import eval_pass
+from wsolfast.engine.evaluation.eval_pass import compute_score_maps
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.pretrained import adopt
@@ -42,7 +42,7 @@ def counted_passes(monkeypatch):
         passes.append(dataset.split)
         return original(predictor, dataset, *rest, **options)
 
-    monkeypatch.setattr(eval_split, "compute_score_maps", counting)
+    monkeypatch.setattr(eval_pass, "compute_score_maps", counting)
     return passes
 
 
@@ -103,7 +103,7 @@ def test_results_and_environment_say_what_the_numbers_depend_on(trained, monkeyp
             assert environment[package] == version(package), package
         assert environment["threads"] == torch.get_num_threads()
         assert {"python", "cpu", "platform", "processes", "started"} <= environment.keys()
-        if (Path(eval_split.__file__).parents[3] / ".git").exists():
+        if (Path(eval_pass.__file__).parents[3] / ".git").exists():
             assert re.match("[0-9a-f]{7,}", environment["commit"])
     assert results["environment"]["argv"] == sys.argv
     assert results["environment"]["command"] == "wsolfast eval run"

@@ -1,28 +1,18 @@
-"""One split of an evaluation: its images, its score maps on disk, and the pass that leaves those that are missing."""
+"""A split of an evaluation: the images that are measured, and which of their score maps are on disk."""
 
 import dataclasses
 import re
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
-from itertools import chain
-
-import torch
 
 from wsolfast import data
 from wsolfast.data.tensor_files import fingerprint
-from wsolfast.engine.assembly.build import count_decoders, eval_view, open_eval_data
+from wsolfast.engine.assembly.build import eval_view, open_eval_data
 from wsolfast.engine.assembly.network import Network
-from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.stage_refs import localizer_of
-from wsolfast.engine.evaluation.measure import GroundTruth, SplitMetrics, turns
-from wsolfast.engine.evaluation.pipeline import stream
+from wsolfast.engine.evaluation.measure import GroundTruth
 from wsolfast.engine.evaluation.score_maps import MapBatch, ScoreMaps
-from wsolfast.engine.evaluation.stopwatch import FIELDS, Stopwatch
-from wsolfast.engine.run.distributed import from_all, from_first, on_first, rank, sum_over_all, world_size
-from wsolfast.engine.run.errors import Interrupted, RunError, UsageError
-from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.distributed import from_first
+from wsolfast.engine.run.errors import RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.run.signals import StopRequest
 from wsolfast.recipe import Recipe, RecipeError
 
 
@@ -35,10 +25,10 @@ class EvalShard:
 
     @classmethod
     def parse(cls, text: str) -> "EvalShard":
-        """The shard that ``text``, for instance ``"2/4"``, names.
+        """Read a shard, for instance ``"2/4"``.
 
         Raises:
-            UsageError: if it is none.
+            UsageError: if it is not I/N with 1 <= I <= N.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
@@ -53,7 +43,7 @@ WHOLE = EvalShard()
 
 
 class EvalSplit:
-    """A split as a run's evaluation sees it.
+    """Images of a split that are measured, and their score maps in a run's folder.
 
     Args:
         run: where the results go.
@@ -63,6 +53,10 @@ class EvalSplit:
 
     Raises:
         DataError: if the data set has no such split.
+
+    Attributes:
+        batches: positions in ``indices`` of each batch; empty before :meth:`plan`.
+        done: those of them whose score maps are on disk.
     """
 
     def __init__(self, run: RunFolder, recipe: Recipe, split: str, limit: int | None):
@@ -74,13 +68,12 @@ class EvalSplit:
         self.folder = run.eval_path(name if limit is None else f"{name}-limit-{limit}")
         self.ground_truth = GroundTruth(self.dataset, self.indices)
         self.maps = ScoreMaps(self.folder / "maps")
-        # Of positions in indices: all, and those whose score maps are there.
         self.batches: list[range] = []
         self.done: list[range] = []
 
     @classmethod
     def open_if_there(cls, run: RunFolder, recipe: Recipe, split: str, limit: int | None) -> "EvalSplit | None":
-        """The split, None if the data set has none or nothing to measure by in it."""
+        """Open a split; None if the data set has none, or no annotation in it."""
         try:
             found = cls(run, recipe, split, limit)
         except data.DataError:
@@ -89,103 +82,23 @@ class EvalSplit:
         return found if annotated else None
 
     def plan(self, network: Network) -> None:
-        """Find out which score maps are there: those of the same weights, images and settings."""
+        """Cut the images into batches, and find those whose score maps of the same weights and settings are on disk."""
         self.maps = ScoreMaps(
             self.folder / "maps", self._identity(network), [self.dataset.image_ids[i] for i in self.indices]
         )
         self.batches, self.done = from_first(self.maps.batches(self.recipe.evaluate.batch_size))
 
     def missing(self, shard: EvalShard = WHOLE) -> list[range]:
-        """The batches of a shard that are not there."""
+        """Return the batches of a shard that are not on disk."""
         done = set(self.done)
         return [part for part in self.batches[shard.number - 1 :: shard.count] if part not in done]
 
-    def evaluate(self, network: Network, metrics: SplitMetrics, progress: Progress) -> dict[str, float]:
-        """Count score maps of every image: those that are there, and the network's of all others.
-
-        Returns:
-            Seconds by :data:`wsolfast.engine.evaluation.stopwatch.FIELDS` that the maps took, now or then.
+    def save(self, batch: MapBatch) -> None:
+        """Write a batch of score maps.
 
         Raises:
-            Interrupted: a signal asked for a stop.
+            RunError: if it cannot be written.
         """
-        on_first(lambda: self.maps.remove_all_but(self.done))
-        self._log(progress)
-        seconds = torch.zeros(len(FIELDS), dtype=torch.float64)
-        for batch in self._interruptible(self._kept(metrics), self._computed(WHOLE, network, metrics, progress)):
-            seconds += torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
-        self.done = self.batches
-        metrics.all_reduce()
-        return dict(zip(FIELDS, sum_over_all(seconds).tolist(), strict=True))
-
-    def compute_shard(self, shard: EvalShard, network: Network, progress: Progress) -> None:
-        """Leave the score maps of a shard, for whoever counts them all.
-
-        Raises:
-            Interrupted: a signal asked for a stop.
-        """
-        self._log(progress)
-        for _ in self._interruptible(self._computed(shard, network, None, progress)):
-            pass
-        # Those of all processes are there, before anyone looks.
-        from_all(None)
-        self.plan(network)
-
-    def _interruptible(self, *sources: Generator[MapBatch]) -> Iterator[MapBatch]:
-        with ExitStack() as left:
-            stop = left.enter_context(StopRequest())
-            for source in sources:
-                left.enter_context(closing(source))
-            for batch in chain(*sources):
-                yield batch
-                self._stop_if_asked(stop)
-
-    def reload(self, progress: Progress) -> Iterator[MapBatch | None]:
-        """This process's share of the batches, None in turns in which others have one."""
-        mine = turns(self.batches)
-        with progress.task(f"{self.dataset.split}: images one by one", len(mine)) as advance, StopRequest() as stop:
-            for part in mine:
-                yield None if part is None else self._load(part)
-                advance()
-                self._stop_if_asked(stop)
-
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.requested:
-            raise Interrupted(f"stopped; the same command goes on with the score maps in {self.maps.folder}")
-
-    def _kept(self, metrics: SplitMetrics) -> Generator[MapBatch]:
-        for part in self.done[rank() :: world_size()]:
-            batch = self._load(part)
-            metrics.update(batch)
-            yield batch
-
-    def _computed(
-        self, shard: EvalShard, network: Network, metrics: SplitMetrics | None, progress: Progress
-    ) -> Generator[MapBatch]:
-        """Whole batches are dealt out, so that an image's neighbours, and last digits, are those of one process."""
-        mine, stopwatch = self.missing(shard)[rank() :: world_size()], Stopwatch()
-        if not mine:
-            return
-        threads = count_decoders(self.recipe.runtime.workers, network.device)
-        predictor, images = network.predictor, sum(map(len, mine))
-        stopwatch.take()
-        found = compute_score_maps(predictor, self.dataset, self.indices, mine, threads=threads, stopwatch=stopwatch)
-        done, spent = 0, 0.0
-        with closing(found), progress.task(f"{self.dataset.split}: score maps", images) as advance:
-            for batch in found:
-                if metrics is not None:
-                    with stopwatch.measure("boxes"):
-                        metrics.update(batch)
-                seconds = stopwatch.take()
-                done, spent = done + len(batch.images), spent + seconds["all"]
-                workers = world_size() * shard.count
-                batch = dataclasses.replace(batch, seconds={name: seconds[name] / workers for name in FIELDS})
-                with stopwatch.measure("write"):
-                    self._save(batch)
-                advance(len(batch.images), f"{done / spent:.1f} images/s")
-                yield batch
-
-    def _save(self, batch: MapBatch) -> None:
         try:
             self.maps.save(batch)
         except OSError as error:
@@ -194,27 +107,18 @@ class EvalSplit:
                 "those that are there"
             ) from error
 
-    def _load(self, part: range) -> MapBatch:
+    def load(self, part: range) -> MapBatch:
+        """Read a batch of score maps that is on disk.
+
+        Raises:
+            RunError: if it is not, or not any more.
+        """
         batch = self.maps.load(part)
         if batch is None:
             raise RunError(
                 f"{self.maps.folder}: images {part.start} to {part.stop} were changed meanwhile; start again"
             )
         return batch
-
-    def _log(self, progress: Progress) -> None:
-        split, skipped = self.dataset.split, self.dataset.skipped
-        if skipped:
-            progress.log(f"{split}: {len(skipped)} unreadable images are left out")
-        for message in skipped:
-            progress.log(f"skipped: {message}")
-        for message in self.dataset.describe_cache():
-            progress.log(f"cache: {message}")
-        if not self.missing():
-            progress.log(f"{split}: score maps are up to date ({self.maps.folder})")
-        elif self.done:
-            kept, wanted = sum(map(len, self.done)), len(self.indices)
-            progress.log(f"{split}: score maps of {kept} of {wanted} images are there ({self.maps.folder})")
 
     def _identity(self, network: Network) -> str:
         if len(self.dataset.class_names) > network.known_classes:
@@ -236,44 +140,8 @@ class EvalSplit:
 
 
 def eval_name(run: RunFolder, recipe: Recipe, split: str) -> str:
-    """What the evaluation of ``split`` is called: the split, and the variant, or the localiser and ``post`` if not
-    the run's own.
-    """
+    """Name the evaluation of ``split``: its variant behind it, or the localiser and ``post`` if not the run's own."""
     if recipe.evaluate.variant:
         return f"{split}-{recipe.evaluate.variant}"
     here, own = ((localizer_of(one).stage.name, one.evaluate.post) for one in (recipe, run.recipe))
     return "-".join([split, *(value for value, usual in zip(here, own, strict=True) if value != usual)])
-
-
-def compute_score_maps(
-    predictor: Predictor,
-    dataset: data.Dataset,
-    indices: Sequence[int],
-    batches: Sequence[range],
-    *,
-    threads: int = 0,
-    stopwatch: Stopwatch | None = None,
-) -> Generator[MapBatch]:
-    """What the networks say of each batch, every image decoded once.
-
-    Args:
-        predictor: the networks.
-        dataset: has the images.
-        indices: of the images, as they were asked for.
-        batches: positions in ``indices``.
-        threads: that decode; 0 decodes in this one.
-        stopwatch: notes where the time goes.
-    """
-    found = stream(
-        dataset,
-        [[indices[position] for position in batch] for batch in batches],
-        predictor,
-        device=predictor.device,
-        backbones=predictor.backbones,
-        threads=threads,
-        pad=max(map(len, batches), default=0) if predictor.compiled else 0,
-        stopwatch=stopwatch,
-    )
-    with closing(found):
-        for batch, (maps, classes, scores) in zip(batches, found, strict=True):
-            yield MapBatch(batch.start, maps, classes, scores)

@@ -1,4 +1,4 @@
-"""Evaluation: the network runs once over the images; what it says goes to disk and is measured while it runs on."""
+"""Evaluation of a run: the network sees every image once; its score maps go to disk and are counted meanwhile."""
 
 import time
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from wsolfast import data
 from wsolfast.engine.assembly.build import describe_device, eval_protocol
 from wsolfast.engine.assembly.network import Network
+from wsolfast.engine.evaluation.eval_pass import EvalPass
 from wsolfast.engine.evaluation.eval_split import EvalShard, EvalSplit
 from wsolfast.engine.evaluation.measure import PerImageTable, SplitMetrics
 from wsolfast.engine.evaluation.stopwatch import describe, in_words
@@ -64,15 +65,16 @@ def evaluate(
         _check_shards(merge_shards, test, fullsup)
         run.keep_class_names(test.dataset.class_names)
         metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
-        seconds = test.evaluate(network, metrics, progress)
+        images = EvalPass(test, network, progress)
+        seconds = images.count(metrics)
         chosen = None
         if fullsup is not None:
             chosen = SplitMetrics(fullsup.ground_truth, protocol, baselines=False)
-            fullsup.evaluate(network, chosen, progress)
+            EvalPass(fullsup, network, progress).count(chosen)
         measured = time.monotonic()
         results, curves = metrics.measure(chosen)
         table = PerImageTable(metrics, results["cam_threshold"])
-        table.write(test.folder / "per_image.json", test.reload(progress))
+        table.write(test.folder / "per_image.json", images.reload())
         throughput = describe(len(test.indices), seconds)
         progress.log(in_words(throughput))
         results |= table.error_split()
@@ -131,7 +133,7 @@ def evaluate_shard(
     with alone, deterministic_algorithms(recipe.runtime.deterministic):
         network, *splits = _open(run, recipe, limit)
         for split in filter(None, splits):
-            split.compute_shard(shard, network, progress)
+            EvalPass(split, network, progress).compute_shard(shard)
         unfinished = _unfinished(shard.count, *splits)
     if unfinished:
         others = ", ".join(map(str, unfinished))
