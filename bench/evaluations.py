@@ -17,7 +17,8 @@ from wsolfast.engine.assembly.network import Network, load_method
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.engine.evaluation.eval_pass import EvalPass
 from wsolfast.engine.evaluation.eval_split import EvalSplit
-from wsolfast.engine.evaluation.measure import GroundTruth, PerImageTable, SplitMetrics
+from wsolfast.engine.evaluation.measure import GroundTruth, SplitMetrics
+from wsolfast.engine.evaluation.per_image import ImageRows, write_table
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
@@ -134,8 +135,8 @@ class Evaluation:
         metrics = SplitMetrics(split.ground_truth, self.protocol)
         images = EvalPass(split, self.network, QUIET)
         images.count(metrics)
-        results, _ = metrics.measure(None)
-        PerImageTable(metrics, results["cam_threshold"]).write(split.folder / "per_image.json", images.reload())
+        rows = ImageRows(metrics, metrics.measure().cam_threshold)
+        write_table(split.folder / "per_image.json", images.reload(), rows.describe, split.dataset.class_names)
         split.indices = every
         return len(indices)
 

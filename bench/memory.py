@@ -92,14 +92,14 @@ def main() -> None:
     results = evaluate(RunFolder.create(given.out / "run", recipe, exist_ok=True), progress=watched)
     passes = dict(zip(("network and counters", "images one by one"), watched.samples.values(), strict=True))
     found = {
-        "images": results["num_images"],
+        "images": results.num_images,
         "growth_mb": {name: round(growth(samples), 2) for name, samples in passes.items()},
         "largest_mb": round(max(size for samples in passes.values() for _, size in samples), 1),
-        "throughput": results["throughput"],
+        "throughput": results.throughput.to_json(),
         "samples": passes,
     }
     write_json(given.out / "memory.json", found, indent=None)
-    picture = draw_charts([[_chart(name, samples, results["num_images"]) for name, samples in passes.items()]])
+    picture = draw_charts([[_chart(name, samples, results.num_images) for name, samples in passes.items()]])
     write_bytes(given.out / "memory.png", lambda stream: picture.save(stream, format="PNG"))
     rose = ", ".join(f"{name} {mb:+.1f} MB" for name, mb in found["growth_mb"].items())
     print(f"{found['images']} images, at most {found['largest_mb']:.0f} MB; after the first {WARM:.0%}: {rose}")

@@ -50,6 +50,12 @@ _API = {
         ("wsolfast.engine.evaluation.eval_split", "EvalShard"),
         ("wsolfast.engine.evaluation.evaluate_maps", "evaluate_maps"),
         ("wsolfast.engine.localize", "localize"),
+        (
+            "wsolfast.engine.run.results",
+            "EvalResults PixelMetrics ErrorShares Throughput ThresholdSweep Curves ProtocolCurves ImageTable ImageRow "
+            "MapResults Comparison LocalizeResults LocalizedImage UnreadableImage Reproduction ReproducedRecipe "
+            "ReproducedRun",
+        ),
         ("wsolfast.engine.report.report", "write_report"),
         ("wsolfast.engine.reproduce", "plan reproduce summarize to_markdown"),
         ("wsolfast.engine.demo", "demo"),

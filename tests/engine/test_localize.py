@@ -54,20 +54,20 @@ def test_an_image_is_localised_as_it_is_evaluated(tiny, tmp_path, photos, coarse
     evaluate(run)
     without_crop = kept_maps(run)
     run.replace_recipe(parse_recipe(dump_recipe(run.recipe), "cropped", [f"evaluate.{crop}=true"]))
-    threshold = evaluate(run)["cam_threshold"]
+    threshold = evaluate(run).cam_threshold
     maps = kept_maps(run)
     # Or the test would say nothing of who ranks the classes.
     assert any((one != other).any() for one, other in zip(maps, without_crop, strict=True))
     rows = json.loads((run.eval_path("test") / "per_image.json").read_text())["images"]
     files = [photos / row["image_id"] for row in rows]
-    predicted = localize(run, files, tmp_path / "predicted")["images"]
+    predicted = localize(run, files, tmp_path / "predicted").images
     for row, found in zip(rows, predicted, strict=True):
-        assert (found["class_id"], found["score"]) == (row["predicted"], row["score"])
+        assert (found.class_id, found.score) == (row["predicted"], row["score"])
     for row, file, score_map in zip(rows, files, maps, strict=True):
         of_label = localize(run, [file], tmp_path / "label", class_name=str(row["label"]))
-        (found,) = of_label["images"]
-        assert of_label["threshold"] == threshold
-        assert found["class_id"] == row["label"]
-        assert found["boxes"] == [row["box"]]
-        picture = draw_boxes(overlay(Image.open(file), score_map), found["boxes"])
-        np.testing.assert_array_equal(Image.open(found["overlay"]), picture)
+        (found,) = of_label.images
+        assert of_label.threshold == threshold
+        assert found.class_id == row["label"]
+        assert found.boxes == [row["box"]]
+        picture = draw_boxes(overlay(Image.open(file), score_map), found.boxes)
+        np.testing.assert_array_equal(Image.open(found.overlay), picture)

@@ -12,6 +12,7 @@ from wsolfast import methods
 from wsolfast.engine import run_recipes as running
 from wsolfast.engine.reproduce import COLUMNS, check, plan, reproduce, to_markdown
 from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
+from wsolfast.engine.run.results import EvalResults, Reproduction
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training import train as train_module
 from wsolfast.methods.cam import CAM
@@ -93,34 +94,35 @@ def test_two_seeds_make_a_row_and_are_not_run_again(tiny_file, tmp_path, coarse_
     assert [job.state() for job in jobs] == ["to do", "to do"]
     found = reproduce(jobs, tmp_path)
     check(found)
-    row = found["recipes"]["tiny"]
-    assert row["paper"] == {"top1_loc": 60.0}
-    assert [run["seed"] for run in row["runs"]] == [0, 1]
+    row = found.recipes["tiny"]
+    assert row.paper == {"top1_loc": 60.0}
+    assert [run.seed for run in row.runs] == [0, 1]
     for key in COLUMNS:
-        values = [run["numbers"][key] for run in row["runs"]]
-        assert row["mean"][key] == pytest.approx(sum(values) / 2, abs=1e-4)
-        assert (row["lowest"][key], row["highest"][key]) == (round(min(values), 4), round(max(values), 4))
-    for run, job in zip(row["runs"], jobs, strict=True):
+        values = [run.numbers[key] for run in row.runs]
+        assert row.mean[key] == pytest.approx(sum(values) / 2, abs=1e-4)
+        assert (row.lowest[key], row.highest[key]) == (round(min(values), 4), round(max(values), 4))
+    for run, job in zip(row.runs, jobs, strict=True):
         results = json.loads((job.path / "eval" / "test" / "results.json").read_text())
-        assert run["numbers"]["gt_known_loc"] == results["metrics"]["gt_known_loc"]
-        assert run["numbers"]["gt_known_transferred"] == results["transferred"]["gt_known_loc"]
-        assert run["numbers"]["part"] == results["error_split"]["part"]
-    assert list(found["centres"]) == [
+        assert run.numbers["gt_known_loc"] == results["metrics"]["gt_known_loc"]
+        assert run.numbers["gt_known_transferred"] == results["transferred"]["gt_known_loc"]
+        assert run.numbers["part"] == results["error_split"]["part"]
+    assert list(found.centres) == [
         "centre box (synthetic test, wsolevaluation)",
         "centre Gaussian (synthetic test, wsolevaluation)",
     ]
     table = (tmp_path / "reproduce.md").read_text()
     assert "| tiny | paper | – | 60.00 | – |" in table
     assert "| tiny | measured, seeds 0, 1 | " in table
-    assert f"{row['mean']['gt_known_loc']:.2f} ({row['lowest']['gt_known_loc']:.2f} to " in table
+    assert f"{row.mean['gt_known_loc']:.2f} ({row.lowest['gt_known_loc']:.2f} to " in table
     widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
     assert widths == {len(COLUMNS) + 3}
 
     no_training()
     assert [job.state() for job in jobs] == ["finished", "finished"]
     again = reproduce(jobs, tmp_path)
-    assert again["recipes"] == found["recipes"]
-    assert json.loads((tmp_path / "reproduce.json").read_text())["recipes"] == found["recipes"]
+    assert again.recipes == found.recipes
+    assert json.loads((tmp_path / "reproduce.json").read_text()) == again.to_json()
+    assert Reproduction.read(tmp_path / "reproduce.json") == again
 
 
 def test_a_network_as_it_is_needs_no_training_images(tmp_path, coarse_sweep):
@@ -137,7 +139,7 @@ def test_a_network_as_it_is_needs_no_training_images(tmp_path, coarse_sweep):
     jobs, _ = plan(tmp_path / "out", patterns=[str(recipe)], data={"": str(root)})
     found = reproduce(jobs, tmp_path / "out")
     check(found)
-    row = found["recipes"]["as_it_is"]["mean"]
+    row = found.recipes["as_it_is"].mean
     assert 0 <= row["gt_known_loc"] <= 100
     assert "train_images_per_second" not in row
     assert not list(jobs[0].path.rglob("model.safetensors"))
@@ -155,14 +157,14 @@ def test_a_variant_is_a_row_of_the_same_training(tiny_file, tmp_path, coarse_swe
     found = reproduce(jobs, tmp_path)
     check(found)
     assert [job.state() for job in jobs] == ["finished", "finished"]
-    rows = found["recipes"]
+    rows = found.recipes
     assert list(rows) == ["tiny", "tiny (refined)"]
-    assert rows["tiny"]["paper"]
-    assert not rows["tiny (refined)"]["paper"]
+    assert rows["tiny"].paper
+    assert not rows["tiny (refined)"].paper
     files = [jobs[0].path / "eval" / name / "results.json" for name in ("test", "test-refined")]
-    plain, refined = (json.loads(file.read_text()) for file in files)
-    assert (plain["variant"], refined["variant"], refined["post"]) == ("", "refined", "scg")
-    assert plain["metrics"]["top1_cls"] == refined["metrics"]["top1_cls"]
+    plain, refined = map(EvalResults.read, files)
+    assert (plain.variant, refined.variant, refined.post) == ("", "refined", "scg")
+    assert plain.metrics["top1_cls"] == refined.metrics["top1_cls"]
     curves = [(file.parent / "curves.json").read_text() for file in files]
     assert curves[0] != curves[1]
     assert "| tiny (refined) | measured, seed 0 |" in (tmp_path / "reproduce.md").read_text()
@@ -184,8 +186,8 @@ def test_an_interrupted_list_goes_on_where_it_stood(tiny_file, tmp_path, coarse_
         weights = (load_file(RunFolder(job.path).weights_path("localizer")) for job in (one, other))
         first, second = weights
         assert all(torch.equal(first[name], second[name]) for name in first)
-    found = json.loads((tmp_path / "stopped" / "reproduce.json").read_text())
-    assert found["recipes"]["tiny"]["mean"]["gt_known_loc"] == expected["recipes"]["tiny"]["mean"]["gt_known_loc"]
+    found = Reproduction.read(tmp_path / "stopped" / "reproduce.json")
+    assert found.recipes["tiny"].mean["gt_known_loc"] == expected.recipes["tiny"].mean["gt_known_loc"]
 
 
 def test_an_interrupt_while_measuring_is_an_interrupt(tiny_file, tmp_path, monkeypatch):
@@ -210,9 +212,9 @@ def test_a_failed_run_is_a_row_and_the_others_go_on(tiny_file, tmp_path, coarse_
     monkeypatch.setattr(CAM, "training_step", broken)
     jobs, _ = plan(tmp_path, patterns=[tiny_file], seeds=[0, 1, 2])
     found = reproduce(jobs, tmp_path)
-    runs = found["recipes"]["tiny"]["runs"]
-    assert ["failure" in run for run in runs] == [False, True, False]
-    assert "loss = nan" in runs[1]["failure"]
+    runs = found.recipes["tiny"].runs
+    assert [run.failure is not None for run in runs] == [run.numbers is None for run in runs] == [False, True, False]
+    assert "loss = nan" in runs[1].failure
     table = to_markdown(found)
     assert "| tiny | measured, seeds 0, 2 | " in table
     assert "| tiny | failed, seed 1: stage localizer, epoch 0, step 0: loss = nan" in table
@@ -227,7 +229,7 @@ def test_an_unforeseen_error_is_a_row_with_its_type(tiny_file, tmp_path, monkeyp
     monkeypatch.setattr(CAM, "training_step", lambda *_: {}["bug"])
     jobs, _ = plan(tmp_path, patterns=[tiny_file])
     found = reproduce(jobs, tmp_path)
-    assert found["recipes"]["tiny"]["runs"][0]["failure"] == "KeyError: 'bug'"
+    assert found.recipes["tiny"].runs[0].failure == "KeyError: 'bug'"
     assert "Traceback" in (jobs[0].path / "train.log").read_text()
 
 
@@ -243,7 +245,7 @@ def test_stages_of_a_recipe_are_run_and_resumed(tiny_file, tmp_path, coarse_swee
     run = RunFolder(jobs[0].path)
     assert run.weights_path("localizer").is_file()
     assert not run.weights_path("pupil").is_file()
-    assert "failure" not in reproduce(jobs, tmp_path)["recipes"]["tiny"]["runs"][0]
+    assert reproduce(jobs, tmp_path).recipes["tiny"].runs[0].failure is None
     assert run.weights_path("pupil").is_file()
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles.made_up_results import made_up_results, made_up_row
 from PIL import Image
 
 from wsolfast import data
 from wsolfast.data.images.decode import decode_grey
 from wsolfast.engine.evaluation.score_maps import MapBatch, ScoreMaps
+from wsolfast.engine.run.results import ImageTable
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.export.coco import run_lengths, write_coco
 from wsolfast.export.findings import Findings
@@ -36,11 +38,11 @@ def run(tmp_path):
     seconds = dict.fromkeys(("decode", "copy", "network", "maps", "boxes", "write", "wait", "all"), 0.0)
     ScoreMaps(at / "maps").save(MapBatch(0, maps, classes, scores, seconds))
     rows = [
-        {"map": k, "image_id": f"test/{name}.jpg", "label": label, "size": SIZE}
+        made_up_row(k, image_id=f"test/{name}.jpg", label=label, size=SIZE)
         for k, (name, label) in enumerate((("a", 0), ("b", 1), ("c", 1)))
     ]
-    (at / "per_image.json").write_text(json.dumps({"class_names": NAMES, "images": rows}))
-    (at / "results.json").write_text(json.dumps({"protocol": "wsolevaluation", "cam_threshold": 0.5}))
+    (at / "per_image.json").write_text(json.dumps(ImageTable(NAMES, rows).to_json()))
+    (at / "results.json").write_text(json.dumps(made_up_results(cam_threshold=0.5).to_json()))
     return RunFolder(folder)
 
 
@@ -93,7 +95,7 @@ def test_the_map_of_a_crop_is_zero_outside_it_and_an_empty_map_has_no_box(run, t
     crop = next(p for p in map(get_protocol, ("wsolevaluation", "spa", "spol", "danet")) if p.frame == "input")
     crop = replace(crop, frame="crop", input_size=8, resize=16)
     maps = ScoreMaps(run.path / "eval" / "test" / "maps")
-    table = {"class_names": NAMES, "images": [{"map": 0, "image_id": "a", "label": 0, "size": [16, 16]}]}
+    table = ImageTable(NAMES, [made_up_row(0, size=[16, 16])])
     (finding,) = Findings(maps, table, crop, 0.5)
     torch.testing.assert_close(finding.score_map[4:12, 4:12], next(maps.all()).maps[0].double())
     assert float(finding.score_map.sum()) == 16

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from wsolfast.engine.run.results import EvalResults, MapResults
     from wsolfast.recipe import Paper
 
 _METRICS = {
@@ -42,14 +43,14 @@ def _table(rows: dict[str, dict[str, str]], columns: list[str]) -> "Table":
     return table
 
 
-def print_results(results: dict, paper: "Paper | None") -> None:
+def print_results(results: "EvalResults", paper: "Paper | None") -> None:
     """One evaluation: a row per metric, the centre box beside it, and what the numbers rest on."""
     from rich.console import Console
 
     given = {
-        "best threshold": results["metrics"] | results.get("pixel", {}),
-        "threshold of train_fullsup": results.get("transferred"),
-        "centre box": results["baselines"]["center_box"],
+        "best threshold": results.measured,
+        "threshold of train_fullsup": results.transferred,
+        "centre box": results.baselines["center_box"],
         "published": paper.numbers() if paper else None,
     }
     columns = {name: numbers for name, numbers in given.items() if numbers}
@@ -60,31 +61,29 @@ def print_results(results: dict, paper: "Paper | None") -> None:
     }
     console = Console(highlight=False)
     console.print(_table(rows, list(columns)))
-    split = results.get("error_split", {})
-    if split:
-        shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in split.items())
+    if results.error_split is not None:
+        shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in vars(results.error_split).items())
         console.print(f"top-1 boxes, percent: {shares}")
-    if results.get("pixel"):
-        pixel = results["pixel"]
-        console.print(f"masks of {pixel['images']} images, Peak-T {pixel['peak_threshold']}")
+    if results.pixel is not None:
+        console.print(f"masks of {results.pixel.images} images, Peak-T {results.pixel.peak_threshold}")
     console.print(
-        f"{results['num_images']} images of {results['split']}, protocol {results['protocol']}, "
-        f"{'boxes' if split else 'regions'} at "
-        f"{results['cam_threshold']:.3g} ({results['cam_threshold_source']}), "
-        f"{results['images_per_second']:.1f} images/s"
+        f"{results.num_images} images of {results.split}, protocol {results.protocol}, "
+        f"{'regions' if results.error_split is None else 'boxes'} at "
+        f"{results.cam_threshold:.3g} ({results.cam_threshold_source}), "
+        f"{results.images_per_second:.1f} images/s"
     )
 
 
-def print_map_results(results: dict, out: Path) -> None:
+def print_map_results(results: "MapResults", out: Path) -> None:
     """One evaluation of score maps on disk: a row per metric, its threshold and the centre box beside it."""
     from rich.console import Console
 
     given = {
-        "best threshold": results["metrics"],
-        "at": results["oracle_threshold"],
-        "other split's threshold": results.get("transferred"),
-        "its": results.get("transferred_thresholds"),
-        "centre box": results.get("baselines", {}).get("center_box"),
+        "best threshold": results.metrics,
+        "at": results.oracle_threshold,
+        "other split's threshold": results.transferred,
+        "its": results.transferred_thresholds,
+        "centre box": (results.baselines or {}).get("center_box"),
     }
     columns = {name: numbers for name, numbers in given.items() if numbers}
     thresholds = ("at", "its")
@@ -94,37 +93,34 @@ def print_map_results(results: dict, out: Path) -> None:
             for name, numbers in columns.items()
             if key in numbers
         }
-        for key in results["metrics"]
+        for key in results.metrics
     }
     console = Console(highlight=False)
     console.print(_table(rows, list(columns)))
-    if "compared" in results:
-        compared = results["compared"]
-        console.print(
-            f"{compared['images']} images × {compared['thresholds']} thresholds identical to {compared['with']}"
-        )
-    if results["maps_not_finite"]:
-        console.print(f"{results['maps_not_finite']} score maps hold a NaN or an infinity: they count as empty")
-    rate = results["images_per_second"]
+    compared, rate = results.compared, results.images_per_second
+    if compared is not None:
+        console.print(f"{compared.images} images × {compared.thresholds} thresholds identical to {compared.with_}")
+    if results.maps_not_finite:
+        console.print(f"{results.maps_not_finite} score maps hold a NaN or an infinity: they count as empty")
     console.print(
-        f"{results['num_images']} images of {results['dataset']} {results['split']}"
-        + (f", protocol {results['protocol']}" if "protocol" in results else "")
+        f"{results.num_images} images of {results.dataset} {results.split}"
+        + (f", protocol {results.protocol}" if results.protocol else "")
         + (f", {rate:.0f} images/s" if rate else ", counted before")
         + f"; {out}"
     )
 
 
-def print_comparison(results: dict[str, dict]) -> None:
+def print_comparison(results: "dict[str, EvalResults]") -> None:
     """Several evaluations of the same images, a row each, and the centre box below them."""
     from rich.console import Console
 
     shown = ("top1_cls", "gt_known_loc", "max_box_acc", "max_box_acc_v2")
     titles = {key: _METRICS[key] for key in shown}
     rows = {
-        name: {titles[key]: f"{found['metrics'][key]:.1f}" for key in titles}
-        | {"images/s": f"{found['images_per_second']:.0f}"}
+        name: {titles[key]: f"{found.metrics[key]:.1f}" for key in titles}
+        | {"images/s": f"{found.images_per_second:.0f}"}
         for name, found in results.items()
     }
-    center = next(iter(results.values()))["baselines"]["center_box"]
+    center = next(iter(results.values())).baselines["center_box"]
     rows["centre box"] = {titles[key]: f"{center[key]:.1f}" for key in titles if key != "top1_cls"}
     Console(highlight=False).print(_table(rows, [*titles.values(), "images/s"]))

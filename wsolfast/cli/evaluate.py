@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,9 @@ from wsolfast.cli._options import (
 )
 from wsolfast.cli._tables import print_map_results, print_results
 from wsolfast.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from wsolfast.engine.run.results import EvalResults
 
 app = typer.Typer()
 
@@ -118,7 +121,7 @@ def evaluate(
             progress=show_progress(quiet or as_json),
         )
         if as_json:
-            echo(json.dumps(found, indent=2))
+            echo(json.dumps(found.to_json(), indent=2))
         elif not quiet:
             print_map_results(found, folder)
         return
@@ -157,7 +160,7 @@ def evaluate(
             run = adopt(run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
             recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
         progress = show_progress(quiet or as_json)
-        results: dict | None
+        results: EvalResults | None
         if part is None:
             results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=progress)
         else:
@@ -166,7 +169,7 @@ def evaluate(
     if not first:
         return
     if as_json:
-        echo(json.dumps(results, indent=2))
+        echo(json.dumps(results and results.to_json(), indent=2))
     elif results is not None and not quiet:
         print_results(results, recipe.paper)
 

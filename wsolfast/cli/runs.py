@@ -83,13 +83,12 @@ def localize(
         progress=show_progress(quiet),
     )
     if not quiet:
-        for image in found["images"]:
-            boxes = " ".join(str([round(value) for value in box]) for box in image["boxes"])
-            label = image["class_name"] or image["class_id"]
-            echo(f"{image['file']}: {label} ({image['score']:.2f}) {boxes}")
+        for image in found.images:
+            boxes = " ".join(str([round(value) for value in box]) for box in image.boxes)
+            echo(f"{image.file}: {image.class_name or image.class_id} ({image.score:.2f}) {boxes}")
         echo(f"written: {output}/boxes.json")
-    if found["failed"]:
-        sys.stderr.write("".join(f"error: {failure['error']}\n" for failure in found["failed"]))
+    if found.failed:
+        sys.stderr.write("".join(f"error: {image.error}\n" for image in found.failed))
         raise typer.Exit(1)
 
 

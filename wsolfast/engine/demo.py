@@ -9,6 +9,7 @@ from pathlib import Path
 from wsolfast.engine.report.report import write_report
 from wsolfast.engine.run.distributed import on_first
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import EvalResults
 from wsolfast.engine.run_recipes import Job, run_recipes
 from wsolfast.recipe import list_recipes, load_recipe
 
@@ -29,7 +30,7 @@ def demo(
     minutes: float = _MINUTES,
     baselines: bool = False,
     progress: Progress | None = None,
-) -> tuple[dict[str, dict], Path]:
+) -> tuple[dict[str, EvalResults], Path]:
     """Run the demo; one that is there is run again. Several processes share every run of it.
 
     Args:
@@ -50,7 +51,8 @@ def demo(
     outcomes = list(run_recipes(jobs, progress or Progress(quiet=True), again=True))
     page = output / "report" / "index.html"
     on_first(lambda: write_report([job.path for job in jobs], page))
-    return {outcome.results["method"]: outcome.results for outcome in outcomes}, page
+    results = [outcome.results for outcome in outcomes if outcome.results is not None]
+    return {one.method: one for one in results}, page
 
 
 def _scaled(epochs: int, minutes: float) -> int:

@@ -1,7 +1,6 @@
 """Localisation of any image files with a trained run: overlays to look at, boxes to compute with."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from wsolfast.engine.report.pictures import draw_boxes, overlay
 from wsolfast.engine.run.determinism import deterministic_algorithms
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import EvalResults, LocalizedImage, LocalizeResults, UnreadableImage
 from wsolfast.engine.run.run_folder import RunFolder, write_bytes, write_json
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
@@ -37,7 +37,7 @@ def localize(
     device: str | None = None,
     post: str | None = None,
     progress: Progress | None = None,
-) -> dict:
+) -> LocalizeResults:
     """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
 
     Args:
@@ -51,7 +51,7 @@ def localize(
         progress: where to show how far it is.
 
     Returns:
-        What ``boxes.json`` holds: ``images`` (boxes half-open xyxy, pixels of the upright image) and ``failed``.
+        The content of ``boxes.json``.
 
     Raises:
         UsageError: if the run knows no such class.
@@ -75,7 +75,7 @@ def localize(
             try:
                 pixels = decode(file)
             except data.DataError as error:
-                failed.append({"file": str(file), "error": str(error)})
+                failed.append(UnreadableImage(str(file), str(error)))
                 progress.log(f"skipped: {error}")
                 advance()
                 continue
@@ -89,25 +89,19 @@ def localize(
             png = folder / _free_name(file, taken)
             write_bytes(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
             found.append(
-                {
-                    "file": str(file),
-                    "size": extent[0].tolist(),
-                    "class_id": shown,
-                    "class_name": names[shown] if shown < len(names) else None,
-                    "score": round(float(scores[classes == shown]), 6),
-                    "boxes": [[round(value, 2) for value in box] for box in boxes.tolist()],
-                    "overlay": str(png),
-                }
+                LocalizedImage(
+                    file=str(file),
+                    size=extent[0].tolist(),
+                    class_id=shown,
+                    class_name=names[shown] if shown < len(names) else None,
+                    score=round(float(scores[classes == shown]), 6),
+                    boxes=[[round(value, 2) for value in box] for box in boxes.tolist()],
+                    overlay=str(png),
+                )
             )
             advance()
-    results = {
-        "run": str(run.path),
-        "protocol": protocol.name,
-        "threshold": threshold,
-        "images": found,
-        "failed": failed,
-    }
-    write_json(folder / "boxes.json", results)
+    results = LocalizeResults(str(run.path), protocol.name, threshold, found, failed)
+    write_json(folder / "boxes.json", results.to_json())
     return results
 
 
@@ -151,9 +145,9 @@ def _find_class(wanted: str, names: Sequence[str]) -> int:
 def _measured_threshold(run: RunFolder, recipe: Recipe) -> float:
     file = run.eval_path(eval_name(run, recipe, "test")) / "results.json"
     if file.is_file():
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if results["protocol"] == run.recipe.evaluate.protocol:
-            return results["cam_threshold"]
+        results = EvalResults.read(file)
+        if results.protocol == run.recipe.evaluate.protocol:
+            return results.cam_threshold
     return _DEFAULT_THRESHOLD
 
 

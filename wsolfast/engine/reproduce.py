@@ -10,6 +10,7 @@ from wsolfast.engine.run.distributed import from_first, is_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import EvalResults, ReproducedRecipe, ReproducedRun, Reproduction
 from wsolfast.engine.run.run_folder import write_json, write_text
 from wsolfast.engine.run.run_records import read_runs
 from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
@@ -53,8 +54,9 @@ def plan(
     data: Mapping[str, str] | None = None,
     overrides: Iterable[str] = (),
 ) -> tuple[list[Job], list[str]]:
-    """The rows to make, one per recipe, variant and seed; variants share the run of their recipe, in a folder that
-    names recipe, seed and settings.
+    """List the rows to make, one per recipe, variant and seed.
+
+    Variants share the run of their recipe, in a folder that names recipe, seed and settings.
 
     Args:
         output: where the runs go.
@@ -89,18 +91,18 @@ def plan(
     return jobs, left_out
 
 
-def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = None) -> dict:
+def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = None) -> Reproduction:
     """Run the jobs that are not finished; ``reproduce.json`` and ``reproduce.md`` are written after each of them.
 
     Several processes share every job, and then stop at the first that fails.
 
     Args:
-        jobs: what :func:`plan` gave.
+        jobs: those of :func:`plan`.
         output: folder of the two files.
         progress: where to show how far it is.
 
     Returns:
-        What ``reproduce.json`` holds.
+        The content of ``reproduce.json``.
 
     Raises:
         Interrupted: a signal asked for a stop; the same jobs continue where they stood.
@@ -111,67 +113,76 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
         for outcome in run_recipes(jobs, progress or Progress(quiet=True), keep_going=True, gaussian=True):
             outcomes.append(outcome)
             # Elsewhere what the first process has written may not be seen yet.
-            summary = from_first(summarize(outcomes) if is_first() else {})
+            summary = from_first(summarize(outcomes) if is_first() else summary)
             _write(output, summary)
     except Interrupted as error:
         raise Interrupted(f"{error}; or give the same command again to finish the list") from None
     return summary
 
 
-def check(summary: Mapping) -> None:
-    """Raise the :class:`RunError` that tells how many runs failed, if any did."""
-    failed = [run for row in summary["recipes"].values() for run in row["runs"] if "failure" in run]
+def check(summary: Reproduction) -> None:
+    """Raise an error if a run failed.
+
+    Raises:
+        RunError: that tells how many runs failed, and why the first one did.
+    """
+    runs = [run for row in summary.recipes.values() for run in row.runs]
+    failed = [run for run in runs if run.failure is not None]
     if failed:
-        total = sum(len(row["runs"]) for row in summary["recipes"].values())
-        raise RunError(f"{len(failed)} of {total} runs failed, first {failed[0]['run']}: {failed[0]['failure']}")
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].run}: {failed[0].failure}")
 
 
-def summarize(outcomes: Sequence[Outcome]) -> dict:
-    """Numbers of ``outcomes`` by recipe: the paper's, each run's, and their mean, lowest and highest."""
-    rows: dict[str, dict] = {}
-    centres: dict[str, dict] = {}
+def summarize(outcomes: Sequence[Outcome]) -> Reproduction:
+    """Collect the numbers of ``outcomes`` by recipe: the paper's, each run's, and their mean, lowest and highest."""
+    runs: dict[str, list[ReproducedRun]] = {}
+    papers: dict[str, dict[str, float]] = {}
+    centres: dict[str, dict[str, float]] = {}
     for outcome in outcomes:
-        recipe = outcome.job.recipe
-        published = {} if outcome.job.variant else _published(recipe)
-        row = rows.setdefault(outcome.job.name, {"paper": published, "runs": []})
-        run = {"seed": recipe.seed, "run": str(outcome.job.path)}
-        if outcome.failure is not None:
-            row["runs"].append(run | {"failure": outcome.failure})
+        recipe, results, path = outcome.job.recipe, outcome.results, str(outcome.job.path)
+        papers.setdefault(outcome.job.name, {} if outcome.job.variant else _published(recipe))
+        row = runs.setdefault(outcome.job.name, [])
+        if results is None:
+            row.append(ReproducedRun(recipe.seed, path, failure=outcome.failure))
             continue
-        row["runs"].append(run | {"numbers": _numbers(outcome)})
-        where = f"{recipe.data.name} {outcome.results['split']}, {outcome.results['protocol']}"
+        row.append(ReproducedRun(recipe.seed, path, _numbers(outcome.job, results)))
+        where = f"{recipe.data.name} {results.split}, {results.protocol}"
         for key, title in _CENTRES.items():
-            found = outcome.results["baselines"].get(key)
+            found = results.baselines.get(key)
             if found:
                 wanted = ("gt_known_loc", "max_box_acc_v2", "px_ap", "p_iou", "peak_iou")
                 centres.setdefault(f"{title} ({where})", {name: found[name] for name in wanted if name in found})
-    for row in rows.values():
-        given = [run["numbers"] for run in row["runs"] if "numbers" in run]
-        for name, reduce in (("mean", fmean), ("lowest", min), ("highest", max)):
-            shared = [key for key in COLUMNS if given and all(key in numbers for numbers in given)]
-            row[name] = {key: round(reduce([numbers[key] for numbers in given]), 4) for key in shared}
-    return {"recipes": rows, "centres": centres, "written": now(), "environment": describe_environment()}
+    rows = {name: _recipe(papers[name], row) for name, row in runs.items()}
+    return Reproduction(rows, centres, now(), describe_environment())
 
 
-def to_markdown(summary: Mapping) -> str:
-    """The summary as a Markdown table, without the columns that nobody has a number for."""
-    told = [*summary["centres"].values()]
-    told += [numbers for row in summary["recipes"].values() for numbers in (row["paper"], row["mean"])]
+def _recipe(paper: dict[str, float], runs: list[ReproducedRun]) -> ReproducedRecipe:
+    given = [run.numbers for run in runs if run.numbers is not None]
+    shared = [key for key in COLUMNS if given and all(key in numbers for numbers in given)]
+    mean, lowest, highest = (
+        {key: round(reduce([numbers[key] for numbers in given]), 4) for key in shared} for reduce in (fmean, min, max)
+    )
+    return ReproducedRecipe(paper, runs, mean, lowest, highest)
+
+
+def to_markdown(summary: Reproduction) -> str:
+    """Return the summary as a Markdown table, without the columns that nobody has a number for."""
+    told = [*summary.centres.values()]
+    told += [numbers for row in summary.recipes.values() for numbers in (row.paper, row.mean)]
     columns = [key for key in COLUMNS if any(key in numbers for numbers in told)]
     titles = " | ".join(COLUMNS[key] for key in columns)
     lines = [f"| recipe | numbers | {titles} |", "|---|---" + "|---:" * len(columns) + "|"]
-    for name, row in summary["recipes"].items():
-        if row["paper"]:
-            lines.append(_line(name, "paper", [_cell(row["paper"], key) for key in columns]))
-        seeds = [run["seed"] for run in row["runs"] if "numbers" in run]
+    for name, row in summary.recipes.items():
+        if row.paper:
+            lines.append(_line(name, "paper", [_cell(row.paper, key) for key in columns]))
+        seeds = [run.seed for run in row.runs if run.numbers is not None]
         if seeds:
             said = f"measured, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
             lines.append(_line(name, said, [_spread(row, key) for key in columns]))
-        for run in row["runs"]:
-            if "failure" in run:
-                reason = run["failure"].replace("|", "\\|")
-                lines.append(_line(name, f"failed, seed {run['seed']}: {reason}", ["–"] * len(columns)))
-    for name, numbers in summary["centres"].items():
+        for run in row.runs:
+            if run.failure is not None:
+                reason = run.failure.replace("|", "\\|")
+                lines.append(_line(name, f"failed, seed {run.seed}: {reason}", ["–"] * len(columns)))
+    for name, numbers in summary.centres.items():
         lines.append(_line(name, "measured", [_cell(numbers, key) for key in columns]))
     return "\n".join([*lines, "", _LEGEND]) + "\n"
 
@@ -193,23 +204,23 @@ def _published(recipe: Recipe) -> dict[str, float]:
     return recipe.paper.numbers() if recipe.paper else {}
 
 
-def _numbers(outcome: Outcome) -> dict[str, float]:
-    results = outcome.results
-    measured = results["metrics"] | results.get("pixel", {}) | results.get("error_split", {})
+def _numbers(job: Job, results: EvalResults) -> dict[str, float]:
+    measured = results.measured
+    transferred = results.transferred or {}
     for short, name in (("gt_known", "gt_known_loc"), ("p_iou", "p_iou")):
-        if name in results.get("transferred", {}):
-            measured[f"{short}_transferred"] = results["transferred"][name]
+        if name in transferred:
+            measured[f"{short}_transferred"] = transferred[name]
     numbers = {key: measured[key] for key in COLUMNS if key in measured}
-    (record,) = read_runs([outcome.job.path])
-    localizer = localizer_of(as_measured(outcome.job.measured())).stage.name
+    (record,) = read_runs([job.path])
+    localizer = localizer_of(as_measured(job.measured())).stage.name
     speeds = [row["images_per_second"] for row in record.history if row.get("stage") == localizer]
     if speeds:
         numbers["train_images_per_second"] = median(speeds)
-    return numbers | {"eval_images_per_second": results["images_per_second"]}
+    return numbers | {"eval_images_per_second": results.images_per_second}
 
 
-def _write(output: Path, summary: Mapping) -> None:
-    write_json(output / "reproduce.json", summary)
+def _write(output: Path, summary: Reproduction) -> None:
+    write_json(output / "reproduce.json", summary.to_json())
     write_text(output / "reproduce.md", to_markdown(summary))
 
 
@@ -221,7 +232,7 @@ def _cell(numbers: Mapping[str, float], key: str) -> str:
     return f"{numbers[key]:.2f}" if key in numbers else "–"
 
 
-def _spread(row: Mapping, key: str) -> str:
-    text = _cell(row["mean"], key)
-    several = sum("numbers" in run for run in row["runs"]) > 1
-    return f"{text} ({_cell(row['lowest'], key)} to {_cell(row['highest'], key)})" if several and text != "–" else text
+def _spread(row: ReproducedRecipe, key: str) -> str:
+    text = _cell(row.mean, key)
+    several = sum(run.numbers is not None for run in row.runs) > 1
+    return f"{text} ({_cell(row.lowest, key)} to {_cell(row.highest, key)})" if several and text != "–" else text

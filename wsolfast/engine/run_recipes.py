@@ -1,6 +1,5 @@
 """Recipes in a row: each trained and measured in a run folder of its own, from where it stands."""
 
-import json
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.run.distributed import from_first, is_first, world_size
 from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import EvalResults
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import change_runtime, train
 from wsolfast.recipe import Recipe
@@ -18,7 +18,7 @@ from wsolfast.recipe import Recipe
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe, the folder of its run, and which of its variants is measured there."""
+    """A recipe, the folder of its run, and the variant that is measured there."""
 
     path: Path
     recipe: Recipe
@@ -30,11 +30,11 @@ class Job:
         return f"{self.recipe.name} ({self.variant})" if self.variant else self.recipe.name
 
     def measured(self) -> Recipe:
-        """The recipe that the evaluation follows."""
+        """Return the recipe that the evaluation follows."""
         return replace(self.recipe, evaluate=replace(self.recipe.evaluate, variant=self.variant))
 
     def state(self) -> str:
-        """``"finished"``, ``"started"`` or ``"to do"``."""
+        """Return ``"finished"``, ``"started"`` or ``"to do"``."""
         if not (self.path / "recipe.toml").is_file():
             return "to do"
         return "started" if _results(RunFolder(self.path), self) is None else "finished"
@@ -42,10 +42,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: results of its evaluation, or why there are none."""
+    """Results of a job's evaluation, or the reason why there are none."""
 
     job: Job
-    results: dict
+    results: EvalResults | None
     failure: str | None = None
 
 
@@ -82,10 +82,10 @@ def run_recipes(
             progress.log(f"failed: {failure}")
             if (job.path / "recipe.toml").is_file():
                 RunFolder(job.path).log("failed: " + "".join(traceback.format_exception(error)))
-            yield Outcome(job, {}, failure)
+            yield Outcome(job, None, failure)
 
 
-def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> dict:
+def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> EvalResults:
     run = _open(job, again=again)
     results = from_first(_results(run, job) if is_first() and not again else None)
     if results is None:
@@ -104,14 +104,14 @@ def _open(job: Job, *, again: bool) -> RunFolder:
     return run
 
 
-def _results(run: RunFolder, job: Job) -> dict | None:
-    """Results of the job's last evaluation if nothing was trained since."""
+def _results(run: RunFolder, job: Job) -> EvalResults | None:
+    """Return the results of the job's last evaluation; None if there are none, or a stage was trained since."""
     file = run.eval_path(eval_name(run, job.measured(), run.recipe.evaluate.split)) / "results.json"
     weights = [run.weights_path(stage.name) for stage in run.recipe.stage]
     trained = [weight.stat().st_mtime_ns for weight in weights if weight.is_file()]
     if not file.is_file() or max(trained, default=0) > file.stat().st_mtime_ns:
         return None
-    return json.loads(file.read_text(encoding="utf-8"))
+    return EvalResults.read(file)
 
 
 def _describe(error: Exception) -> str:

@@ -1,6 +1,5 @@
-"""What an evaluation has left on disk, image by image, without the network and without the images."""
+"""Findings of an evaluation, read from its files image by image: the network and the images are not needed."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from wsolfast import ops
 from wsolfast.engine.assembly.build import eval_protocol
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.results import EvalResults, ImageRow, ImageTable
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.metrics import Protocol
 from wsolfast.metrics.functional import predicted_boxes
@@ -19,7 +19,7 @@ from wsolfast.metrics.functional import predicted_boxes
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found in an image, by the map of its label."""
+    """Boxes, score map and mask of an image, by the map of its label."""
 
     image_id: str  # as the data set calls it
     size: tuple[int, int]  # (width, height) of the original
@@ -35,7 +35,7 @@ class Findings:
 
     Args:
         maps: its score maps.
-        table: what its ``per_image.json`` holds.
+        table: its ``per_image.json``.
         protocol: says how maps become boxes.
         threshold: where maps are cut.
 
@@ -43,10 +43,10 @@ class Findings:
         class_names: one per class.
     """
 
-    def __init__(self, maps: ScoreMaps, table: dict, protocol: Protocol, threshold: float):
+    def __init__(self, maps: ScoreMaps, table: ImageTable, protocol: Protocol, threshold: float):
         self._maps, self._protocol, self.threshold = maps, protocol, threshold
-        self._rows = {row["map"]: row for row in table["images"]}
-        self.class_names: tuple[str, ...] = tuple(map(str, table["class_names"]))
+        self._rows = {row.map: row for row in table.images}
+        self.class_names = tuple(table.class_names)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,27 +55,27 @@ class Findings:
         found = 0
         for batch in self._maps.all():
             for position in batch.images:
-                if position in self._rows:
-                    at = position - batch.start
-                    label = batch.classes[at] == self._rows[position]["label"]
-                    yield self._finding(self._rows[position], batch.maps[at], float(batch.scores[at][label].sum()))
+                row, at = self._rows.get(position), position - batch.start
+                if row is not None:
+                    label = batch.classes[at] == row.label
+                    yield self._finding(row, batch.maps[at], float(batch.scores[at][label].sum()))
                     found += 1
         if found != len(self):
             raise MissingError(
                 f"{self._maps.folder}: score maps of {len(self) - found} images are gone; evaluate again"
             )
 
-    def _finding(self, row: dict, score_map: Tensor, score: float) -> Finding:
-        width, height = row["size"]
+    def _finding(self, row: ImageRow, score_map: Tensor, score: float) -> Finding:
+        width, height = row.size
         boxes = predicted_boxes(score_map[None], torch.tensor([[width, height]]), self._protocol, self.threshold)[0]
         whole = at_image_size(score_map, (width, height), self._protocol)
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
         mask = self._protocol.rule.foreground(whole, self.threshold)
-        return Finding(row["image_id"], (width, height), row["label"], score, boxes, whole, mask)
+        return Finding(row.image_id, (width, height), row.label, score, boxes, whole, mask)
 
 
 def read_findings(run: RunFolder, evaluation: str = "test", threshold: float | None = None) -> Findings:
-    """What ``wsolfast eval`` has left of a split.
+    """Read the findings of an evaluation.
 
     Args:
         run: an evaluated run.
@@ -83,18 +83,18 @@ def read_findings(run: RunFolder, evaluation: str = "test", threshold: float | N
         threshold: in [0, 1]; None takes the one that the evaluation chose.
 
     Raises:
-        MissingError: if there is no such evaluation.
+        MissingError: if there is no such evaluation, or one of its files is damaged.
     """
     folder = run.eval_path(evaluation)
     if not (folder / "results.json").is_file():
         there = sorted(file.parent.name for file in run.path.glob("eval/*/results.json"))
         hint = f"there are: {', '.join(there)}" if there else f"make one: wsolfast eval {run.path}"
         raise MissingError(f"{folder}: no evaluation; {hint}")
-    results, table = (json.loads((folder / name).read_text("utf-8")) for name in ("results.json", "per_image.json"))
-    spec = replace(run.recipe.evaluate, protocol=results["protocol"])
+    results, table = EvalResults.read(folder / "results.json"), ImageTable.read(folder / "per_image.json")
+    spec = replace(run.recipe.evaluate, protocol=results.protocol)
     protocol = eval_protocol(replace(run.recipe, evaluate=spec))
     return Findings(
-        ScoreMaps(folder / "maps"), table, protocol, results["cam_threshold"] if threshold is None else threshold
+        ScoreMaps(folder / "maps"), table, protocol, results.cam_threshold if threshold is None else threshold
     )
 
 

@@ -31,8 +31,8 @@ def test_training_and_evaluation_are_the_same_from_the_cache(trained, tiny, tmp_
             train(run)
         assert all(torch.equal(ours, weights(trained)[key]) for key, ours in weights(run).items())
         results = evaluate(run)
-        assert {key: value for key, value in results.items() if not key.startswith(CHANGING)} == {
-            key: value for key, value in expected.items() if not key.startswith(CHANGING)
+        assert {key: value for key, value in results.to_json().items() if not key.startswith(CHANGING)} == {
+            key: value for key, value in expected.to_json().items() if not key.startswith(CHANGING)
         }
     total = sum(file.stat().st_size for file in (tmp_path / "cache").iterdir())
     assert 0 < total <= float(gigabytes) * 1e9
@@ -115,7 +115,7 @@ def test_the_decoder_is_named_and_maps_do_not_depend_on_it(tiny_file, photograph
 
     def evaluated(decoder):
         results = evaluate(run, parse_recipe(dump_recipe(recipe), recipe.name, [f"data.decoder={decoder}"]))
-        return results["decoder"], maps.stat().st_mtime_ns
+        return results.decoder, maps.stat().st_mtime_ns
 
     name, written = evaluated("pil")
     assert name == "pil"

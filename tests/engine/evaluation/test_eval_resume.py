@@ -23,6 +23,7 @@ from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.evaluation.stopwatch import in_words
 from wsolfast.engine.run.errors import Interrupted, RunError
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import EvalResults
 from wsolfast.engine.run.run_folder import RunFolder
 
 # How and when, and not what.
@@ -33,6 +34,7 @@ KILLED = """
 import os, signal, sys
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.evaluation.measure import SplitMetrics
+from wsolfast.engine.run.results import EvalResults
 from wsolfast.engine.run.run_folder import RunFolder
 
 update = SplitMetrics.update
@@ -102,10 +104,10 @@ def test_a_killed_evaluation_goes_on_after_the_batches_that_were_done(fresh, who
     said = heard(run)
     assert batches_seen == TEST[1:] + FULLSUP
     assert "test: score maps of 4 of 10 images are there" in said
-    throughput = json.loads((run.eval_path("test") / "results.json").read_text())["throughput"]
-    assert set(throughput["images_per_second"]) >= {"decode", "network", "maps", "boxes", "write"}
+    throughput = EvalResults.read(run.eval_path("test") / "results.json").throughput
+    assert set(throughput.images_per_second) >= {"decode", "network", "maps", "boxes", "write"}
     assert in_words(throughput) in said
-    assert throughput["slowest"] in throughput["images_per_second"]
+    assert throughput.slowest in throughput.images_per_second
     assert found(run) == found(whole)
 
 

@@ -21,6 +21,7 @@ from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.pretrained import adopt
 from wsolfast.engine.run.errors import MissingError, UsageError
+from wsolfast.engine.run.results import EvalResults, ThresholdSweep
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
@@ -76,21 +77,22 @@ def test_numbers_are_those_of_the_metrics_on_the_methods_own_maps(trained):
         right += int(classes[0, 0] == sample.label)
         accuracy.update(found.localization_map[:, 0], torch.tensor([note.size]), [note.boxes], label, classes)
     expected = accuracy.compute()
-    assert results["metrics"] == {name: expected[name] for name in results["metrics"]}
-    assert results["metrics"]["top1_cls"] == 100 * right / len(dataset)
+    assert results.metrics == {name: expected[name] for name in results.metrics}
+    assert results.metrics["top1_cls"] == 100 * right / len(dataset)
     chosen = expected["cam_threshold"]
-    assert chosen == {name: results["oracle_threshold"][name] for name in chosen}
-    assert saved(trained, "results.json") == results
+    assert chosen == {name: results.oracle_threshold[name] for name in chosen}
+    assert saved(trained, "results.json") == results.to_json()
+    assert EvalResults.read(trained.eval_path("test") / "results.json") == results
     assert saved(trained, "curves.json")["iou50"] == expected["curves"]["iou50"]
 
 
 def test_results_and_environment_say_what_the_numbers_depend_on(trained, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/wsolfast", "eval", "run"])
     results = evaluate(trained)
-    assert results["protocol"] == "wsolevaluation"
-    assert results["thresholds"] == {"count": 20, "first": 0.0, "last": pytest.approx(0.95)}
-    assert results["metrics_version"] == METRICS_VERSION
-    assert (results["amp"], results["decoder"], results["device"], results["limit"]) == (
+    assert results.protocol == "wsolevaluation"
+    assert results.thresholds == ThresholdSweep(20, 0.0, pytest.approx(0.95))
+    assert results.metrics_version == METRICS_VERSION
+    assert (results.amp, results.decoder, results.device, results.limit) == (
         "none",
         data.chosen_decoder("auto"),
         "cpu",
@@ -98,15 +100,15 @@ def test_results_and_environment_say_what_the_numbers_depend_on(trained, monkeyp
     )
     of_training = json.loads((trained.path / "env.json").read_text())
     assert of_training["device"] == "cpu"
-    for environment in (of_training, results["environment"]):
+    for environment in (of_training, results.environment):
         for package in ("wsolfast", "torch", "numpy", "pillow"):
             assert environment[package] == version(package), package
         assert environment["threads"] == torch.get_num_threads()
         assert {"python", "cpu", "platform", "processes", "started"} <= environment.keys()
         if (Path(eval_pass.__file__).parents[3] / ".git").exists():
             assert re.match("[0-9a-f]{7,}", environment["commit"])
-    assert results["environment"]["argv"] == sys.argv
-    assert results["environment"]["command"] == "wsolfast eval run"
+    assert results.environment["argv"] == sys.argv
+    assert results.environment["command"] == "wsolfast eval run"
 
 
 def test_a_gpu_is_named(monkeypatch):
@@ -120,21 +122,22 @@ def test_the_centre_box_is_measured_on_the_same_images(trained):
     notes = [dataset.annotations(i) for i in range(len(dataset))]
     accuracy = BoxAccuracy("wsolevaluation")
     accuracy.update_boxes(center_box(torch.tensor([note.size for note in notes])), [note.boxes for note in notes])
-    assert results["baselines"]["center_box"]["gt_known_loc"] == accuracy.compute()["gt_known_loc"]
+    assert results.baselines["center_box"]["gt_known_loc"] == accuracy.compute()["gt_known_loc"]
 
 
 def test_a_threshold_chosen_on_train_fullsup_is_judged_on_test(trained):
     results = evaluate(trained)
     chosen = evaluate(trained, recipe_with(trained, split="train_fullsup"))
-    assert results["transferred_thresholds"] == chosen["oracle_threshold"]
-    assert results["cam_threshold"] == chosen["oracle_threshold"]["gt_known_loc"]
-    assert results["cam_threshold_source"] == "train_fullsup"
+    assert results.transferred_thresholds == chosen.oracle_threshold
+    assert results.cam_threshold == chosen.oracle_threshold["gt_known_loc"]
+    assert results.cam_threshold_source == "train_fullsup"
     curves = saved(trained, "curves.json")
-    place = curves["thresholds"].index(results["transferred_thresholds"]["iou50"])
-    assert results["transferred"]["iou50"] == curves["iou50"][place]
-    assert results["transferred"]["iou50"] <= results["metrics"]["iou50"]
-    assert chosen["cam_threshold_source"] == "oracle"
-    assert "transferred" not in chosen
+    place = curves["thresholds"].index(results.transferred_thresholds["iou50"])
+    assert results.transferred["iou50"] == curves["iou50"][place]
+    assert results.transferred["iou50"] <= results.metrics["iou50"]
+    assert chosen.cam_threshold_source == "oracle"
+    assert chosen.transferred is None
+    assert "transferred" not in chosen.to_json()
 
 
 def recipe_with(run, **evaluate_options):
@@ -147,9 +150,10 @@ def test_per_image_rows_add_up_to_the_error_split(trained):
     rows = table["images"]
     assert [row["index"] for row in rows] == list(range(10))
     assert table["class_names"] == list(open_eval_data(trained.recipe, "test").class_names)
-    for kind, share in results["error_split"].items():
+    shares = vars(results.error_split)
+    for kind, share in shares.items():
         assert share == pytest.approx(100 * sum(row["error"] == kind for row in rows) / len(rows))
-    assert sum(results["error_split"].values()) == pytest.approx(100)
+    assert sum(shares.values()) == pytest.approx(100)
     for row in rows:
         assert 0 <= row["box"][0] <= row["box"][2] <= row["size"][0] + 1
         assert row["topk"][0] == row["predicted"]
@@ -167,7 +171,7 @@ def test_score_maps_are_computed_once_and_again_when_something_changed(trained, 
     assert len(maps) == 10
     assert maps.min() >= 0
     assert maps.max() <= 1
-    assert evaluate(trained)["metrics"] == first["metrics"]
+    assert evaluate(trained).metrics == first.metrics
     evaluate(trained, recipe_with(trained, protocol="spa"))
     assert len(passes) == 2
     evaluate(trained, recipe_with(trained, resize=40))
@@ -219,7 +223,7 @@ def test_torn_score_maps_are_computed_again(trained, monkeypatch):
 
 def test_a_limit_takes_images_from_all_over_the_split(trained):
     results = evaluate(trained, limit=4)
-    assert results["num_images"] == 4
+    assert results.num_images == 4
     rows = json.loads((trained.path / "eval" / "test-limit-4" / "per_image.json").read_text())["images"]
     assert [row["index"] for row in rows] == [0, 2, 5, 7]
     assert [row["map"] for row in rows] == [0, 1, 2, 3]
@@ -267,9 +271,7 @@ def test_without_a_label_the_map_is_that_of_the_class_that_comes_first():
     class Undecided(torch.nn.Module):
         """Classes 1 and 2 are equally likely; left alone, it shows the map of the second one."""
 
-        combines_classes = False
-
-        def localize(self, image, label=None, topk=1):
+        def localize(self, image, label=None, topk=1, *, ranking=None):
             label = torch.full((len(image),), 2) if label is None else label
             maps = label.float()[:, None, None, None].expand(-1, 1, 2, 2) / 10
             return Localization(torch.tensor([[0.0, 5.0, 5.0]]).expand(len(image), -1), label[:, None], maps)
@@ -320,7 +322,7 @@ def test_images_without_a_box_are_left_out_and_counted(trained, monkeypatch):
 
     monkeypatch.setattr(data.Dataset, "annotations", annotations)
     results = evaluate(trained)
-    assert (results["num_images"], results["images_without_box"]) == (9, 1)
+    assert (results.num_images, results.images_without_box) == (9, 1)
     rows = saved(trained, "per_image.json")["images"]
     assert [row["index"] for row in rows] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [row["map"] for row in rows] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
@@ -338,10 +340,10 @@ def test_a_protocol_that_is_not_there_is_a_recipe_error(trained):
 
 
 def test_a_recipe_is_evaluated_with_a_trained_runs_weights(trained, tiny, tmp_path):
-    expected = evaluate(trained)["metrics"]
+    expected = evaluate(trained).metrics
     weights = trained.weights_path("localizer")
     adopted = adopt(tmp_path / "adopted", tiny(), weights)
-    assert evaluate(adopted)["metrics"] == expected
+    assert evaluate(adopted).metrics == expected
     assert adopt(tmp_path / "adopted", tiny(), weights).path == adopted.path
     with pytest.raises(UsageError, match="holds another run"):
         adopt(tmp_path / "adopted", tiny("seed=5"), weights)
@@ -355,7 +357,7 @@ def test_a_recipe_without_training_takes_a_networks_weights(tiny, tmp_path, coar
     assert run.recipe.stage[0].backbone.weights == str(tmp_path / "net.pt")
     loaded = load_localizer(run, run.recipe, 2).backbone.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in backbone.state_dict().items())
-    assert evaluate(run)["num_images"] == 10
+    assert evaluate(run).num_images == 10
 
 
 @pytest.mark.parametrize(
@@ -398,7 +400,7 @@ def test_a_classifier_of_the_weights_is_trained_on_and_found_again(tiny, tmp_pat
     train(run)
     (tmp_path / "net.pt").unlink()  # the run has its own weights now
     results = evaluate(run)
-    assert results["num_images"] == 10
+    assert results.num_images == 10
     method = load_localizer(run, run.recipe, 2)
     assert method.head.relu_maps
     bias = method.head.classifier.bias

@@ -53,7 +53,7 @@ def read_maps(folder):
 
 
 def test_the_numbers_are_the_drop_ins_on_its_own_files(folder):
-    found = evaluate(folder)["metrics"]
+    found = evaluate(folder).metrics
     counted = drop_in_numbers(folder, read_maps(folder), multi=True)
     assert [found[name] for name in ("iou30", "iou50", "iou70")] == counted.compute()
     assert found["max_box_acc_v2"] == np.average(counted.compute())
@@ -68,16 +68,16 @@ def test_thresholds_of_another_split_are_measured_beside_the_best(folder):
     write_maps(folder, lambda rng: smooth_map(rng, grid=3))
     where = (folder / "scoremaps", folder / "metadata", "CUB")
     val = evaluate_maps.evaluate_maps(*where, "val", folder / "val", interval=0.05)
-    assert val["split"] == "train_fullsup"
+    assert val.split == "train_fullsup"
     write_maps(folder)
     found = evaluate(folder, thresholds_of=folder / "val")
     curves = json.loads((folder / "out" / "curves.json").read_text())
     for name in ("max_box_acc", "iou30", "iou70"):
-        at = val["oracle_threshold"][name]
-        assert found["transferred_thresholds"][name] == at
-        assert found["transferred"][name] == curves[name][curves["thresholds"].index(at)] <= found["metrics"][name]
-    best, elsewhere = found["oracle_threshold"]["gt_known_loc"], val["oracle_threshold"]["gt_known_loc"]
-    assert found["cam_threshold"] == elsewhere != best
+        at = val.oracle_threshold[name]
+        assert found.transferred_thresholds[name] == at
+        assert found.transferred[name] == curves[name][curves["thresholds"].index(at)] <= found.metrics[name]
+    best, elsewhere = found.oracle_threshold["gt_known_loc"], val.oracle_threshold["gt_known_loc"]
+    assert found.cam_threshold == elsewhere != best
     with pytest.raises(MissingError, match="no results of score maps"):
         evaluate(folder, thresholds_of=folder)
     (folder / "val" / "results.json").write_text('{"oracle_threshold": {"gt_known_loc": 0.123}}')
@@ -96,26 +96,26 @@ def test_small_maps_of_any_type_are_resized_and_normalized(folder, dtype):
         scores -= scores.min()
         maps[image_id] = scores / scores.max()
     found = evaluate(folder, compare=4)
-    assert [found["metrics"][f"iou{level}"] for level in (30, 50, 70)] == drop_in_numbers(folder, maps, True).compute()
-    assert found["compared"]["images"] == 4
+    assert [found.metrics[f"iou{level}"] for level in (30, 50, 70)] == drop_in_numbers(folder, maps, True).compute()
+    assert found.compared.images == 4
 
 
 def test_the_run_folder_says_everything_and_the_images_one_by_one(folder):
     found = evaluate(folder, protocol="spa", metrics="gt_known_loc,max_box_acc_v2")
-    assert list(found["metrics"]) == ["gt_known_loc", "max_box_acc_v2"]
-    assert json.loads((folder / "out" / "results.json").read_text()) == found
+    assert list(found.metrics) == ["gt_known_loc", "max_box_acc_v2"]
+    assert json.loads((folder / "out" / "results.json").read_text()) == found.to_json()
     table = json.loads((folder / "out" / "per_image.json").read_text())["images"]
     assert [row["image_id"] for row in table] == list(SIZES)
     assert [tuple(row["size"]) for row in table] == list(SIZES.values())
     assert [len(row["gt_boxes"]) for row in table] == [len(BOXES[image_id]) for image_id in SIZES]
     right = sum(row["iou"] > 0.5 for row in table)
-    assert found["metrics"]["gt_known_loc"] == right * 25
-    assert found["baselines"]["center_box"]["gt_known_loc"] in (0, 25, 50, 75, 100)
+    assert found.metrics["gt_known_loc"] == right * 25
+    assert found.baselines["center_box"]["gt_known_loc"] in (0, 25, 50, 75, 100)
 
 
 def test_boxes_alone_cost_no_max_box_sweep(folder):
     found = evaluate(folder, metrics="gt_known_loc")
-    assert list(found["metrics"]) == ["gt_known_loc"]
+    assert list(found.metrics) == ["gt_known_loc"]
     assert "max_box_acc" not in json.loads((folder / "out" / "curves.json").read_text())
 
 
@@ -156,7 +156,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_digits(folder, monkeypa
     assert counted == [range(3, 4)]
     assert said.lines[0].startswith("3 of 4 images are counted already")
     for key in ("metrics", "oracle_threshold", "baselines"):
-        assert resumed[key] == whole[key]
+        assert getattr(resumed, key) == getattr(whole, key)
     for name in ("curves.json", "per_image.json"):
         assert (folder / "out" / name).read_text() == (folder / "whole" / name).read_text()
 
@@ -175,7 +175,7 @@ def test_counters_of_other_maps_or_settings_are_not_used(folder, change):
     said = Said()
     again = evaluate(folder, progress=said, **options)
     assert said.lines[0].endswith("starting over")
-    assert again["metrics"] == evaluate(folder, out="fresh", **options)["metrics"]
+    assert again.metrics == evaluate(folder, out="fresh", **options).metrics
 
 
 def test_masks_give_the_drop_ins_pxap(tmp_path):
@@ -196,8 +196,8 @@ def test_masks_give_the_drop_ins_pxap(tmp_path):
         )
         for image_id, scores in read_maps(root).items():
             counted.accumulate(scores, image_id)
-        assert found["metrics"]["px_ap"] == counted.compute()
-        assert found["compared"]["thresholds"] == 20
+        assert found.metrics["px_ap"] == counted.compute()
+        assert found.compared.thresholds == 20
         rows = json.loads((root / "out" / "per_image.json").read_text())["images"]
         assert [row["image_id"] for row in rows] == list(SIZES)
         assert all(0 < row["iou"] < 1 for row in rows)

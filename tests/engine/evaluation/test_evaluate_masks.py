@@ -64,18 +64,18 @@ def test_pixels_are_measured_where_there_are_no_boxes(masked):
     accuracy, maps, rows = counted(masked, "test")
     expected = accuracy.compute()
     assert rows == list(range(9))
-    assert (results["num_images"], results["images_without_mask"]) == (9, 1)
-    assert results["pixel"]["images"] == 9
+    assert (results.num_images, results.images_without_mask) == (9, 1)
+    assert results.pixel.images == 9
     for name in ("px_ap", "p_iou", "p_iou_threshold", "peak_iou", "peak_iou_per_image", "peak_t_per_image"):
-        assert results["pixel"][name] == expected[name]
-    assert results["pixel"]["peak_threshold"] == expected["peak_t"]
-    assert results["oracle_threshold"] == expected["cam_threshold"]
+        assert getattr(results.pixel, name) == expected[name]
+    assert results.pixel.peak_threshold == expected["peak_t"]
+    assert results.oracle_threshold == expected["cam_threshold"]
     chosen = counted(masked, "train_fullsup")[0].compute()["cam_threshold"]
-    assert results["transferred_thresholds"] == chosen
-    assert results["transferred"] == {name: accuracy.compute(at=chosen)[name] for name in chosen}
-    assert (results["cam_threshold"], results["cam_threshold_source"]) == (chosen["p_iou"], "train_fullsup")
-    assert "error_split" not in results
-    assert saved(masked, "results.json") == results
+    assert results.transferred_thresholds == chosen
+    assert results.transferred == {name: accuracy.compute(at=chosen)[name] for name in chosen}
+    assert (results.cam_threshold, results.cam_threshold_source) == (chosen["p_iou"], "train_fullsup")
+    assert results.error_split is None
+    assert saved(masked, "results.json") == results.to_json()
 
     dataset = open_eval_data(masked.recipe, "test")
     table = saved(masked, "per_image.json")["images"]
@@ -83,7 +83,7 @@ def test_pixels_are_measured_where_there_are_no_boxes(masked):
     assert [row["iou"] for row in table] == [round(overlap, 6) for overlap in overlaps]
     assert all(0 < row["iou"] < 1 for row in table)
     right = [row["predicted"] == row["label"] for row in table]
-    assert results["metrics"] == {"top1_cls": 100 * sum(right) / 9, "top5_cls": 100.0}
+    assert results.metrics == {"top1_cls": 100 * sum(right) / 9, "top5_cls": 100.0}
 
 
 def test_three_processes_find_the_same_pixels(tiny, tmp_path):
@@ -94,7 +94,7 @@ def test_three_processes_find_the_same_pixels(tiny, tmp_path):
     on_ranks(3, evaluate_here, RunFolder(tmp_path / "shared"))
     shared = RunFolder(tmp_path / "shared")
     for name in ("pixel", "metrics", "transferred", "transferred_thresholds", "oracle_threshold", "baselines"):
-        assert saved(shared, "results.json")[name] == expected[name]
+        assert saved(shared, "results.json")[name] == expected.to_json()[name]
     assert saved(shared, "per_image.json") == saved(masked, "per_image.json")
 
 
@@ -109,7 +109,7 @@ def evaluate_here(run):
 
 
 def test_a_central_box_and_gaussian_stand_beside_it(masked):
-    baselines = evaluate(masked, gaussian=True)["baselines"]
+    baselines = evaluate(masked, gaussian=True).baselines
     dataset = open_eval_data(masked.recipe, "test")
     inside = sum(int(dataset.mask(k)[5:43, 5:43].sum()) for k in range(9))
     objects = sum(int(dataset.mask(k).sum()) for k in range(9))
@@ -121,12 +121,12 @@ def test_a_central_box_and_gaussian_stand_beside_it(masked):
 
 def test_boxes_and_masks_are_measured_together(trained):
     results = evaluate(trained)
-    assert {"gt_known_loc", "p_iou", "peak_iou"} <= results["oracle_threshold"].keys()
-    assert results["transferred_thresholds"].keys() == results["oracle_threshold"].keys()
-    assert {"gt_known_loc", "p_iou"} <= results["transferred"].keys()
-    assert {"gt_known_loc", "px_ap"} <= results["baselines"]["center_box"].keys()
-    assert results["cam_threshold"] == results["transferred_thresholds"]["gt_known_loc"]
-    assert results["transferred"]["p_iou"] <= results["pixel"]["p_iou"]
+    assert {"gt_known_loc", "p_iou", "peak_iou"} <= results.oracle_threshold.keys()
+    assert results.transferred_thresholds.keys() == results.oracle_threshold.keys()
+    assert {"gt_known_loc", "p_iou"} <= results.transferred.keys()
+    assert {"gt_known_loc", "px_ap"} <= results.baselines["center_box"].keys()
+    assert results.cam_threshold == results.transferred_thresholds["gt_known_loc"]
+    assert results.transferred["p_iou"] <= results.pixel.p_iou
 
 
 def test_a_crop_is_not_compared_with_the_mask_of_the_whole_image(masked, trained):
@@ -137,13 +137,13 @@ def test_a_crop_is_not_compared_with_the_mask_of_the_whole_image(masked, trained
 
     with pytest.raises(data.DataError, match="no image has a true box or an object mask; protocol 'kg_center_crop'"):
         evaluate(masked, cropped(masked))
-    assert "pixel" not in evaluate(trained, cropped(trained))
+    assert evaluate(trained, cropped(trained)).pixel is None
 
 
 def test_a_report_shows_pixels_instead_of_boxes(masked, tmp_path):
     results = evaluate(masked)
     page = write_report([masked.path], tmp_path / "page" / "index.html").read_text()
-    assert f"with a PxAP of {results['pixel']['px_ap']:.1f}" in page
+    assert f"with a PxAP of {results.pixel.px_ap:.1f}" in page
     assert ">PxAP</th>" in page
     assert "GT-known Loc</th>" not in page
     assert ">true box<" not in page
@@ -158,10 +158,10 @@ def test_a_table_of_recipes_has_columns_for_pixels(tmp_path, masked, tiny_file, 
         + '\n[paper]\ntitle = "A paper"\nvenue = "A conference"\npx_ap = 60.0\n'
     )
     jobs, _ = plan(tmp_path, patterns=[str(tiny_file)], data={"folder": root}, overrides=["stage.epochs=1"])
-    (row,) = reproduce(jobs, tmp_path)["recipes"].values()
-    assert row["paper"] == {"px_ap": 60.0}
-    assert set(row["mean"]) <= set(COLUMNS)
-    assert {"px_ap", "p_iou", "p_iou_transferred", "peak_iou", "top1_cls"} <= set(row["mean"])
+    (row,) = reproduce(jobs, tmp_path).recipes.values()
+    assert row.paper == {"px_ap": 60.0}
+    assert set(row.mean) <= set(COLUMNS)
+    assert {"px_ap", "p_iou", "p_iou_transferred", "peak_iou", "top1_cls"} <= set(row.mean)
     table = (tmp_path / "reproduce.md").read_text()
     assert "| recipe | numbers | Top-1 Cls | PxAP | pIoU | pIoU, transferred | Peak-IoU | training images/s |" in table
     assert "| tiny | paper | – | 60.00 | – |" in table
@@ -182,7 +182,7 @@ def test_openimages_are_measured_as_the_drop_in_does(openimages, capsys):
         "wsolfast.compat.wsolevaluation", reason="the box engine is not compiled", exc_type=ImportError
     )
     results = evaluate(openimages)
-    assert results["num_images"] == COUNTS["test"]  # the image whose masks are all empty counts as background
+    assert results.num_images == COUNTS["test"]  # the image whose masks are all empty counts as background
     root = openimages.recipe.data.root
     maps = kept_maps(openimages, "test").numpy()
     evaluator = drop_in.MaskEvaluator(
@@ -198,9 +198,9 @@ def test_openimages_are_measured_as_the_drop_in_does(openimages, capsys):
         large = drop_in._numpy.resize(score_map.astype(np.float64), (224, 224), "cubic")
         evaluator.accumulate(drop_in.normalize_scoremap(large), image_id)
     found, missed = evaluator.gt_true_score_hist[::-1].cumsum(), evaluator.gt_false_score_hist[::-1].cumsum()
-    assert results["pixel"]["px_ap"] == evaluator.compute()
-    assert results["pixel"]["p_iou"] == 100 * (found / (found[-1] + missed)).max()
-    assert 0 < results["pixel"]["px_ap"] < 100
+    assert results.pixel.px_ap == evaluator.compute()
+    assert results.pixel.p_iou == 100 * (found / (found[-1] + missed)).max()
+    assert 0 < results.pixel.px_ap < 100
     assert saved(openimages, "per_image.json")["images"][-1]["iou"] == 0
 
 
@@ -229,11 +229,11 @@ def test_real_masks_are_measured(tiny, tmp_path, real_data, coarse_sweep):
     run = RunFolder.create(tmp_path / "pets", recipe)
     train(run)
     results = evaluate(run, limit=20)
-    assert results["pixel"]["images"] == 20
-    baseline = results["baselines"]["center_box"]
+    assert results.pixel.images == 20
+    baseline = results.baselines["center_box"]
     # A box of 80 % around the centre holds most of a pet that fills its image.
     assert 35 < baseline["p_iou"] < 75
     assert baseline["gt_known_loc"] > 30
-    assert 20 < results["pixel"]["px_ap"] < 90
+    assert 20 < results.pixel.px_ap < 90
     dataset = open_eval_data(run.recipe, "test")
     assert (dataset.mask(0) == 255).any()

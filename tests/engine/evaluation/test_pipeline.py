@@ -173,8 +173,8 @@ def test_every_stage_is_timed(tiny):
 def test_the_slowest_stage_is_named():
     seconds = dict.fromkeys(STAGES, 0.5) | {"copy": 0.0, "network": 2.0, "wait": 1.0, "all": 4.0}
     found = describe(100, seconds)
-    assert found["slowest"] == "network"
-    assert found["images_per_second"] == {"decode": 200, "network": 50, "maps": 200, "boxes": 200, "write": 200}
+    assert found.slowest == "network"
+    assert found.images_per_second == {"decode": 200, "network": 50, "maps": 200, "boxes": 200, "write": 200}
     line = "images/s by stage: decode 200, network 50, maps 200, boxes 200, write 200; slowest: network; "
     assert in_words(found) == line + "together 25.0, 25 % of it waiting"
 

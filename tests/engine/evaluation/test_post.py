@@ -31,8 +31,8 @@ SCG = ("evaluate.post=scg", "evaluate.scg.delta_h=0.4", "evaluate.scg.layers=['c
 def test_refined_maps_stand_beside_the_runs_own(trained):
     plain = evaluate(trained)
     refined = evaluate(trained, changed(trained, *SCG))
-    assert (plain["post"], refined["post"]) == ("none", "scg")
-    assert plain["metrics"]["top1_cls"] == refined["metrics"]["top1_cls"]
+    assert (plain.post, refined.post) == ("none", "scg")
+    assert plain.metrics["top1_cls"] == refined.metrics["top1_cls"]
     maps = [kept_maps(trained, name) for name in ("test", "test-scg")]
     assert not np.array_equal(*maps)
     method = load_localizer(trained, changed(trained, *SCG), 2).eval()
@@ -52,9 +52,9 @@ def test_other_thresholds_compute_other_maps(trained):
 
 def test_a_recipe_that_refines_writes_where_every_run_writes(tiny, trained):
     trained.replace_recipe(changed(trained, *SCG))
-    assert evaluate(trained)["post"] == "scg"
+    assert evaluate(trained).post == "scg"
     assert (trained.eval_path("test") / "results.json").is_file()
-    assert evaluate(trained, changed(trained, "evaluate.post=none"))["post"] == "none"
+    assert evaluate(trained, changed(trained, "evaluate.post=none")).post == "none"
     assert (trained.eval_path("test-none") / "results.json").is_file()
     assert "CAM + SCG" in write_report([trained.path], trained.path / "report.html").read_text(encoding="utf-8")
 
@@ -67,8 +67,8 @@ def test_localize_refines_and_takes_the_refined_threshold(trained, tmp_path):
     results = json.loads(file.read_text())
     file.write_text(json.dumps(results | {"cam_threshold": 0.37}))
     told = localize(trained, [tmp_path / "a.png"], tmp_path / "out", post="scg")
-    assert told["threshold"] == 0.37
-    assert localize(trained, [tmp_path / "a.png"], tmp_path / "out")["threshold"] != 0.37
+    assert told.threshold == 0.37
+    assert localize(trained, [tmp_path / "a.png"], tmp_path / "out").threshold != 0.37
 
 
 @pytest.mark.parametrize(

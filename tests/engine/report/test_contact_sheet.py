@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles.made_up_results import made_up_row
 from PIL import Image
 
 from wsolfast.engine.evaluation.evaluate import evaluate
@@ -18,7 +19,7 @@ from wsolfast.recipe import load_recipe
 
 
 def _rows(overlaps):
-    return [{"image_id": f"i{k}", "index": k, "iou": iou} for k, iou in enumerate(overlaps)]
+    return [made_up_row(k, iou=iou) for k, iou in enumerate(overlaps)]
 
 
 def test_ranks_are_the_ends_and_the_middle_from_the_worst_up():

@@ -83,18 +83,15 @@ def _scheme(browser, name):
 @pytest.fixture(scope="module")
 def shown(runs):
     """Images of the gallery in its order: (image_id, class, reasons, errors per run, found per run)."""
-    tables = [
-        {row["image_id"]: row for row in json.loads((run / "eval/test/per_image.json").read_text())["images"]}
-        for run in runs
-    ]
-    record = run_records.read_runs(runs)[-1]
+    records = run_records.read_runs(runs)
+    tables = [record.images for record in records]
     return [
         (
             key,
-            record.class_name(tables[0][key]["label"]),
+            records[-1].class_name(tables[0][key].label),
             reasons,
-            [table[key]["error"] for table in tables],
-            [table[key]["iou"] >= 0.5 for table in tables],
+            [table[key].error for table in tables],
+            [table[key].iou >= 0.5 for table in tables],
         )
         for key, reasons in gallery.choose_images(tables, 18).items()
     ]

@@ -152,16 +152,16 @@ def kept(run, split):
 
 def test_one_stage_localises_and_another_ranks(whole):
     found = evaluate(whole)
-    assert (found["method"], found["localizer"], found["classifier"]) == ("spol", "seg", "classifier")
-    assert 0 <= found["metrics"]["gt_known_loc"] <= 100
+    assert (found.method, found.localizer, found.classifier) == ("spol", "seg", "classifier")
+    assert 0 <= found.metrics["gt_known_loc"] <= 100
     maps = kept(whole, "test")
     assert maps["maps"].shape == (6, 32, 32)
     by_cam = evaluate(whole, recipe_of("evaluate.localizer=cam"))
-    assert by_cam["localizer"] == "cam"
+    assert by_cam.localizer == "cam"
     assert kept(whole, "test-cam")["maps"].shape == (6, 4, 4)
     assert torch.equal(kept(whole, "test-cam")["scores"], maps["scores"])
     own = evaluate(whole, recipe_of("evaluate.localizer=seg", "evaluate.classifier=cam"))
-    assert own["classifier"] == "cam"
+    assert own.classifier == "cam"
     assert not torch.equal(kept(whole, "test")["scores"], maps["scores"])
 
 
@@ -170,10 +170,10 @@ def test_a_finished_run_may_rank_the_classes(whole, tmp_path):
     alone = "[[stage]]".join([one[0], one[3].split("[evaluate]")[0]]) + "[runtime]\nworkers = 0\n"
     run = RunFolder.create(tmp_path / "alone", parse_recipe(alone, "alone"))
     train(run)
-    before = evaluate(whole)["metrics"]["gt_known_loc"]
+    before = evaluate(whole).metrics["gt_known_loc"]
     found = evaluate(whole, recipe_of(f"evaluate.classifier={run.path}"))
-    assert found["classifier"] == str(run.path)
-    assert found["metrics"]["gt_known_loc"] == before
+    assert found.classifier == str(run.path)
+    assert found.metrics["gt_known_loc"] == before
     assert torch.allclose(kept(whole, "test")["scores"].sum(1), torch.ones(6), atol=1e-5)
 
     more = parse_recipe(alone.replace("num_classes = 2", "num_classes = 3"), "more")
@@ -186,13 +186,13 @@ def test_a_finished_run_may_rank_the_classes(whole, tmp_path):
 def test_image_files_are_localised_and_named_by_both(whole, tmp_path):
     evaluate(whole)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 60, 3), np.uint8)).save(tmp_path / "a.png")
-    found = localize(whole, [tmp_path / "a.png"], tmp_path / "out")["images"][0]
-    assert found["class_id"] in (0, 1)
-    assert 0.5 <= found["score"] <= 1
-    told = localize(whole, [tmp_path / "a.png"], tmp_path / "out", class_name=str(1 - found["class_id"]))["images"][0]
-    assert told["class_id"] == 1 - found["class_id"]
-    assert told["boxes"] == found["boxes"]
-    assert told["score"] == pytest.approx(1 - found["score"], abs=1e-5)
+    found = localize(whole, [tmp_path / "a.png"], tmp_path / "out").images[0]
+    assert found.class_id in (0, 1)
+    assert 0.5 <= found.score <= 1
+    told = localize(whole, [tmp_path / "a.png"], tmp_path / "out", class_name=str(1 - found.class_id)).images[0]
+    assert told.class_id == 1 - found.class_id
+    assert told.boxes == found.boxes
+    assert told.score == pytest.approx(1 - found.score, abs=1e-5)
 
 
 def test_the_report_shows_all_stages(whole, tmp_path):

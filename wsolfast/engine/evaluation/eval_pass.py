@@ -13,7 +13,8 @@ from wsolfast.engine.assembly.build import count_decoders
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.evaluation.eval_split import WHOLE, EvalShard, EvalSplit
-from wsolfast.engine.evaluation.measure import SplitMetrics, turns
+from wsolfast.engine.evaluation.measure import SplitMetrics
+from wsolfast.engine.evaluation.per_image import turns
 from wsolfast.engine.evaluation.pipeline import stream
 from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.evaluation.stopwatch import FIELDS, Stopwatch

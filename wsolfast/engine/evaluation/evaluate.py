@@ -8,7 +8,8 @@ from wsolfast.engine.assembly.build import describe_device, eval_protocol
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.evaluation.eval_pass import EvalPass
 from wsolfast.engine.evaluation.eval_split import EvalShard, EvalSplit
-from wsolfast.engine.evaluation.measure import PerImageTable, SplitMetrics
+from wsolfast.engine.evaluation.measure import SplitMetrics
+from wsolfast.engine.evaluation.per_image import ImageRows, write_table
 from wsolfast.engine.evaluation.stopwatch import describe, in_words
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
@@ -16,6 +17,7 @@ from wsolfast.engine.run.distributed import is_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import EvalResults, ThresholdSweep
 from wsolfast.engine.run.run_folder import RunFolder, write_json
 from wsolfast.methods import method_of
 from wsolfast.metrics import METRICS_VERSION
@@ -30,7 +32,7 @@ def evaluate(
     merge_shards: int | None = None,
     gaussian: bool = False,
     progress: Progress | None = None,
-) -> dict:
+) -> EvalResults:
     """Measure a run on ``recipe.evaluate.split`` and write ``eval/<split>/`` into its folder.
 
     Score maps go to ``maps/`` there, batch by batch. Those that are there and depend on the same weights, images and
@@ -48,7 +50,7 @@ def evaluate(
         progress: where to show how far it is.
 
     Returns:
-        What ``results.json`` holds.
+        The content of ``results.json``.
 
     Raises:
         MissingError: if the run, or a shard, is not finished.
@@ -59,7 +61,7 @@ def evaluate(
     progress = progress if progress and is_first() else Progress(quiet=True)
     protocol = eval_protocol(recipe)
     keep_freed_memory()
-    started, split = time.monotonic(), recipe.evaluate.split
+    started = time.monotonic()
     with run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
         network, test, fullsup = _open(run, recipe, limit)
         _check_shards(merge_shards, test, fullsup)
@@ -67,42 +69,45 @@ def evaluate(
         metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
         images = EvalPass(test, network, progress)
         seconds = images.count(metrics)
-        chosen = None
+        thresholds: dict[str, float] = {}
         if fullsup is not None:
             chosen = SplitMetrics(fullsup.ground_truth, protocol, baselines=False)
             EvalPass(fullsup, network, progress).count(chosen)
-        measured = time.monotonic()
-        results, curves = metrics.measure(chosen)
-        table = PerImageTable(metrics, results["cam_threshold"])
-        table.write(test.folder / "per_image.json", images.reload())
+            thresholds = chosen.best_thresholds
+        counted = time.monotonic()
+        measured = metrics.measure(thresholds)
+        rows = ImageRows(metrics, measured.cam_threshold)
+        write_table(test.folder / "per_image.json", images.reload(), rows.describe, test.dataset.class_names)
         throughput = describe(len(test.indices), seconds)
         progress.log(in_words(throughput))
-        results |= table.error_split()
-        results |= {
-            "split": split,
-            "recipe": recipe.name,
-            "method": method_of(network.localizer.stage.method),
-            "localizer": network.localizer.stage.name,
-            "classifier": network.classifier_name,
-            "post": recipe.evaluate.post,
-            "variant": recipe.evaluate.variant,
-            "protocol": protocol.name,
-            "thresholds": _describe_thresholds(protocol.thresholds),
-            "metrics_version": METRICS_VERSION,
-            "limit": limit,
-            "ten_crop": recipe.evaluate.ten_crop,
-            "decoder": data.chosen_decoder(recipe.data.decoder or "auto"),
-            "amp": recipe.runtime.amp,
-            "device": describe_device(network.device),
-            "images_per_second": round(len(test.indices) / seconds["all"], 2),
-            "throughput": throughput,
-            "seconds_metrics": round(time.monotonic() - measured, 2),
-            "seconds": round(time.monotonic() - started, 2),
-            "evaluated": now(),
-            "environment": describe_environment(),
-        }
-        write_json(test.folder / "curves.json", curves, indent=None)
-        write_json(test.folder / "results.json", results)
+        results = EvalResults(
+            **vars(measured),
+            error_split=rows.error_split(),
+            split=recipe.evaluate.split,
+            recipe=recipe.name,
+            method=method_of(network.localizer.stage.method),
+            localizer=network.localizer.stage.name,
+            classifier=network.classifier_name,
+            post=recipe.evaluate.post,
+            variant=recipe.evaluate.variant,
+            protocol=protocol.name,
+            thresholds=_without_list(protocol.thresholds),
+            metrics_version=METRICS_VERSION,
+            limit=limit,
+            ten_crop=recipe.evaluate.ten_crop,
+            decoder=data.chosen_decoder(recipe.data.decoder or "auto"),
+            amp=recipe.runtime.amp,
+            device=describe_device(network.device),
+            images_per_second=round(len(test.indices) / seconds["all"], 2),
+            throughput=throughput,
+            seconds_metrics=round(time.monotonic() - counted, 2),
+            seconds=round(time.monotonic() - started, 2),
+            evaluated=now(),
+            environment=describe_environment(),
+        )
+        curves = metrics.curves()
+        write_json(test.folder / "curves.json", {} if curves is None else curves.to_json(), indent=None)
+        write_json(test.folder / "results.json", results.to_json())
     return results
 
 
@@ -113,7 +118,7 @@ def evaluate_shard(
     *,
     limit: int | None = None,
     progress: Progress | None = None,
-) -> dict | None:
+) -> EvalResults | None:
     """Leave the score maps of one of several shards; whoever finds those of all of them there measures them.
 
     Shards know nothing of each other but the run's folder: they may run on several machines, side by side or one after
@@ -124,7 +129,7 @@ def evaluate_shard(
         shard: which one.
 
     Returns:
-        What :func:`evaluate` returns, the same as without shards; None if other shards are still at work.
+        The results of :func:`evaluate`, the same as without shards; None if other shards are still at work.
     """
     changed, recipe = recipe, as_measured(recipe or run.recipe)
     progress = progress if progress and is_first() else Progress(quiet=True)
@@ -174,6 +179,5 @@ def _check_shards(shards: int | None, test: EvalSplit, fullsup: EvalSplit | None
         )
 
 
-def _describe_thresholds(thresholds: Sequence[float]) -> dict[str, float]:
-    """The sweep without its list, which stands in ``curves.json``."""
-    return {"count": len(thresholds), "first": thresholds[0], "last": thresholds[-1]}
+def _without_list(thresholds: Sequence[float]) -> ThresholdSweep:
+    return ThresholdSweep(len(thresholds), thresholds[0], thresholds[-1])

@@ -21,6 +21,7 @@ from wsolfast.engine.evaluation.compare_opencv import compare_boxes, compare_pix
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, UsageError
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.results import MapResults
 from wsolfast.engine.run.run_folder import locked, write_bytes, write_json
 from wsolfast.engine.run.signals import StopRequest
 from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, PixelAccuracy, center_box, get_protocol, mask_overlaps
@@ -46,7 +47,7 @@ def evaluate_maps(
     compare: int = 0,
     thresholds_of: str | Path | None = None,
     progress: Progress | None = None,
-) -> dict:
+) -> MapResults:
     """Measure the score maps of a split and write ``results.json``, ``curves.json``, ``per_image.json`` into ``out``.
 
     Counters are kept in ``out``, too: a second run goes on where the first one stopped, with the same digits.
@@ -65,7 +66,7 @@ def evaluate_maps(
         progress: where to show how far it is.
 
     Returns:
-        What ``results.json`` holds.
+        The content of ``results.json``.
 
     Raises:
         UsageError: if an argument cannot be meant.
@@ -125,7 +126,7 @@ def evaluate_maps(
         write_json(out / "curves.json", curves, indent=None)
         write_json(out / "per_image.json", {"frame": "image", "images": rows}, indent=None)
         write_json(out / _RESULTS, results)
-    return results
+    return MapResults.from_json(results)
 
 
 class _Boxes:

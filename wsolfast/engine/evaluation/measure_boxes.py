@@ -1,9 +1,12 @@
-"""What the true boxes of a split say of score maps: accuracies, thresholds, baselines, curves."""
+"""Score maps against the true boxes of a split: accuracies, thresholds, baselines, curves."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from wsolfast.engine.run.distributed import sum_over_all, world_size
+from wsolfast.engine.run.results import Curves, Measurement, ProtocolCurves
 from wsolfast.metrics import BoxAccuracy, Protocol, center_box, center_gaussian
 
 # Side of the central Gaussian: fine enough for the boxes of all sizes.
@@ -11,7 +14,7 @@ _CENTRAL = 224
 
 
 class BoxCounters:
-    """Hits of the images that have a true box.
+    """Counts of right boxes, over the images that have a true box.
 
     Args:
         protocol: the way to score.
@@ -48,40 +51,44 @@ class BoxCounters:
 
     @property
     def found(self) -> bool:
-        """Whether an image had a true box."""
+        """True if an image had a true box."""
         return bool(self._images[0])
 
-    def measure(self, chosen: "BoxCounters | None") -> tuple[dict, dict]:
-        """What ``results.json`` and ``curves.json`` hold; ``chosen`` are train_fullsup's counters."""
+    @property
+    def best_thresholds(self) -> dict[str, float]:
+        """The best threshold of each metric on these images; none without a true box."""
+        return self.accuracy.compute()["cam_threshold"] if self.found else {}
+
+    def measure(self, at: Mapping[str, float]) -> Measurement:
+        """Return the numbers of the images that were added.
+
+        Args:
+            at: the best thresholds on train_fullsup; empty without any.
+        """
         numbers = self.accuracy.compute()
-        curves, oracle = numbers.pop("curves"), numbers.pop("cam_threshold")
+        oracle = numbers["cam_threshold"]
         central = {"center_box": self._center_box, "center_gaussian": self._center_gaussian}
-        results: dict = {
-            "num_images": int(self._images[0]),
-            "images_without_box": int(self._images[1]),
-            "metrics": _without_count(numbers),
-            "oracle_threshold": oracle,
-            "cam_threshold": oracle["gt_known_loc"],
-            "cam_threshold_source": "oracle",
-            "baselines": {
-                name: _without_count(one.compute(), "curves", "cam_threshold")
-                for name, one in central.items()
-                if one is not None
-            },
-        }
-        if chosen is not None:
-            thresholds = chosen.accuracy.compute()["cam_threshold"]
-            transferred = self.accuracy.compute(at=thresholds)
-            results |= {"cam_threshold": thresholds["gt_known_loc"], "cam_threshold_source": "train_fullsup"}
-            results["transferred_thresholds"] = transferred["cam_threshold"]
-            results["transferred_threshold"] = transferred["cam_threshold"]["iou50"]
-            results["transferred"] = _without_count(transferred, "curves", "cam_threshold")
-        return results, {
-            "thresholds": curves["max_box_thresholds"],
-            **{name: curves[name] for name in ("iou30", "iou50", "iou70", "max_box_acc")},
-            "protocol": {name: curves[name] for name in ("thresholds", "gt_known_loc", "top1_loc", "top5_loc")},
-        }
+        transferred = self.accuracy.compute(at=at) if "gt_known_loc" in at else None
+        return Measurement(
+            num_images=int(self._images[0]),
+            images_without_box=int(self._images[1]),
+            metrics=_metrics(numbers),
+            oracle_threshold=oracle,
+            cam_threshold=(oracle if transferred is None else at)["gt_known_loc"],
+            cam_threshold_source="oracle" if transferred is None else "train_fullsup",
+            baselines={name: _metrics(one.compute()) for name, one in central.items() if one is not None},
+            transferred_thresholds=None if transferred is None else transferred["cam_threshold"],
+            transferred_threshold=None if transferred is None else transferred["cam_threshold"]["iou50"],
+            transferred=None if transferred is None else _metrics(transferred),
+        )
+
+    def curves(self) -> Curves:
+        """Return the metrics over all thresholds."""
+        curves = self.accuracy.compute()["curves"]
+        of_protocol = {name: curves[name] for name in ("thresholds", "gt_known_loc", "top1_loc", "top5_loc")}
+        of_benchmark = {name: curves[name] for name in ("iou30", "iou50", "iou70", "max_box_acc")}
+        return Curves(curves["max_box_thresholds"], **of_benchmark, protocol=ProtocolCurves(**of_protocol))
 
 
-def _without_count(numbers: dict, *more: str) -> dict:
-    return {name: value for name, value in numbers.items() if name not in ("images", *more)}
+def _metrics(numbers: dict) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if name not in ("images", "curves", "cam_threshold")}

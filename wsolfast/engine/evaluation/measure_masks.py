@@ -1,11 +1,13 @@
-"""What the masks of a split say of score maps: pixel metrics, thresholds, baselines."""
+"""Score maps against the object masks of a split: pixel metrics, thresholds, baselines."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from wsolfast.engine.run.distributed import sum_over_all, world_size
+from wsolfast.engine.run.results import Measurement, PixelMetrics
 from wsolfast.metrics import PixelAccuracy, center_box, center_gaussian
 from wsolfast.metrics.box_accuracy import right_classes
 
@@ -15,7 +17,7 @@ _CENTRAL = 224
 
 
 class MaskCounters:
-    """Pixels of the images that have a mask.
+    """Counts of pixels, over the images that have a mask.
 
     Args:
         baselines: count the central box, too.
@@ -49,53 +51,67 @@ class MaskCounters:
 
     @property
     def found(self) -> bool:
-        """Whether a mask showed an object, at the size of PxAP and at its own."""
+        """True if a mask showed an object, at the size of PxAP and at its own."""
         counters = self.pixels.state_dict()
         return bool(counters["scores"][1].any() and counters["levels"][1].any())
 
     @property
-    def images(self) -> int:
-        """How many images had a mask."""
-        return int(self._images[0])
+    def best_thresholds(self) -> dict[str, float]:
+        """The best threshold of each overlap on these images; none without an object pixel."""
+        return self.pixels.compute()["cam_threshold"] if self.found else {}
 
-    def measure(self, chosen: "MaskCounters | None") -> dict:
-        """``pixel``, ``oracle_threshold``, ``baselines``; with ``chosen`` (of train_fullsup), what those give."""
-        numbers = self.pixels.compute()
-        found: dict = {
-            "pixel": _numbers(numbers)
-            | {
-                "images": numbers["images"],
-                "p_iou_threshold": numbers["p_iou_threshold"],
-                "peak_threshold": numbers["peak_t"],
-                "peak_t_per_image": numbers["peak_t_per_image"],
-            },
-            "oracle_threshold": numbers["cam_threshold"],
-            "baselines": {name: _numbers(one.compute()) for name, one in self._baselines.items()},
-        }
-        if chosen is not None:
-            transferred = self.pixels.compute(at=chosen.pixels.compute()["cam_threshold"])
-            found["transferred"] = {name: transferred[name] for name in _OVERLAPS}
-            found["transferred_thresholds"] = transferred["cam_threshold"]
-        return found
+    def measure(self, at: Mapping[str, float], boxes: Measurement | None, asked: int) -> Measurement:
+        """Return the numbers of the images that were added, beside those of their boxes.
 
-    def describe(self, results: Mapping, asked: int) -> dict:
-        """What a split of ``asked`` images that has no boxes is told besides: classes, and one threshold for all rows.
+        A split without boxes is measured at pIoU's threshold: the one of train_fullsup if that has masks, else the best
+        one here.
 
-        The threshold is pIoU's: chosen on train_fullsup if that has masks, else the best one here.
+        Args:
+            at: the best thresholds on train_fullsup; empty without any.
+            boxes: numbers of the true boxes of the split; None if it has none.
+            asked: images of the split.
         """
-        transferred = "transferred" in results
-        thresholds = results["transferred_thresholds" if transferred else "oracle_threshold"]
-        first, five = (100 * int(hits) / self.images for hits in self._images[1:])
-        return {
-            "num_images": self.images,
-            "images_without_mask": asked - self.images,
-            "metrics": {"top1_cls": first, "top5_cls": five},
-            "cam_threshold": thresholds["p_iou"],
-            "cam_threshold_source": "train_fullsup" if transferred else "oracle",
-        }
+        numbers = self.pixels.compute()
+        transferred = self.pixels.compute(at=at) if "p_iou" in at else None
+        found = boxes or self._classes(at if transferred is not None else numbers["cam_threshold"], asked)
+        baselines = {name: _metrics(one.compute()) for name, one in self._baselines.items()}
+        found = replace(
+            found,
+            pixel=PixelMetrics(
+                **_metrics(numbers),
+                images=numbers["images"],
+                p_iou_threshold=numbers["p_iou_threshold"],
+                peak_threshold=numbers["peak_t"],
+                peak_t_per_image=numbers["peak_t_per_image"],
+            ),
+            oracle_threshold=found.oracle_threshold | numbers["cam_threshold"],
+            baselines={name: found.baselines.get(name, {}) | one for name, one in baselines.items()},
+        )
+        if transferred is None:
+            return found
+        overlaps = {name: transferred[name] for name in _OVERLAPS}
+        return replace(
+            found,
+            cam_threshold_source="train_fullsup" if boxes is None else boxes.cam_threshold_source,
+            transferred=(found.transferred or {}) | overlaps,
+            transferred_thresholds=(found.transferred_thresholds or {}) | transferred["cam_threshold"],
+        )
+
+    def _classes(self, thresholds: Mapping[str, float], asked: int) -> Measurement:
+        """The part of the numbers that those of true boxes have otherwise."""
+        images, first, five = self._images.tolist()
+        return Measurement(
+            num_images=images,
+            images_without_mask=asked - images,
+            metrics={"top1_cls": 100 * first / images, "top5_cls": 100 * five / images},
+            oracle_threshold={},
+            cam_threshold=thresholds["p_iou"],
+            cam_threshold_source="oracle",
+            baselines={},
+        )
 
 
-def _numbers(computed: Mapping) -> dict[str, float]:
+def _metrics(computed: Mapping) -> dict[str, float]:
     return {name: computed[name] for name in ("px_ap", *_OVERLAPS)}
 
 

@@ -1,8 +1,10 @@
-"""Where the time of an evaluation goes: seconds per stage of the pipeline, and what rate each of them would allow."""
+"""The time that an evaluation takes: seconds by stage of the pipeline, and the rate that each of them would allow."""
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from wsolfast.engine.run.results import Throughput
 
 # In the order in which an image passes them. "maps" is all of the method but its backbone, which is "network".
 STAGES = ("decode", "copy", "network", "maps", "boxes", "write")
@@ -22,39 +24,35 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Count what passes while entered."""
+        """Count the time that passes while entered."""
         started = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - started)
 
     def take(self) -> dict[str, float]:
-        """What passed since the last time, by :data:`FIELDS`."""
+        """Return the seconds since the last time, by :data:`FIELDS`."""
         now = time.perf_counter()
         found = self._seconds | {"all": now - self._taken}
         self._seconds, self._taken = dict.fromkeys(self._seconds, 0.0), now
         return found
 
 
-def describe(images: int, seconds: Mapping[str, float]) -> dict:
-    """What ``throughput`` in ``results.json`` holds: rates in images per second, and what they were computed from.
+def describe(images: int, seconds: Mapping[str, float]) -> Throughput:
+    """Return rates in images per second, and the times that they were computed from.
 
     Args:
         images: that passed.
         seconds: by :data:`FIELDS`, those of parallel workers divided by their number.
     """
     rates = {stage: round(images / seconds[stage], 1) for stage in STAGES if seconds[stage] > 0}
-    return {
-        "images": images,
-        "images_per_second": rates,
-        "seconds": {name: round(seconds[name], 3) for name in FIELDS},
-        "slowest": min(rates, key=rates.__getitem__, default=None),
-    }
+    rounded = {name: round(seconds[name], 3) for name in FIELDS}
+    return Throughput(images, rates, rounded, min(rates, key=rates.__getitem__, default=None))
 
 
-def in_words(found: Mapping) -> str:
-    """:func:`describe`'s answer in one line."""
-    rates = ", ".join(f"{stage} {rate:g}" for stage, rate in found["images_per_second"].items())
-    passed, waited = found["seconds"]["all"], found["seconds"]["wait"]
-    whole = found["images"] / passed if passed else 0.0
+def in_words(found: Throughput) -> str:
+    """Return a throughput in one line."""
+    rates = ", ".join(f"{stage} {rate:g}" for stage, rate in found.images_per_second.items())
+    passed, waited = found.seconds["all"], found.seconds["wait"]
+    whole = found.images / passed if passed else 0.0
     share = 100 * waited / passed if passed else 0.0
-    return f"images/s by stage: {rates}; slowest: {found['slowest']}; together {whole:.1f}, {share:.0f} % of it waiting"
+    return f"images/s by stage: {rates}; slowest: {found.slowest}; together {whole:.1f}, {share:.0f} % of it waiting"

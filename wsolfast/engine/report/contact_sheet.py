@@ -15,6 +15,7 @@ from wsolfast.engine.report.evidence import collect_evidence
 from wsolfast.engine.report.gallery import Shot, judged, take_shots, worst_first
 from wsolfast.engine.report.training_charts import draw_training
 from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.results import EvalResults, ImageRow
 from wsolfast.engine.run.run_folder import RunFolder, write_bytes
 from wsolfast.engine.run.run_records import RunRecord, read_evaluations
 from wsolfast.metrics.functional import predicted_masks
@@ -35,8 +36,7 @@ def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[
         The files, and sentences about what the run folders do not hold.
 
     Raises:
-        MissingError: if a folder holds no run.
-        RunError: if one of its files is damaged.
+        MissingError: if a folder holds no run, or one of its files is damaged.
     """
     drawn: dict[Path, Image.Image] = {}
     notes: list[str] = []
@@ -57,9 +57,9 @@ def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[
     return list(drawn), notes
 
 
-def choose_ranks(rows: Iterable[dict], each: int) -> dict[str, list[str]]:
-    """``image_id -> ["worst"]``, ``["median"]`` or ``["best"]`` by IoU, from the worst up; none of them twice."""
-    ranked = [row["image_id"] for row in worst_first(rows)]
+def choose_ranks(rows: Iterable[ImageRow], each: int) -> dict[str, list[str]]:
+    """Choose images by IoU, the worst first: ``image_id -> ["worst"]``, ``["median"]`` or ``["best"]``, none twice."""
+    ranked = [row.image_id for row in worst_first(rows)]
     each = min(each, len(ranked) // 3) or min(each, 1)
     middle = (len(ranked) - each) // 2
     parts = {"worst": ranked[:each], "median": ranked[middle : middle + each], "best": ranked[len(ranked) - each :]}
@@ -71,36 +71,49 @@ def choose_ranks(rows: Iterable[dict], each: int) -> dict[str, list[str]]:
 
 
 def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Image:
-    """Input, score map, mask and evidence of the images that :func:`choose_ranks` picks, a row each."""
+    """Draw input, score map, mask and evidence of the images that :func:`choose_ranks` picks, a row each.
+
+    Args:
+        run: with a per-image table.
+        each: so many images of each of worst, median and best.
+        notes: gets a sentence on what cannot be drawn.
+    """
     chosen = choose_ranks(run.images.values(), each)
     shots = take_shots([run], chosen, notes)
-    threshold = run.results["cam_threshold"]
+    results = _results(run)
     evidence = _evidence(run, list(chosen), notes)
     cells, captions = [], []
     for i, shot in enumerate(shots):
         prediction = shot.predictions[0]
         maps = [shot.with_boxes(pictures.overlay(shot.photo, found[i])) for found in evidence.values()]
-        cells.append([shot.drawn(), shot.drawn(prediction), _masked(run, shot, threshold), *maps])
+        cells.append([shot.drawn(), shot.drawn(prediction), _masked(run, shot, results.cam_threshold), *maps])
         said = judged(prediction.row)
-        if prediction.row["predicted"] != prediction.row["label"]:
-            said = f"IoU {prediction.row['iou']:.2f} · seen as {prediction.predicted}"
-        captions.append([f"{shot.reasons[0]}: {shot.class_name}", said, f"above {threshold:.3g}", *[""] * len(maps)])
+        if prediction.row.predicted != prediction.row.label:
+            said = f"IoU {prediction.row.iou:.2f} · seen as {prediction.predicted}"
+        captions.append(
+            [f"{shot.reasons[0]}: {shot.class_name}", said, f"above {results.cam_threshold:.3g}", *[""] * len(maps)]
+        )
     legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")] if shots[0].true_boxes else []
-    title = f"{run.label}: worst, median and best of {len(run.images)} {run.split} images by IoU"
+    title = f"{run.label}: worst, median and best of {len(run.images)} {results.split} images by IoU"
     columns = ["Input", "Score map", "Mask", *(name[0].upper() + name[1:] for name in evidence)]
     return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend, cell=224)
 
 
+def _results(run: RunRecord) -> EvalResults:
+    assert run.results is not None  # a run with a table has been evaluated
+    return run.results
+
+
 def _recipe(run: RunRecord) -> Recipe:
     """The recipe that the evaluation followed."""
-    recipe, results = parse_recipe(run.recipe_text, run.path.name), run.results
-    recipe = as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=results.get("variant", ""))))
-    return replace(recipe, evaluate=replace(recipe.evaluate, post=results.get("post", recipe.evaluate.post)))
+    results = _results(run)
+    recipe = parse_recipe(run.recipe_text, run.path.name, [f"evaluate.post={results.post}"])
+    return as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=results.variant)))
 
 
 def _evidence(run: RunRecord, image_ids: list[str], notes: list[str]) -> dict[str, list[np.ndarray]]:
     try:
-        return collect_evidence(RunFolder(run.path), _recipe(run), run.split, image_ids)
+        return collect_evidence(RunFolder(run.path), _recipe(run), _results(run).split, image_ids)
     except (DataError, MissingError) as error:
         notes.append(f"{run.label}: what its maps were made of is not shown: {error}")
         return {}
@@ -111,6 +124,6 @@ def _masked(run: RunRecord, shot: Shot, threshold: float) -> Image.Image:
     prediction = shot.predictions[0]
     if prediction.score_map is None:
         return shot.photo
-    protocol, size = eval_protocol(_recipe(run)), torch.tensor([[round(length) for length in shot.frame]])
+    protocol, size = eval_protocol(_recipe(run)), torch.tensor([shot.frame])
     mask = predicted_masks(torch.from_numpy(prediction.score_map)[None], size, protocol, threshold)[0]
     return shot.with_boxes(pictures.spotlight(shot.photo, mask.numpy()), prediction)

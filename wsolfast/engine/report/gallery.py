@@ -1,4 +1,4 @@
-"""Which images a report shows, and what each run says of them."""
+"""The images that a report shows, with the map, box and class that each run predicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from wsolfast.data import DataError
 from wsolfast.engine.assembly.build import open_eval_data
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.report import pictures
+from wsolfast.engine.run.results import ImageRow
 from wsolfast.engine.run.run_records import RunRecord
 from wsolfast.recipe import RecipeError, parse_recipe
 
@@ -30,22 +31,21 @@ _NO_PHOTO = (128, 128, 134)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one run says of one shown image."""
+    """Map, box and class that one run predicts for one shown image."""
 
     run: RunRecord
-    row: dict  # of per_image.json
-    box: list[float] | None  # in the frame of the shot; None where masks are measured
+    row: ImageRow
     score_map: np.ndarray | None  # [h, w] in [0, 1]
     predicted: str
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One shown image; boxes are half-open xyxy in its frame."""
+    """One shown image; boxes are half-open xyxy in its pixels."""
 
     image_id: str
     class_name: str
-    frame: tuple[float, float]  # (w, h)
+    frame: tuple[int, int]  # (w, h) of the original
     photo: Image.Image
     true_boxes: list[list[float]]
     predictions: list[Prediction]
@@ -64,22 +64,22 @@ class Shot:
     def with_boxes(self, picture: Image.Image, prediction: Prediction | None = None) -> Image.Image:
         """``picture``, of the photo's size, with the true boxes and the predicted one of a prediction."""
         picture = pictures.draw_boxes(picture, self._in_photo(self.true_boxes), pictures.TRUE, dashed=True)
-        if prediction is None or prediction.box is None:
+        if prediction is None or prediction.row.box is None:
             return picture
-        return pictures.draw_boxes(picture, self._in_photo([prediction.box]), pictures.PREDICTED)
+        return pictures.draw_boxes(picture, self._in_photo([prediction.row.box]), pictures.PREDICTED)
 
     def _in_photo(self, boxes: Sequence[Sequence[float]]) -> np.ndarray:
         scale = np.array(self.photo.size * 2) / np.array(self.frame * 2)
         return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale
 
 
-def worst_first(rows: Iterable[dict]) -> list[dict]:
-    """Per-image rows from the lowest IoU up; of equal ones the most confident classification comes first."""
-    return sorted(rows, key=lambda row: (row["iou"], -(row.get("score") or 0.0), row["index"]))
+def worst_first(rows: Iterable[ImageRow]) -> list[ImageRow]:
+    """Sort per-image rows by IoU, the lowest first; of equal ones the most confident classification comes first."""
+    return sorted(rows, key=lambda row: (row.iou, -row.score, row.index))
 
 
-def choose_images(tables: Sequence[dict[str, dict]], count: int) -> dict[str, list[str]]:
-    """Which images a report shows, and why: ``image_id -> reasons`` in data set order.
+def choose_images(tables: Sequence[Mapping[str, ImageRow]], count: int) -> dict[str, list[str]]:
+    """Choose the images of a report, with reasons: ``image_id -> reasons`` in data set order.
 
     A sixth each goes to the worst boxes of the last table, to its largest gains and to its largest losses against the
     first; the rest is a sample of the split, which is what the eye should judge by: one image drawn from each of
@@ -94,9 +94,9 @@ def choose_images(tables: Sequence[dict[str, dict]], count: int) -> dict[str, li
         for key in keys:
             reasons.setdefault(key, []).append(reason)
 
-    mark([row["image_id"] for row in worst_first(last[key] for key in common)[:share]], "worst")
+    mark([row.image_id for row in worst_first(last[key] for key in common)[:share]], "worst")
     if len(tables) > 1:
-        change = {key: last[key]["iou"] - first[key]["iou"] for key in common}
+        change = {key: last[key].iou - first[key].iou for key in common}
         mark([key for key in sorted(common, key=lambda key: -change[key])[:share] if change[key] > 0], "gain")
         mark([key for key in sorted(common, key=lambda key: change[key])[:share] if change[key] < 0], "loss")
     room = max(0, min(count, len(common)) - len(reasons))
@@ -108,7 +108,7 @@ def choose_images(tables: Sequence[dict[str, dict]], count: int) -> dict[str, li
 
 
 def collect_shots(runs: Sequence[RunRecord], count: int, notes: list[str]) -> list[Shot]:
-    """The pictures of at most ``count`` images that all runs saw; what could not be had is said in ``notes``."""
+    """Take the pictures of at most ``count`` images that all runs saw; ``notes`` gets a sentence on what is gone."""
     runs = [run for run in runs if run.images]
     if not runs:
         return []
@@ -121,33 +121,30 @@ def collect_shots(runs: Sequence[RunRecord], count: int, notes: list[str]) -> li
 
 
 def take_shots(runs: Sequence[RunRecord], chosen: Mapping[str, list[str]], notes: list[str]) -> list[Shot]:
-    """The pictures of ``chosen`` (``image_id -> reasons``), in that order; the last run gives frame and photograph."""
+    """Take the pictures of ``chosen`` (``image_id -> reasons``), in that order; the last run gives the photographs."""
     main = runs[-1]
     rows = [main.images[key] for key in chosen]
-    columns = [
-        _predictions(run, [run.images[key] for key in chosen], [_frame(main, row) for row in rows], notes)
-        for run in runs
-    ]
+    columns = [_predictions(run, [run.images[key] for key in chosen], notes) for run in runs]
     shots = []
     for i, (row, photo) in enumerate(zip(rows, _photos(main, rows, notes), strict=True)):
-        frame = _frame(main, row)
+        frame = (row.size[0], row.size[1])
         size = _fit(frame, _PHOTO_SIDE)
         photo = Image.new("RGB", size, _NO_PHOTO) if photo is None else photo.resize(size, Image.Resampling.LANCZOS)
         predictions = [column[i] for column in columns]
-        key = row["image_id"]
-        shots.append(Shot(key, main.class_name(row["label"]), frame, photo, row["gt_boxes"], predictions, chosen[key]))
+        key = row.image_id
+        shots.append(Shot(key, main.class_name(row.label), frame, photo, row.gt_boxes, predictions, chosen[key]))
     return shots
 
 
 def worst_shots(shots: Sequence[Shot]) -> list[int]:
-    """Positions of the worst boxes of the last run, the worst first."""
+    """Return the positions of the worst boxes of the last run, the worst first."""
     position = {shot.image_id: i for i, shot in enumerate(shots)}
     marked = worst_first(shot.predictions[-1].row for shot in shots if "worst" in shot.reasons)
-    return [position[row["image_id"]] for row in marked]
+    return [position[row.image_id] for row in marked]
 
 
 def draw_sheet(shots: Sequence[Shot], title: str) -> Image.Image:
-    """The sample as one picture: the input, then every run's score map with its box."""
+    """Draw the sample as one picture: the input, then every run's score map with its box."""
     sample = [shot for shot in shots if "sample" in shot.reasons] or list(shots)
     rows = min(_SHEET_ROWS, len(sample))
     sample = [sample[i * len(sample) // rows] for i in range(rows)]
@@ -165,10 +162,9 @@ def draw_sheet(shots: Sequence[Shot], title: str) -> Image.Image:
     return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend)
 
 
-def judged(row: dict) -> str:
-    """The overlap, and the kind of error where boxes are measured."""
-    kind = row["error"]
-    return f"IoU {row['iou']:.2f}" + (f" · {ERRORS[kind][0].lower()}" if kind else "")
+def judged(row: ImageRow) -> str:
+    """Return the overlap in words, and the kind of error where boxes are measured."""
+    return f"IoU {row.iou:.2f}" + (f" · {ERRORS[row.error][0].lower()}" if row.error else "")
 
 
 def _fit(size: Sequence[float], side: int) -> tuple[int, int]:
@@ -177,35 +173,24 @@ def _fit(size: Sequence[float], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _frame(run: RunRecord, row: dict) -> tuple[float, float]:
-    """(w, h) of what the row's boxes are measured in: the original image, or the network's input."""
-    return tuple(row["size"] if run.table.get("frame", "image") == "image" else run.table["frame_size"])
+def _predictions(run: RunRecord, rows: Sequence[ImageRow], notes: list[str]) -> list[Prediction]:
+    maps = _maps(run, rows, notes)
+    return [Prediction(run, row, one, run.class_name(row.predicted)) for row, one in zip(rows, maps, strict=True)]
 
 
-def _predictions(run: RunRecord, rows: Sequence[dict], frames: Sequence[tuple], notes: list[str]) -> list[Prediction]:
-    predictions = []
-    for row, frame, score_map in zip(rows, frames, _maps(run, rows, notes), strict=True):
-        own, box = _frame(run, row), row["box"]
-        if box is not None and own != frame:
-            box = (np.array(box) * np.array(frame * 2) / np.array(own * 2)).tolist()
-        predictions.append(Prediction(run, row, box, score_map, run.class_name(row["predicted"])))
-    return predictions
-
-
-def _maps(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[np.ndarray | None]:
-    position = {image_id: i for i, image_id in enumerate(run.images)}
-    wanted = [row.get("map", position[row["image_id"]]) for row in rows]
-    found = ScoreMaps(run.evaluation / "maps").rows(wanted)
-    if len(found) < len(set(wanted)):
+def _maps(run: RunRecord, rows: Sequence[ImageRow], notes: list[str]) -> list[np.ndarray | None]:
+    found = ScoreMaps(run.evaluation / "maps").rows([row.map for row in rows])
+    if len(found) < len({row.map for row in rows}):
         notes.append(f"{run.label} kept no score maps of some images (maps/), so only their boxes are drawn.")
-    return [found[row].numpy() if row in found else None for row in wanted]
+    return [found[row.map].numpy() if row.map in found else None for row in rows]
 
 
-def _photos(run: RunRecord, rows: Sequence[dict], notes: list[str]) -> list[Image.Image | None]:
+def _photos(run: RunRecord, rows: Sequence[ImageRow], notes: list[str]) -> list[Image.Image | None]:
+    assert run.results is not None  # it has a table
     try:
-        dataset = open_eval_data(parse_recipe(run.recipe_text, run.path.name), run.split)
+        dataset = open_eval_data(parse_recipe(run.recipe_text, run.path.name), run.results.split)
         position = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
-        found = [position[row["image_id"]] for row in rows]
+        found = [position[row.image_id] for row in rows]
         return [Image.fromarray(dataset[i].image.permute(1, 2, 0).numpy()) for i in found]
     except KeyError as error:
         reason = f"the data set no longer holds {error.args[0]!r}"

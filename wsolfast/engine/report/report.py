@@ -1,4 +1,4 @@
-"""One page that shows what runs have learned: table, pictures, curves, worst cases. It reads run folders only."""
+"""A page about runs, made from their folders alone: table, pictures, curves, worst cases."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,13 +47,14 @@ def _paper(run: RunRecord, metric: str) -> float | None:
     return 100 - float(numbers[f"{metric}_error"]) if f"{metric}_error" in numbers else None
 
 
-def _baseline(runs: Sequence[RunRecord]) -> dict:
+def _baseline(runs: Sequence[RunRecord]) -> dict[str, float]:
     """The centre box's numbers; they depend on the data only, so the first run that has them speaks for all."""
-    return next((found for run in runs if (found := run.results.get("baselines", {}).get("center_box"))), {})
+    results = (run.results for run in runs if run.results is not None)
+    return next((found for one in results if (found := one.baselines.get("center_box"))), {})
 
 
 def _boxed(runs: Sequence[RunRecord]) -> bool:
-    """Whether boxes are reported; pixels are, where no run that was evaluated has boxes."""
+    """True if boxes are reported; pixels are, where no run that was evaluated has boxes."""
     return any("gt_known_loc" in run.measured for run in runs) or not any("px_ap" in run.measured for run in runs)
 
 
@@ -64,7 +65,8 @@ def _summary(runs: Sequence[RunRecord]) -> str:
     if not ranked:
         return "None of these runs has been evaluated yet, so there are no boxes to show."
     best, score = ranked[0], ranked[0].measured[metric]
-    images = f"{best.results.get('num_images', len(best.images)):,} {best.split} images"
+    assert best.results is not None  # it has a number
+    images = f"{best.results.num_images:,} {best.results.split} images"
     words = f"{best.label} finds the object in {score:.1f}\u00a0% of {images} when the class is given"
     if metric == "px_ap":
         words = f"{best.label} finds the pixels of the object in {images} with a PxAP of {score:.1f}\u00a0%"
@@ -97,21 +99,22 @@ def _table(runs: Sequence[RunRecord], metrics: Mapping[str, tuple[str, str]]) ->
     """Rows of the table of results, the centre box last."""
     columns = [metric for metric in metrics if any(run.measured.get(metric) is not None for run in runs)]
     best = {metric: max(run.measured.get(metric) or 0 for run in runs) for metric in columns}
-    several = sum(bool(run.metrics) for run in runs) > 1
+    several = sum(run.results is not None for run in runs) > 1
     rows = []
     for run in runs:
         values = {metric: run.measured.get(metric) for metric in metrics}
+        shares = {} if run.results is None or run.results.error_split is None else vars(run.results.error_split)
         rows.append(
             {
                 "label": run.label,
                 "settings": _settings(run),
-                "evaluated": bool(run.metrics),
+                "evaluated": run.results is not None,
                 "cells": [
                     (_percent(value), _paper(run, metric), several and value is not None and value == best[metric])
                     for metric, value in values.items()
                 ],
-                "speed": run.results.get("images_per_second"),
-                "errors": [(kind, share) for kind in ERRORS if (share := run.results.get("error_split", {}).get(kind))],
+                "speed": run.results and run.results.images_per_second,
+                "errors": [(kind, shares[kind]) for kind in ERRORS if shares.get(kind)],
             }
         )
     center = _baseline(runs)
@@ -129,12 +132,14 @@ def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[t
     """Smaller tables (title, columns, rows) of what only some evaluations hold."""
     masks = {key: name for key, (name, _) in MASK_METRICS.items() if key != "top1_cls"}
     metrics = {key: name for key, (name, _) in METRICS.items()}
-    kinds = [("transferred", "Thresholds chosen on train_fullsup", metrics | masks)]
+    evaluated = [(run.label, run.results) for run in runs if run.results is not None]
+    transferred = [(label, one.transferred) for label, one in evaluated if one.transferred]
+    pixel = [(label, vars(one.pixel)) for label, one in evaluated if one.pixel is not None]
+    kinds = [("Thresholds chosen on train_fullsup", metrics | masks, transferred)]
     if _boxed(runs):
-        kinds.append(("pixel", "Against object masks", masks | {"peak_threshold": "Peak-T"}))
+        kinds.append(("Against object masks", masks | {"peak_threshold": "Peak-T"}, pixel))
     tables = []
-    for kind, title, columns in kinds:
-        rows = [(run.label, found) for run in runs if (found := run.results.get(kind))]
+    for title, columns, rows in kinds:
         known = [key for key in columns if any(found.get(key) is not None for _, found in rows)]
         if known:
             cells = [(label, [_percent(found.get(key)) for key in known]) for label, found in rows]
@@ -147,7 +152,7 @@ def _threshold_marks(run: RunRecord, key: str, thresholds: np.ndarray, values: n
     top = int(values.argmax())
     says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
     marks = [(thresholds[top], values[top], "oracle", says)]
-    chosen = run.results.get("transferred_thresholds", {}).get(key, run.results.get("transferred_threshold"))
+    chosen = (run.results.transferred_thresholds or {}).get(key) if run.results is not None else None
     if chosen is not None:
         value = float(np.interp(chosen, thresholds, values))
         says = f"{run.label}: {value:.1f} % at threshold {chosen:.2f}, chosen on train_fullsup"
@@ -156,10 +161,10 @@ def _threshold_marks(run: RunRecord, key: str, thresholds: np.ndarray, values: n
 
 
 def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart]:
-    runs = [run for run in runs if run.curves.get("thresholds")]
+    runs = [run for run in runs if run.curves is not None]
     if not runs:
         return []
-    if not any("transferred_threshold" in run.results for run in runs):
+    if all(run.results is None or run.results.transferred_threshold is None for run in runs):
         notes.append(
             "No threshold was chosen on train_fullsup, so the curves mark only the oracle threshold, "
             "which is picked on the very images it is judged on."
@@ -168,9 +173,8 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
     for key, overlap in OVERLAPS.items():
         series, said = [], []
         for color, run in enumerate(runs):
-            thresholds, values = np.asarray(run.curves["thresholds"]), np.asarray(run.curves.get(key, []))
-            if not len(values):
-                continue
+            assert run.curves is not None
+            thresholds, values = np.asarray(run.curves.thresholds), np.asarray(getattr(run.curves, key))
             dots = _threshold_marks(run, key, thresholds, values)
             said += [says for *_, says in dots]
             x, y = thin_out(thresholds.tolist(), values.tolist(), 200)
@@ -202,11 +206,7 @@ def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
     sums: dict[int, np.ndarray] = {}
     for j, run in enumerate(runs):
         for row in run.images.values():
-            sums.setdefault(row["label"], np.zeros((len(runs), 3)))[j] += (
-                1,
-                row["iou"] >= 0.5,
-                row["predicted"] == row["label"],
-            )
+            sums.setdefault(row.label, np.zeros((len(runs), 3)))[j] += (1, row.iou >= 0.5, row.predicted == row.label)
     rows = []
     for label, counts in sorted(sums.items()):
         boxes, classes = (
@@ -233,13 +233,13 @@ def _environment(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
 
 def _commands(runs: Sequence[RunRecord]) -> list[str]:
     """The commands that trained and evaluated the runs, each once, in order."""
-    given = [env.get("command") for run in runs for env in (run.env, run.results.get("environment", {}))]
+    given = [env.get("command") for run in runs for env in (run.env, run.results.environment if run.results else {})]
     return list(dict.fromkeys(str(command) for command in given if command))
 
 
 def _cut(runs: Sequence[RunRecord]) -> str:
     """Where the boxes that are shown and sorted by error are cut."""
-    sources = {run.results.get("cam_threshold_source", "") for run in runs if run.metrics}
+    sources = {run.results.cam_threshold_source for run in runs if run.results is not None}
     return THRESHOLD_SOURCES.get(sources.pop() if len(sources) == 1 else "", "one threshold for the whole split")
 
 
@@ -247,13 +247,14 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
     """Sentences about what the run folders do not hold."""
     notes = []
     for run in runs:
-        if not run.metrics:
+        if run.results is None:
             notes.append(f"{run.label} has not been evaluated yet; its row is filled by: wsolfast eval {run.path}")
         elif not run.images:
             notes.append(f"{run.label} kept no per-image table, so it is missing from the gallery and the class table.")
         if not run.history and any(stage.get("epochs", 1) for stage in run.recipe.get("stage", ())):
             notes.append(f"{run.label} has no training log, so it has no training curve.")
-    if any(run.metrics for run in runs) and not any(run.results.get("pixel") for run in runs):
+    evaluated = [run.results for run in runs if run.results is not None]
+    if evaluated and not any(one.pixel for one in evaluated):
         notes.append("This data set has no object masks, so there are no pixel metrics (PxAP, Peak-IoU).")
     return notes
 
@@ -280,8 +281,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
         The HTML file.
 
     Raises:
-        MissingError: if a folder holds no run.
-        RunError: if one of its files is damaged.
+        MissingError: if a folder holds no run, or one of its files is damaged.
     """
     records = read_runs(runs)
     notes = _missing(records)

@@ -1,4 +1,4 @@
-"""What run folders tell a reader: recipe, environment, losses, results. What is absent stays empty."""
+"""Run folders as a reader finds them: recipe, environment, losses, results. Values that are absent stay empty."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from wsolfast.engine.run.errors import MissingError, RunError, UsageError
+from wsolfast.engine.run.errors import MissingError, UsageError
+from wsolfast.engine.run.results import Curves, EvalResults, ImageRow, ImageTable
 from wsolfast.methods import display_name, list_methods
 
 
@@ -24,45 +25,39 @@ class RunRecord:
     env: dict
     history: list[dict]  # the lines of metrics.jsonl that carry a loss
     evaluation: Path  # folder of the evaluation, which may be missing
-    split: str  # empty: not evaluated
-    results: dict
-    curves: dict
-    table: dict
-
-    @property
-    def metrics(self) -> dict:
-        """Percentages by name; empty for a run that was not evaluated."""
-        return self.results.get("metrics", {})
-
-    @property
-    def measured(self) -> dict:
-        """:attr:`metrics` and, where there are masks, the pixel metrics."""
-        return self.metrics | self.results.get("pixel", {})
+    results: EvalResults | None  # None: not evaluated
+    curves: Curves | None  # None: no boxes, or no file
+    table: ImageTable | None
 
     @cached_property
-    def images(self) -> dict[str, dict]:
+    def measured(self) -> dict[str, float]:
+        """Percentages by metric; empty for a run that was not evaluated."""
+        return {} if self.results is None else self.results.measured
+
+    @cached_property
+    def images(self) -> dict[str, ImageRow]:
         """Per-image rows by image_id, in data set order."""
-        return {row["image_id"]: row for row in self.table.get("images", ())}
+        return {} if self.table is None else {row.image_id: row for row in self.table.images}
 
     def class_name(self, label: int) -> str:
-        """The class as a reader wants it: without the numbering and the underscores of folder names."""
-        names = self.table.get("class_names", ())
+        """Return the name of a class without the numbering and the underscores of folder names."""
+        names = [] if self.table is None else self.table.class_names
         if not 0 <= label < len(names):
             return f"class {label}"
-        return re.sub(r"^\d+\.", "", str(names[label])).replace("_", " ").strip() or str(names[label])
+        return re.sub(r"^\d+\.", "", names[label]).replace("_", " ").strip() or names[label]
 
 
-def _json(path: Path) -> dict:
+def _environment(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path} is not valid JSON ({error}); evaluate the run again to rewrite it") from error
+        raise MissingError(f"{path} is not valid JSON ({error})") from error
 
 
 def _history(path: Path) -> list[dict]:
-    """Lines of metrics.jsonl that carry a loss, one per stage and step.
+    """Return the lines of metrics.jsonl that carry a loss, one per stage and step.
 
     A killed run may leave its last line torn; a resumed one logs the steps since its checkpoint again, and these count.
     """
@@ -82,7 +77,7 @@ def _evaluated(path: Path) -> list[str]:
 
 
 def _label(method: str, added: Sequence[str]) -> str:
-    """What a run is called: its method as the paper spells it, and how its maps were refined."""
+    """Name a run after its method, as the paper spells it, and how its maps were refined."""
     known = method.partition(".")[0] in list_methods()
     name = display_name(method) if known else method.rpartition(":")[2]
     return " + ".join([name, *(one.replace("_", "-").upper() for one in dict.fromkeys(filter(None, added)))])
@@ -96,33 +91,33 @@ def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     try:
         recipe = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RunError(f"{recipe_file} is not valid TOML ({error})") from error
+        raise MissingError(f"{recipe_file} is not valid TOML ({error})") from error
     evaluated = _evaluated(path)
     folder = path / "eval" / (evaluation or ("test" if "test" in evaluated else next(iter(evaluated), "test")))
-    results = _json(folder / "results.json")
-    method = results.get("method") or (recipe.get("stage") or [{}])[-1].get("method") or path.name
-    added = [results.get("variant", ""), results.get("post", "none").replace("none", "")]
+    results, curves, table = (folder / f"{name}.json" for name in ("results", "curves", "per_image"))
+    found = EvalResults.read(results) if results.is_file() else None
+    boxes = found is not None and "iou50" in found.metrics
+    method = (recipe.get("stage") or [{}])[-1].get("method") or path.name if found is None else found.method
+    added = [] if found is None else [found.variant, found.post.replace("none", "")]
     return RunRecord(
         path=path,
         label=_label(str(method), added),
         recipe=recipe,
         recipe_text=text,
-        env=_json(path / "env.json"),
+        env=_environment(path / "env.json"),
         history=_history(path / "metrics.jsonl"),
         evaluation=folder,
-        split=results.get("split", ""),
-        results=results,
-        curves=_json(folder / "curves.json"),
-        table=_json(folder / "per_image.json"),
+        results=found,
+        curves=Curves.read(curves) if boxes and curves.is_file() else None,
+        table=ImageTable.read(table) if found is not None and table.is_file() else None,
     )
 
 
 def read_evaluations(path: Path) -> list[RunRecord]:
-    """A record for everything that was measured of a run, its variants for instance.
+    """Read a record of every evaluation of a run, its variants for instance.
 
     Raises:
-        MissingError: if the folder holds no run.
-        RunError: if one of its files is damaged.
+        MissingError: if the folder holds no run, or one of its files is damaged.
     """
     return [_read_run(path, evaluation) for evaluation in _evaluated(path) or (None,)]
 
@@ -132,8 +127,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
     Raises:
         UsageError: if there are none.
-        MissingError: if a folder holds no run.
-        RunError: if one of its files is damaged.
+        MissingError: if a folder holds no run, or one of its files is damaged.
     """
     if not paths:
         raise UsageError("a report needs at least one run folder, got none")

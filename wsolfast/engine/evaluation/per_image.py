@@ -1,0 +1,147 @@
+"""``per_image.json``: a row for every image, at one threshold, written batch by batch."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from wsolfast.engine.evaluation.measure import SplitMetrics, boxed
+from wsolfast.engine.evaluation.score_maps import MapBatch
+from wsolfast.engine.run.distributed import from_all, is_first, rank, world_size
+from wsolfast.engine.run.results import ErrorShares, ImageRow, Record
+from wsolfast.engine.run.run_folder import write_bytes
+from wsolfast.metrics import ErrorSplit, box_iou, mask_overlaps
+from wsolfast.metrics.functional import ERROR_KINDS, error_kinds, predicted_boxes
+
+# The kinds of errors in the order of functional.ERROR_KINDS.
+_ERRORS = tuple(field.name for field in fields(ErrorShares))
+
+
+def write_table(
+    file: Path,
+    batches: Iterator[MapBatch | None],
+    describe: Callable[[MapBatch], Sequence[Record]],
+    class_names: Sequence[str] = (),
+) -> None:
+    """Write the rows of all processes; none is kept in memory.
+
+    Args:
+        file: where to.
+        batches: this process's: of every turn that the processes take the one that is its own, or None.
+        describe: makes the rows of a batch.
+        class_names: written in front of the rows if there are any.
+    """
+    rows = (
+        row for batch in batches for part in from_all([] if batch is None else list(describe(batch))) for row in part
+    )
+    head = {"class_names": list(class_names)} if class_names else {}
+    if is_first():
+        write_bytes(file, lambda stream: _write(stream, head | {"frame": "image"}, rows))
+    for _ in rows:
+        pass
+
+
+def turns(batches: Sequence[range]) -> list[range | None]:
+    """Return this process's batches, one for every turn that all processes take together; None where they run out."""
+    count, ranks = len(batches), world_size()
+    return [batches[k] if k < count else None for k in range(rank(), -(-count // ranks) * ranks, ranks)]
+
+
+class ImageRows:
+    """Makes the rows of an evaluated run, and counts the kinds of errors in them.
+
+    Args:
+        metrics: of the same images; they know whether boxes or masks are looked at.
+        threshold: where maps are cut.
+    """
+
+    def __init__(self, metrics: SplitMetrics, threshold: float):
+        self.ground_truth, self.protocol, self.threshold = metrics.ground_truth, metrics.protocol, threshold
+        self._errors = ErrorSplit(self.protocol, thresholds=[threshold]) if metrics.boxes.found else None
+
+    def describe(self, batch: MapBatch) -> list[ImageRow]:
+        """Return a row for each image that has a true box, or a mask where masks are looked at."""
+        return self._by_mask(batch) if self._errors is None else self._by_box(batch, self._errors)
+
+    def error_split(self) -> ErrorShares | None:
+        """Return the shares of the errors in the rows of all processes; None where masks are looked at."""
+        if self._errors is None:
+            return None
+        if world_size() > 1:
+            self._errors.all_reduce()
+        shares = self._errors.compute()
+        return ErrorShares(*(shares[kind] for kind in ERROR_KINDS))
+
+    def _by_box(self, batch: MapBatch, errors: ErrorSplit) -> list[ImageRow]:
+        rows, sizes, truths = boxed(self.ground_truth.annotations(batch))
+        if not rows:
+            return []
+        maps, right = batch.maps[rows], batch.classes[rows, 0] == self.ground_truth.labels(batch)[rows]
+        cut = torch.tensor([self.threshold], dtype=torch.float64)
+        kinds = error_kinds(maps, sizes, truths, right, self.protocol, cut)
+        errors.update_kinds(kinds)
+        boxes = predicted_boxes(maps, sizes, self.protocol, self.threshold)
+        return [
+            self._row(
+                batch,
+                row,
+                size=sizes[k].tolist(),
+                gt_boxes=_rounded(truths[k]),
+                box=_rounded(boxes[k])[0],
+                iou=float(box_iou(boxes[k][:1], truths[k]).max()),
+                error=_ERRORS[int(kinds[k, 0])],
+            )
+            for k, row in enumerate(rows)
+        ]
+
+    def _by_mask(self, batch: MapBatch) -> list[ImageRow]:
+        masks, notes = self.ground_truth.masks(batch), self.ground_truth.annotations(batch)
+        overlaps = mask_overlaps(batch.maps[list(masks)], list(masks.values()), self.threshold)
+        return [
+            self._row(batch, row, size=list(notes[row].size), gt_boxes=[], box=None, iou=overlap, error=None)
+            for row, overlap in zip(masks, overlaps, strict=True)
+        ]
+
+    def _row(
+        self,
+        batch: MapBatch,
+        row: int,
+        *,
+        size: list[int],
+        gt_boxes: list[list[float]],
+        box: list[float] | None,
+        iou: float,
+        error: str | None,
+    ) -> ImageRow:
+        position, classes = batch.start + row, batch.classes[row]
+        index = self.ground_truth.indices[position]
+        return ImageRow(
+            index=index,
+            map=position,
+            image_id=self.ground_truth.dataset.image_ids[index],
+            label=int(self.ground_truth.dataset.labels[index]),
+            predicted=int(classes[0]),
+            topk=classes.tolist(),
+            score=round(float(batch.scores[row, 0]), 6),
+            size=size,
+            gt_boxes=gt_boxes,
+            box=box,
+            iou=round(iou, 6),
+            error=error,
+        )
+
+
+def _write(stream: BinaryIO, head: dict[str, object], rows: Iterator[Record]) -> None:
+    stream.write(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "images": ['.encode())
+    for number, row in enumerate(rows):
+        text = json.dumps(row.to_json(), allow_nan=False, ensure_ascii=False)
+        stream.write(f"{',' if number else ''}\n{text}".encode())
+    stream.write(b"\n]}\n")
+
+
+def _rounded(boxes: Tensor) -> list[list[float]]:
+    return [[round(value, 2) for value in box] for box in boxes.tolist()]

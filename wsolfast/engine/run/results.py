@@ -1,0 +1,339 @@
+"""Results as records: of evaluations, of ``localize`` and of ``reproduce``, as they lie on disk in JSON.
+
+The fields are the keys. Numbers of metrics are mappings from the metric's name to percent.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from wsolfast.engine.run.errors import MissingError
+
+
+@dataclass(frozen=True)
+class Record:
+    """A dataclass that is written as a JSON object. Fields whose default is None are left out while they are None."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as :mod:`json` takes it."""
+        named = ((field, getattr(self, field.name)) for field in fields(self))
+        return {_key(f.name): _plain(value) for f, value in named if value is not None or f.default is not None}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Make a record of what :meth:`to_json` returned; keys that it does not have are ignored.
+
+        Raises:
+            ValueError: if a key is missing or of another type.
+        """
+        return _built(cls, value, cls.__name__)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            MissingError: if the file is not there or damaged.
+        """
+        try:
+            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise MissingError(f"{file}: no such file; evaluate to write it") from None
+        except (OSError, ValueError) as error:
+            raise MissingError(f"{file}: cannot be read ({error}); evaluate again to rewrite it") from None
+
+
+@dataclass(frozen=True)
+class ThresholdSweep(Record):
+    """Thresholds of a protocol without their list, which ``curves.json`` has."""
+
+    count: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True)
+class Throughput(Record):
+    """Speed of an evaluation and of its stages, :data:`wsolfast.engine.evaluation.stopwatch.STAGES`."""
+
+    images: int
+    images_per_second: dict[str, float]  # by stage, as if nothing else took time
+    seconds: dict[str, float]  # by stage, and what was waited for images ("wait") and passed together ("all")
+    slowest: str | None  # stage
+
+
+@dataclass(frozen=True)
+class PixelMetrics(Record):
+    """Scores against object masks, in percent, and their best thresholds."""
+
+    px_ap: float
+    p_iou: float
+    peak_iou: float
+    peak_iou_per_image: float
+    images: int
+    p_iou_threshold: float  # in [0, 1]
+    peak_threshold: int  # of 0..255
+    peak_t_per_image: int
+
+
+@dataclass(frozen=True)
+class ErrorShares(Record):
+    """Percent of the images by the error of their Top-1 box, see :func:`wsolfast.metrics.functional.error_kinds`."""
+
+    misclassified: float
+    correct: float
+    multi_instance: float
+    part: float
+    more: float
+    other: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Record):
+    """Numbers of a split of images. All of ``metrics`` are at the threshold that is best for each of them."""
+
+    num_images: int
+    metrics: dict[str, float]
+    oracle_threshold: dict[str, float]  # metric -> best threshold on these images
+    cam_threshold: float  # of per_image.json, and of whoever shows boxes
+    cam_threshold_source: str  # "train_fullsup" or "oracle"
+    baselines: dict[str, dict[str, float]]  # "center_box", "center_gaussian" -> metrics
+    images_without_box: int | None = None
+    images_without_mask: int | None = None
+    transferred_thresholds: dict[str, float] | None = None  # metric -> best threshold on train_fullsup
+    transferred_threshold: float | None = None  # the one of iou50
+    transferred: dict[str, float] | None = None  # metrics at these
+    pixel: PixelMetrics | None = None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """``metrics`` and, where there are masks, the pixel metrics."""
+        return self.metrics | ({} if self.pixel is None else asdict(self.pixel))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResults(Measurement):
+    """``results.json`` of an evaluated run."""
+
+    split: str
+    recipe: str
+    method: str
+    localizer: str  # name of the stage
+    classifier: str  # name of the stage, or path of the run
+    post: str
+    variant: str
+    protocol: str
+    thresholds: ThresholdSweep
+    metrics_version: int
+    limit: int | None
+    ten_crop: bool
+    decoder: str
+    amp: str
+    device: str
+    images_per_second: float
+    throughput: Throughput
+    seconds_metrics: float
+    seconds: float
+    evaluated: str
+    environment: dict[str, Any]
+    error_split: ErrorShares | None = None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """``metrics``, and the pixel metrics and shares of errors where there are any."""
+        return super().measured | ({} if self.error_split is None else asdict(self.error_split))
+
+
+@dataclass(frozen=True)
+class ProtocolCurves(Record):
+    """Accuracies of a protocol over its thresholds, in percent."""
+
+    thresholds: list[float]
+    gt_known_loc: list[float]
+    top1_loc: list[float]
+    top5_loc: list[float]
+
+
+@dataclass(frozen=True)
+class Curves(Record):
+    """``curves.json`` of an evaluated run: MaxBoxAcc and its parts over wsolevaluation's thresholds, in percent."""
+
+    thresholds: list[float]
+    iou30: list[float]
+    iou50: list[float]
+    iou70: list[float]
+    max_box_acc: list[float]
+    protocol: ProtocolCurves
+
+
+@dataclass(frozen=True)
+class ImageRow(Record):
+    """One image in ``per_image.json`` of an evaluated run. Boxes are half-open xyxy, pixels of the original image."""
+
+    index: int  # in the data set
+    map: int  # position among the images that were asked for, and of its score map
+    image_id: str
+    label: int
+    predicted: int
+    topk: list[int]
+    score: float  # probability of the predicted class
+    size: list[int]  # (width, height)
+    gt_boxes: list[list[float]]
+    box: list[float] | None  # None where masks are measured
+    iou: float
+    error: str | None  # field of ErrorShares
+
+
+@dataclass(frozen=True)
+class ImageTable(Record):
+    """``per_image.json`` of an evaluated run."""
+
+    class_names: list[str]
+    images: list[ImageRow]
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """A comparison of score maps' boxes or pixels with another implementation, that found no difference."""
+
+    with_: str
+    images: int
+    thresholds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapResults(Record):
+    """``results.json`` of score maps on disk."""
+
+    num_images: int
+    metrics: dict[str, float]
+    oracle_threshold: dict[str, float]
+    maps_not_finite: int  # which count as empty
+    dataset: str
+    split: str
+    scoremaps: str
+    images_per_second: float | None  # None if all were counted before
+    seconds: float
+    evaluated: str
+    environment: dict[str, Any]
+    compared: Comparison | None = None
+    # Of boxes.
+    protocol: str | None = None
+    cam_threshold: float | None = None
+    transferred_thresholds: dict[str, float] | None = None
+    transferred: dict[str, float] | None = None
+    baselines: dict[str, dict[str, float]] | None = None
+    images_without_box: int | None = None
+
+
+@dataclass(frozen=True)
+class LocalizedImage(Record):
+    """An image file in ``boxes.json``."""
+
+    file: str
+    size: list[int]  # (width, height)
+    class_id: int
+    class_name: str | None
+    score: float  # probability of the class
+    boxes: list[list[float]]  # half-open xyxy, pixels of the upright image
+    overlay: str  # PNG of the score map and the boxes over the image
+
+
+@dataclass(frozen=True)
+class UnreadableImage(Record):
+    """An image file in ``boxes.json`` that could not be read."""
+
+    file: str
+    error: str
+
+
+@dataclass(frozen=True)
+class LocalizeResults(Record):
+    """``boxes.json`` of ``localize``."""
+
+    run: str
+    protocol: str
+    threshold: float
+    images: list[LocalizedImage]
+    failed: list[UnreadableImage]
+
+
+@dataclass(frozen=True)
+class ReproducedRun(Record):
+    """One seed of a recipe in ``reproduce.json``: its numbers, or why there are none."""
+
+    seed: int
+    run: str  # folder
+    numbers: dict[str, float] | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class ReproducedRecipe(Record):
+    """A recipe in ``reproduce.json``: published numbers, each run's, and the mean, lowest and highest of all runs."""
+
+    paper: dict[str, float]
+    runs: list[ReproducedRun]
+    mean: dict[str, float]
+    lowest: dict[str, float]
+    highest: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reproduction(Record):
+    """``reproduce.json``."""
+
+    recipes: dict[str, ReproducedRecipe]
+    centres: dict[str, dict[str, float]]  # baseline, data set and protocol -> metrics
+    written: str
+    environment: dict[str, Any]
+
+
+def _key(name: str) -> str:
+    """The key of a field; an underscore keeps fields apart from Python's keywords."""
+    return name.rstrip("_")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+@cache
+def _hints(cls: type[Record]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _built(kind: Any, value: Any, where: str) -> Any:
+    """Return ``value``, which JSON gave, as an object of the annotated type ``kind``."""
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    if kind is Any:
+        return value
+    origin, inside = get_origin(kind) or kind, get_args(kind)
+    if issubclass(origin, Record) and isinstance(value, dict):
+        return _record(origin, value, where)
+    if origin is list and isinstance(value, list):
+        return [_built(inside[0], one, where) for one in value]
+    if origin is dict and isinstance(value, dict):
+        return {key: _built(inside[1], one, where) for key, one in value.items()}
+    if origin in (str, bool, int, float) and isinstance(value, (int, float) if origin is float else origin):
+        return value
+    raise ValueError(f"{where}: expected {origin.__name__}, got {type(value).__name__}")
+
+
+def _record(cls: type[Record], value: dict[str, Any], where: str) -> Record:
+    missing = [_key(f.name) for f in fields(cls) if _key(f.name) not in value and f.default is not None]
+    if missing:
+        raise ValueError(f"{where}: no {missing[0]!r}")
+    hints = _hints(cls)  # type: ignore[arg-type]  # classes can be hashed, whatever mypy makes of dataclasses
+    given = {name: value[_key(name)] for name in hints if _key(name) in value}
+    return cls(**{name: _built(hints[name], one, _key(name)) for name, one in given.items()})
