@@ -92,7 +92,7 @@ def test_packing_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
 
 def test_packing_keeps_to_its_folder(folder, tmp_path):
     pack("folder", folder, tmp_path / "shards")
-    with pytest.raises(DataError, match="holds shards of another set or other settings"):
+    with pytest.raises(DataError, match=r"begun with other settings \(per_shard 1000 and not 2\)"):
         pack("folder", folder, tmp_path / "shards", per_shard=2)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").touch()

@@ -21,6 +21,7 @@ from wsolfast.data.errors import DataError
 from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources import open_source
 from wsolfast.data.sources.shards import CLASSES
+from wsolfast.data.tools._claim import claim
 
 _SETTINGS = "wsolfast-pack.json"
 _VERSION = 1
@@ -81,7 +82,7 @@ def pack(
     counts = {split: len(source.image_ids) for split, source in sources.items()}
     settings = {"version": _VERSION, "per_shard": per_shard, "images": counts, "options": options}
     settings["data"] = [name, None if root is None else str(Path(root).resolve())]
-    _claim(output, json.loads(json.dumps(settings, default=str)))
+    claim(output, _SETTINGS, settings)
     jobs = [
         (split, number, range(start, min(start + per_shard, counts[split])))
         for split in sources
@@ -103,22 +104,6 @@ def pack(
     text = "".join(f"{' '.join(name.split()) or f'class {label}'}\n" for label, name in enumerate(names))
     write_bytes(output / CLASSES, lambda stream: stream.write(text.encode()))
     return PackSummary(output, counts, len(jobs), written)
-
-
-def _claim(output: Path, settings: dict) -> None:
-    file = output / _SETTINGS
-    if file.exists():
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            there = None
-        if there != settings:
-            raise DataError(f"{output}: holds shards of another set or other settings; choose another folder")
-    elif output.is_dir() and any(output.iterdir()):
-        raise DataError(f"{output}: is not empty, and nothing of this command's; choose another folder")
-    else:
-        text = json.dumps(settings, indent=2) + "\n"
-        write_bytes(file, lambda stream: stream.write(text.encode()))
 
 
 def _write_shard(stream: BinaryIO, source: Source, part: range, annotated: bool) -> None:

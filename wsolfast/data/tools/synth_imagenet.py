@@ -1,6 +1,5 @@
 """A rendered data set that lies on disk as ImageNet does, to try large runs without ImageNet."""
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from PIL import Image
 
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
-from wsolfast.data.errors import DataError
 from wsolfast.data.sources import synthetic
 from wsolfast.data.sources._ilsvrc_tree import read_xml
+from wsolfast.data.tools._claim import claim
 
-# Names the images are stored under; also what tells a tree of ours from somebody's ImageNet.
-SETTINGS = "synth-imagenet.json"
+# Tells a tree of ours from somebody's ImageNet.
+_SETTINGS = "synth-imagenet.json"
 _VERSION = 1
 # Smaller images are many short calls of NumPy, between which threads only wait for each other.
 _LARGE = 200
@@ -75,7 +74,7 @@ def synth_imagenet(
             )
     settings = {"version": _VERSION, "images": images, "train_images": train_images, "classes": classes}
     settings |= {"size": size, "world": world}
-    _claim(root, settings)
+    claim(root, _SETTINGS, settings)
     workers = workers or (2 if size >= _LARGE else 1)
     jobs = [partial(_write_image, root, source, split, i) for split, source in splits.items() for i in _range(source)]
     with task("render", len(jobs)) as advance, ThreadPoolExecutor(workers) as pool:
@@ -84,23 +83,6 @@ def synth_imagenet(
     _write_text(root / "LOC_synset_mapping.txt", mapping)
     _write_text(root / "LOC_val_solution.csv", "".join(_solution(root, images)))
     return TreeSummary(root, len(jobs), written)
-
-
-def _claim(root: Path, settings: dict) -> None:
-    file = root / SETTINGS
-    if file.exists():
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise DataError(f"{file}: not readable; choose another folder, or delete this one") from None
-        if there != settings:
-            odd = [key for key in settings if there.get(key) != settings[key]]
-            told = ", ".join(f"{key} {there.get(key)} and not {settings[key]}" for key in odd)
-            raise DataError(f"{root}: holds a rendered tree of other settings ({told}); choose another folder")
-    elif root.is_dir() and any(root.iterdir()):
-        raise DataError(f"{root}: is not empty, and nothing of this command's; choose another folder")
-    else:
-        _write_text(file, json.dumps(settings, indent=2) + "\n")
 
 
 def _range(source: synthetic.SyntheticSource) -> range:
@@ -114,7 +96,7 @@ def _counted(job: Callable[[], bool], advance: Callable[..., None]) -> bool:
 
 
 def _write_image(root: Path, source: synthetic.SyntheticSource, split: str, index: int) -> bool:
-    """Write an image, and its annotation last; whether it was not there."""
+    """Write an image, and its annotation last. Return True if it was not there."""
     synset = _synset(int(source.labels[index]))
     stem = _VALIDATION.format(index + 1) if split == "test" else f"{synset}_{index}"
     image = root / (f"val/{stem}.JPEG" if split == "test" else f"train/{synset}/{stem}.JPEG")
