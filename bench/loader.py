@@ -39,7 +39,7 @@ GB = 10**9
 
 @contextmanager
 def jpegs(root: Path | None, images: int) -> Iterator[tuple[Path, list[str]]]:
-    """A folder and paths of JPEG files below it: evenly spread over those of ``root``, or rendered.
+    """Open a folder and list paths of JPEG files below it: evenly spread over those of ``root``, or rendered.
 
     Raises:
         MissingError: if there is none.
@@ -58,7 +58,7 @@ def jpegs(root: Path | None, images: int) -> Iterator[tuple[Path, list[str]]]:
 
 
 def decoders_here(wanted: Sequence[str]) -> list[str]:
-    """Decoders that are installed, of those wanted.
+    """Return the decoders that are installed, of those wanted.
 
     Raises:
         UsageError: for an unknown name.
@@ -80,7 +80,7 @@ def decoders_here(wanted: Sequence[str]) -> list[str]:
 
 
 def with_pillow(file: Path, side: int) -> np.ndarray:
-    """An image as anybody would read it, uint8 [3, side, side]."""
+    """Read an image as anybody would, uint8 [3, side, side]."""
     with Image.open(file) as image:
         resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
     return np.array(resized).transpose(2, 0, 1)
@@ -121,7 +121,7 @@ class Reader:
         return data.Dataset(source, "test", data.View(self.side), cache=open_one if cache else None)
 
     def reader(self, decoder: str, state: str, cache: Path) -> Callable[[int], object]:
-        """Reads one image by its number, from a cache in that state."""
+        """Return what reads one image by its number, from a cache in that state."""
         if state == "no cache":
             return self.open(decoder).__getitem__
         dataset = self.open(decoder, cache)
@@ -132,7 +132,7 @@ class Reader:
 
 
 def milliseconds(read: Callable[[int], object], images: int, threads: int) -> list[float]:
-    """Of each image, on one thread; on several, of all of them over their number."""
+    """Time each image, on one thread; on several, all of them over their number."""
     if threads == 1:
         times = []
         for index in range(images):
@@ -148,13 +148,13 @@ def milliseconds(read: Callable[[int], object], images: int, threads: int) -> li
 
 
 def times_of(make: Callable[[], Callable[[int], object]], images: int, threads: int, rounds: int) -> dict:
-    """Percentiles over the images, or over the rounds on several threads, of readers made for each round."""
+    """Return percentiles over the images, or over the rounds on several threads, of readers made for each round."""
     times = sorted(ms for _ in range(rounds) for ms in milliseconds(make(), images, threads))
     return {f"p{share}": times[share * (len(times) - 1) // 100] for share in SHARES}
 
 
 def measure(reader: Reader, decoder: str, threads: int, rounds: int) -> Iterator[tuple[str, dict]]:
-    """States of the cache, and times with them."""
+    """Yield states of the cache, and times with them."""
     for state in CACHES if reader.max_bytes else CACHES[:1]:
         with tempfile.TemporaryDirectory() as folder:
             count = iter(range(rounds))
@@ -167,7 +167,7 @@ def measure(reader: Reader, decoder: str, threads: int, rounds: int) -> Iterator
 
 
 def notes(key: Key, rows: dict[str, dict]) -> list[str]:
-    """Images per second."""
+    """Tell the images per second."""
     return [f"{1e3 / rows[OURS]['ms']['p50']:,.0f} images/s"]
 
 

@@ -1,6 +1,8 @@
 """The ``wsolfast data`` commands."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,26 +13,34 @@ from wsolfast.recipe import RecipeError, override_value
 
 app = typer.Typer(help="Look after data sets on disk.", no_args_is_help=True)
 
+_OPTIONS = typer.Argument(metavar="[OPTION=VALUE]...", help="Options of the data set, as data.options of a recipe.")
+_WORKERS = typer.Option(min=1, help="Number of threads. By default the number of cores decides.")
+
+
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """Turn a value that cannot be meant into an error of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
 
 @app.command(
     epilog="Examples:\n\n  wsolfast data check cub /data/CUB_200_2011 --decode\n\n"
     "  wsolfast data check openimages /data/OpenImages metadata=/data/metadata/OpenImages"
 )
 def check(
-    name: Annotated[str, typer.Argument(help="cub, ilsvrc, openimages, folder, shards, parquet or synthetic.")],
-    root: Annotated[Path | None, typer.Argument(help="The data set's folder.", show_default=False)] = None,
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="data.options of a recipe.")
-    ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
+    name: Annotated[str, typer.Argument(help="The name of the data set, such as cub or folder.")],
+    root: Annotated[Path | None, typer.Argument(help="The folder of the data set.", show_default=False)] = None,
+    options: Annotated[list[str] | None, _OPTIONS] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
 ) -> None:
-    """Check a data set on disk and say what is missing; nothing is downloaded."""
+    """Check a data set on disk and say what is missing. Nothing is downloaded."""
     from wsolfast import data
 
-    try:
+    with _wrong_usage():
         report = data.check(name, root, decode=decode, **_data_options(options or []))
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
     echo(str(report))
     if not report.ok:
         raise typer.Exit(3)
@@ -44,10 +54,10 @@ def check(
 def index(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="ilsvrc or shards."),
+        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="The data set is ilsvrc or shards."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
+    workers: Annotated[int | None, _WORKERS] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write what thousands of files tell of the images into a few files, which opening the data set then reads instead.
@@ -62,10 +72,8 @@ def index(
         raise RecipeError("expected NAME ROOT [OPTION=VALUE]..., such as: ilsvrc /data/ILSVRC")
     name, root, *words = what
     options = _data_options(words)
-    try:
+    with _wrong_usage():
         summary = data.index(name, root, task=show_progress(quiet).task, workers=workers, force=force, **options)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
     for message in summary.unreadable:
         sys.stderr.write(f"unreadable: {message}\n")
     if not quiet:
@@ -74,7 +82,7 @@ def index(
 
 
 def _data_options(words: list[str]) -> dict[str, object]:
-    """``OPTION=VALUE`` words as options of a data set."""
+    """Read ``OPTION=VALUE`` words as options of a data set."""
     for word in words:
         if "=" not in word:
             raise RecipeError(f"{word!r}: expected OPTION=VALUE, such as metadata=/data/metadata/CUB")
@@ -89,26 +97,24 @@ def _data_options(words: list[str]) -> dict[str, object]:
 )
 def pack(
     what: Annotated[list[str], typer.Argument(metavar="NAME ROOT DIR [OPTION=VALUE]...", show_default=False)],
-    per_shard: Annotated[int, typer.Option(min=1, help="Images in a tar file.")] = 1000,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by the number of cores if not given.")] = None,
+    per_shard: Annotated[int, typer.Option(min=1, help="Number of images in a tar file.")] = 1000,
+    workers: Annotated[int | None, _WORKERS] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a data set as tar files, which data.name=shards and WebDataset read; images are copied byte for byte.
+    """Write a data set as tar files, which data.name=shards and WebDataset read. Images are copied byte for byte.
 
-    Interrupted, it is finished by giving the same command again. OPTION=VALUE are the data.options of a recipe.
+    If the command is interrupted, give it again and it goes on. OPTION=VALUE are the data.options of a recipe.
     """
     from wsolfast import data
 
-    if len(what) < 3 or any("=" not in word for word in what[3:]):
+    if len(what) < 3:
         raise RecipeError("expected NAME ROOT DIR [OPTION=VALUE]..., such as: cub /data/CUB_200_2011 /data/cub-shards")
     name, root, output, *words = what
-    options = {key: override_value(text) for key, _, text in (word.partition("=") for word in words)}
-    try:
+    options = _data_options(words)
+    with _wrong_usage():
         summary = data.pack(
             name, root, output, per_shard=per_shard, task=show_progress(quiet).task, workers=workers, **options
         )
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
     if not quiet:
         counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
         echo(f"{summary.root}: {summary.shards} shards, {summary.written} of them new ({counts})")
@@ -122,21 +128,21 @@ def pack(
     "  wsolfast data index ilsvrc runs/imagenet",
 )
 def synth_imagenet(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command began.")],
-    images: Annotated[int, typer.Option(min=1, help="Images of the validation set, with boxes.")] = 5000,
-    train_images: Annotated[int, typer.Option(min=0, help="Images of the training set.")] = 64,
-    classes: Annotated[int, typer.Option(min=2, max=32, help="Classes.")] = 32,
-    size: Annotated[int, typer.Option(min=32, help="Side of the images in pixels.")] = 96,
-    seed: Annotated[int, typer.Option(help="Of the images.")] = 0,
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command has begun.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of validation images, which have boxes.")] = 5000,
+    train_images: Annotated[int, typer.Option(min=0, help="Number of training images.")] = 64,
+    classes: Annotated[int, typer.Option(min=2, max=32, help="Number of classes.")] = 32,
+    size: Annotated[int, typer.Option(min=32, help="Side of the square images in pixels.")] = 96,
+    seed: Annotated[int, typer.Option(help="Seed of the images.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads; if not given two for images of 200 pixels or more, else one.")
+        int | None,
+        typer.Option(min=1, help="Number of threads. By default 2 for images of 200 pixels or more, else 1."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write rendered images in ImageNet's layout (JPEG, XML boxes, lists), to try large runs without ImageNet.
 
-    Interrupted, it is finished by giving the same command again. The same options give the same annotations, to the
-    byte.
+    If the command is interrupted, give it again and it goes on. The same options give the same annotations to the byte.
     """
     from wsolfast import data
 
@@ -161,27 +167,26 @@ def synth_imagenet(
     "  wsolfast data fetch cub --accept-licence --output /data --url http://mirror/CUB_200_2011.tgz",
 )
 def fetch(
-    name: Annotated[str, typer.Argument(help="cub.")],
+    name: Annotated[str, typer.Argument(help="The name of the data set. Only cub can be downloaded.")],
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="You have read the terms and keep to them.")
+        bool, typer.Option("--accept-licence", help="Say that you have read the terms and keep to them.")
     ] = False,
-    output: Annotated[Path, typer.Option(help="Where the data set's folder is made.")] = Path("."),
-    url: Annotated[str | None, typer.Option(help="A mirror; the bytes must be the same.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Of what is at --url, if those are other bytes.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder of the data set is made in this one.")] = Path("."),
+    url: Annotated[str | None, typer.Option(help="A mirror. Its bytes must be the same.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 of the file at --url, if it has other bytes.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Download a data set; without --accept-licence, say where it is and on which terms, and exit with 2.
+    """Download a data set. Without --accept-licence, say where it is and on which terms, and exit with 2.
 
-    Interrupted, the same command continues. The archive's SHA-256 is looked at before anything is unpacked; links,
-    devices and paths that lead out of the folder are refused. ImageNet is not here: it is given on registration only.
+    If the command is interrupted, give it again and it goes on. The SHA-256 of the archive is checked before anything
+    is unpacked. Links, devices and paths that lead out of the folder are refused. ImageNet is not here, because it is
+    given on registration only.
     """
     from wsolfast import data
 
-    try:
+    with _wrong_usage():
         folder = data.fetch(
             name, output, accept_licence=accept_licence, url=url, sha256=sha256, task=show_progress(quiet).task
         )
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
     if not quiet:
         echo(f"data: {folder}\nlook it through: wsolfast data check {name} {folder}")

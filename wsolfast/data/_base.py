@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Annotation:
-    """Where the object is. Never given for a split that is trained on image labels."""
+    """Size of an image and place of its object. Never given for a split that is trained on image labels."""
 
     size: tuple[int, int]  # (width, height) of the original
     boxes: Tensor  # float64 [B, 4], xyxy, half-open, pixels of the upright original
@@ -49,8 +49,8 @@ class Source:
         image_ids: one per image, unique.
         labels: int64 array [n].
         class_names: one per class.
-        has_masks: whether :meth:`mask` answers.
-        masks_fit: whether masks have the size of their images.
+        has_masks: True if :meth:`mask` answers.
+        masks_fit: True if masks have the size of their images.
     """
 
     image_ids: Sequence[str]
@@ -60,19 +60,19 @@ class Source:
     masks_fit: bool = True
 
     def read(self, index: int) -> np.ndarray:
-        """Pixels of image ``index``, uint8 [H, W, 3]."""
+        """Return the pixels of image ``index``, uint8 [H, W, 3]."""
         raise NotImplementedError
 
     def state(self, index: int) -> int:
-        """64 bits that change when image ``index`` is replaced; 0 where that cannot happen."""
+        """Return 64 bits that change when image ``index`` is replaced; 0 where that cannot happen."""
         return 0
 
     def header_size(self, index: int) -> tuple[int, int] | None:
-        """(width, height) that the file of image ``index`` itself says; None without one."""
+        """Return (width, height) that the file of image ``index`` itself says; None without one."""
         return None
 
     def annotation(self, index: int) -> Annotation:
-        """Size, boxes and the mask's file of image ``index``."""
+        """Return size, boxes and the mask's file of image ``index``."""
         raise NotImplementedError
 
     def mask(self, index: int) -> np.ndarray | None:
@@ -80,7 +80,7 @@ class Source:
         return None
 
     def describe(self, index: int) -> str:
-        """What an error calls image ``index``: its file, where it has one."""
+        """Return the name of image ``index`` in errors: its file, where it has one."""
         return self.image_ids[index]
 
 
@@ -160,7 +160,7 @@ class Dataset(torch.utils.data.Dataset):
             advance: called with 1 for every image.
 
         Returns:
-            Whether they fit.
+            bool: True if they fit.
 
         Raises:
             ValueError: if views are resampled (``crop_area``) or distorted (``rand_augment``), or there are two of each
@@ -192,11 +192,11 @@ class Dataset(torch.utils.data.Dataset):
 
     @property
     def is_held(self) -> bool:
-        """Whether :meth:`hold` keeps the images, so that samples come from its device."""
+        """True if :meth:`hold` keeps the images, so that samples come from its device."""
         return bool(self._held)
 
     def _wholes(self, position: int, name: str) -> tuple[dict[Size, Tensor], tuple[int, int]]:
-        """The resized image at every size that the views want, and (width, height) of the original."""
+        """Return the resized image at every size that the views want, and (width, height) of the original."""
         state = self._source.state(position) if self._caches else 0
         found = {size: cache.get(position, state, name) for size, cache in self._caches.items()}
         kept = {size: pair for size, pair in found.items() if pair is not None}
@@ -211,7 +211,7 @@ class Dataset(torch.utils.data.Dataset):
         return wholes, image_size
 
     def describe_cache(self) -> list[str]:
-        """How full each cache of decoded images is; empty without one."""
+        """Say how full each cache of decoded images is; nothing without one."""
         return [cache.describe() for cache in self._caches.values()]
 
     def set_epoch(self, epoch: int) -> None:
@@ -220,11 +220,11 @@ class Dataset(torch.utils.data.Dataset):
 
     @property
     def has_masks(self) -> bool:
-        """Whether :meth:`mask` gives masks for this split."""
+        """True if :meth:`mask` gives masks for this split."""
         return self.split != "train_weaksup" and self._source.has_masks
 
     def annotations(self, index: int) -> Annotation:
-        """Size, boxes and mask file of image ``index``.
+        """Return size, boxes and mask file of image ``index``.
 
         Raises:
             RuntimeError: for ``train_weaksup``, whose boxes never reach training.
@@ -270,23 +270,23 @@ class BoxTable:
 
     @classmethod
     def from_lists(cls, boxes_of_images: Sequence[Sequence[Sequence[float]]]) -> "BoxTable":
-        """From one list of xyxy boxes per image."""
+        """Make a table of one list of xyxy boxes per image."""
         counts = np.array([len(boxes) for boxes in boxes_of_images], dtype=np.int64)
         flat = [box for boxes in boxes_of_images for box in boxes]
         return cls(np.array(flat, np.float64).reshape(-1, 4), np.concatenate([[0], np.cumsum(counts)]))
 
     def of(self, index: int) -> Tensor:
-        """Boxes [B, 4] of one image."""
+        """Return the boxes [B, 4] of one image."""
         return torch.from_numpy(self.boxes[self.offsets[index] : self.offsets[index + 1]].copy())
 
 
 def boxes_of(table: BoxTable | None, index: int) -> Tensor:
-    """Boxes [B, 4] of one image; none of a split that is trained on labels."""
+    """Return the boxes [B, 4] of one image; none of a split that is trained on labels."""
     return torch.zeros((0, 4), dtype=torch.float64) if table is None else table.of(index)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch from samples of one size.
+    """Make a batch of samples of one size.
 
     Raises:
         DataError: if the images differ in size.

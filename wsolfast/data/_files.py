@@ -15,7 +15,7 @@ from wsolfast.data.images.masks import InstanceMasks, unite_masks
 
 @dataclass
 class ImageRecord:
-    """What an annotation file says of one image."""
+    """Content of an annotation file on one image."""
 
     label: int | str
     split: str
@@ -68,7 +68,7 @@ class FileSource(Source):
         self._orient = orient
 
     def path(self, index: int) -> Path:
-        """File of an image."""
+        """Return the file of an image."""
         return self.folder / self.image_ids[index]
 
     def read(self, index: int) -> np.ndarray:
@@ -98,19 +98,19 @@ class FileSource(Source):
         return str(self.path(index))
 
     def mask_paths(self) -> Iterator[Path]:
-        """Every mask file."""
+        """Yield every mask file."""
         for files in self._masks.values():
             for file in (files,) if isinstance(files, str) else files.files:
                 yield self._mask_folder / file
 
     def mask_path(self, index: int) -> Path | None:
-        """Mask file of an image; None if it has none, or one for each object."""
+        """Return the mask file of an image; None if it has none, or one for each object."""
         files = self._masks.get(index)
         return self._mask_folder / files if isinstance(files, str) else None
 
 
 def file_state(path: Path) -> int:
-    """64 bits of a file's size and time; 0 if there is none."""
+    """Return 64 bits of a file's size and time; 0 if there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -119,7 +119,11 @@ def file_state(path: Path) -> int:
 
 
 def relative_path(text: str, where: str) -> str:
-    """``text`` if it is a path below the root; anything that could leave it is refused, naming ``where`` it stands."""
+    """Return ``text`` if it is a path below the root.
+
+    Raises:
+        DataError: if it could lead out of the root; the message says ``where`` it stands.
+    """
     path = PurePosixPath(text)
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
         raise DataError(f"{where}: {text!r} is not a path below the data folder; write it relative, with /, without ..")
@@ -127,7 +131,7 @@ def relative_path(text: str, where: str) -> str:
 
 
 def read_lines(path: Path, purpose: str) -> list[str]:
-    """Lines of a text file of annotations, blank ones left out."""
+    """Read the lines of a text file of annotations, blank ones left out."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

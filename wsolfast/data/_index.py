@@ -16,7 +16,7 @@ _HEADER = "header"
 
 
 class Unusable(Exception):
-    """Why an index is left aside."""
+    """Reason to leave an index aside."""
 
 
 def write_index(path: Path, header: dict, arrays: dict[str, np.ndarray]) -> None:
@@ -28,7 +28,7 @@ def write_index(path: Path, header: dict, arrays: dict[str, np.ndarray]) -> None
 
 
 def read_index(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Header and arrays of an index.
+    """Read header and arrays of an index.
 
     Raises:
         Unusable: if the file is damaged or of another version.
@@ -41,10 +41,10 @@ def read_index(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def pack_texts(texts: Iterable[str]) -> np.ndarray:
-    """Texts without a zero as one array of bytes."""
+    """Pack texts that hold no zero into one array of bytes."""
     return np.frombuffer("".join(f"{text}\0" for text in texts).encode(errors="surrogateescape"), np.uint8)
 
 
 def unpack_texts(packed: np.ndarray) -> list[str]:
-    """The texts that :func:`pack_texts` packed."""
+    """Return the texts that :func:`pack_texts` packed."""
     return packed.tobytes().decode(errors="surrogateescape").split("\0")[:-1]

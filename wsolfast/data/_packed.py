@@ -43,7 +43,7 @@ class PackedSource(Source):
         self._orient = orient
 
     def content(self, index: int) -> Encoded:
-        """An image's bytes.
+        """Return the bytes of an image.
 
         Raises:
             DataError: if they cannot be read.
@@ -51,7 +51,7 @@ class PackedSource(Source):
         raise NotImplementedError
 
     def mask_content(self, index: int) -> Encoded | None:
-        """Bytes of an image's mask; None if it has none."""
+        """Return the bytes of an image's mask; None if it has none."""
         return None
 
     def read(self, index: int) -> np.ndarray:
@@ -72,7 +72,7 @@ class PackedSource(Source):
 
 
 def check_boxes(boxes: Any, where: str) -> list[list[float]]:
-    """Boxes as lists of floats, xyxy.
+    """Return boxes as lists of floats, xyxy.
 
     Raises:
         DataError: if they are anything else.

@@ -1,4 +1,4 @@
-"""What a file of ``wsolfast/data/sources`` tells of its data set."""
+"""Description of a data set, which its file in ``wsolfast/data/sources`` ends with."""
 
 import contextlib
 import inspect

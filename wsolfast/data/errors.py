@@ -1,4 +1,4 @@
-"""What goes wrong with data on disk."""
+"""Errors of data on disk, and of downloads."""
 
 
 class DataError(Exception):

@@ -57,7 +57,7 @@ def read_metadata(folder: Path, split: str) -> Metadata:
 def metadata_source(
     metadata: str | Path, split: str, folder: Path, class_names: Sequence[str], **options: Any
 ) -> FileSource:
-    """The images below ``folder`` that :func:`read_metadata` lists.
+    """Open the images below ``folder`` that :func:`read_metadata` lists.
 
     Args:
         metadata: folder of the benchmark's files.
@@ -111,7 +111,7 @@ def read_mask_metadata(folder: Path, split: str) -> MaskMetadata:
 
 
 def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[str, int]]:
-    """Image ids, their labels, and where each id stands."""
+    """Read image ids, their labels, and the position of each id."""
     ids_file = folder / "image_ids.txt"
     image_ids = [relative_path(line, str(ids_file)) for line in read_lines(ids_file, "one image id per line")]
     if not image_ids:
@@ -127,7 +127,7 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
 
 
 def _rows(file: Path, position: dict[str, int], count: int) -> Iterator[tuple[int, list[int]]]:
-    """(index of the image, its ``count`` whole numbers) of each line."""
+    """Yield (index of the image, its ``count`` whole numbers) for each line."""
     for number, line in enumerate(read_lines(file, f"an image id and {count} whole numbers per line"), 1):
         image_id, *words = line.rsplit(",", count)
         try:

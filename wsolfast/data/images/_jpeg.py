@@ -30,7 +30,7 @@ class Header:
 
 
 def read_header(encoded: bytes) -> Header | None:
-    """Header of a complete 8-bit JPEG of one or three channels; None for everything else, which is Pillow's."""
+    """Read the header of a complete 8-bit JPEG of one or three channels; None for all else, which is Pillow's."""
     # The library fills the missing part of a truncated file with grey and says nothing.
     if not (encoded.startswith(_START) and encoded.endswith(_END)):
         return None
@@ -56,7 +56,7 @@ def read_header(encoded: bytes) -> Header | None:
 
 
 def decode_jpeg(encoded: bytes) -> np.ndarray | None:
-    """RGB pixels [H, W, 3] of data that :func:`read_header` takes; None if Pillow shall decode it."""
+    """Decode data that :func:`read_header` takes to RGB pixels [H, W, 3]; None if Pillow shall decode it."""
     import simplejpeg
 
     try:
@@ -68,7 +68,7 @@ def decode_jpeg(encoded: bytes) -> np.ndarray | None:
 
 @functools.cache
 def chosen(decoder: str) -> str:
-    """The decoder that is used here: ``"auto"`` is simplejpeg where it is installed and decodes samples as Pillow does.
+    """Return the decoder that is used: ``"auto"`` is simplejpeg if it is installed and decodes samples as Pillow does.
 
     Raises:
         DataError: if simplejpeg is asked for and not installed, or not exact as installed.
@@ -90,7 +90,7 @@ def chosen(decoder: str) -> str:
 
 
 def _samples() -> list[bytes]:
-    """Small images that tell apart how DCT, upsampling and colours are computed."""
+    """Make small images that tell apart how DCT, upsampling and colours are computed."""
     smooth = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(smooth).resize((75, 53), Image.Resampling.BICUBIC)
     kinds = [{"subsampling": kind} for kind in ("4:2:0", "4:2:2", "4:4:4")] + [{"progressive": True}]

@@ -19,7 +19,7 @@ _GREY = (125, 123, 114)
 
 
 def rand_augment(image: Tensor, count: int, magnitude: int, draws: Sequence[int]) -> Tensor:
-    """``count`` operations on an image.
+    """Apply ``count`` operations to an image.
 
     Args:
         image (Tensor[3, H, W]): uint8, RGB.
@@ -42,7 +42,7 @@ def rand_augment(image: Tensor, count: int, magnitude: int, draws: Sequence[int]
 def distort(
     picture: Image.Image, name: str, magnitude: int, sign: int = 1, place: tuple[float, float] = (0.5, 0.5)
 ) -> Image.Image:
-    """One operation.
+    """Apply one operation.
 
     Args:
         name: one of ``OPERATIONS``.

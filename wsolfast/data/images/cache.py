@@ -60,14 +60,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """Where decoded images are kept, and how many bytes the folder may hold in all."""
+    """Folder of decoded images, and how many bytes it may hold in all."""
 
     folder: Path
     max_bytes: int  # of all caches in the folder
 
 
 def open_cache(spec: CacheSpec, name: str, identity: dict[str, object], count: int) -> "ImageCache":
-    """The cache of ``count`` images whose pixels depend on ``identity`` and on their own state, made if need be."""
+    """Open the cache of ``count`` images whose pixels depend on ``identity`` and on their own state, or make it."""
     identity = identity | {"count": count, "software": _software()}
     text = json.dumps(identity, sort_keys=True, default=str)
     path = spec.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}{SUFFIX}"
@@ -76,7 +76,7 @@ def open_cache(spec: CacheSpec, name: str, identity: dict[str, object], count: i
 
 
 def _software() -> list[str]:
-    """What decodes and resizes: another version may round otherwise."""
+    """Name what decodes and resizes: another version may round otherwise."""
     jpeg = features.version_feature("libjpeg_turbo") or features.version("jpg")
     return [Image.__version__, str(jpeg), torch.__version__, torch.backends.cpu.get_cpu_capability()]
 
@@ -98,7 +98,7 @@ class ImageCache:
         self._forget()
 
     def _forget(self) -> None:
-        """As in a new process."""
+        """Start as in a new process."""
         self._file: FileIO | None = None
         self._turn = threading.RLock()
         self._closed = False  # nothing more is put: no room
@@ -114,7 +114,7 @@ class ImageCache:
         self._forget()
 
     def get(self, index: int, state: int, name: str) -> tuple[Tensor, tuple[int, int]] | None:
-        """An image as it was put, if it is there and was decoded from ``state``.
+        """Return an image as it was put, if it is there and was decoded from ``state``.
 
         Args:
             index: of the image.
@@ -164,7 +164,7 @@ class ImageCache:
             self._close(_CANNOT_GROW, f"cannot grow ({error.strerror})")
 
     def describe(self) -> str:
-        """How many images are there, and how many fit where their size tells."""
+        """Say how many images are there, and how many fit where their size tells."""
         descriptor = self._open()
         end, held, size = self._pixels_at, 0, 0
         if descriptor is not None:
@@ -218,7 +218,7 @@ class ImageCache:
         return max(end, self._pixels_at), min(held, self.count), reason
 
     def _open(self) -> int | None:
-        """Descriptor of the file in this process; None while there is none of ours."""
+        """Return the descriptor of the file in this process; None while there is none of ours."""
         if self._file is not None:
             # Without the lock, which a thread holds while it writes.
             return self._file.fileno()
@@ -232,7 +232,7 @@ class ImageCache:
             return None if self._file is None else self._file.fileno()
 
     def _make(self) -> int | None:
-        """The file, made if it still is not there; None if there is no room for its table."""
+        """Make the file unless it is there by now, and open it; None if there is no room for its table."""
         if self._closed:
             return None
         with _locked(self.path.parent):
@@ -249,7 +249,7 @@ class ImageCache:
         return self._open()
 
     def _header(self, descriptor: int | None) -> bytes:
-        """What the file starts with, its counters as they are."""
+        """Return the start of the file, its counters as they are."""
         counters = _COUNTERS.pack(self._pixels_at, 0, _NO_REASON)
         if descriptor is not None:
             counters = os.pread(descriptor, _COUNTERS.size, _COUNTERS_AT)
@@ -270,7 +270,7 @@ class ImageCache:
 
     @contextmanager
     def _alone(self, descriptor: int) -> Iterator[None]:
-        """No other thread and no other process is writing."""
+        """Keep other threads and processes from writing."""
         with self._turn:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             try:
@@ -309,14 +309,14 @@ class _DamagedError(Exception):
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """No other process makes or grows a cache in ``folder``."""
+    """Keep other processes from making or growing a cache in ``folder``."""
     with (folder / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
 def _bytes_in(folder: Path) -> int:
-    """Of all caches in a folder, reserved room included."""
+    """Count the bytes of all caches in a folder, reserved room included."""
     return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(SUFFIX))
 
 

@@ -43,7 +43,7 @@ class Encoded:
 
 
 def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True) -> np.ndarray:
-    """Pixels of an image file as RGB.
+    """Decode an image file to RGB.
 
     Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. The orientation that EXIF
     records is applied, so annotations are those of the upright image.
@@ -78,7 +78,7 @@ def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True)
 
 
 def decode_mask(file: Path | Encoded) -> np.ndarray:
-    """Labels of a mask file: 0 background, 1 object, 255 ignore.
+    """Decode a mask file to labels: 0 background, 1 object, 255 ignore.
 
     In the file 0 is background, 1 object, and 2 or 255 ignore; a file that holds 255 but no 1 is black and white, and
     its 255 is the object.
@@ -105,7 +105,7 @@ def decode_mask(file: Path | Encoded) -> np.ndarray:
 
 
 def decode_grey(file: Path | Encoded) -> np.ndarray:
-    """Grey levels of a mask file of one object, uint8 [H, W].
+    """Decode a mask file of one object to grey levels, uint8 [H, W].
 
     Raises:
         DataError: if the file is missing or broken.
@@ -118,7 +118,7 @@ def decode_grey(file: Path | Encoded) -> np.ndarray:
 
 
 def image_size(file: Path | Encoded, orient: bool = True) -> tuple[int, int]:
-    """(width, height) from the file's header, as :func:`decode` would return it; no pixel is decoded."""
+    """Read (width, height) from the file's header, as :func:`decode` would return it; no pixel is decoded."""
     with _open(file) as image:
         width, height = image.size
         return (height, width) if orient and _orientation(image) in _SWAPS_AXES else (width, height)

@@ -26,7 +26,7 @@ class InstanceMasks:
 
 
 def unite_masks(objects: Sequence[Path], ignored: Path | None = None) -> np.ndarray:
-    """All objects of an image in one mask, uint8 [H, W]: 1 object, 255 ignored and not object, 0 the rest.
+    """Unite all objects of an image in one mask, uint8 [H, W]: 1 object, 255 ignored and not object, 0 the rest.
 
     Any grey level above 0 is set. The mask has the size of its files, which need not be the image's; files of several
     sizes are brought to 224 x 224, where the benchmark compares.
@@ -45,7 +45,7 @@ def unite_masks(objects: Sequence[Path], ignored: Path | None = None) -> np.ndar
 
 
 def _nearest(mask: np.ndarray) -> np.ndarray:
-    """OpenCV's INTER_NEAREST: the source pixel is floor(i * source / target)."""
+    """Resize as OpenCV's INTER_NEAREST: the source pixel is floor(i * source / target)."""
     rows, columns = (
         np.minimum(np.floor(np.arange(_SIDE) * (1.0 / (_SIDE / source))).astype(np.int64), source - 1)
         for source in mask.shape

@@ -22,7 +22,7 @@ _CROP_DRAWS = _FLIP_DRAWS + 4 * 10
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a view lies in its image: ``x_view = scale_x * x - offset_x``, then mirrored if ``flip``; y likewise.
+    """Place of a view in its image: ``x_view = scale_x * x - offset_x``, then mirrored if ``flip``; y likewise.
 
     Coordinates are continuous, pixel i spans [i, i + 1).
     """
@@ -40,7 +40,7 @@ class Placement:
         return width, height
 
     def cut(self, whole: Tensor) -> Tensor:
-        """The view of a map [..., height, width] over the whole resized image: cropped and mirrored with the image.
+        """Crop and mirror a map [..., height, width] over the whole resized image as the image was.
 
         Crops of a random area start between the map's pixels: there the map follows to a pixel.
         """
@@ -53,7 +53,7 @@ class Placement:
         return view.flip(-1) if self.flip else view
 
     def boxes_to_view(self, boxes: Tensor) -> Tensor:
-        """``boxes`` [..., 4] xyxy of the image in pixels of the view, not clipped."""
+        """Return ``boxes`` [..., 4] xyxy of the image in pixels of the view, not clipped."""
         x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
         (scale_x, scale_y), (offset_x, offset_y) = self.scale, self.offset
         x0, x1 = x0 * scale_x - offset_x, x1 * scale_x - offset_x
@@ -62,7 +62,7 @@ class Placement:
         return torch.stack([x0, y0 * scale_y - offset_y, x1, y1 * scale_y - offset_y], dim=-1)
 
     def boxes_to_image(self, boxes: Tensor) -> Tensor:
-        """``boxes`` [..., 4] xyxy of the view in pixels of the image, not clipped."""
+        """Return ``boxes`` [..., 4] xyxy of the view in pixels of the image, not clipped."""
         x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
         if self.flip:
             x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0
@@ -78,7 +78,7 @@ class Placement:
         )
 
     def maps_to_image(self, maps: Tensor) -> Tensor:
-        """Maps [N, h, w] over the view as maps [N, height, width] over the image, bilinear, 0 outside the view."""
+        """Bring maps [N, h, w] over the view to [N, height, width] over the image, bilinear, 0 outside the view."""
         width, height = self.image_size
         x = ((torch.arange(width, dtype=torch.float64) + 0.5) * self.scale[0] - self.offset[0]) / self.view_size[0]
         y = ((torch.arange(height, dtype=torch.float64) + 0.5) * self.scale[1] - self.offset[1]) / self.view_size[1]
@@ -91,7 +91,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class View:
-    """How an image becomes a tensor: resize, in training perhaps distort, then crop, then perhaps mirror.
+    """Way of an image to a tensor: resize, in training perhaps distort, then crop, then perhaps mirror.
 
     Args:
         resize: one side or (height, width) that the whole image is warped to; None keeps its size.
@@ -130,7 +130,7 @@ class View:
 
     @property
     def draws(self) -> int:
-        """How many 64-bit integers a view of an image takes; none outside of training."""
+        """Number of 64-bit integers that a view of an image takes; none outside of training."""
         if not self.train:
             return 0
         if self.rand_augment is not None:
@@ -139,12 +139,12 @@ class View:
 
     @property
     def size(self) -> Size:
-        """What :meth:`warp` depends on."""
+        """All that :meth:`warp` depends on, besides the image."""
         side = self.resize
         return (side if side is None or isinstance(side, int) else (side[0], side[1])), self.keep_aspect
 
     def __call__(self, pixels: np.ndarray, draws: list[int], name: str) -> tuple[Tensor, Placement]:
-        """View of one image: :meth:`warp`, then :meth:`cut`.
+        """Make the view of one image: :meth:`warp`, then :meth:`cut`.
 
         Args:
             pixels: uint8 array [H, W, 3].
@@ -158,7 +158,7 @@ class View:
         return self.cut(self.warp(pixels), (pixels.shape[1], pixels.shape[0]), draws, name)
 
     def warp(self, pixels: np.ndarray) -> Tensor:
-        """The whole image, resized: what :meth:`cut` takes from, and all that depends on nothing random.
+        """Resize the whole image: what :meth:`cut` takes from, and all that depends on nothing random.
 
         Args:
             pixels: uint8 array [H, W, 3].
@@ -169,7 +169,7 @@ class View:
         return resize(torch.from_numpy(pixels).permute(2, 0, 1), self._target(*pixels.shape[:2]))
 
     def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:
-        """The view of what :meth:`warp` gave: all that is random.
+        """Cut the view from what :meth:`warp` gave: all that is random.
 
         Args:
             whole (Tensor[3, H, W]): uint8.
@@ -209,7 +209,7 @@ class View:
         return image.contiguous(), Placement((width, height), view_size, scale, corner, flip)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the whole image after the resize."""
+        """Return (height, width) of the whole image after the resize."""
         if self.resize is None:
             return height, width
         if not isinstance(self.resize, int):
@@ -222,7 +222,7 @@ class View:
 
 
 def random_area(width: int, height: int, share: tuple[float, float], draws: Sequence[int]) -> tuple[int, int, int, int]:
-    """A random rectangle (x, y, w, h) of an image: torchvision's RandomResizedCrop.
+    """Draw a rectangle (x, y, w, h) of an image as torchvision's RandomResizedCrop does.
 
     Ten times an area, even between the two shares, and an aspect ratio, log-even between 3/4 and 4/3, are drawn; the
     first rectangle that fits is taken, at an even place. If none does, it is the central one of the nearest ratio.
@@ -242,14 +242,14 @@ def random_area(width: int, height: int, share: tuple[float, float], draws: Sequ
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """``image`` [3, H, W] uint8 warped to ``size`` (height, width), antialiased bilinear: Pillow's within one level."""
+    """Warp ``image`` [3, H, W] uint8 to ``size`` (height, width), antialiased bilinear: Pillow's within one level."""
     if tuple(image.shape[1:]) == tuple(size):
         return image
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def ten_crop(images: Tensor, crop: int) -> Tensor:
-    """Four corners and the centre, then the same five mirrored: the classification views of the papers.
+    """Crop four corners and the centre, then the same five mirrored: the classification views of the papers.
 
     Args:
         images (Tensor[N, C, H, W]): any dtype, any device.

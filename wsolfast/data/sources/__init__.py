@@ -12,12 +12,12 @@ from wsolfast.data.errors import DataError
 
 
 def list_names() -> tuple[str, ...]:
-    """Names of all data sets, sorted; none of them is imported."""
+    """Return the names of all data sets, sorted; none of them is imported."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def get_spec(name: str) -> SourceSpec:
-    """The description of the data set ``name``.
+    """Return the description of the data set ``name``.
 
     Raises:
         ValueError: if there is no such data set; the message names the nearest one.
@@ -59,7 +59,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def existing_folder(name: str, root: str | Path | None) -> Path:
-    """The folder of a data set that has one.
+    """Return the folder of a data set that has one.
 
     Raises:
         DataError: if it is not given, or not there.

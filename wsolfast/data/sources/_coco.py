@@ -9,7 +9,7 @@ from wsolfast.data.errors import DataError
 
 
 def read_coco(file: Path, split: str, with_boxes: bool) -> tuple[dict[str, ImageRecord], list[str]]:
-    """Images of a COCO file by path, and the names of its categories in the order of their ids.
+    """Read the images of a COCO file by path, and the names of its categories in the order of their ids.
 
     ``bbox`` is x, y, width, height; crowds are left out, and so are images without an object, which have no label.
 

@@ -32,7 +32,7 @@ _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 @dataclass(frozen=True)
 class Listing:
-    """Images of a split, and where their annotations are."""
+    """Images of a split, and the folder of their annotations."""
 
     folder: Path  # where image ids start
     image_ids: list[str]
@@ -42,7 +42,7 @@ class Listing:
     boxes: Path | None  # the folder of the XML files; None for the training set
 
     def annotation(self, index: int) -> Annotation:
-        """Size and boxes of a validation image from its XML.
+        """Read size and boxes of a validation image from its XML.
 
         Raises:
             DataError: if the file is missing or malformed, or has no box of the class of the image.
@@ -57,19 +57,19 @@ class Listing:
         return Annotation(size, torch.tensor(boxes, dtype=torch.float64))
 
     def folders(self) -> Iterator[Path]:
-        """Every folder that holds images."""
+        """Yield every folder that holds images."""
         yield from (self.folder / parent for parent in {os.path.dirname(image_id) for image_id in self.image_ids})
 
 
 def consulted(root: Path) -> list[Path]:
-    """The files and folders that decide, besides the images, what :func:`list_split` finds; absent ones too."""
+    """List the files and folders that decide, besides the images, what :func:`list_split` finds; absent ones too."""
     lists = [root / place / name for place in _LIST_FOLDERS for name in (_MAPPING, _SOLUTION)]
     images = [root / place / part for place in _IMAGE_FOLDERS for part in FOLDERS.values()]
     return lists + images + [root / place for place in _BOX_FOLDERS]
 
 
 def image_folder(root: Path) -> Path:
-    """The folder of ``train`` and ``val``.
+    """Return the folder of ``train`` and ``val``.
 
     Raises:
         DataError: if neither is there.
@@ -82,7 +82,7 @@ def image_folder(root: Path) -> Path:
 
 
 def list_split(root: Path, split: str) -> Listing:
-    """The images of ``train_weaksup`` or ``test``.
+    """List the images of ``train_weaksup`` or ``test``.
 
     Raises:
         DataError: if a folder or list is missing or malformed.
@@ -98,7 +98,7 @@ def list_split(root: Path, split: str) -> Listing:
 
 
 def read_classes(root: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Synsets in class order, and their names."""
+    """Return synsets in class order, and their names."""
     mapping = _list_file(root, _MAPPING)
     if mapping is not None:
         rows = [line.split(maxsplit=1) for line in read_lines(mapping, "one synset and its name per line")]
@@ -133,7 +133,7 @@ def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list
 
 
 def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]) -> tuple[list[str], list[int]]:
-    """Images and labels of ``val/``; an image that has boxes and is not there is listed too, to be missed by name."""
+    """List images and labels of ``val/``, and images that have boxes and are not there, to be missed by name."""
     if not (folder / "val").is_dir():
         raise DataError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
     by_synset = any(entry.is_dir() for entry in (folder / "val").iterdir())
@@ -167,7 +167,7 @@ def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]
 
 
 def _read_solution(file: Path) -> dict[str, str]:
-    """Synset by image stem; a line is ``stem,synset x0 y0 x1 y1 [synset x0 y0 x1 y1 ...]``."""
+    """Read the synset of each image stem; a line is ``stem,synset x0 y0 x1 y1 [synset x0 y0 x1 y1 ...]``."""
     with file.open(newline="") as stream:
         rows = list(csv.reader(stream))[1:]
     bad = next((row for row in rows if len(row) != 2 or not row[1].split()), None)
@@ -177,7 +177,7 @@ def _read_solution(file: Path) -> dict[str, str]:
 
 
 def read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
-    """(width, height) and (synset, xyxy box) of each object; corners as they stand, as edges of a half-open box."""
+    """Read (width, height) and (synset, xyxy box) of each object; corners are taken as half-open edges."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, parse
 

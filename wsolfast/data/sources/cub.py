@@ -36,7 +36,7 @@ def open_source(
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
-    """The images of ``split`` in the official tree.
+    """Open the images of ``split`` in the official tree.
 
     Args:
         root: the folder CUB_200_2011, or the one that holds it.
@@ -116,7 +116,7 @@ def _sha1(path: str) -> str:
 
 
 def _table(file: Path, purpose: str) -> dict[str, str]:
-    """Lines ``key value`` by key."""
+    """Read lines ``key value`` into a table."""
     table = {}
     for number, line in enumerate(read_lines(file, purpose), 1):
         key, _, value = line.strip().partition(" ")
@@ -127,7 +127,7 @@ def _table(file: Path, purpose: str) -> dict[str, str]:
 
 
 def _numbers(file: Path, purpose: str, paths: dict[str, str], count: int) -> dict[str, list[float]]:
-    """Lines ``key number...`` by key, one for every image and for nothing else."""
+    """Read lines ``key number...`` into a table, one for every image and for nothing else."""
     table = {}
     for key, value in _table(file, purpose).items():
         try:

@@ -36,7 +36,7 @@ def open_source(
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
-    """The images of ``split``.
+    """Open the images of ``split``.
 
     Args:
         root: the folder of everything.

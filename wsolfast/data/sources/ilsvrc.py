@@ -58,7 +58,7 @@ def open_source(
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
-    """The images of ``split`` in the official tree.
+    """Open the images of ``split`` in the official tree.
 
     Args:
         root: the folder that holds ``train`` and ``val``, or Kaggle's.
@@ -96,7 +96,7 @@ class _Source(FileSource):
 def _open_indexed(
     root: Path, split: str, *, decoder: Decoder = "auto", orient: bool = True, **_: Any
 ) -> FileSource | None:
-    """The split from its index; None if there is none, or it does not hold any more (then said)."""
+    """Open the split from its index; None if there is none, or it does not hold any more (then said)."""
     if not _index_path(root, split).exists():
         return None
     try:
@@ -174,7 +174,7 @@ def _annotations(listing: Listing, workers: int | None, advance: Callable[..., N
 
 
 def _annotation_arrays(found: list[Annotation | DataError]) -> dict[str, np.ndarray]:
-    """Sizes and boxes; size 0 where there is no annotation."""
+    """Pack sizes and boxes; size 0 where there is no annotation."""
     boxes = BoxTable.from_lists([each.boxes.tolist() if isinstance(each, Annotation) else [] for each in found])
     sizes = [each.size if isinstance(each, Annotation) else (0, 0) for each in found]
     return {"sizes": np.array(sizes, np.int64), "boxes": boxes.boxes, "offsets": boxes.offsets}
@@ -185,7 +185,7 @@ def _index_path(root: Path, split: str) -> Path:
 
 
 def _read(root: Path, split: str) -> tuple[Listing, dict[str, np.ndarray]]:
-    """A split and its annotations as the index has them.
+    """Read a split and its annotations from the index.
 
     Raises:
         Unusable: if it is damaged, or the tree has changed.
@@ -206,12 +206,12 @@ def _read(root: Path, split: str) -> tuple[Listing, dict[str, np.ndarray]]:
 
 
 def _states(root: Path, paths: Iterable[Path]) -> dict[str, str | int | None]:
-    """State of each file or folder by its path below the root, so that the tree can move."""
+    """Return the state of each file or folder by its path below the root, so that the tree can move."""
     return {str(path.relative_to(root)): _state(path) for path in paths}
 
 
 def _state(path: Path) -> str | int | None:
-    """SHA-256 of a file, time of the last change of a folder in ns, None for neither."""
+    """Return the SHA-256 of a file, the time of the last change of a folder in ns, None for neither."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -222,7 +222,7 @@ def _state(path: Path) -> str | int | None:
 
 
 def _changed(root: Path, fingerprint: dict[str, str | int | None], since: float = math.inf) -> Path | None:
-    """The first file or folder that is not as it was, or folder that changed at ``since`` (ns) or later."""
+    """Return the first file or folder that is not as it was, or folder that changed at ``since`` (ns) or later."""
     for path, state in fingerprint.items():
         if _state(root / path) != state or (isinstance(state, int) and state >= since):
             return root / path

@@ -34,7 +34,7 @@ def open_source(
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
-    """The images of ``split`` in the official tree.
+    """Open the images of ``split`` in the official tree.
 
     Args:
         root: the folder of ``train``, ``val`` and ``test``.
@@ -69,7 +69,7 @@ def _metadata_folders(root: Path, metadata: str | Path | None) -> list[Path]:
 
 
 def _class_names(folder: Path) -> list[str]:
-    """The folder in which the images of a class lie, which OpenImages names it by; a number where they lie in several.
+    """Return the folder in which the images of each class lie, which names it; a number where they lie in several.
 
     All splits are asked, because one alone may lack a class.
     """

@@ -48,7 +48,7 @@ def open_source(
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> "ParquetSource":
-    """The images of ``split``.
+    """Open the images of ``split``.
 
     Args:
         root: the folder of the files.
@@ -129,7 +129,7 @@ class ParquetSource(PackedSource):
         return file, index - int(self._starts[file])
 
     def _rows(self, file: int, group: int, index: int) -> list[bytes | None]:
-        """Images of a row group; the groups used last are kept, so that each is read once by who goes in order."""
+        """Read the images of a row group; those used last are kept, so that reading in order reads each once."""
         if self._process != os.getpid():
             self._forget()
         with self._turn:
@@ -212,7 +212,7 @@ def _read_images(file: Path, group: int, image: str) -> list[bytes | None]:
 
 
 def _class_names(schema: Any, label: str) -> list[str]:
-    """Names that ``datasets`` keeps of a ClassLabel; empty without."""
+    """Return the names that ``datasets`` keeps of a ClassLabel; empty without."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[label]["names"]]

@@ -56,13 +56,13 @@ def open_source(
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> "ShardSource":
-    """The images of ``split``.
+    """Open the images of ``split``.
 
     Args:
         root: the folder of the shards.
         split: which images.
         shards: pattern of their names; ``{split}`` becomes train, val or test.
-        masks_fit: whether masks have the size of their images.
+        masks_fit: True if masks have the size of their images.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
     """
@@ -196,7 +196,7 @@ def _fingerprint(files: list[Path]) -> dict[str, int]:
 
 
 def _known(path: Path, files: list[Path]) -> dict[str, np.ndarray] | None:
-    """The index, if it is there, whole, and that of these files as they are."""
+    """Return the index, if it is there, whole, and that of these files as they are."""
     if not path.exists():
         return None
     try:

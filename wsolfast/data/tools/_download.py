@@ -108,7 +108,7 @@ def _continue(url: str, stream: BinaryIO, max_bytes: int, advance: Callable[[int
 
 
 def _total(response: http.client.HTTPResponse, start: int) -> int | None:
-    """Size of the whole file, if the server continues at ``start`` as asked."""
+    """Return the size of the whole file, if the server continues at ``start`` as asked."""
     answer = response.headers.get("Content-Range", "")
     match = _RANGE.fullmatch(answer)
     if match is None or int(match[1]) != start:

@@ -1,4 +1,4 @@
-"""Is a data tree whole? What is there, what is missing, and what a right tree looks like."""
+"""A look through a data tree for what is missing, double or wrong."""
 
 import os
 from collections import Counter
@@ -21,7 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class SplitCount:
-    """What a split holds."""
+    """Numbers of what a split holds."""
 
     images: int
     classes: int
@@ -42,7 +42,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the tree can be used as it is."""
+        """True if the tree can be used as it is."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class CheckReport:
 
 
 def check(name: str, root: str | Path | None, *, decode: bool = False, **options: Any) -> CheckReport:
-    """Look through every split of a data set: what is there, what is missing, what a right tree looks like.
+    """Look through every split of a data set for what is missing, double or wrong.
 
     Counts images, classes, boxes and masks; finds missing files, images without a label or box, sizes that disagree,
     boxes outside their image, and, with ``decode``, images that cannot be read.
@@ -187,7 +187,7 @@ def _check_mask(source: Source, index: int, size: tuple[int, int], name: str, fo
 
 
 def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
-    """Image files that lie among the labelled ones and have no label."""
+    """Yield image files that lie among the labelled ones and have no label."""
     images = {os.path.normpath(source.path(i)) for source in sources for i in range(len(source.image_ids))}
     known = images | {os.path.normpath(path) for source in sources for path in source.mask_paths()}
     folders = {path.parent for path in map(Path, images)}

@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a data set is, what it must be, and on which terms it is given."""
+    """Address, checksum and terms of a data set."""
 
     title: str  # of the data set
     terms: str
@@ -117,7 +117,7 @@ def _fetch_archive(archive: Archive, output: Path, *, url: str | None, sha256: s
 
 
 def _in_mib(advance: Callable[..., None]) -> Callable[[int], None]:
-    """Takes numbers of bytes and advances by whole MiB."""
+    """Return a function that takes numbers of bytes and advances by whole MiB."""
     done = 0
 
     def count(new: int) -> None:

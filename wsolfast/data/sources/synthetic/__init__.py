@@ -43,7 +43,7 @@ def open_source(
     largest: float = 0.85,
     world: int = 0,
 ) -> "SyntheticSource":
-    """A rendered split.
+    """Open a rendered split.
 
     Args:
         root: not used; nothing is read.
@@ -99,7 +99,7 @@ class SyntheticSource(Source):
         return self._render(index)[1].copy()
 
     def scene(self, index: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        """Pixels and xyxy box, rendered anew and not kept."""
+        """Render pixels and xyxy box anew, without keeping them."""
         pixels, mask = self._draw(index)
         return pixels, _tight_box(mask)
 
@@ -120,7 +120,7 @@ class SyntheticSource(Source):
 
 
 def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Half-open xyxy box of the set pixels."""
+    """Return the half-open xyxy box of the set pixels."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 

@@ -40,7 +40,7 @@ class Noise:
         return taken.astype(np.float32)
 
     def field(self, size: int, cells: tuple[int, int]) -> np.ndarray:
-        """Smooth value noise [size, size] in 0..255 with ``cells`` (x, y) across the image."""
+        """Draw smooth value noise [size, size] in 0..255 with ``cells`` (x, y) across the image."""
         across, down = (min(cell, 60) for cell in cells)
         lattice = self.take(down + 1, across + 1)
         low, weight = _taps(size, down)
@@ -52,7 +52,7 @@ class Noise:
 
 @functools.lru_cache(maxsize=256)
 def _taps(size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each pixel the lattice node before it and the smoothstep weight of the node after it."""
+    """Return for each pixel the lattice node before it and the smoothstep weight of the node after it."""
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(cells) / np.float32(size)
     low = np.minimum(position.astype(np.int64), cells - 1)
     t = position - low.astype(np.float32)

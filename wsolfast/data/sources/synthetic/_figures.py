@@ -20,7 +20,7 @@ from wsolfast.data.sources.synthetic._species import (
 
 @dataclass(frozen=True)
 class _Pose:
-    """Where a figure stands: pixel = center + unit · R (u, aspect · v)."""
+    """Place of a figure: pixel = center + unit · R (u, aspect · v)."""
 
     unit: float  # pixels per unit of the figure
     cosine: float
@@ -29,7 +29,7 @@ class _Pose:
     center: tuple[float, float]
 
     def coordinates(self, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, np.ndarray]:
-        """(u, v) of the pixel centres of a window, each [y1 - y0, x1 - x0]."""
+        """Return (u, v) of the pixel centres of a window, each [y1 - y0, x1 - x0]."""
         x = (np.arange(x0, x1, dtype=np.float32) + np.float32(0.5 - self.center[0])) / np.float32(self.unit)
         y = (np.arange(y0, y1, dtype=np.float32) + np.float32(0.5 - self.center[1])) / np.float32(self.unit)
         cosine, sine = np.float32(self.cosine), np.float32(self.sine)
@@ -39,7 +39,7 @@ class _Pose:
 
 
 def _place(parts: tuple[Part, ...], size: int, extent: tuple[float, float], any_direction: bool, draws: Draws) -> _Pose:
-    """A random pose whose box lies inside the image; its longer side is a share in ``extent`` of the image's."""
+    """Draw a random pose whose box lies inside the image; its longer side is a share in ``extent`` of the image's."""
     # Tangent of half the angle: cosine and sine are rational in it, so no libm is needed.
     half = draws.between(-0.22, 0.22)
     cosine, sine = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
@@ -64,7 +64,7 @@ def _place(parts: tuple[Part, ...], size: int, extent: tuple[float, float], any_
 
 
 def _outline(part: Part) -> list[tuple[float, float]]:
-    """Points whose hull is about the part's."""
+    """Return points whose hull is about the part's."""
     if part.kind == "polygon":
         return list(part.shape)
     if part.kind == "limb":
@@ -77,7 +77,7 @@ def _outline(part: Part) -> list[tuple[float, float]]:
 
 
 def _depth(part: Part, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """About how far each point lies inside the part, in units of the figure; negative outside."""
+    """Return about how far each point lies inside the part, in units of the figure; negative outside."""
     if part.kind == "ellipse":
         cu, cv, a, b = (np.float32(x) for x in part.shape)
         du, dv = (u - cu) / a, (v - cv) / b
@@ -147,7 +147,7 @@ def draw_figure(
 
 
 def _paint(part: Part, label: int, body: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Colour of a part, [3, 1, 1] or [3, h, w]."""
+    """Return the colour of a part, [3, 1, 1] or [3, h, w]."""
     if part.paint == "head":
         return _head_pattern(part, label, u, v)
     return {

@@ -33,7 +33,7 @@ _HABITATS = (
 
 @dataclass(frozen=True)
 class Scenery:
-    """What all images of a set share; see :func:`wsolfast.data.sources.synthetic.open_source`."""
+    """Settings that all images of a set share; see :func:`wsolfast.data.sources.synthetic.open_source`."""
 
     size: int
     cooccurrence: float
@@ -42,7 +42,7 @@ class Scenery:
 
 
 def render(label: int, scenery: Scenery, draws: Draws, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 [size, size, 3] and mask uint8 [size, size]."""
+    """Render image uint8 [size, size, 3] and mask uint8 [size, size]."""
     size = scenery.size
     at_home = draws.chance(scenery.cooccurrence)
     other = draws.one_of(range(len(_HABITATS)))
@@ -59,7 +59,7 @@ def render(label: int, scenery: Scenery, draws: Draws, noise: Noise) -> tuple[np
 
 
 def _background(habitat: _Habitat, size: int, draws: Draws, noise: Noise) -> np.ndarray:
-    """A habitat's texture, float32 [3, size, size]."""
+    """Paint the texture of a habitat, float32 [3, size, size]."""
     across, down = habitat.cells
     tone = noise.field(size, (across, down)) * np.float32(0.6)
     tone += noise.field(size, (across * 2, down * 2)) * np.float32(0.28)
@@ -80,7 +80,7 @@ def _background(habitat: _Habitat, size: int, draws: Draws, noise: Noise) -> np.
 
 @functools.lru_cache(maxsize=64)
 def _ramp(palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """The palette as 256 colours [3, 256]."""
+    """Return the palette as 256 colours [3, 256]."""
     colours = np.array(palette, np.float32).T
     position = np.arange(256, dtype=np.float32) * np.float32((len(palette) - 1) / 255)
     low = np.minimum(position.astype(np.int64), len(palette) - 2)

@@ -1,4 +1,4 @@
-"""The species: who looks how."""
+"""The species and their looks."""
 
 from dataclasses import dataclass
 
