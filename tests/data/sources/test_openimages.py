@@ -5,7 +5,7 @@ import torch
 from oracles.masked_tree import COUNTS, rendered, write_openimages
 from PIL import Image
 
-from wsolfast.data import DataError, check, open_dataset
+from wsolfast.data import DataError, check, open_dataset, open_source
 from wsolfast.data.images.masks import unite_masks
 
 BENCHMARK = "wsol_metadata/metadata/OpenImages"
@@ -139,6 +139,7 @@ def test_the_benchmarks_own_metadata_is_read(tmp_path, real_data):
         assert all(not name.startswith("class ") for name in dataset.class_names)
         assert sorted(set(dataset.labels.tolist())) == list(range(100))
         assert dataset.has_masks == (split != "train_weaksup")
-    names = [path.name for path in dataset._source.mask_paths()]
+    source = open_source("openimages", tmp_path, "test", metadata=real_data / BENCHMARK)
+    names = [path.name for path in source.mask_paths()]
     assert sum(name.endswith("_ignore.png") for name in names) == count
     assert len(names) - count == 7_632

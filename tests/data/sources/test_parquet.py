@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsolfast.data import CacheSpec, DataError, check, index, open_dataset, pack
+from wsolfast.data import CacheSpec, DataError, check, index, open_dataset, open_source, pack
 from wsolfast.data.sources import parquet
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'parquet'")
@@ -69,7 +69,7 @@ def test_rows_become_samples(tree):
             assert np.array_equal(dataset[int(i)].image.permute(1, 2, 0).numpy(), image)
         assert torch.equal(pickle.loads(pickle.dumps(dataset))[2].image, dataset[2].image)
         if split == "train_weaksup":
-            assert len(dataset._source.annotation(0).boxes) == 0
+            assert len(open_source("parquet", tree, split).annotation(0).boxes) == 0
         else:
             note = dataset.annotations(3)
             assert (note.size, note.boxes.tolist()) == ((24, 20), [[1, 2, 13, 12.5]] * 2)
@@ -90,7 +90,9 @@ def test_a_group_is_read_once_in_order_and_few_are_kept(tree, monkeypatch):
     for i in range(5):
         dataset[i]
     assert read == [0, 1, 2, 1, 2]
-    assert len(dataset._source._groups) == 1
+    # The last one alone is left.
+    dataset[4], dataset[0]
+    assert read == [0, 1, 2, 1, 2, 0]
 
 
 def test_other_columns_and_boxes_by_their_names(tmp_path):
