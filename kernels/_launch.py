@@ -1,4 +1,4 @@
-"""What every launcher needs."""
+"""Helpers of all launchers."""
 
 from contextlib import nullcontext
 
@@ -9,7 +9,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def on_device_of(tensor: Tensor):
-    """Context in which kernels go to the tensor's device and its current stream; nothing to do off CUDA."""
+    """Return a context in which kernels go to the tensor's device and its current stream; nothing to do off CUDA."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
@@ -22,19 +22,22 @@ def check_dtype(op: str, tensor: Tensor, *, wide: bool = True) -> None:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """``input_precision`` of a kernel's dots: strict in float32 unless :func:`torch.set_float32_matmul_precision` says
-    that TF32 will do; three TF32 products have float32's precision, and Triton's own default has not."""
+    """Return ``input_precision`` of a kernel's dots.
+
+    Strict in float32 unless :func:`torch.set_float32_matmul_precision` says that TF32 will do: three TF32 products have
+    float32's precision, and Triton's own default has not.
+    """
     if dtype != torch.float32:
         return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def has_one_stride(maps: Tensor) -> bool:
-    """Whether in [N, C, h, w] one stride leads from any position to the next, row by row."""
+    """Return True if in [N, C, h, w] one stride leads from any position to the next, row by row."""
     h, w = maps.shape[2:]
     return h == 1 or w == 1 or maps.stride(2) == w * maps.stride(3)
 
 
 def position_stride(maps: Tensor) -> int:
-    """That stride."""
+    """Return the stride that leads from a position to the next."""
     return maps.stride(3) if maps.shape[3] > 1 else maps.stride(2)

@@ -1,4 +1,4 @@
-"""Kernels of :mod:`wsolfast.kernels.self_correlation_map` that all its routes launch, and what their own share.
+"""Kernels of :mod:`wsolfast.kernels.self_correlation_map` that all its routes launch, and helpers of all.
 
 P positions, padded to a row stride LD; "base" is the similarity matrix of a layer without its diagonal, after what the
 variant does before the second order. Its square leaves out k = i and k = j by itself, and being symmetric, its row
@@ -17,7 +17,7 @@ RANGE_EPS = tl.constexpr(1e-10)
 
 @triton.jit
 def _scalar(value, dtype: tl.constexpr):
-    """An option in the type of the data, exactly rounded; an operator would compute in the wider type."""
+    """Return an option in the type of the data, exactly rounded; an operator would compute in the wider type."""
     return tl.full((), value, dtype)
 
 
@@ -32,7 +32,7 @@ def _outside(score, delta_l, RELEASED: tl.constexpr):
 
 
 @triton.jit
-def _select_kernel(
+def self_correlation_map_fwd_select_kernel(
     cam_ptr,  # [B, K, P]
     order_ptr,  # [B, P] int32
     count_ptr,  # [B] int32
@@ -43,7 +43,7 @@ def _select_kernel(
     RELEASED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Positions that belong to a set of some class, in ascending order."""
+    """Store the positions that belong to a set of some class, in ascending order, and their number."""
     image = tl.program_id(0).to(tl.int64)
     count = tl.zeros((), tl.int32)
     for start in range(0, P, BLOCK):
@@ -60,7 +60,7 @@ def _select_kernel(
 
 
 @triton.jit
-def _normalize_kernel(
+def self_correlation_map_fwd_normalize_kernel(
     features_ptr,
     units_ptr,  # [B, P, LC], zero behind C
     own_ptr,  # [B, P]: similarity of a position to itself, 1 but for a zero feature
@@ -74,7 +74,7 @@ def _normalize_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Features of any float type to unit vectors with neighbouring channels."""
+    """Store u[p, c] = F[c, p] / (|F[:, p]| + 1e-10), unit vectors with neighbouring channels, and the norms."""
     tiles = tl.cdiv(P, BLOCK_P)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     position = (tl.program_id(0) % tiles) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -102,7 +102,7 @@ def _normalize_kernel(
 
 
 @triton.jit
-def _similarity_kernel(
+def self_correlation_map_fwd_similarity_kernel(
     units_ptr,  # [B, P, LC]
     base_ptr,  # [B, P, LD], zero behind P
     sums_ptr,  # [B, tiles, P] row sums of base, one partial per tile of columns; written where SUMS
@@ -117,7 +117,7 @@ def _similarity_kernel(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """One tile of the upper triangle of base, and its mirror image."""
+    """Store one tile of the upper triangle of base, S[i, j] = u[i] u[j] for i != j, and its mirror image."""
     tiles = tl.cdiv(LD, BLOCK)
     pairs = tiles * (tiles + 1) // 2
     image = (tl.program_id(0) // pairs).to(tl.int64)
@@ -178,7 +178,7 @@ def _paths(
     PRECISION: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Tile of the square of base, for "head" of base D base, D the reciprocal row sums times ``operand_scale``."""
+    """Return a tile of S S, for "head" of S D S, D the reciprocal row sums times ``operand_scale``: [rows, columns]."""
     compute = total.dtype.element_ty
     paths = tl.zeros((rows.shape[0], columns.shape[0]), compute)
     for start in range(0, P, BLOCK_K):
@@ -200,7 +200,7 @@ def _paths(
 
 @triton.jit
 def _first_order(base, own, rows, live, columns, LD, compute: tl.constexpr):
-    """Tile of the similarities with their diagonal, negatives cut."""
+    """Return a tile of ReLU(S) with its diagonal: [rows, columns]."""
     first = tl.load(base + rows[:, None] * LD + columns[None, :], mask=live[:, None] & (columns < LD)[None, :], other=0)
     first = tl.where(rows[:, None] == columns[None, :], own[:, None], first.to(compute))
     return tl.maximum(first, 0)
@@ -208,7 +208,7 @@ def _first_order(base, own, rows, live, columns, LD, compute: tl.constexpr):
 
 @triton.jit
 def _scaled_paths(products, total, P, VARIANT: tl.constexpr):
-    """Paths of the reference from rows of the square of base, which were multiplied by ``result_scale``."""
+    """Return the paths of the reference from rows of the square of base, which were multiplied by ``result_scale``."""
     if VARIANT == "head":
         return products / (total + FIRST_ORDER_EPS)[:, None]
     elif VARIANT == "v0":
@@ -219,7 +219,7 @@ def _scaled_paths(products, total, P, VARIANT: tl.constexpr):
 
 @triton.jit
 def _larger(first, paths, low, span, first_sum, threshold, weight, VARIANT: tl.constexpr, MODE: tl.constexpr):
-    """Orders of a tile joined, before the column sums of "max"."""
+    """Return max(first, w second) of a tile, before the column sums of "max"; other modes keep one order."""
     if VARIANT == "head":
         first = first / first_sum[:, None]
     if MODE == "first":
@@ -236,7 +236,7 @@ def _larger(first, paths, low, span, first_sum, threshold, weight, VARIANT: tl.c
 
 @triton.jit
 def _span(low, high, total, eps, VARIANT: tl.constexpr):
-    """Denominator of the second order; infinite where the paper's row is constant, which makes it zero."""
+    """Return the second order's denominator, infinite where the paper's row is constant, which makes it zero."""
     if VARIANT == "head":
         return total + COLUMN_EPS
     elif VARIANT == "v0":
@@ -263,7 +263,7 @@ def _add_members(
     delta_l,
     RELEASED: tl.constexpr,
 ):
-    """Sums of the rows inside and outside the object, for every class."""
+    """Store the sums of the rows inside and outside the object, for every class."""
     for k in range(K):
         score = tl.load(cam_ptr + (image * K + k) * P + rows, mask=live, other=float("nan"))
         inside = tl.sum(tl.where(_inside(score, delta_h, RELEASED)[:, None], maps, 0), 0)
@@ -274,7 +274,7 @@ def _add_members(
 
 
 @triton.jit
-def _finish_kernel(
+def self_correlation_map_fwd_finish_kernel(
     partial_ptr,  # [B, tiles, K, 2, P]; the sums replace the first tile's
     norm_ptr,  # [LAYERS, B, P]
     count_ptr,
@@ -290,7 +290,10 @@ def _finish_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Map of one class from its partial sums, added in the order of the tiles; NaN where an input is not finite."""
+    """Store the map of one class, ReLU(inside - outside), both sums scaled or, for the paper, divided by their members.
+
+    Partial sums are added in the order of the tiles. NaN where an input is not finite.
+    """
     image = (tl.program_id(0) // K).to(tl.int64)
     k = tl.program_id(0) % K
     tiles = tl.cdiv(P, BLOCK_M)

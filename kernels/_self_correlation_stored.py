@@ -19,7 +19,7 @@ from wsolfast.kernels._self_correlation import (
 
 
 @triton.jit
-def _square_kernel(
+def self_correlation_map_fwd_square_kernel(
     base_ptr,  # [LAYERS, B, P, LD]
     total_ptr,  # [LAYERS, B, P]
     order_ptr,
@@ -37,7 +37,7 @@ def _square_kernel(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """One tile of the second order's products."""
+    """Store one tile of the second order's products, S S or for "head" S D S, of selected rows."""
     column_tiles = tl.cdiv(LD, BLOCK)
     tiles = tl.cdiv(ROWS, BLOCK) * column_tiles
     plane = (tl.program_id(0) // tiles).to(tl.int64)
@@ -71,7 +71,7 @@ def _square_kernel(
 
 @triton.jit
 def _entry(table, layer, LAYERS: tl.constexpr):
-    """Column ``layer`` of a [rows, LAYERS] table."""
+    """Return column ``layer`` of a [rows, LAYERS] table."""
     return tl.sum(tl.where((tl.arange(0, LAYERS) == layer)[None, :], table, 0), 1)
 
 
@@ -81,7 +81,7 @@ def _with_entry(table, layer, values, LAYERS: tl.constexpr):
 
 
 class Stored(NamedTuple):
-    """A tile of rows, ``slot`` of the products in memory, and all that its maps are joined from."""
+    """A tile of rows, ``slot`` of the products in memory, and all operands of its maps."""
 
     base_ptr: tl.tensor
     own_ptr: tl.tensor
@@ -101,7 +101,7 @@ class Stored(NamedTuple):
 
 @triton.jit
 def _tile_of_maps(stored, layer, columns, low, span, VARIANT: tl.constexpr, MODE: tl.constexpr):
-    """Joined orders of one layer before the column sums, for a tile of rows."""
+    """Return max(first, w second) of one layer before the column sums, for a tile of rows."""
     compute: tl.constexpr = stored.own_ptr.dtype.element_ty
     P, LD = stored.P, stored.LD
     plane = layer * stored.B + stored.image
@@ -126,7 +126,7 @@ def _stored_paths(paths_ptr, total, plane, live, slot, columns, P, LD, ROWS, VAR
 
 
 @triton.jit
-def _stored_rows_kernel(
+def self_correlation_map_fwd_stored_rows_kernel(
     base_ptr,  # [LAYERS, B, P, LD]
     own_ptr,  # [LAYERS, B, P]
     total_ptr,  # [LAYERS, B, P]
@@ -154,7 +154,7 @@ def _stored_rows_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """From base and the products of its rows to the partial sums of the maps, in passes over the columns."""
+    """Store the partial sums of the maps, sum over layers of max(first, w second), in passes over the columns."""
     tiles = tl.cdiv(P, BLOCK_M)
     chunk_tiles = tl.cdiv(ROWS, BLOCK_M)
     image = (tl.program_id(0) // chunk_tiles).to(tl.int64)

@@ -6,7 +6,7 @@ from wsolfast.kernels._self_correlation import _add_members, _scalar, _span
 
 
 @triton.jit
-def _streamed_rows_kernel(
+def self_correlation_map_fwd_streamed_rows_kernel(
     units_ptr,  # [B, P, LC]
     queries_ptr,  # [B, P, LC]: F F'F / P, F the unit vectors
     own_ptr,  # [B, P]
@@ -28,7 +28,7 @@ def _streamed_rows_kernel(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """One tile of the paper's correlation from its vectors: the range of its rows, or with FINAL its partial sums."""
+    """Store the range of the rows of one tile of S S / P, made from vectors, or with FINAL its maps' partial sums."""
     tiles = tl.cdiv(P, BLOCK)
     image = (tl.program_id(0) // (tiles * tiles)).to(tl.int64)
     row_tile = tl.program_id(0) // tiles % tiles

@@ -17,7 +17,7 @@ from wsolfast.kernels._self_correlation import (
 
 
 @triton.jit
-def _whole_rows_kernel(
+def self_correlation_map_fwd_whole_rows_kernel(
     base_ptr,  # [LAYERS, B, P, LD]
     own_ptr,  # [LAYERS, B, P]
     total_ptr,  # [LAYERS, B, P] row sums of base, read by "head" only
@@ -45,7 +45,7 @@ def _whole_rows_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """From base to the partial sums of the maps, where a whole row of every layer fits into registers."""
+    """Store the partial sums of the maps, sum over layers of max(first, w second), of rows that fit into registers."""
     tiles = tl.cdiv(P, BLOCK_M)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles

@@ -59,7 +59,7 @@ def _class_maps(
     features, head, image, k, p, weight_tile, feature_tile,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Maps [BLOCK_K, BLOCK_P] of classes ``k``, from the tiles of all channels if they are given."""
+    """Return M[k, p] = sum_c W[k, c] F[c, p] + b[k], from the tiles of all channels if they are given."""
     maps = tl.zeros((BLOCK_K, BLOCK_P), DTYPE)
     if weight_tile is not None:
         maps = tl.dot(weight_tile, feature_tile, maps, input_precision=PRECISION, out_dtype=DTYPE)
@@ -76,11 +76,12 @@ def _class_maps(
 
 
 @triton.jit
-def _forward_kernel(
+def class_head_pool_fwd_kernel(
     out, features, head, images, splits,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
+    """Store out[s, n, k] = 1/P sum_p ReLU(M[k, p]) over the positions of split s; ``out`` is [splits, N, K]."""
     program = tl.program_id(0)
     groups = tl.cdiv(head.classes, BLOCK_K)
     k = program % groups * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -90,7 +91,7 @@ def _forward_kernel(
     weight_tile = None
     c = tl.arange(0, BLOCK_C)
     if WHOLE:
-        weight_tile = _weight_tile(head, features.channels, k, c)
+        weight_tile = _weight_tile(head, features.channels, k, c)  # [BLOCK_K, BLOCK_C]
     total = tl.zeros((BLOCK_K,), DTYPE)
     for begin in range(split * length, tl.minimum((split + 1) * length, features.positions), BLOCK_P):
         p = begin + tl.arange(0, BLOCK_P)
@@ -106,18 +107,18 @@ def _forward_kernel(
 
 @triton.jit
 def _positive(maps, grad, image, k, classes, stride_n, stride_k):
-    """The incoming gradient where the class maps are positive, zero elsewhere."""
+    """Return G[k] [M[k, p] > 0], the incoming gradient where the class maps are positive: [BLOCK_K, BLOCK_P]."""
     incoming = tl.load(grad + image.to(tl.int64) * stride_n + k.to(tl.int64) * stride_k, mask=k < classes, other=0)
     return tl.where(maps > 0, incoming[:, None], 0.0).to(incoming.dtype)
 
 
 @triton.jit
-def _features_kernel(
+def class_head_pool_bwd_features_kernel(
     out, grad, stride_n, stride_k, features, head,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """``out``: gradient of the features, described like them."""
+    """Store the gradient of the features: dF[c, p] = 1/P sum_k W[k, c] G[k] [M[k, p] > 0]."""
     program = tl.program_id(0)
     position_blocks = tl.cdiv(features.positions, BLOCK_P)
     channel_blocks = tl.cdiv(features.channels, BLOCK_C)
@@ -126,16 +127,16 @@ def _features_kernel(
     image = program // position_blocks // channel_blocks
     feature_tile = None
     if WHOLE:
-        feature_tile = _feature_tile(features, image, c, p)
+        feature_tile = _feature_tile(features, image, c, p)  # [BLOCK_C, BLOCK_P]
     total = tl.zeros((BLOCK_C, BLOCK_P), DTYPE)
     for first in range(0, head.classes, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
-        weight_tile = _weight_tile(head, features.channels, k, c)
+        weight_tile = _weight_tile(head, features.channels, k, c)  # [BLOCK_K, BLOCK_C]
         held_weight = weight_tile if WHOLE else None
         maps = _class_maps(
             features, head, image, k, p, held_weight, feature_tile, PRECISION, DTYPE, BLOCK_K, BLOCK_P, BLOCK_C
         )
-        share = _positive(maps, grad, image, k, head.classes, stride_n, stride_k)
+        share = _positive(maps, grad, image, k, head.classes, stride_n, stride_k)  # [BLOCK_K, BLOCK_P]
         total = tl.dot(tl.trans(weight_tile), share, total, input_precision=PRECISION, out_dtype=DTYPE)
     pointers = out.maps + image.to(tl.int64) * out.stride_n + c.to(tl.int64)[:, None] * out.stride_c
     mask = (c < features.channels)[:, None] & (p < features.positions)[None, :]
@@ -143,12 +144,15 @@ def _features_kernel(
 
 
 @triton.jit
-def _weight_kernel(
+def class_head_pool_bwd_weight_kernel(
     grad_weight, grad_bias, grad, stride_n, stride_k, features, head, images, splits,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients [splits, K, C] and [splits, K], each over its share of the images."""
+    """Store dW[k, c] = 1/P sum_{n, p} G[k] [M[k, p] > 0] F[c, p] and db[k], the same without F.
+
+    They are [splits, K, C] and [splits, K], each over its share of the images.
+    """
     program = tl.program_id(0)
     groups = tl.cdiv(head.classes, BLOCK_K)
     channel_blocks = tl.cdiv(features.channels, BLOCK_C)
@@ -160,7 +164,7 @@ def _weight_kernel(
     position_blocks = tl.cdiv(features.positions, BLOCK_P)
     weight_tile = None
     if WHOLE:
-        weight_tile = _weight_tile(head, features.channels, k, c)
+        weight_tile = _weight_tile(head, features.channels, k, c)  # [BLOCK_K, BLOCK_C]
     total = tl.zeros((BLOCK_K, BLOCK_C), DTYPE)
     total_bias = tl.zeros((BLOCK_K,), DTYPE)
     begin = split * share_of_images * position_blocks
@@ -168,13 +172,13 @@ def _weight_kernel(
     for step in range(begin, end):
         image = tl.cast(step // position_blocks, tl.int64)
         p = step % position_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-        feature_tile = _feature_tile(features, image, c, p)
+        feature_tile = _feature_tile(features, image, c, p)  # [BLOCK_C, BLOCK_P]
         held_features = feature_tile if WHOLE else None
         maps = _class_maps(
             features, head, image, k, p, weight_tile, held_features, PRECISION, DTYPE, BLOCK_K, BLOCK_P, BLOCK_C
         )
         maps = tl.where((p < features.positions)[None, :], maps, 0.0)
-        share = _positive(maps, grad, image, k, head.classes, stride_n, stride_k)
+        share = _positive(maps, grad, image, k, head.classes, stride_n, stride_k)  # [BLOCK_K, BLOCK_P]
         total = tl.dot(share, tl.trans(feature_tile), total, input_precision=PRECISION, out_dtype=DTYPE)
         total_bias += tl.sum(share.to(DTYPE), 1)
     offset = split.to(tl.int64) * head.classes
@@ -203,7 +207,9 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None, relu:
     )
     if programs:
         with on_device_of(features):
-            _forward_kernel[(programs * splits,)](out, _described(flat), _head(weight, bias), images, splits, **tile)
+            class_head_pool_fwd_kernel[(programs * splits,)](
+                out, _described(flat), _head(weight, bias), images, splits, **tile
+            )
     return out.sum(0).to(features.dtype) if splits > 1 else out
 
 
@@ -235,8 +241,12 @@ def class_head_pool_backward(
     grad_bias = torch.empty((splits, weight.shape[0]), dtype=wide, device=weight.device)
     given = grad, *grad.stride(), _described(flat), _head(weight, bias)
     with on_device_of(features):
-        _features_kernel[(images * channel_blocks * position_blocks,)](_described(grad_flat), *given, **tile)
-        _weight_kernel[(programs * splits,)](grad_weight, grad_bias, *given, images, splits, **weight_tile)
+        class_head_pool_bwd_features_kernel[(images * channel_blocks * position_blocks,)](
+            _described(grad_flat), *given, **tile
+        )
+        class_head_pool_bwd_weight_kernel[(programs * splits,)](
+            grad_weight, grad_bias, *given, images, splits, **weight_tile
+        )
     return (
         grad_flat.view(features.shape),
         grad_weight.sum(0).to(weight.dtype).contiguous(),
@@ -258,7 +268,7 @@ def _accumulator(features: Tensor) -> torch.dtype:
 
 
 def _tile(features: Tensor, channels: int) -> dict:
-    """Tiles without spills on sm_80 and sm_90; float32 takes three products of halved tiles."""
+    """Return tiles without spills on sm_80 and sm_90; float32 takes three products of halved tiles."""
     wide = features.element_size() >= 4
     chunk = 32 if wide else 64
     block_c = max(16, triton.next_power_of_2(channels))

@@ -16,7 +16,7 @@ BLOCK_PAIRS = 64
 
 
 @triton.jit
-def _distances_kernel(
+def co_supervised_loss_fwd_distances_kernel(
     vectors_ptr,
     distances_ptr,  # [N, N + 2]: D right of the diagonal, then c and b
     N,
@@ -27,7 +27,7 @@ def _distances_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """Part of a row of distances: of one foreground to others, to its background, and of that to its confident part."""
+    """Store part of a row of distances: D[m, n] = |F_m - F_n|, c[m] = |F_m - B_m| and b[m] = |B_m - K_m|."""
     tiles = tl.cdiv(N + 2, BLOCK_N)
     m = (tl.program_id(0) // tiles).to(tl.int64)
     start = (tl.program_id(0) % tiles) * BLOCK_N
@@ -50,7 +50,7 @@ def _distances_kernel(
 
 @triton.jit
 def _same_pairs(label_ptr, N, BLOCK: tl.constexpr):
-    """Pairs of images of one class, each counted once."""
+    """Return the number of pairs of images of one class, each counted once."""
     equal = tl.zeros((), tl.int64)
     for first in range(0, N, BLOCK):
         m = first + tl.arange(0, BLOCK)[:, None]
@@ -67,7 +67,7 @@ def _over(slope, distance):
 
 
 @triton.jit
-def _slopes_kernel(
+def co_supervised_loss_fwd_slopes_kernel(
     distances_ptr,  # [N, N + 2]
     label_ptr,
     loss_ptr,  # [N]: sums over n > m
@@ -80,7 +80,11 @@ def _slopes_kernel(
     MEAN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One image: its loss with the images after it, and what it asks of distances by all its pairs."""
+    """Store the loss of one image with the images after it, and the loss's derivatives by its distances.
+
+    With u = (c[m] + c[n]) / 2 + eps and v = gamma (b[m] + b[n]), a pair of one class has the loss (v + D) / u, another
+    v / (u + delta D). Derivatives are stored over their distance.
+    """
     m = tl.program_id(0).to(tl.int64)
     compute: tl.constexpr = distances_ptr.dtype.element_ty
     gamma, delta = tl.full((), gamma, compute), tl.full((), delta, compute)
@@ -119,7 +123,7 @@ def _slopes_kernel(
 
 
 @triton.jit
-def _gradient_kernel(
+def co_supervised_loss_bwd_kernel(
     grad_ptr,
     vectors_ptr,
     pair_slope_ptr,  # [N, N]
@@ -133,7 +137,11 @@ def _gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """Some elements of the three gradients of one image."""
+    """Store some elements of the three gradients of one image.
+
+    With slopes p between and q within images: dF = sum_n p[m, n] (F_m - F_n) + q_c (F_m - B_m),
+    dB = q_b (B_m - K_m) - q_c (F_m - B_m), dK = -q_b (B_m - K_m), all times the incoming gradient.
+    """
     tiles = tl.cdiv(E, BLOCK_E)
     m = (tl.program_id(0) // tiles).to(tl.int64)
     element = (tl.program_id(0) % tiles) * BLOCK_E + tl.arange(0, BLOCK_E).to(tl.int64)
@@ -147,9 +155,9 @@ def _gradient_kernel(
     pulls = tl.zeros((BLOCK_N, BLOCK_E), gradient_ptr.dtype.element_ty)
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N).to(tl.int64)
-        slope = tl.load(pair_slope_ptr + m * N + n, mask=n < N, other=0)
+        slope = tl.load(pair_slope_ptr + m * N + n, mask=n < N, other=0)  # [BLOCK_N]
         mask = (n < N)[:, None] & real[None, :]
-        others = tl.load(foregrounds[None, :] + n[:, None] * stride_image, mask=mask, other=0)
+        others = tl.load(foregrounds[None, :] + n[:, None] * stride_image, mask=mask, other=0)  # [BLOCK_N, BLOCK_E]
         pulls += slope[:, None] * (foreground[None, :] - others)
     of_object = tl.load(image_slope_ptr + 2 * m) * (foreground - background)
     of_spread = tl.load(image_slope_ptr + 2 * m + 1) * (background - confident)
@@ -162,7 +170,7 @@ def _gradient_kernel(
 def co_supervised_loss(
     vectors: Tensor, label: Tensor, gamma: float, delta: float, eps: float, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], slopes [N, N] by distances between objects and [N, 2] by those within an image, over the distances."""
+    """Return loss [] and slopes, each over its distance: [N, N] between objects, [N, 2] within images."""
     images, _, elements = vectors.shape
     distances = torch.empty((images, images + 2), dtype=vectors.dtype, device=vectors.device)
     loss = torch.empty(images, dtype=vectors.dtype, device=vectors.device)
@@ -171,10 +179,10 @@ def co_supervised_loss(
     if images == 0:
         return loss.sum(), pair_slope, image_slope
     with on_device_of(vectors):
-        _distances_kernel[(images * triton.cdiv(images + 2, BLOCK_N),)](
+        co_supervised_loss_fwd_distances_kernel[(images * triton.cdiv(images + 2, BLOCK_N),)](
             vectors, distances, images, elements, *vectors.stride(), BLOCK_N=BLOCK_N, BLOCK_E=BLOCK_E
         )
-        _slopes_kernel[(images,)](
+        co_supervised_loss_fwd_slopes_kernel[(images,)](
             distances,
             label.contiguous(),
             loss,
@@ -191,13 +199,13 @@ def co_supervised_loss(
 
 
 def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tensor, image_slope: Tensor) -> Tensor:
-    """Gradient [N, 3, D] with respect to the vectors."""
+    """Return the gradient [N, 3, D] with respect to the vectors."""
     images, _, elements = vectors.shape
     gradient = torch.empty(vectors.shape, dtype=vectors.dtype, device=vectors.device)
     if gradient.numel() == 0:
         return gradient
     with on_device_of(vectors):
-        _gradient_kernel[(images * triton.cdiv(elements, BLOCK_E),)](
+        co_supervised_loss_bwd_kernel[(images * triton.cdiv(elements, BLOCK_E),)](
             grad,
             vectors,
             pair_slope.contiguous(),

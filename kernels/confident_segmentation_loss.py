@@ -13,7 +13,7 @@ BLOCK = 1024
 
 
 @triton.jit
-def _confidence_kernel(
+def confident_segmentation_loss_fwd_kernel(
     late_ptr,
     early_ptr,  # None: the mask alone
     mask_ptr,  # [N, P]
@@ -30,7 +30,10 @@ def _confidence_kernel(
     weight: tl.float64,
     BLOCK: tl.constexpr,
 ):
-    """One map: its mean, the mean deviation, then what deviates more, all times P instead of divided by it."""
+    """Store the mask of one map, M[p] = [P |P S[p] - sum S| > sum_q |P S[q] - sum S|], and its loss.
+
+    That is |S[p] - mean| > mean deviation, times P squared. The loss is the sum of |E[p] - S[p]| M[p], E the early map.
+    """
     image = tl.program_id(0).to(tl.int64)
     compute: tl.constexpr = mask_ptr.dtype.element_ty
     late_ptr += image * late_image
@@ -69,8 +72,10 @@ def _confidence_kernel(
 
 
 @triton.jit
-def _gradient_kernel(grad_ptr, sign_ptr, gradient_ptr, elements, weight: tl.float64, BLOCK: tl.constexpr):
-    """Each sign times the gradient of the loss and the weight of a position."""
+def confident_segmentation_loss_bwd_kernel(
+    grad_ptr, sign_ptr, gradient_ptr, elements, weight: tl.float64, BLOCK: tl.constexpr
+):
+    """Store the gradient of the early maps: grad weight sign[p]."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     grad = tl.load(grad_ptr)
     slope = grad * tl.full((), weight, grad_ptr.dtype.element_ty)
@@ -87,7 +92,7 @@ def _block(positions: int) -> int:
 
 
 def confidence_mask(maps: Tensor) -> Tensor:
-    """0 or 1 [..., h, w]; leading dimensions that have no common stride are copied into one."""
+    """Return 0 or 1 [..., h, w]; leading dimensions that have no common stride are copied into one."""
     check_dtype("confidence_mask", maps)
     mask = torch.empty(maps.shape, dtype=_wide(maps), device=maps.device)
     if mask.numel() == 0:
@@ -95,14 +100,14 @@ def confidence_mask(maps: Tensor) -> Tensor:
     flat = maps.reshape(-1, *maps.shape[-2:])
     images, h, w = flat.shape
     with on_device_of(maps):
-        _confidence_kernel[(images,)](
+        confident_segmentation_loss_fwd_kernel[(images,)](
             flat, None, mask, None, None, h * w, w, *flat.stride(), 0, 0, 0, 0.0, BLOCK=_block(h * w)
         )
     return mask
 
 
 def confident_segmentation_loss(late: Tensor, early: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], mask [N, h, w] and the sign of the loss's derivative [N, h, w], from maps of any stride."""
+    """Return loss [], mask [N, h, w] and the sign of the loss's derivative [N, h, w], from maps of any stride."""
     check_dtype("confident_segmentation_loss", late)
     images, h, w = late.shape
     mask = torch.empty(late.shape, dtype=_wide(late), device=late.device)
@@ -111,7 +116,7 @@ def confident_segmentation_loss(late: Tensor, early: Tensor, weight: float) -> t
         return mask.new_zeros(()), mask, sign
     loss = torch.empty(images, dtype=mask.dtype, device=late.device)
     with on_device_of(late):
-        _confidence_kernel[(images,)](
+        confident_segmentation_loss_fwd_kernel[(images,)](
             late,
             early,
             mask,
@@ -128,12 +133,14 @@ def confident_segmentation_loss(late: Tensor, early: Tensor, weight: float) -> t
 
 
 def confident_segmentation_loss_backward(grad: Tensor, sign: Tensor, weight: float) -> Tensor:
-    """Gradient [N, h, w] with respect to the early maps."""
+    """Return the gradient [N, h, w] with respect to the early maps."""
     sign = sign.contiguous()
     gradient = torch.empty_like(sign)
     elements = sign.numel()
     if elements == 0:
         return gradient
     with on_device_of(sign):
-        _gradient_kernel[(triton.cdiv(elements, BLOCK),)](grad, sign, gradient, elements, weight, BLOCK=BLOCK)
+        confident_segmentation_loss_bwd_kernel[(triton.cdiv(elements, BLOCK),)](
+            grad, sign, gradient, elements, weight, BLOCK=BLOCK
+        )
     return gradient

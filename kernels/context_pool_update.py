@@ -12,7 +12,7 @@ TILE = 2048
 
 @triton.jit
 def _standardized(values, real, P, eps):
-    """Zero mean and unit variance over the real ones, in double."""
+    """Return (x - mean) / sqrt(variance + eps) over the real values, in double."""
     mean = tl.sum(tl.where(real, values, 0), 0) / P
     offset = tl.where(real, values - mean, 0)
     variance = tl.sum(offset * offset, 0) / P
@@ -20,7 +20,7 @@ def _standardized(values, real, P, eps):
 
 
 @triton.jit
-def _update_kernel(
+def context_pool_update_fwd_kernel(
     maps_ptr,  # [K, P]
     classes_ptr,
     cam_ptr,  # [N, P]
@@ -34,6 +34,7 @@ def _update_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    """Store one class of the pool: BN(Q_k + rate BN(M_k)), M_k the sum of the batch's maps of class k."""
     k = tl.program_id(0).to(tl.int64)
     compute: tl.constexpr = maps_ptr.dtype.element_ty
     rate, eps = tl.full((), rate, tl.float64), tl.full((), eps, tl.float64)
@@ -46,7 +47,7 @@ def _update_kernel(
         of = tl.load(classes_ptr + n, mask=n < N, other=-1)
         # All maps that take part are read: as in a matrix product, 0 times NaN is seen.
         mask = ((of >= 0) & (of < K))[:, None] & real[None, :]
-        cam = tl.load(cam_ptr + n[:, None] * P + position[None, :], mask=mask, other=0)
+        cam = tl.load(cam_ptr + n[:, None] * P + position[None, :], mask=mask, other=0)  # [BLOCK_N, BLOCK_P]
         sums += (of == k).to(tl.float64)[:, None] * cam.to(tl.float64)
         touched += tl.sum((of == k).to(tl.int32), 0)
     row = tl.load(maps_ptr + k * P + position, mask=real, other=0)
@@ -61,14 +62,14 @@ def _update_kernel(
 def context_pool_update(
     maps: Tensor, classes: Tensor, cam: Tensor, rate: float, eps: float, touched_only: bool
 ) -> Tensor:
-    """The grown pool [K, h, w]."""
+    """Return the grown pool [K, h, w]."""
     grown = torch.empty(maps.shape, dtype=maps.dtype, device=maps.device)
     if grown.numel() == 0:
         return grown
     positions = maps.shape[1] * maps.shape[2]
     block_p = triton.next_power_of_2(positions)
     with on_device_of(maps):
-        _update_kernel[(len(maps),)](
+        context_pool_update_fwd_kernel[(len(maps),)](
             maps.contiguous(),
             classes.contiguous(),
             cam.contiguous(),

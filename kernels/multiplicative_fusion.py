@@ -47,7 +47,7 @@ class Vectors(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What a program passes: some channels [BLOCK_C, 1] from the first of an image, all columns [1, BLOCK_W]."""
+    """The path of a program: some channels [BLOCK_C, 1] from the first of an image, all columns [1, BLOCK_W]."""
 
     image: tl.tensor
     first_channel: tl.tensor
@@ -61,7 +61,7 @@ class Walk(NamedTuple):
 
 @triton.jit
 def _place(i, source, target, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
-    """The source position before target ``i`` and the weight of the next: exact integers and one division."""
+    """Return the source position before target ``i`` and the weight of the next: exact integers and one division."""
     if ALIGNED:
         numerator = i * (source - 1)
         denominator = tl.maximum(target - 1, 1)
@@ -74,7 +74,7 @@ def _place(i, source, target, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def _pointers(branch, walk, y, x):
-    """Pointers [BLOCK_C, *] to columns ``x`` of row ``y``; INDEX holds offsets within a tile, 64 bits all others."""
+    """Return pointers [BLOCK_C, *] to columns ``x`` of row ``y``; INDEX holds offsets in a tile, 64 bits all others."""
     plane = walk.image.to(tl.int64) * branch.stride_n + walk.first_channel.to(tl.int64) * branch.stride_c
     row = branch.maps + (plane + tl.cast(y, tl.int64) * branch.stride_h)
     return row + (walk.channels * branch.stride_c + x * branch.stride_w)
@@ -82,7 +82,7 @@ def _pointers(branch, walk, y, x):
 
 @triton.jit
 def _vector(vectors, walk, b: tl.constexpr, missing: tl.constexpr, DTYPE: tl.constexpr):
-    """The walk's channels [BLOCK_C, 1] of branch ``b``."""
+    """Return the vector's numbers [BLOCK_C, 1] for the walk's channels of branch ``b``."""
     if vectors is None:
         found = tl.full(walk.channels.shape, missing, DTYPE)
     else:
@@ -94,14 +94,14 @@ def _vector(vectors, walk, b: tl.constexpr, missing: tl.constexpr, DTYPE: tl.con
 
 @triton.jit
 def _activation(scale, shift, walk, b: tl.constexpr, RELU: tl.constexpr, DTYPE: tl.constexpr):
-    """What becomes of the values of branch ``b``: (factor, summand, floor)."""
+    """Return the activation of branch ``b``: (factor [BLOCK_C, 1], summand [BLOCK_C, 1], floor)."""
     floor = tl.full((), 0.0 if RELU else float("-inf"), DTYPE)
     return _vector(scale, walk, b, 1, DTYPE), _vector(shift, walk, b, 0, DTYPE), floor
 
 
 @triton.jit
 def _values(pointers, act, walk, DTYPE: tl.constexpr):
-    """What the pointers hold, activated unless ``act`` is None."""
+    """Load values x and return max(factor x + summand, floor), or x where ``act`` is None."""
     values = tl.load(pointers, mask=walk.mask, other=0).to(DTYPE)
     if act is not None:
         values = values * act[0] + act[1]
@@ -117,7 +117,7 @@ def _row(branch, act, walk, y, DTYPE: tl.constexpr):
 
 @triton.jit
 def _stretched(branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
-    """Source row ``y``, or the last, at the target's columns."""
+    """Return source row ``y``, or the last, at the target's columns: (1 - w) x[left] + w x[right]."""
     y = tl.minimum(y, branch.height - 1)
     left, weight = _place(walk.columns, branch.width, walk.width, ALIGNED, DTYPE)
     right = tl.minimum(left + 1, branch.width - 1)
@@ -128,7 +128,7 @@ def _stretched(branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr)
 
 @triton.jit
 def _start(branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
-    """Where a walk that starts at target row ``y`` stands: (source row, that row stretched, the next stretched)."""
+    """Return the state of a walk at its first target row: (source row, that row stretched, the next stretched)."""
     if branch.height is None:
         row = y
         above = _row(branch, act, walk, y, DTYPE)
@@ -142,7 +142,7 @@ def _start(branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def _advance(state, branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
-    """The state at target row ``y``. Branches are not larger than the first, so a step passes one row at most."""
+    """Return the state at target row ``y``. No branch is larger than the first, so a step passes one row at most."""
     row, above, below = state
     if branch.height is None:
         above = _row(branch, act, walk, y, DTYPE)
@@ -157,7 +157,7 @@ def _advance(state, branch, act, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.const
 
 @triton.jit
 def _resized(state, branch, walk, y, ALIGNED: tl.constexpr, DTYPE: tl.constexpr):
-    """Target row ``y`` of the resized branch."""
+    """Return target row ``y`` of the resized branch, (1 - w) above + w below: [BLOCK_C, BLOCK_W]."""
     if branch.height is None:
         values = state[1]
     else:
@@ -173,7 +173,7 @@ def _combined(x, y, MULTIPLIES: tl.constexpr):
 
 @triton.jit
 def _walk(height, width, channels, chunks, INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr):
-    """The walk of this program, and which part of the rows it takes."""
+    """Return the walk of this program, and the number of the part of the rows that it takes."""
     program = tl.program_id(0)
     groups = tl.cdiv(channels, BLOCK_C)
     first = program // chunks % groups * BLOCK_C
@@ -185,11 +185,15 @@ def _walk(height, width, channels, chunks, INDEX: tl.constexpr, BLOCK_C: tl.cons
 
 
 @triton.jit
-def _forward_kernel(
+def multiplicative_fusion_fwd_kernel(
     out, first, second, third, fourth, scale, shift, height, width, channels, chunks,
     ACTIVATED: tl.constexpr, RELU: tl.constexpr, MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr,
     DTYPE: tl.constexpr, INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
+    """Store out = prod_i up(R_i), or the sum, of some rows; with MEAN its mean over all positions.
+
+    R_i = ReLU(a_i x_i + b_i), as far as ACTIVATED and RELU say so.
+    """
     walk, chunk = _walk(height, width, channels, chunks, INDEX, BLOCK_C, BLOCK_W)
     rows = tl.cdiv(height, chunks)
     begin = chunk * rows
@@ -207,7 +211,7 @@ def _forward_kernel(
     if MEAN:
         total = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
     for y in range(begin, tl.minimum(begin + rows, height)):
-        values = _row(first, act_first, walk, y, DTYPE)
+        values = _row(first, act_first, walk, y, DTYPE)  # [BLOCK_C, BLOCK_W]
         at_second = _advance(at_second, second, act_second, walk, y, ALIGNED, DTYPE)
         values = _combined(values, _resized(at_second, second, walk, y, ALIGNED, DTYPE), MULTIPLIES)
         if third is not None:
@@ -227,13 +231,16 @@ def _forward_kernel(
 
 @triton.jit
 def _shrink(gradient, walk, y, values, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Store a row of target columns as row ``y`` of the gradient: the transpose of stretching it."""
+    """Store a row of target columns as row ``y`` of the gradient: the transpose of stretching it.
+
+    out[c, s] = sum_x values[c, x] A[x, s], A [BLOCK_W, BLOCK_S] the weights with which columns s enter columns x.
+    """
     left, weight = _place(tl.trans(walk.columns), gradient.width, walk.width, ALIGNED, DTYPE)
     right = tl.minimum(left + 1, gradient.width - 1)
     for begin in range(0, gradient.width, BLOCK_S):
         s = begin + tl.arange(0, BLOCK_S)[None, :].to(walk.columns.dtype)
         matrix = tl.where(left == s, 1 - weight, 0.0) + tl.where(right == s, weight, 0.0)
-        shrunk = tl.dot(values, matrix.to(DTYPE), input_precision="ieee")
+        shrunk = tl.dot(values, matrix.to(DTYPE), input_precision="ieee")  # [BLOCK_C, BLOCK_S]
         tl.store(_pointers(gradient, walk, y, s), shrunk, mask=walk.has_channel & (s < gradient.width))
 
 
@@ -259,14 +266,14 @@ def _collect(
 
 @triton.jit
 def _finish(sums, gradient, walk, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, BLOCK_S: tl.constexpr):
-    """The last target row has the last source row above it; what lies below was clamped to it."""
+    """Store the last source row: the last target row has it above, and the row below was clamped to it."""
     if gradient.height is not None:
         _shrink(gradient, walk, sums[0], sums[1] + sums[2], ALIGNED, DTYPE, BLOCK_S)
 
 
 @triton.jit
 def _times(values, a, b, c, MULTIPLIES: tl.constexpr):
-    """The gradient with respect to one factor: ``values`` times the others, of which ``c`` or ``b`` may be missing."""
+    """Return the gradient with respect to one factor: ``values`` times the others; ``c`` or ``b`` may be missing."""
     if MULTIPLIES:
         values *= a
         if b is not None:
@@ -277,11 +284,15 @@ def _times(values, a, b, c, MULTIPLIES: tl.constexpr):
 
 
 @triton.jit
-def _backward_kernel(
+def multiplicative_fusion_bwd_kernel(
     grad, first, second, third, fourth, grad_first, grad_second, grad_third, grad_fourth, height, width, channels,
     MULTIPLIES: tl.constexpr, MEAN: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr,
     INDEX: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
+    """Store the gradients of all branches: dR_i = down_i(grad prod_{j != i} up(R_j)), down the transpose of up.
+
+    Of a sum the product is left out. With MEAN grad is 1/(h w) of the incoming number of the channel.
+    """
     walk, y = _walk(height, width, channels, 1, INDEX, BLOCK_C, BLOCK_W)
     zeros = tl.zeros((BLOCK_C, BLOCK_W), DTYPE)
     at_second = _start(second, None, walk, y, ALIGNED, DTYPE)
@@ -298,7 +309,7 @@ def _backward_kernel(
     for y in range(height):
         if not MEAN:
             incoming = _row(grad, None, walk, y, DTYPE)
-        taken = _row(first, None, walk, y, DTYPE)
+        taken = _row(first, None, walk, y, DTYPE)  # [BLOCK_C, BLOCK_W], as all rows below
         at_second = _advance(at_second, second, None, walk, y, ALIGNED, DTYPE)
         resized_second = _resized(at_second, second, walk, y, ALIGNED, DTYPE)
         if third is not None:
@@ -352,7 +363,7 @@ def multiplicative_fusion(
     options = _options(maps, tile, align_corners, reduce, mode)
     activated = relu or scale is not None or shift is not None
     with on_device_of(first):
-        _forward_kernel[(programs * chunks,)](
+        multiplicative_fusion_fwd_kernel[(programs * chunks,)](
             *(_described(branch, first) for branch in maps), _vectors(scale), _vectors(shift),
             height, width, channels, chunks, ACTIVATED=activated, RELU=relu, **tile, **options,
         )  # fmt: skip
@@ -376,14 +387,14 @@ def multiplicative_fusion_backward(
     maps = (grad, *_four(features), *_four(gradients))
     options = _options(maps, tile, align_corners, reduce, mode)
     with on_device_of(first):
-        _backward_kernel[(images * triton.cdiv(channels, tile["BLOCK_C"]),)](
+        multiplicative_fusion_bwd_kernel[(images * triton.cdiv(channels, tile["BLOCK_C"]),)](
             *(_described(tensor, first) for tensor in maps), height, width, channels, **tile, **options, BLOCK_S=16
         )
     return gradients
 
 
 def _four(branches: Sequence[Tensor]) -> list[Tensor | None]:
-    """The branches as a kernel takes them, None for those that are missing."""
+    """Return the branches as a kernel takes them, None for those that are missing."""
     return [*branches, *[None] * (_MOST_BRANCHES - len(branches))]
 
 
@@ -401,7 +412,7 @@ def _described(maps: Tensor | None, first: Tensor) -> Branch | None:
 
 
 def _tile(first: Tensor, values: int = _TILE) -> dict[str, int]:
-    """All columns, and fewer channels where there are too few images to keep the device busy."""
+    """Return a tile of all columns, with fewer channels where there are too few images to keep the device busy."""
     images, channels, _, width = first.shape
     block_w = max(16, triton.next_power_of_2(width))
     contiguous = layout_of(first) == torch.channels_last

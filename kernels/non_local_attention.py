@@ -29,36 +29,37 @@ class Maps(NamedTuple):
 
 @triton.jit
 def _pointers(maps, image, c, p):
-    """Pointers to channels ``c`` and positions ``p``, two index tiles of shapes [C, 1] and [1, P] or the other way."""
+    """Return pointers to channels ``c`` and positions ``p``, index tiles [C, 1] and [1, P] or the other way round."""
     plane = maps.data + image.to(tl.int64) * maps.stride_n
     return plane + c.to(tl.int64) * maps.stride_c + p.to(tl.int64) * maps.stride_p
 
 
 @triton.jit
 def _tile(maps, image, c, p):
-    """Values, zero outside; a row per channel if ``c`` is [C, 1], per position if it is [1, C]."""
+    """Return values, zero outside; a row per channel if ``c`` is [C, 1], per position if it is [1, C]."""
     return tl.load(_pointers(maps, image, c, p), mask=(c < maps.channels) & (p < maps.positions), other=0)
 
 
 @triton.jit
 def _exponents(query, key, m, keys, PRECISION: tl.constexpr):
-    """Scores to base 2, [BLOCK_P, BLOCK_M]; what is no key has none."""
+    """Return scores to base 2, log2(e) q k, [BLOCK_P, BLOCK_M]; minus infinity behind the last key."""
     scores = tl.dot(query, key, input_precision=PRECISION) * 1.4426950408889634
     return tl.where(m < keys, scores, float("-inf"))
 
 
 @triton.jit
-def _forward_kernel(
+def non_local_attention_fwd_kernel(
     out, lse, query, key, value,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Store y[p] = sum_m softmax_m(q[p] k[m]) v[m] of a slab of value channels; lse[p] = log2 sum_m e^(q[p] k[m])."""
     slab, program = tl.program_id(1), tl.program_id(0)
     blocks = tl.cdiv(query.positions, BLOCK_P)
     image = program // blocks
     p = (program % blocks * BLOCK_P + tl.arange(0, BLOCK_P))[:, None]
     d = tl.arange(0, BLOCK_D)
     c = (slab * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
-    query_tile = _tile(query, image, d[None, :], p)
+    query_tile = _tile(query, image, d[None, :], p)  # [BLOCK_P, BLOCK_D]
     highest = tl.full((BLOCK_P, 1), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_P, 1), tl.float32)
     mixed = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -68,10 +69,10 @@ def _forward_kernel(
             query_tile, _tile(key, image, d[:, None], m[None, :]), m[None, :], key.positions, PRECISION
         )
         now = tl.maximum(highest, tl.max(exponents, 1, keep_dims=True))
-        weights = tl.exp2(exponents - now)
+        weights = tl.exp2(exponents - now)  # [BLOCK_P, BLOCK_M]
         shrink = tl.exp2(highest - now)
         total = total * shrink + tl.sum(weights, 1, keep_dims=True)
-        value_tile = _tile(value, image, c, m[:, None])
+        value_tile = _tile(value, image, c, m[:, None])  # [BLOCK_M, BLOCK_C]
         mixed = tl.dot(weights.to(value_tile.dtype), value_tile, mixed * shrink, input_precision=PRECISION)
         highest = now
     tl.store(_pointers(out, image, c, p), mixed / total, mask=(c < out.channels) & (p < out.positions))
@@ -82,27 +83,27 @@ def _forward_kernel(
 
 @triton.jit
 def _of_queries(statistic, image, p, positions):
-    """Numbers of the queries ``p``, zero outside."""
+    """Return a statistic of the queries ``p``, zero outside."""
     return tl.load(statistic + image.to(tl.int64) * positions + p, mask=p < positions, other=0)
 
 
 @triton.jit
-def _score_kernel(
+def non_local_attention_bwd_scores_kernel(
     gradient, own, other, own_values, other_values, lse, delta, queries,
     OWN_QUERIES: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of queries or keys: of the ``own`` maps, by way of their scores with the ``other``.
+    """Store the gradient of queries or keys, the ``own`` maps: d own[i] = sum_j w[i, j] (g[i, j] - delta) other[j].
 
-    The values of a key are its values, those of a query its incoming gradient; the gradient of a weight is their
-    product.
+    w = 2^(score - lse) are the weights again, g[i, j] = own_values[i] other_values[j] their gradients, delta the sum of
+    w g over the keys of a query. The values of a key are its values, those of a query its incoming gradient.
     """
     program = tl.program_id(0)
     blocks = tl.cdiv(own.positions, BLOCK_I)
     image = program // blocks
     i = (program % blocks * BLOCK_I + tl.arange(0, BLOCK_I))[:, None]
     d = tl.arange(0, BLOCK_D)
-    own_tile = _tile(own, image, d[None, :], i)
+    own_tile = _tile(own, image, d[None, :], i)  # [BLOCK_I, BLOCK_D]
     if OWN_QUERIES:
         lse_tile, delta_tile = _of_queries(lse, image, i, queries), _of_queries(delta, image, i, queries)
     total = tl.zeros((BLOCK_I, BLOCK_D), tl.float32)
@@ -110,31 +111,32 @@ def _score_kernel(
         j = first + tl.arange(0, BLOCK_J)[None, :]
         if not OWN_QUERIES:
             lse_tile, delta_tile = _of_queries(lse, image, j, queries), _of_queries(delta, image, j, queries)
-        other_tile = _tile(other, image, d[:, None], j)
+        other_tile = _tile(other, image, d[:, None], j)  # [BLOCK_D, BLOCK_J]
         weights = tl.exp2(_exponents(own_tile, other_tile, j, other.positions, PRECISION) - lse_tile)
         grad_weights = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
         for slab in range(0, own_values.channels, BLOCK_C):
             c = slab + tl.arange(0, BLOCK_C)
             left, right = _tile(own_values, image, c[None, :], i), _tile(other_values, image, c[:, None], j)
             grad_weights = tl.dot(left, right, grad_weights, input_precision=PRECISION)
-        grad_scores = weights * (grad_weights - delta_tile)
+        grad_scores = weights * (grad_weights - delta_tile)  # [BLOCK_I, BLOCK_J]
         total = tl.dot(grad_scores.to(other_tile.dtype), tl.trans(other_tile), total, input_precision=PRECISION)
     d = d[None, :]
     tl.store(_pointers(gradient, image, d, i), total, mask=(d < own.channels) & (i < own.positions))
 
 
 @triton.jit
-def _value_kernel(
+def non_local_attention_bwd_value_kernel(
     grad_value, grad, query, key, value, lse,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Store dv[m] = sum_p softmax_m(q[p] k[m]) dy[p] of a slab of value channels."""
     slab, program = tl.program_id(1), tl.program_id(0)
     blocks = tl.cdiv(key.positions, BLOCK_M)
     image = program // blocks
     m = (program % blocks * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     d = tl.arange(0, BLOCK_D)
     c = (slab * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
-    key_tile = _tile(key, image, d[None, :], m)
+    key_tile = _tile(key, image, d[None, :], m)  # [BLOCK_M, BLOCK_D]
     total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for first in range(0, query.positions, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
@@ -147,7 +149,7 @@ def _value_kernel(
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor | None = None) -> None:
-    """Attention of flat maps [N, D, P], [N, D, M] and [N, C, M] into ``out`` [N, C, P], any strides.
+    """Store the attention of flat maps [N, D, P], [N, D, M] and [N, C, M] into ``out`` [N, C, P], any strides.
 
     ``lse`` (float32 [N, P], contiguous) takes the logarithm to base 2 of each query's sum of exponentials. Products are
     summed in float32. Wants at least one image, query and key.
@@ -159,13 +161,13 @@ def forward(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor 
     tile = _tile_sizes("forward", query, value)
     grid = query.shape[0] * triton.cdiv(query.shape[2], tile["BLOCK_P"]), triton.cdiv(value.shape[1], tile["BLOCK_C"])
     with on_device_of(query):
-        _forward_kernel[grid](_described(out), lse, *map(_described, (query, key, value)), **tile)
+        non_local_attention_fwd_kernel[grid](_described(out), lse, *map(_described, (query, key, value)), **tile)
 
 
 def backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
 ) -> None:
-    """Gradients of :func:`forward` into the last three."""
+    """Store the gradients of :func:`forward` in the last three."""
     images, _, positions = query.shape
     lse = torch.empty(images, positions, dtype=torch.float32, device=query.device)
     out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
@@ -178,16 +180,18 @@ def backward(
     block_p, block_m = tile["BLOCK_P"], tile["BLOCK_M"]
     query_blocks, key_blocks = triton.cdiv(queries.positions, block_p), triton.cdiv(keys.positions, block_m)
     with on_device_of(query):
-        _score_kernel[(images * query_blocks,)](
+        non_local_attention_bwd_scores_kernel[(images * query_blocks,)](
             to_query, queries, keys, grads, values, lse, delta, positions,
             OWN_QUERIES=True, BLOCK_I=block_p, BLOCK_J=block_m, **shared,
         )  # fmt: skip
-        _score_kernel[(images * key_blocks,)](
+        non_local_attention_bwd_scores_kernel[(images * key_blocks,)](
             to_key, keys, queries, values, grads, lse, delta, positions,
             OWN_QUERIES=False, BLOCK_I=block_m, BLOCK_J=block_p, **shared,
         )  # fmt: skip
         slabs = triton.cdiv(values.channels, tile["BLOCK_C"])
-        _value_kernel[(images * key_blocks, slabs)](to_value, grads, queries, keys, values, lse, **tile)
+        non_local_attention_bwd_value_kernel[(images * key_blocks, slabs)](
+            to_value, grads, queries, keys, values, lse, **tile
+        )
 
 
 def _described(flat: Tensor) -> Maps:

@@ -13,7 +13,7 @@ RESTRICT_BLOCK = 1024
 
 
 @triton.jit
-def _squared_probabilities_kernel(
+def restricted_activation_loss_fwd_probabilities_kernel(
     maps_ptr,
     squares_ptr,  # [N, P] float64
     K,
@@ -24,7 +24,7 @@ def _squared_probabilities_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Sum over the classes of the squared softmax probabilities."""
+    """Store sum_k softmax_k(x)^2 = sum_k e^(2 (x_k - max)) / (sum_k e^(x_k - max))^2 of each position."""
     tiles = tl.cdiv(P, BLOCK_P)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     position = (tl.program_id(0) % tiles) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -41,7 +41,7 @@ def _squared_probabilities_kernel(
     for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K).to(tl.int64)[:, None]
         logits = tl.load(source + k * stride_class, mask=real & (k < K), other=0)
-        powers = tl.where(k < K, tl.exp(logits - highest[None, :]), 0)
+        powers = tl.where(k < K, tl.exp(logits - highest[None, :]), 0)  # [BLOCK_K, BLOCK_P]
         total += tl.sum(powers, 0).to(tl.float64)
         squares += tl.sum(powers * powers, 0).to(tl.float64)
     tl.store(squares_ptr + image * P + position, squares / (total * total), mask=position < P)
@@ -49,12 +49,13 @@ def _squared_probabilities_kernel(
 
 @triton.jit
 def _spread(squares, K, ROOT: tl.constexpr):
+    """Return the unbiased variance of K probabilities, (sum p^2 - 1/K) / (K - 1), or its root."""
     variance = tl.maximum((squares - 1.0 / K) / tl.maximum(K - 1, 1), 0.0)
     return tl.sqrt(variance) if ROOT else variance
 
 
 @triton.jit
-def _restrict_kernel(
+def restricted_activation_loss_fwd_kernel(
     maps_ptr,
     label_ptr,
     squares_ptr,
@@ -73,7 +74,11 @@ def _restrict_kernel(
     SCALED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One image: range of the spread over its positions, then loss and slopes."""
+    """Store loss and slopes of one image, from the range of the spread s over its positions.
+
+    Background is s < tau, object s > tau + sigma, both 0 or 1. With the label's score y = sigmoid(x), the loss is
+    y background + (1 - y) object, its slope y (1 - y) (background - object).
+    """
     image = tl.program_id(0).to(tl.int64)
     compute: tl.constexpr = slope_ptr.dtype.element_ty
     label = tl.load(label_ptr + image)
@@ -83,7 +88,7 @@ def _restrict_kernel(
     broken = tl.zeros((), tl.int32)
     for start in range(0, P, BLOCK):
         position = start + tl.arange(0, BLOCK)
-        squares = tl.load(squares_ptr + image * P + position, mask=position < P, other=1)
+        squares = tl.load(squares_ptr + image * P + position, mask=position < P, other=1)  # [BLOCK]
         low = tl.minimum(low, tl.min(tl.where(position < P, squares, float("inf")), 0))
         high = tl.maximum(high, tl.max(tl.where(position < P, squares, float("-inf")), 0))
         broken += tl.sum((squares != squares).to(tl.int32), 0)
@@ -99,7 +104,7 @@ def _restrict_kernel(
     loss = tl.zeros((), tl.float64)
     for start in range(0, P, BLOCK):
         position = start + tl.arange(0, BLOCK)
-        squares = tl.load(squares_ptr + image * P + position, mask=position < P, other=1)
+        squares = tl.load(squares_ptr + image * P + position, mask=position < P, other=1)  # [BLOCK]
         spread = tl.where(constant, 0.0, (_spread(squares, K, ROOT) - floor) / range_).to(compute)
         background = (spread < tl.full((), tau, compute)).to(compute)
         object_ = (spread > tl.full((), upper, compute)).to(compute)
@@ -118,7 +123,7 @@ def _restrict_kernel(
 
 
 @triton.jit
-def _gradient_kernel(
+def restricted_activation_loss_bwd_kernel(
     grad_ptr,
     slope_ptr,  # [N, P]
     label_ptr,
@@ -128,7 +133,7 @@ def _gradient_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Slopes into the label's channel, zero elsewhere."""
+    """Store the gradient of the class maps: grad slope[p] in the label's channel, zero elsewhere."""
     class_tiles, tiles = tl.cdiv(K, BLOCK_K), tl.cdiv(P, BLOCK_P)
     image = (tl.program_id(0) // (class_tiles * tiles)).to(tl.int64)
     k = (tl.program_id(0) // tiles % class_tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -142,7 +147,7 @@ def _gradient_kernel(
 def restricted_activation_loss(
     class_maps: Tensor, label: Tensor, tau: float, sigma: float, statistic: str, normalization: str
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss [] and its derivative [N, h, w]; maps whose rows do not follow one another in memory are copied.
+    """Return the mean loss [] and its derivative [N, h, w]; maps whose rows do not follow one another are copied.
 
     A label outside the classes makes the loss NaN: to raise would be to wait for the device.
     """
@@ -157,10 +162,10 @@ def restricted_activation_loss(
     squares = torch.empty((images, positions), dtype=torch.float64, device=maps.device)
     loss = torch.empty(images, dtype=maps.dtype, device=maps.device)
     with on_device_of(maps):
-        _squared_probabilities_kernel[(images * triton.cdiv(positions, BLOCK_P),)](
+        restricted_activation_loss_fwd_probabilities_kernel[(images * triton.cdiv(positions, BLOCK_P),)](
             maps, squares, classes, positions, *strides, BLOCK_K=BLOCK_K, BLOCK_P=BLOCK_P
         )
-        _restrict_kernel[(images,)](
+        restricted_activation_loss_fwd_kernel[(images,)](
             maps,
             label,
             squares,
@@ -181,14 +186,14 @@ def restricted_activation_loss(
 
 
 def restricted_activation_loss_backward(grad: Tensor, slope: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Gradient with respect to the class maps, written in one pass."""
+    """Return the gradient with respect to the class maps, written in one pass."""
     images, h, w = slope.shape
     gradient = torch.empty((images, classes, h, w), dtype=slope.dtype, device=slope.device)
     if gradient.numel() == 0:
         return gradient
     block_p = min(256, triton.next_power_of_2(h * w))
     with on_device_of(slope):
-        _gradient_kernel[(images * triton.cdiv(classes, 16) * triton.cdiv(h * w, block_p),)](
+        restricted_activation_loss_bwd_kernel[(images * triton.cdiv(classes, 16) * triton.cdiv(h * w, block_p),)](
             grad, slope.contiguous(), label.contiguous(), gradient, classes, h * w, BLOCK_K=16, BLOCK_P=block_p
         )
     return gradient

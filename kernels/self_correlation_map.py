@@ -120,7 +120,7 @@ def self_correlation_map(
     eps: float,
     precision: str,
 ) -> Tensor:
-    """Layers Tensor[N, C, h, w] of any float type and cam Tensor[N, K, h, w] to maps [N, K, h, w], dtype of ``cam``.
+    """Return maps [N, K, h, w] in ``cam``'s dtype from layers [N, C, h, w] of any float type and cam [N, K, h, w].
 
     A layer whose rows of positions do not follow one another in memory is copied, and so is a cam that is not
     contiguous. Images are taken 2 GiB at a time; what one needs, :func:`route` says.
@@ -142,7 +142,7 @@ def self_correlation_map(
 
 
 def route(channels: int, positions: int, options: Options, tiles: Tiles) -> str:
-    """How the second order's rows are made and joined with the first order's.
+    """Return the way the second order's rows are made and joined with the first order's.
 
     * "whole": up to 256 positions a CTA holds its rows whole, and their products never reach memory. Not in float64,
       whose rows are twice as long.
@@ -188,7 +188,7 @@ def _make_maps(features: list[Tensor], cam: Tensor, maps: Tensor, options: Optio
         base, total = _similarities(units, own, options, tiles)
         join = _whole_rows if chosen == "whole" else _stored_rows
         partial, rows = join(base, own, total, *selection, cam, options, tiles)
-    kernels._finish_kernel[(images * classes,)](
+    kernels.self_correlation_map_fwd_finish_kernel[(images * classes,)](
         partial,
         norm,
         selection[1],
@@ -207,7 +207,7 @@ def _make_maps(features: list[Tensor], cam: Tensor, maps: Tensor, options: Optio
 
 
 def _similarities(units: list[Tensor], own: Tensor, options: Options, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """Base [L, N, P, P padded] and, for "head", its row sums [L, N, P]."""
+    """Return base [L, N, P, P padded] and, for "head", its row sums [L, N, P]."""
     layers, images, positions = own.shape
     stride = _padded(positions, 16)
     base = torch.empty((layers, images, positions, stride), dtype=tiles.operand, device=own.device)
@@ -215,7 +215,7 @@ def _similarities(units: list[Tensor], own: Tensor, options: Options, tiles: Til
     head = options.variant == "head"
     sums = own.new_empty((layers, images, column_tiles, positions)) if head else own
     for i, layer in enumerate(units):
-        kernels._similarity_kernel[(images * column_tiles * (column_tiles + 1) // 2,)](
+        kernels.self_correlation_map_fwd_similarity_kernel[(images * column_tiles * (column_tiles + 1) // 2,)](
             layer,
             base[i],
             sums[i],
@@ -239,7 +239,7 @@ def _select(cam: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     images, classes, h, w = cam.shape
     order = torch.empty((images, h * w), dtype=torch.int32, device=cam.device)
     count = torch.empty(images, dtype=torch.int32, device=cam.device)
-    kernels._select_kernel[(images,)](
+    kernels.self_correlation_map_fwd_select_kernel[(images,)](
         cam,
         order,
         count,
@@ -254,12 +254,12 @@ def _select(cam: Tensor, options: Options) -> tuple[Tensor, Tensor]:
 
 
 def _normalize(layer: Tensor, own: Tensor, norm: Tensor, tiles: Tiles) -> Tensor:
-    """Unit vectors [N, P, C], channels padded with zeros to whole steps of the products."""
+    """Return unit vectors [N, P, C], channels padded with zeros to whole steps of the products."""
     images, channels, h, w = layer.shape
     units = torch.empty(
         (images, h * w, _padded(channels, tiles.square_depth)), dtype=tiles.operand, device=layer.device
     )
-    kernels._normalize_kernel[(images * triton.cdiv(h * w, 16),)](
+    kernels.self_correlation_map_fwd_normalize_kernel[(images * triton.cdiv(h * w, 16),)](
         layer,
         units,
         own,
@@ -277,7 +277,7 @@ def _normalize(layer: Tensor, own: Tensor, norm: Tensor, tiles: Tiles) -> Tensor
 
 
 def _scales(options: Options, positions: int) -> tuple[float, float]:
-    """Powers of two that keep the steps of "head", about 1/P, out of float16's subnormals; else the paper's 1/P."""
+    """Return powers of two that keep steps of "head", about 1/P, out of float16's subnormals; else the paper's 1/P."""
     if options.variant != "head":
         return 1.0, 1 / positions
     scale = 2.0 ** min(12, int(math.log2(positions)))
@@ -289,7 +289,7 @@ def _whole_rows(base, own, total, order, count, cam, options, tiles):
     classes, rows = cam.shape[1], tiles.whole_rows
     row_tiles = triton.cdiv(positions, rows)
     partial = cam.new_empty((images, row_tiles, classes, 2, positions))
-    whole_route._whole_rows_kernel[(images * row_tiles,)](
+    whole_route.self_correlation_map_fwd_whole_rows_kernel[(images * row_tiles,)](
         base,
         own,
         total,
@@ -336,7 +336,7 @@ def _stored_rows(base, own, total, order, count, cam, options, tiles):
     for begin in range(0, positions, chunk):
         if options.mode != "first":
             column_tiles, row_tiles = triton.cdiv(stride, tiles.square), chunk // tiles.square
-            stored_route._square_kernel[(layers * images * row_tiles * column_tiles,)](
+            stored_route.self_correlation_map_fwd_square_kernel[(layers * images * row_tiles * column_tiles,)](
                 base,
                 total,
                 order,
@@ -355,7 +355,7 @@ def _stored_rows(base, own, total, order, count, cam, options, tiles):
                 num_warps=tiles.square_warps,
                 num_stages=tiles.stages,
             )
-        stored_route._stored_rows_kernel[(images * (chunk // SUM_ROWS),)](
+        stored_route.self_correlation_map_fwd_stored_rows_kernel[(images * (chunk // SUM_ROWS),)](
             base,
             own,
             total,
@@ -400,7 +400,7 @@ def _streamed_rows(units, own, order, count, cam, options, tiles):
             gram = layer.transpose(1, 2) @ layer
             queries = torch.baddbmm(layer, layer, gram, beta=0, alpha=1 / positions)
         for final in (True,) if options.mode == "first" else (False, True):
-            streamed_route._streamed_rows_kernel[(images * row_tiles * row_tiles,)](
+            streamed_route.self_correlation_map_fwd_streamed_rows_kernel[(images * row_tiles * row_tiles,)](
                 layer,
                 queries,
                 own[i],

@@ -1,1 +1,1 @@
-"""Which kernels are compiled ahead of time and at what shapes: ``BUILDS`` in one file per op."""
+"""Kernels that are compiled ahead of time, and their shapes: ``BUILDS`` in one file per op."""

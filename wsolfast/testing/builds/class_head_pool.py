@@ -4,7 +4,7 @@ import torch
 
 from wsolfast.testing.kernel_builds import KernelBuild
 
-KERNELS = ("_forward_kernel", "_features_kernel", "_weight_kernel")
+KERNELS = ("class_head_pool_fwd_kernel", "class_head_pool_bwd_features_kernel", "class_head_pool_bwd_weight_kernel")
 
 
 def build(images, channels, side, classes, dtype):

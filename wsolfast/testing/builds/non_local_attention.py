@@ -4,11 +4,15 @@ import torch
 
 from wsolfast.testing.kernel_builds import KernelBuild
 
-KERNELS = ("_forward_kernel", "_score_kernel", "_value_kernel")
+KERNELS = (
+    "non_local_attention_fwd_kernel",
+    "non_local_attention_bwd_scores_kernel",
+    "non_local_attention_bwd_value_kernel",
+)
 
 
 def build(query_channels, value_channels, side, dtype, key_side=None, contiguous=False, images=32):
-    """``contiguous`` channels are slices of one projection, as the non-local block makes them."""
+    """Return a build; ``contiguous`` channels are slices of one projection, as the non-local block makes them."""
     key_side = key_side or side
 
     def launch():

@@ -5,9 +5,9 @@ import torch
 from wsolfast.ops import CorrelationRule
 from wsolfast.testing.kernel_builds import KernelBuild
 
-WHOLE = ("_similarity_kernel", "_whole_rows_kernel")
-SQUARE = ("_similarity_kernel", "_square_kernel")
-STREAMED = ("_streamed_rows_kernel",)
+WHOLE = ("self_correlation_map_fwd_similarity_kernel", "self_correlation_map_fwd_whole_rows_kernel")
+SQUARE = ("self_correlation_map_fwd_similarity_kernel", "self_correlation_map_fwd_square_kernel")
+STREAMED = ("self_correlation_map_fwd_streamed_rows_kernel",)
 
 
 def build(layer, channels, side, variant, dtype, precision, products=SQUARE, images=32, layers=1):
