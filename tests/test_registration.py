@@ -1,4 +1,4 @@
-"""What holds for every op: opcheck, gradients, full-graph compilation, agreement with its reference."""
+"""Properties of every op: opcheck, gradients, full-graph compilation, agreement with its reference."""
 
 import importlib
 
@@ -26,7 +26,7 @@ def as_tuple(outputs):
 
 
 def wsolfast_has_cuda():
-    """Whether nvcc took part in the build: one CUDA kernel is there, so all must be."""
+    """Return True if nvcc took part in the build: one CUDA kernel is there, so all must be."""
     return any(served["cuda"] == "csrc" for served in ops.backends().values())
 
 
@@ -64,7 +64,7 @@ def test_op_on_cuda_agrees_with_its_reference(op, case, dtype):
 @pytest.mark.cuda
 @pytest.mark.parametrize(("op", "case"), ALL_CASES)
 def test_op_on_cuda_needs_no_host(op, case):
-    """What a graph has captured, on a stream of its own, computes the same when it is replayed."""
+    """A captured graph, on a stream of its own, computes the same when it is replayed."""
     inputs = case.make_inputs("cuda", torch.float32)
     expected = as_tuple(overload(op)(*inputs))
     graph = torch.cuda.CUDAGraph()
@@ -160,10 +160,10 @@ def test_cuda_kernels_register_on_any_torch(op):
 @pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)])
 def test_a_device_that_is_too_old_is_named(monkeypatch, capability, runs):
     """Triton's launchers say it before they compile; those of csrc/cuda find no kernel for the device."""
-    _registry._why_not_on.cache_clear()
+    _registry.why_not_on.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old One")
-    launch = _registry._lazy_launcher("an_op", "math:prod")
+    launch = _registry.lazy_launcher("an_op", "math:prod")
     values = torch.arange(1, 4)
     try:
         if runs:
@@ -172,7 +172,7 @@ def test_a_device_that_is_too_old_is_named(monkeypatch, capability, runs):
             with pytest.raises(RuntimeError, match=r"an_op: .* 8\.0 .* newer, Old One has 7\.5; .* on the CPU"):
                 launch(values)
     finally:
-        _registry._why_not_on.cache_clear()
+        _registry.why_not_on.cache_clear()
 
 
 def test_fullgraph_compile_sees_the_op():

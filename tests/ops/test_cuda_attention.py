@@ -1,4 +1,4 @@
-"""Who serves which attention on CUDA; and every route, walked on whatever device is there."""
+"""The route of each attention on CUDA, and every route on whatever device is there."""
 
 import pytest
 import torch
@@ -63,16 +63,23 @@ def test_no_library_is_asked_in_deterministic_mode(monkeypatch):
     assert _cuda_attention.libraries() == NONE
 
 
-def test_the_memory_efficient_kernel_is_never_allowed(monkeypatch):
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of the library: queries, keys and values, the scale, and if the memory-efficient kernel was allowed."""
     seen = []
 
     def scaled_dot_product_attention(query, key, value, scale):
-        seen.append((torch.backends.cuda.mem_efficient_sdp_enabled(), scale))
+        seen.append(((query, key, value), scale, torch.backends.cuda.mem_efficient_sdp_enabled()))
         return query
 
     monkeypatch.setattr(_cuda_attention.functional, "scaled_dot_product_attention", scaled_dot_product_attention)
+    return seen
+
+
+def test_the_memory_efficient_kernel_is_never_allowed(calls):
     _cuda_attention.by_library(*maps((8, 8), HALF))
-    assert seen == [(False, 1.0)]
+    ((_, scale, allowed),) = calls
+    assert (scale, allowed) == (1.0, False)
     assert torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
@@ -129,8 +136,9 @@ def test_route_inside_the_op(route, layout, dtype, monkeypatch):
         if dtype == BRAIN and DEVICE == "cpu":
             pytest.skip(reason="Triton's interpreter multiplies the bits of bfloat16 as integers")
     if route == "small_blocks":
-        # Of three rows, of which the last has two.
-        monkeypatch.setattr(_chunked_attention._Block, "_held", staticmethod(lambda query: 3 * 24))
+        # Of three rows of 24 keys, of which the last block has two.
+        for block in ("_CPU_BLOCK", "_DEVICE_BLOCK"):
+            monkeypatch.setattr(_chunked_attention, block, 3 * 24)
     monkeypatch.setattr(_chunked_attention, "_route", lambda *_: "triton" if route == "triton" else "blocks")
     op = torch.ops.wsolfast.non_local_attention.default
     check(lambda *inputs: op(*inputs, "embedded_gaussian"), maps((8, 24), dtype, layout))
@@ -172,13 +180,15 @@ def test_half_precision_on_cuda(compiled):
         torch.use_deterministic_algorithms(False)
 
 
-def test_rows_are_copied_only_where_the_libraries_want_it():
-    one = seeded((2, 32, 3, 5), dtype=HALF).to(memory_format=torch.channels_last)
-    query, _, value = (x.flatten(2) for x in one.split((8, 8, 16), dim=1))
-    for flat in (query, value):
-        assert _cuda_attention._rows(flat).data_ptr() == flat.data_ptr()
-    odd = seeded((2, 31, 3, 5), dtype=HALF).to(memory_format=torch.channels_last)[:, 1:9].flatten(2)
-    for flat in (odd, query.contiguous()):
-        rows = _cuda_attention._rows(flat)
+def test_maps_are_copied_only_where_the_libraries_want_it(calls):
+    one = seeded((2, 24, 3, 5), dtype=HALF).to(memory_format=torch.channels_last)
+    _cuda_attention.by_library(*one.split(8, dim=1))
+    ((given, *_),) = calls
+    assert [x.data_ptr() for x in given] == [x.data_ptr() for x in one.split(8, dim=1)]
+    calls.clear()
+    odd = seeded((2, 31, 3, 5), dtype=HALF).to(memory_format=torch.channels_last)[:, 1:9]
+    _cuda_attention.by_library(odd, one[:, :8].contiguous(), odd)
+    ((given, *_),) = calls
+    for rows, maps_ in zip(given, (odd, one[:, :8], odd), strict=True):
         assert rows.is_contiguous()
-        assert torch.equal(rows[:, 0].mT, flat)
+        assert torch.equal(rows[:, 0].mT, maps_.flatten(2))

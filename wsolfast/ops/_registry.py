@@ -1,4 +1,4 @@
-"""Definition of an op, once: reference, whose signature is the schema, fake, autograd; the dispatcher does the rest.
+"""Definition of ops: schema, reference, fake and autograd; the dispatcher then picks a kernel for a device.
 
 The ladder, settled at import: compiled kernel, then Triton (CUDA only), then library calls or the PyTorch reference.
 Compiled kernels are loaded before the schemas are defined, so a binary whose signature differs is a Python error that
@@ -53,7 +53,7 @@ def define_op(
     if composite is not None:
         _COMPOSITE.add(name)
     if triton is not None and not _has_kernel(qualified, "CUDA"):
-        _LIBRARY.impl(name, _lazy_launcher(name, triton), "CUDA")
+        _LIBRARY.impl(name, lazy_launcher(name, triton), "CUDA")
         _TRITON.add(name)
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     if backward is not None:
@@ -65,12 +65,12 @@ def define_op(
 
 
 def widens(tensor: torch.Tensor) -> bool:
-    """Whether an op gets half precision as float32: everywhere but on CUDA, whose kernels widen it in registers."""
+    """Return True if an op gets half precision as float32: not on CUDA, whose kernels widen it in registers."""
     return tensor.element_size() < 4 and not tensor.is_cuda
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """Who serves each op on each device, e.g. ``{"min_max_normalize": {"cpu": "csrc", "cuda": "triton"}}``.
+    """Return what serves each op on each device, e.g. ``{"min_max_normalize": {"cpu": "csrc", "cuda": "triton"}}``.
 
     The answers are "csrc", "triton", "composite" and "reference". Private backward ops (leading underscore) are listed
     too.
@@ -89,7 +89,7 @@ def backends() -> dict[str, dict[str, str]]:
 
 
 def references() -> dict[torch._ops.OpOverload, Callable]:
-    """Plain PyTorch in place of each op: a table for ``ExportedProgram.run_decompositions``.
+    """Return plain PyTorch in place of each op: a table for ``ExportedProgram.run_decompositions``.
 
     Example:
         >>> references()[torch.ops.wsolfast.min_max_normalize.default].__module__
@@ -99,7 +99,7 @@ def references() -> dict[torch._ops.OpOverload, Callable]:
 
 
 def extension_status() -> str | None:
-    """None when the compiled kernels are loaded, otherwise one line that says why they are not.
+    """Return None when the compiled kernels are loaded, otherwise one line that says why they are not.
 
     Example:
         >>> compiled = extension_status() is None
@@ -110,7 +110,7 @@ def extension_status() -> str | None:
 
 
 def _without_autocast(function: Callable) -> Callable:
-    """Autocast would round the matrix products inside an op; what an op computes in is said by its inputs."""
+    """Return the function without autocast, which would round the matrix products inside an op."""
 
     def run(*args: Any) -> Any:
         device = _device_of(args).type
@@ -131,8 +131,8 @@ def _device_of(args: tuple[Any, ...]) -> torch.device:
 
 
 @cache
-def _why_not_on(device: torch.device) -> str | None:
-    """Why Triton's kernels cannot run there, or None."""
+def why_not_on(device: torch.device) -> str | None:
+    """Return the reason why Triton's kernels cannot run there, or None."""
     major, minor = torch.cuda.get_device_capability(device)
     if (major, minor) >= _LEAST_CAPABILITY:
         return None
@@ -142,11 +142,11 @@ def _why_not_on(device: torch.device) -> str | None:
     )
 
 
-def _lazy_launcher(name: str, path: str) -> Callable:
+def lazy_launcher(name: str, path: str) -> Callable:
     module, function = path.split(":")
 
     def launch(*args: Any) -> Any:
-        if reason := _why_not_on(_device_of(args)):
+        if reason := why_not_on(_device_of(args)):
             raise RuntimeError(f"{name}: {reason}")
         return getattr(importlib.import_module(module), function)(*args)
 
