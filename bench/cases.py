@@ -1,4 +1,4 @@
-"""What is timed: calls of ops with the sizes of real layers, their arithmetic, and the speed that is wanted."""
+"""Calls of ops that are timed: the sizes of real layers, their arithmetic, and the speed that is wanted."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Who else can do what an op does: the same PyTorch by hand, compiled, and the libraries that can be imported."""
+"""Others that do what an op does: the same PyTorch by hand, compiled, and the libraries that can be imported."""
 
 import importlib
 import warnings

@@ -1,4 +1,4 @@
-"""What holds for every map, whatever the truth: symmetries, monotonicity, bounds, and clear refusals."""
+"""Properties of boxes for every map, whatever the truth: symmetries, monotonicity, bounds, and clear refusals."""
 
 import numpy as np
 import pytest

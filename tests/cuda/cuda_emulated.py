@@ -66,7 +66,7 @@ class Emulated:
         self._library = ctypes.CDLL(str(library))
 
     def call(self, function: str, *arguments) -> None:
-        """Tensors go as pointers, floats as double, everything else as int64."""
+        """Call a function: tensors go as pointers, floats as double, everything else as int64."""
         call = getattr(self._library, function)
         call.restype = ctypes.c_char_p
         error = call(*map(_as_c, arguments))
@@ -74,7 +74,7 @@ class Emulated:
             raise RuntimeError(error.decode())
 
     def set_order(self, order: str, seed: int = 0) -> None:
-        """The order of the threads in the launches that follow."""
+        """Set the order of the threads in the launches that follow."""
         self._library.set_order(ORDERS.index(order), ctypes.c_uint64(seed))
 
     def min_max_normalize(self, maps: torch.Tensor, eps: float) -> torch.Tensor:
@@ -102,7 +102,7 @@ class Emulated:
         return labels
 
     def plan_contours(self, height: int, width: int, images: int, limits: tuple) -> dict[str, int]:
-        """How the contours of maps would be spread over a device."""
+        """Return how the contours of maps would be spread over a device."""
         names = ("run_capacity", "item_capacity", "shared_bytes", "ctas", "slots")
         out = torch.zeros(len(names), dtype=torch.int64)
         self.call("plan_contours", height, width, images, torch.tensor(limits, dtype=torch.int64), out)
@@ -133,7 +133,7 @@ class Emulated:
         return hits
 
     def plan(self, height: int, width: int, images: int, cuts: int, limits: tuple) -> dict[str, int]:
-        """How the box kernels would spread quantised maps over a device."""
+        """Return how the box kernels would spread quantised maps over a device."""
         names = ("warps", "chunks", "planes_in_shared", "run_capacity", "item_capacity", "shared_bytes", "slots")
         out = torch.zeros(len(names), dtype=torch.int64)
         self.call("plan_boxes", height, width, images, cuts, torch.tensor(limits, dtype=torch.int64), out)

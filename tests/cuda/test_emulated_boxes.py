@@ -261,7 +261,7 @@ def test_plan_fits_the_device(library, height, width, shared):
 
 
 def test_small_plan_leaves_cuts_over(library):
-    """What the tests above call small is: not even a row's worth of runs fits."""
+    """The small plan of the tests above is small: not even a row's worth of runs fits."""
     plan = library.plan(33, 31, 2, 11, SMALL)
     assert not plan["planes_in_shared"]
     assert plan["run_capacity"] < 150

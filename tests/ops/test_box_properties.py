@@ -1,4 +1,4 @@
-"""What must hold for any map: boxes under symmetries of the image, and errors that speak for any bad input."""
+"""Properties of boxes for any map: symmetries of the image, and errors that name any bad input."""
 
 from dataclasses import replace
 

@@ -95,7 +95,7 @@ def test_reference_regions_are_those_of_opencv(density, min_area):
 @pytest.mark.parametrize("min_area", [0.0, 2.0, 20.0])
 @pytest.mark.parametrize("density", [0.3, 0.5, 0.7, 0.9])
 def test_speckled_maps_agree_with_the_reference(density, min_area):
-    """Where contours are many, touch diagonally and nest; half of the pixels leave the band upwards."""
+    """Contours are many, touch diagonally and nest; half of the pixels leave the band upwards."""
     generator = torch.Generator().manual_seed(int(10 * density))
     outside = 0.9 * (torch.rand(3, 29, 33, generator=generator) < 0.5)
     cams = torch.where(

@@ -21,14 +21,14 @@ MASKS = {
 
 
 def smooth_map(rng, grid=6, side=224, dtype=np.float64) -> np.ndarray:
-    """A min-max normalised map that varies slowly, as class activation maps do."""
+    """Return a min-max normalised map that varies slowly, as class activation maps do."""
     scores = cv2.resize(rng.random((grid, grid)), (side, side), interpolation=cv2.INTER_CUBIC)
     scores -= scores.min()
     return (scores / scores.max()).astype(dtype)
 
 
 def write_boxes(root: Path) -> Path:
-    """``root/metadata/CUB/test``, whose files do not end their last line; returns ``root/metadata``."""
+    """Write ``root/metadata/CUB/test``, whose files do not end their last line; return ``root/metadata``."""
     rows = {
         "image_ids_proxy": list(SIZES)[:2],
         "image_sizes": [f"{image_id},{w},{h}" for image_id, (w, h) in SIZES.items()],
@@ -38,7 +38,7 @@ def write_boxes(root: Path) -> Path:
 
 
 def write_masks(root: Path, one_size: bool = False) -> Path:
-    """``root/metadata/OpenImages/test`` and ``root/dataset/OpenImages``; files of an image differ in size or not."""
+    """Write ``root/metadata/OpenImages/test`` and ``root/dataset/OpenImages``; files of an image may differ in size."""
     rng = np.random.default_rng(2)
     rows = []
     for image_id, (masks, ignore) in MASKS.items():
@@ -55,7 +55,7 @@ def write_masks(root: Path, one_size: bool = False) -> Path:
 
 
 def write_maps(root: Path, make=smooth_map) -> Path:
-    """A score map ``root/scoremaps/<image id>.npy`` for each image; returns their folder."""
+    """Write a score map ``root/scoremaps/<image id>.npy`` for each image; return their folder."""
     rng = np.random.default_rng(7)
     for image_id in SIZES:
         file = root / "scoremaps" / f"{image_id}.npy"

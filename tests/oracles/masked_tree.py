@@ -12,13 +12,13 @@ SHORT = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
 
 
 def rendered(split: str) -> data.Dataset:
-    """Images of two classes, 48 px, with exact masks."""
+    """Return images of two classes, 48 px, with exact masks."""
     counts = {"num_train": COUNTS["train_weaksup"], "num_val": COUNTS["train_fullsup"], "num_test": COUNTS["test"]}
     return data.open_dataset("synthetic", None, split, num_classes=2, size=48, **counts)
 
 
 def write_folder(root: Path) -> Path:
-    """A ``folder`` data set without a single box; the last test image has no mask either."""
+    """Write a ``folder`` data set without a single box; the last test image has no mask either."""
     rows = ["image,class_id,class_name,split,mask"]
     for split, short in SHORT.items():
         shown = rendered(split)
@@ -40,7 +40,7 @@ def _save(file: Path, pixels: np.ndarray, **options) -> None:
 
 
 def write_openimages(root: Path) -> Path:
-    """The benchmark's layout: ``root`` with images, masks and ``metadata``.
+    """Write the benchmark's layout: ``root`` with images, masks and ``metadata``.
 
     Masks are twice the size of their images. The object of every second image is cut into two files that overlap; the
     upper rows are ignored, the object's among them too. The last test image has masks that are empty.
@@ -71,7 +71,7 @@ def write_openimages(root: Path) -> Path:
 
 
 def _instances(mask: np.ndarray, count: int) -> list[np.ndarray]:
-    """An object's mask, twice as large, black and white, in ``count`` parts that overlap."""
+    """Return an object's mask, twice as large, black and white, in ``count`` parts that overlap."""
     large = ((mask == 1) * np.uint8(255)).repeat(2, 0).repeat(2, 1)
     columns = np.arange(large.shape[1])
     return [large] if count == 1 else [large * (columns < 60), large * (columns > 40)]

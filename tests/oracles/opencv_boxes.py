@@ -7,7 +7,7 @@ from wsolfast.testing import published_boxes
 
 
 def contours_of(mask: np.ndarray) -> list[np.ndarray]:
-    """Contours of a uint8 mask in OpenCV's order, those of holes included."""
+    """Return the contours of a uint8 mask in OpenCV's order, those of holes included."""
     return list(cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2])
 
 
@@ -17,7 +17,7 @@ def clipped_box(contour: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, 
 
 
 def boxes_of_mask(mask: np.ndarray, multi: bool) -> list[tuple[int, int, int, int]]:
-    """Every contour's box, or that of the first contour of largest area; (0, 0, 0, 0) for an empty mask."""
+    """Return every contour's box, or that of the first contour of largest area; (0, 0, 0, 0) for an empty mask."""
     contours = contours_of(mask)
     if not contours:
         return [(0, 0, 0, 0)]
@@ -27,7 +27,7 @@ def boxes_of_mask(mask: np.ndarray, multi: bool) -> list[tuple[int, int, int, in
 
 
 def cuts_of(levels: np.ndarray, thresholds) -> list[int]:
-    """The integer cut of each threshold, relative to the map's maximum."""
+    """Return the integer cut of each threshold, relative to the map's maximum."""
     top = int(levels.max())
     return [int(threshold * top) for threshold in thresholds]
 
@@ -37,7 +37,7 @@ def quantized(score_map: np.ndarray) -> np.ndarray:
 
 
 def compute_boxes(score_map: np.ndarray, thresholds, multi: bool) -> tuple[list[tuple], list[int]]:
-    """Boxes of all thresholds, one after the other, and how many each threshold has; one search per distinct cut."""
+    """Return the boxes of all thresholds and how many each has; one search per distinct cut."""
     levels = quantized(score_map)
     found: dict[int, list] = {}
     boxes, counts = [], []

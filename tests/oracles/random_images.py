@@ -5,7 +5,7 @@ import torch
 
 
 def images(count, seed=0, multiple=True):
-    """Arguments of ``BoxAccuracy.update``: maps 7x7, blobs near the first true box."""
+    """Return arguments of ``BoxAccuracy.update``: maps 7x7, blobs near the first true box."""
     rng = np.random.default_rng(seed)
     sizes = torch.tensor([[(60, 40), (50, 50), (33, 47)][k] for k in rng.integers(0, 3, count)])
     maps, boxes = [], []
@@ -25,7 +25,7 @@ def images(count, seed=0, multiple=True):
 
 
 def masks(sizes, boxes, seed=0):
-    """A mask per image: the boxes are objects, a strip is ignored."""
+    """Return a mask per image: the boxes are objects, a strip is ignored."""
     made = []
     for (width, height), truths in zip(sizes.tolist(), boxes, strict=True):
         mask = torch.zeros(height, width, dtype=torch.uint8)
@@ -37,7 +37,7 @@ def masks(sizes, boxes, seed=0):
 
 
 def part(arguments, index):
-    """The images at ``index`` of the arguments."""
+    """Return the images at ``index`` of the arguments."""
     return tuple(
         argument[index] if isinstance(argument, torch.Tensor) else [argument[k] for k in index]
         for argument in arguments

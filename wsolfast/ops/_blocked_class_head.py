@@ -30,7 +30,7 @@ def forward(features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -
 def backward(
     grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to ``features``, ``weight`` and the bias; the class maps are computed again."""
+    """Return the gradients with respect to ``features``, ``weight`` and the bias; the class maps are computed again."""
     flat = features.flatten(2)
     positions = flat.shape[2]
     if not relu:
@@ -48,7 +48,7 @@ def backward(
 
 
 def _blocks_of_maps(flat: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Images, classes and their maps [images, classes, h*w], which the next block overwrites."""
+    """Yield images, classes and their maps [images, classes, h*w], which the next block overwrites."""
     batch, _, positions = flat.shape
     classes = weight.shape[0]
     held = _CPU_BLOCK if flat.device.type == "cpu" else _DEVICE_BLOCK

@@ -50,7 +50,7 @@ def _fill_by_blocks(out: Tensor, query: Tensor, key: Tensor, value: Tensor, kind
 
 
 def backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to ``query``, ``key`` and ``value``; the weights are computed again, block by block."""
+    """Return the gradients of ``query``, ``key`` and ``value``; the weights are computed again, block by block."""
     flat_grad, flat_query, flat_key, flat_value = (maps.flatten(2) for maps in (grad, query, key, value))
     route = _route(flat_query, flat_key, flat_value, kind)
     if route == "reordered":
@@ -94,13 +94,13 @@ def _add_gradients_by_blocks(
 
 
 def empty_output(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
-    """The output without its values: channels last if ``value`` is, so that a convolution after it copies nothing."""
+    """Return memory for the output: channels last if ``value`` is, so that a convolution after it copies nothing."""
     shape = (query.shape[0], value.shape[1], *query.shape[2:])
     return torch.empty(shape, dtype=query.dtype, device=query.device, memory_format=layout_of(value))
 
 
 def _route(query: Tensor, key: Tensor, value: Tensor, kind: str) -> str:
-    """How flat maps are served: "reordered", "flash", "triton" or "blocks"."""
+    """Return the way flat maps are served: "reordered", "flash", "triton" or "blocks"."""
     p, m, d, c = query.shape[2], key.shape[2], query.shape[1], value.shape[1]
     if kind == "dot_product":
         # (V K^T) Q where that costs less than V (K^T Q); a softmax forbids it.
@@ -130,7 +130,7 @@ class _Block:
 
     @classmethod
     def rows_of(cls, query: Tensor, key: Tensor) -> int:
-        """Query positions of an image that one block has weights for."""
+        """Return the number of query positions of an image that one block has weights for."""
         return max(1, min(query.shape[2], cls._held(query) // key.shape[2]))
 
     @staticmethod
@@ -138,13 +138,13 @@ class _Block:
         return _CPU_BLOCK if query.device.type == "cpu" else _DEVICE_BLOCK
 
     def all(self) -> Iterator[tuple[slice, slice]]:
-        """The images and positions of each block."""
+        """Yield the images and positions of each block."""
         for image in range(0, self.batch, self.images):
             for row in range(0, self.positions, self.rows):
                 yield slice(image, image + self.images), slice(row, row + self.rows)
 
     def multiply(self, left: Tensor, right: Tensor) -> Tensor:
-        """The products [images, rows, M] of the columns of ``left`` and those of ``right``."""
+        """Return the products [images, rows, M] of the columns of ``left`` and those of ``right``."""
         block = self.memory[: left.shape[0], : left.shape[2]]
         if left.dtype == block.dtype:
             return torch.bmm(left.mT, right, out=block)
@@ -154,6 +154,6 @@ class _Block:
         return torch.bmm(left.mT.float(), right.float(), out=block)
 
     def fill(self, query: Tensor, key: Tensor, kind: str) -> Tensor:
-        """The weights of ``key`` for ``query``."""
+        """Return the weights of ``key`` for ``query``."""
         scores = self.multiply(query, key)
         return torch.softmax(scores, -1, out=scores) if kind == "embedded_gaussian" else scores.div_(key.shape[2])

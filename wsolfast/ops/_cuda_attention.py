@@ -1,4 +1,4 @@
-"""Softmax attention on CUDA: which library serves which shape, said once, and the calls.
+"""Softmax attention on CUDA: the choice of a library by shape, and the calls.
 
 Left to itself torch falls to its slowest kernel as soon as queries and values differ in width, and to none at all in
 deterministic mode; so nothing here is left to it.
@@ -32,7 +32,7 @@ def cuda_route(
     capability: tuple[int, int],
     libraries: Collection[str] = (),
 ) -> str:
-    """Who computes the attention of ``positions`` queries to ``keys`` keys, and its gradients.
+    """Return the way the attention of ``positions`` queries to ``keys`` keys is computed, and its gradients.
 
     ``capability`` is the device's; ``libraries`` are "cudnn" and "flash" where they are there and allowed.
 
@@ -55,20 +55,20 @@ def cuda_route(
 
 
 def libraries() -> tuple[str, ...]:
-    """Those that may be asked now. Their gradients are not deterministic, and torch refuses one in that mode."""
+    """Return the libraries that may be asked now: none in deterministic mode, since their gradients are not."""
     if torch.are_deterministic_algorithms_enabled():
         return ()
     return ("cudnn", "flash") if _HAS_CUDNN else ("flash",)
 
 
 def capability(device: torch.device) -> tuple[int, int]:
-    """Of the device, by a call that the compiler takes for a constant."""
+    """Return the device's compute capability, by a call that the compiler takes for a constant."""
     properties = torch.cuda.get_device_properties(device)
     return properties.major, properties.minor
 
 
 def library_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether :func:`by_library` is the way for these maps."""
+    """Return True if :func:`by_library` is the way for these maps."""
     if not query.is_cuda or 0 in query.shape or 0 in value.shape:
         return False
     sizes = query.shape[2] * query.shape[3], key.shape[2] * key.shape[3], query.shape[1], value.shape[1]
@@ -76,7 +76,7 @@ def library_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def by_library(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of maps [N, channels, h, w] by the library's kernels, which also differentiate it."""
+    """Return the attention of maps [N, channels, h, w] by the library's kernels, which also differentiate it."""
     queries, keys, values = (_rows(maps.flatten(2)) for maps in (query, key, value))
     with torch.autocast(query.device.type, enabled=False), sdpa_kernel(_BACKENDS, set_priority=True):
         mixed = functional.scaled_dot_product_attention(queries, keys, values, scale=1.0)
@@ -84,7 +84,7 @@ def by_library(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def by_triton(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
-    """Attention of flat maps [N, channels, positions] into ``out``."""
+    """Store the attention of flat maps [N, channels, positions] in ``out``."""
     from wsolfast.kernels import non_local_attention as kernels
 
     kernels.forward(query, key, value, out)
@@ -93,14 +93,14 @@ def by_triton(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
 def gradients_by_triton(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, gradients: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    """Gradients with respect to flat query, key and value into ``gradients``: deterministic."""
+    """Store the gradients of flat query, key and value in ``gradients``, deterministically."""
     from wsolfast.kernels import non_local_attention as kernels
 
     kernels.backward(grad, query, key, value, *gradients)
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """[N, 1, positions, channels] as the libraries want it: channels last, by 16 bytes; a copy unless it is so."""
+    """Return [N, 1, positions, channels] as the libraries want it: channels last, by 16 bytes; a copy if needed."""
     rows = maps.mT
     eights = all(stride % 8 == 0 for stride in rows.stride()[:2])
     # What is compiled has no address yet, and the compiler aligns its inputs.

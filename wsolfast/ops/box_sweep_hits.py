@@ -1,4 +1,4 @@
-"""Whether the boxes of score maps overlap the true ones enough, at many thresholds."""
+"""Overlaps of the boxes of score maps with the true boxes, at many thresholds."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def box_sweep_hits(
     *,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Whether the best overlap of a map's boxes with its true boxes reaches each level, at each threshold.
+    """Test at each threshold if the best overlap of a map's boxes with its true boxes reaches each level.
 
     The same as comparing every box of :func:`score_map_boxes` with every true box, without keeping the boxes.
 

@@ -65,7 +65,7 @@ _BACKWARD = define_op(
 
 
 def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = True) -> Tensor:
-    r"""Logits of a head that maps every position to classes, rectifies and averages.
+    r"""Compute the logits of a head that maps every position to classes, rectifies and averages.
 
     .. math:: z_k = \frac{1}{hw} \sum_p \mathrm{ReLU}(w_k^\top f_p + b_k)
 

@@ -66,7 +66,7 @@ def co_supervised_loss(
     reduction: str = "sum",
     eps: float = 1e-6,
 ) -> Tensor:
-    r"""Objects of one class look alike, and every object differs from its background, which looks alike throughout.
+    r"""Draw objects of one class together, part every object from its background, and draw the background together.
 
     With :math:`c_m = |F_m - B_m|`, :math:`b_m = |B_m - K_m|` and :math:`D_{mn} = |F_m - F_n|`, over pairs m < n:
 

@@ -1,4 +1,4 @@
-"""Where a class map of CSoA clearly shows the object or clearly does not."""
+"""CSoA's mask of the positions where a class map clearly shows the object or clearly does not."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ _MASK = define_op(
 
 
 def confidence_mask(maps: Tensor) -> Tensor:
-    r"""Where a map clearly shows the object or clearly does not.
+    r"""Find the positions where a map clearly shows the object or clearly does not.
 
     .. math:: \hat M_p = [\, |S_p - \mu_1| > \mu_2 \,],\quad \mu_1 = \bar S,\ \mu_2 = \overline{|S - \mu_1|}
 

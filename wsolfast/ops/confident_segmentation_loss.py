@@ -66,7 +66,7 @@ _BACKWARD = define_op(
 def confident_segmentation_loss(
     late: Tensor, early: Tensor, *, detach_teacher: bool = True, reduction: str = "sum"
 ) -> tuple[Tensor, Tensor]:
-    r"""L1 distance of the early branch's maps to the late branch's where the late ones are confident.
+    r"""Measure the L1 distance of the early branch's maps to the late branch's where the late ones are confident.
 
     .. math:: L = \frac{1}{N} \sum_{n, p} |S^F_{np} - S^L_{np}| \hat M_{np}
 

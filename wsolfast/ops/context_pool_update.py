@@ -38,7 +38,7 @@ _FORWARD = define_op(
 def context_pool_update(
     maps: Tensor, classes: Tensor, cam: Tensor, *, rate: float = 0.01, eps: float = 1e-5, touched_only: bool = False
 ) -> Tensor:
-    r"""One step of a pool of class maps, :math:`Q \leftarrow \mathrm{BN}(Q + \lambda\,\mathrm{BN}(M))`.
+    r"""Return a pool of class maps after one step, :math:`Q \leftarrow \mathrm{BN}(Q + \lambda\,\mathrm{BN}(M))`.
 
     M holds, per class, the sum of the batch's maps of that class; BN brings each class to zero mean and unit variance
     over its positions.

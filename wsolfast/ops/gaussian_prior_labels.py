@@ -76,7 +76,7 @@ class GaussianPrior:
             raise ValueError('GaussianPrior: source="gaussian" needs a gate')
 
     def codes(self) -> tuple[float, float, bool, float, float, bool, float, float, float, float, bool]:
-        """The fields as the schema takes them: the four thresholds say when a pixel is object or background."""
+        """Return the fields as the schema takes them: four thresholds say when a pixel is object or background."""
         above, below = self.object_threshold, self.background_threshold
         if self.source == "cam":
             above_fit, below_fit = math.inf, math.inf
@@ -99,12 +99,12 @@ class GaussianPrior:
 
 
 def _above_byte(threshold: float) -> float:
-    """What x exceeds exactly if ``floor(255 x) > 255 threshold``."""
+    """Return the number that x exceeds exactly if ``floor(255 x) > 255 threshold``."""
     return threshold if math.isinf(threshold) else math.nextafter((math.floor(255 * threshold) + 1) / 255, 0.0)
 
 
 def _below_byte(threshold: float) -> float:
-    """What x is below exactly if ``floor(255 x) < 255 threshold``."""
+    """Return the number that x is below exactly if ``floor(255 x) < 255 threshold``."""
     return threshold if math.isinf(threshold) else math.ceil(255 * threshold) / 255
 
 
@@ -153,7 +153,7 @@ _HAS_CUDA_KERNEL = backends()["gaussian_prior_labels"]["cuda"] == "csrc"
 def gaussian_prior_labels(
     cam: Tensor, size: tuple[int, int] = (256, 256), *, prior: GaussianPrior | str = "paper"
 ) -> Tensor:
-    r"""Pseudo labels of segmentation from the class map of the true class.
+    r"""Make pseudo labels of segmentation from the class map of the true class.
 
     The map, negatives cut to zero, is divided by its maximum plus 1e-6 and resized bilinearly (pixel centres) to
     ``size``. The values in the prior's band weigh the pixel positions, whose mean and covariance give the Gaussian

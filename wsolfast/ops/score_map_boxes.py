@@ -55,7 +55,7 @@ class ScoreMapBoxes:
 def score_map_boxes(
     maps: Tensor, thresholds: Tensor, rule: BoxRule, *, size: tuple[int, int] | None = None
 ) -> ScoreMapBoxes:
-    """Boxes around what exceeds each threshold.
+    """Draw boxes around the pixels that exceed each threshold.
 
     Source: wsolevaluation's ``compute_bboxes_from_scoremaps`` with the default rule, the papers' own code with others;
     see :class:`BoxRule` and :mod:`wsolfast.metrics.protocols`.
@@ -99,7 +99,7 @@ def score_map_boxes(
 def checked_arguments(
     op: str, maps: Tensor, thresholds: Tensor, rule: BoxRule, size: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Return what the kernels take: maps float64, float32 or uint8, thresholds float64, size [] or [H, W]."""
+    """Return checked arguments for kernels: maps float64, float32 or uint8, thresholds float64, size [] or [H, W]."""
     check_maps(op, maps)
     if thresholds.dim() != 1 or thresholds.dtype != torch.float64:
         raise ValueError(f"{op}: expected thresholds float64 [T], got {thresholds.dtype} {list(thresholds.shape)}")
@@ -131,12 +131,12 @@ def _checked_scores(op: str, maps: Tensor, rule: BoxRule) -> Tensor:
 
 
 def is_in_range(rule: BoxRule) -> bool:
-    """Whether maps that were normalised so have values that the rule takes, whatever they were before."""
+    """Return True if normalised maps have values that the rule takes, whatever they were before."""
     return rule.normalization != "none" and not (rule.quantize and rule.normalization == "min")
 
 
 def values_can_be_read(tensor: Tensor) -> bool:
-    """Not inside ``torch.compile``, nor on a GPU, which the host would wait for."""
+    """Return False inside ``torch.compile`` and on a GPU, which the host would wait for."""
     return not (tensor.is_cuda or torch.compiler.is_compiling())
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def label_components(mask: Tensor, connectivity: int) -> tuple[Tensor, int]:
-    """Components numbered from 1 in raster order of their first pixels, by union-find over the runs of each row."""
+    """Number components from 1 in raster order of their first pixels, by union-find over the runs of each row."""
     height, width = mask.shape
     steps = torch.nn.functional.pad(mask.to(torch.int8), (1, 1)).diff(dim=1)
     starts = (steps == 1).nonzero().tolist()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def layout_of(maps: Tensor) -> torch.memory_format:
-    """Channels last if the neighbours of a value [N, C, h, w] in memory are other channels of its position."""
+    """Return channels last if the neighbours of a value [N, C, h, w] in memory are other channels of its position."""
     return torch.channels_last if maps.shape[1] > 1 and maps.stride(1) == 1 else torch.contiguous_format
 
 

@@ -6,7 +6,7 @@ from torch.nn.functional import conv2d
 
 
 def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """Tensors [N, C, h, w], [K, C] and [K] to [N, K]."""
+    """Pool features [N, C, h, w] with weight [K, C] and bias [K] to logits [N, K]."""
     maps = class_maps(features, weight, bias)
     return (maps.relu() if relu else maps).mean(2).contiguous()
 
@@ -14,7 +14,7 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None, relu:
 def class_head_pool_backward(
     grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to ``features``, ``weight`` and the bias, which is there even if ``bias`` is not."""
+    """Return the gradients of ``features``, ``weight`` and the bias, which is there even if ``bias`` is not."""
     maps = class_maps(features, weight, bias)
     grad_maps = (grad[:, :, None] / maps.shape[2]).expand_as(maps)
     if relu:
@@ -25,5 +25,5 @@ def class_head_pool_backward(
 
 
 def class_maps(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The 1x1 convolution, Tensor[N, K, h*w]."""
+    """Return the 1x1 convolution, Tensor[N, K, h*w]."""
     return conv2d(features, weight[:, :, None, None], bias).flatten(2)

@@ -8,7 +8,7 @@ from torch.linalg import vector_norm
 def co_supervised_loss(
     vectors: Tensor, label: Tensor, gamma: float, delta: float, eps: float, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], and its derivatives by distances, each over its distance: between objects [N, N], within images [N, 2].
+    """Return loss [] and its derivatives by distances, over these: between objects [N, N], within images [N, 2].
 
     The latter are of F to B and of B to K; what belongs to a distance of 0, and the diagonal, is 0.
     """
@@ -37,7 +37,7 @@ def co_supervised_loss(
 
 
 def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tensor, image_slope: Tensor) -> Tensor:
-    """Gradient [N, 3, D] with respect to the vectors."""
+    """Return the gradient [N, 3, D] with respect to the vectors."""
     foreground, background, confident = vectors.unbind(1)
     between = (pair_slope[:, :, None] * (foreground[:, None] - foreground[None])).sum(1)
     of_object = image_slope[:, :1] * (foreground - background)
@@ -46,7 +46,7 @@ def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tenso
 
 
 def _weights(same: Tensor, once: Tensor, reduction: str, like: Tensor) -> Tensor:
-    """What a pair counts: 1, or one over the number of pairs of its set."""
+    """Return the weight of each pair: 1, or one over the number of pairs of its set."""
     if reduction == "sum":
         return like.new_ones(same.shape)
     counts = [(once & pairs).sum().clamp(min=1).to(like) for pairs in (same, ~same)]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def confidence_mask(maps: Tensor) -> Tensor:
-    """Maps [..., h, w] to 0 or 1 [..., h, w]: where a value deviates from the mean more than values do on average.
+    """Return 0 or 1 [..., h, w] for maps [..., h, w]: 1 where a value deviates from the mean more than the average.
 
     Nothing is divided, and all counts from the first value: in float64 these sums of float32 values hardly round, so
     equal deviations are equal and those of a constant map are zero.

@@ -7,7 +7,7 @@ from wsolfast.reference.confidence_mask import confidence_mask
 
 
 def confident_segmentation_loss(late: Tensor, early: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """``weight`` times the loss summed over images [], the mask [N, h, w], and the sign of the loss's derivative.
+    """Return ``weight`` times the loss summed over images [], the mask [N, h, w], and the sign of its derivative.
 
     The sign [N, h, w] is with respect to ``early`` and in its dtype: -1, 0 or 1; NaN where a distance is not finite.
     """
@@ -19,5 +19,5 @@ def confident_segmentation_loss(late: Tensor, early: Tensor, weight: float) -> t
 
 
 def confident_segmentation_loss_backward(grad: Tensor, sign: Tensor, weight: float) -> Tensor:
-    """Gradient [N, h, w] with respect to the early maps; that of the late ones is its negative."""
+    """Return the gradient [N, h, w] with respect to the early maps; that of the late ones is its negative."""
     return (weight * grad * sign.to(grad.dtype)).to(sign.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 def context_pool_update(
     maps: Tensor, classes: Tensor, cam: Tensor, rate: float, eps: float, touched_only: bool
 ) -> Tensor:
-    """The maps [K, h, w] after a batch."""
+    """Return the maps [K, h, w] after a batch."""
     # Double precision hides the order of the sum, and as a matrix product it is deterministic on every device.
     members = classes == torch.arange(len(maps), device=classes.device)[:, None]  # [K, N]
     cam = torch.where(members.any(0)[:, None, None], cam, 0)

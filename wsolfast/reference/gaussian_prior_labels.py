@@ -28,7 +28,7 @@ def gaussian_prior_labels(
     background_gaussian: float,
     empty_background: bool,
 ) -> Tensor:
-    """Maps [N, h, w] to labels uint8 [N, height, width]: 0 background, 1 object, 255 ignored."""
+    """Turn maps [N, h, w] into labels uint8 [N, height, width]: 0 background, 1 object, 255 ignored."""
     labels = torch.full((cam.shape[0], height, width), IGNORE, dtype=torch.uint8)
     for one, out in zip(cam.cpu().double().clamp_min(0), labels, strict=True):
         if one.max() == 0:
@@ -48,7 +48,7 @@ def gaussian_prior_labels(
 
 
 def region_gaussian(weights: Tensor, covariance_scale: float) -> Tensor:
-    """The Gaussian of the weighted pixel positions [h, w], its peak one; zero without weights."""
+    """Return the Gaussian of the weighted pixel positions [h, w], its peak one; zero without weights."""
     total = weights.sum()
     if total <= _LEAST_WEIGHT:
         return torch.zeros_like(weights)
@@ -63,7 +63,7 @@ def region_gaussian(weights: Tensor, covariance_scale: float) -> Tensor:
 
 
 def contour_regions(mask: Tensor, min_area: float) -> list[Tensor]:
-    """What each contour of a mask encloses, the contour's own pixels included, if its polygon has the area.
+    """Return the region of each contour of a mask, its own pixels included, if its polygon has the area.
 
     A hole's contour runs on the pixels that share an edge with the hole. In the cell between four pixel centres lies
     the whole of its polygon's area where two pixels of the filled hole touch the cell, and half of it where one does.
@@ -93,7 +93,7 @@ def _filled(component: Tensor) -> Tensor:
 
 
 def _doubled_area(filled: Tensor, least: int) -> int:
-    """Twice the area of the cells between pixel centres: half a cell at ``least`` pixels, the whole of it above."""
+    """Return twice the area of the cells between pixel centres: half a cell at ``least`` pixels, a whole one above."""
     mask = pad(filled, (1, 1, 1, 1)).to(torch.int64)
     inside = mask[:-1, :-1] + mask[:-1, 1:] + mask[1:, :-1] + mask[1:, 1:]
     return int((inside - least + 1).clamp(0, 2).sum())

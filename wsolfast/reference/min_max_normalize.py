@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def min_max_normalize(maps: Tensor, eps: float) -> Tensor:
-    """Tensor[..., h, w] to [0, 1] per map."""
+    """Scale each map of Tensor[..., h, w] to [0, 1]."""
     if maps.numel() == 0:
         return maps.new_empty(maps.shape)
     low, span = _low_and_span(maps, eps)
@@ -14,7 +14,7 @@ def min_max_normalize(maps: Tensor, eps: float) -> Tensor:
 
 
 def min_max_normalize_backward(grad: Tensor, maps: Tensor, output: Tensor, eps: float) -> Tensor:
-    """Gradient with respect to ``maps``; tied extrema share theirs evenly."""
+    """Return the gradient with respect to ``maps``; tied extrema share theirs evenly."""
     if maps.numel() == 0:
         return maps.new_empty(maps.shape)
     low, span = _low_and_span(maps, eps)

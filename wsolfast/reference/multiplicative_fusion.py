@@ -79,7 +79,7 @@ def activation_backward(
 
 
 def _sums_like(vectors: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    """Sums of each branch's maps to [branches, C] or [branches, N, C]."""
+    """Sum each branch's maps to [branches, C] or [branches, N, C]."""
     axes = (0, 2, 3) if vectors.dim() == 2 else (2, 3)
     return torch.stack([x.sum(axes, dtype=vectors.dtype) for x in maps])
 
@@ -97,6 +97,6 @@ def _resize(branch: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
 
 
 def _resize_matrix(like: Tensor, source: int, target: int, align_corners: bool) -> Tensor:
-    """[target, source], the bilinear resize of one axis."""
+    """Return the matrix [target, source] of the bilinear resize of one axis."""
     impulses = torch.eye(source, dtype=like.dtype, device=like.device).unsqueeze(0)
     return interpolate(impulses, size=target, mode="linear", align_corners=align_corners)[0].mT

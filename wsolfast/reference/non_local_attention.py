@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def non_local_attention(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
-    """Tensors [N, D, h, w], [N, D, h', w'] and [N, C, h', w'] to [N, C, h, w]."""
+    """Mix the values [N, C, h', w'] of keys [N, D, h', w'] for queries [N, D, h, w] to [N, C, h, w]."""
     weights = _weights(query, key, kind)  # [N, P, M]
     return (value.flatten(2) @ weights.mT).unflatten(2, query.shape[2:]).contiguous()
 
@@ -13,7 +13,7 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, kind: str) ->
 def non_local_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kind: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to ``query``, ``key`` and ``value``."""
+    """Return the gradients with respect to ``query``, ``key`` and ``value``."""
     weights = _weights(query, key, kind)
     grad = grad.flatten(2)
     grad_value = grad @ weights

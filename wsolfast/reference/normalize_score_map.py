@@ -11,7 +11,7 @@ from wsolfast.reference._box_rule import unpack
 
 
 def normalize_score_map(maps: Tensor, size: Sequence[int], rule: Sequence[float]) -> Tensor:
-    """Tensor[N, h, w] of any real dtype to float64 [N, *size]; ``rule`` is packed."""
+    """Bring maps [N, h, w] of any real dtype to float64 [N, *size]; ``rule`` is packed."""
     switches = unpack(rule)
     height, width = size
     maps = maps.to(torch.float64)
@@ -63,7 +63,7 @@ def _resize_last(maps: Tensor, size: int, kind: str) -> Tensor:
 
 
 def _taps(index: int, source: int, target: int, kind: str) -> list[tuple[int, float]]:
-    """(source position, weight) of each pixel that output ``index`` is made of."""
+    """Return (source position, weight) of each pixel that output ``index`` is made of."""
     if kind == "cubic":
         return _cubic_taps(index, source, target)
     if kind == "linear":
@@ -77,7 +77,7 @@ def _taps(index: int, source: int, target: int, kind: str) -> list[tuple[int, fl
 
 
 def _cubic_taps(index: int, source: int, target: int) -> list[tuple[int, float]]:
-    """OpenCV's weights: the coordinate in double, then rounded to float32, in which the polynomials are evaluated."""
+    """Return OpenCV's weights: polynomials in float32 of a coordinate that is rounded to float32 before."""
     scale = 1.0 / (target / source)
     position = torch.tensor((index + 0.5) * scale - 0.5, dtype=torch.float32)
     floor = position.floor()

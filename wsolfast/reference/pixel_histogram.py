@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
-    """Maps [N, H, W] and masks uint8 [N, H, W] to int64 [2, bins]."""
+    """Count maps [N, H, W] by masks uint8 [N, H, W] to int64 [2, bins]."""
     bins = edges.numel() - 1
     values = maps.to(torch.float64)
     # The bin of a value is the last edge that is not above it; the last bin holds its upper edge too.

@@ -9,7 +9,7 @@ RANGE_EPS = 1e-15
 def restricted_activation_loss(
     class_maps: Tensor, label: Tensor, tau: float, sigma: float, statistic: str, normalization: str
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss [] and its derivative [N, h, w] with respect to each image's label channel."""
+    """Return the mean loss [] and its derivative [N, h, w] with respect to each image's label channel."""
     n, _, h, w = class_maps.shape
     if class_maps.numel() == 0:
         return class_maps.new_zeros(()), class_maps.new_zeros(n, h, w)
@@ -24,7 +24,7 @@ def restricted_activation_loss(
 
 
 def restricted_activation_loss_backward(grad: Tensor, slope: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Gradient with respect to the class maps: zero but for the label's channel."""
+    """Return the gradient with respect to the class maps: zero but for the label's channel."""
     n, h, w = slope.shape
     gradient = slope.new_zeros(n, classes, h, w)
     gradient[torch.arange(n, device=label.device), label] = grad * slope
@@ -32,7 +32,7 @@ def restricted_activation_loss_backward(grad: Tensor, slope: Tensor, label: Tens
 
 
 def class_spread(class_maps: Tensor, statistic: str, normalization: str) -> Tensor:
-    """How unequal the class probabilities of a position are, Tensor[N, K, h, w] to [N, h, w]; 0 for equal ones.
+    """Return how unequal the class probabilities of a position are, [N, K, h, w] to [N, h, w]; 0 for equal ones.
 
     Positions of an image that differ by rounding only are all 0 under ``"minmax"``.
     """

@@ -70,7 +70,7 @@ def foreground_of_map(values: Tensor, threshold: float, rule: Switches) -> Tenso
 
 
 def _levels_and_cuts(values: Tensor, thresholds: list[float], rule: Switches) -> tuple[Tensor, list[float]]:
-    """What is compared: float64 values, quantised if the rule does so, and the cut of each threshold."""
+    """Return the values to compare, float64, quantised if the rule does so, and the cut of each threshold."""
     if rule.quantize and values.dtype != torch.uint8:
         values = (values.to(torch.float64) * 255).to(torch.uint8)
     values = values.to(torch.float64)
@@ -91,7 +91,7 @@ def _foreground(values: Tensor, cut: float, rule: Switches) -> Tensor:
 
 
 def _select(mask: Tensor, selection: str, connectivity: int) -> list[Box]:
-    """Boxes (x0, y0, x1, y1), last pixel included; no box where the mask is empty."""
+    """Return boxes (x0, y0, x1, y1), last pixel included; no box where the mask is empty."""
     if not mask.any():
         return []
     if selection == "union":
@@ -114,7 +114,7 @@ def _box(mask: Tensor) -> Box:
 
 
 def _doubled_contour_area(component: Tensor) -> int:
-    """Twice the area of the polygon through the pixel centres of the outer contour."""
+    """Return twice the area of the polygon through the pixel centres of the outer contour."""
     x0, y0, x1, y1 = _box(component)
     outside, _ = label_components(~torch.nn.functional.pad(component[y0 : y1 + 1, x0 : x1 + 1], (1, 1, 1, 1)), 4)
     filled = (outside != outside[0, 0]).to(torch.int64)
@@ -123,7 +123,7 @@ def _doubled_contour_area(component: Tensor) -> int:
 
 
 def _contour_boxes(mask: Tensor, labels: Tensor, components: list[Tensor]) -> list[Box]:
-    """Depth first: a component, its holes, what lies in them; siblings from the last in raster order to the first."""
+    """List boxes depth first: a component, its holes, those in them; siblings from the last in raster order on."""
     # A frame of background around the image joins all that touches the border into region 1.
     background, regions = label_components(~torch.nn.functional.pad(mask, (1, 1, 1, 1)), 4)
     holes = [(background == k)[1:-1, 1:-1] for k in range(2, regions + 1)]

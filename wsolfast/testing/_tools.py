@@ -1,4 +1,4 @@
-"""The pieces cases are made of."""
+"""Parts of cases, and checks that tests and benches share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class OpCase:
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
-    """Equal shapes, NaNs in the same places, and values within the dtype's tolerance.
+    """Check equal shapes, NaNs in the same places, and values within the dtype's tolerance.
 
     Args:
         actual (Tensor[...]): its dtype decides the tolerance.
@@ -38,7 +38,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = Non
 
 
 def seeded(shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Standard normal numbers of any ``shape``, ``dtype`` and ``device`` that depend on ``seed`` only."""
+    """Return standard normal numbers of any ``shape``, ``dtype`` and ``device`` that depend on ``seed`` only."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
 
@@ -55,7 +55,7 @@ def with_gradients(inputs: tuple) -> tuple[tuple, list[Tensor]]:
 
 
 def with_value(make: Callable[..., Tensor], index: tuple[int, ...], value: float) -> Callable[..., Tensor]:
-    """A maker of what ``make`` makes, but for ``value`` at ``index``."""
+    """Return a function that makes what ``make`` makes, but for ``value`` at ``index``."""
 
     def changed(device: str, dtype: torch.dtype) -> Tensor:
         tensor = make(device, dtype)
@@ -66,7 +66,7 @@ def with_value(make: Callable[..., Tensor], index: tuple[int, ...], value: float
 
 
 class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any library call returns."""
+    """A counter of the elements of the largest tensor that any library call returns."""
 
     numel = 0
 

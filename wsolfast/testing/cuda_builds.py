@@ -1,4 +1,4 @@
-"""What the compiled kernels of csrc/cuda cost, for GPUs that need not be there.
+"""Costs of the compiled kernels of csrc/cuda, for GPUs that need not be there.
 
 Reads what setup.py's build left: ptxas' report of every source and the PTX in its object. Needs nvcc and a checkout;
 nothing is loaded or run. ``python -m wsolfast.testing.kernel_builds`` prints the table.
@@ -31,7 +31,7 @@ _ENTRY = re.compile(r"\.entry (?P<symbol>\w+)\(.*?\.maxntid (?P<threads>\d+)", r
 
 
 def missing() -> str | None:
-    """Why there is nothing to read here, or None."""
+    """Return the reason why there is nothing to read here, or None."""
     home = os.environ.get("CUDA_HOME")
     if shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc") is None:
         return "nvcc was not found: put it on PATH or set CUDA_HOME"
@@ -39,12 +39,12 @@ def missing() -> str | None:
 
 
 def sources() -> list[Path]:
-    """What is compiled to CUDA kernels."""
+    """Return the sources that are compiled to CUDA kernels."""
     return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 
 def nvcc_command() -> str:
-    """The command by which setup.py has a source ``$in`` compiled to ``$out``.
+    """Return the command by which setup.py has a source ``$in`` compiled to ``$out``.
 
     Raises:
         RuntimeError: there is none; see :func:`missing`.
@@ -56,7 +56,7 @@ def nvcc_command() -> str:
 
 
 def resources_of(source: Path, built: Path | None = None) -> list[KernelResources]:
-    """What every kernel in a ``.cu`` takes on every architecture.
+    """Return the resources of every kernel in a ``.cu`` on every architecture.
 
     ``shared_bytes`` is what kernels declare; the box kernels ask for more at launch, as much as the device has.
     Spilled bytes are those stored plus those loaded, by the kernel and the functions it calls. Nothing here means to
@@ -94,7 +94,7 @@ def resources_of(source: Path, built: Path | None = None) -> list[KernelResource
 
 
 def instructions_of(source: Path, built: Path | None = None) -> Counter[str]:
-    """How often each instruction stands in a source's PTX, e.g. ``{"fma.rn.f64": 3}``; arguments as above."""
+    """Count each instruction in a source's PTX, e.g. ``{"fma.rn.f64": 3}``; arguments as above."""
     return Counter(_INSTRUCTION.findall(_ptx(built or _object_of(source))))
 
 
@@ -115,7 +115,7 @@ def compile_source(source: Path, folder: Path) -> Path:
 def all_resources(
     names: Sequence[str] | None = None, architectures: Sequence[int] = ARCHITECTURES
 ) -> list[KernelResources]:
-    """What every kernel of csrc/cuda takes whose file name contains one of ``names``."""
+    """Return the resources of every kernel of csrc/cuda whose file name contains one of ``names``."""
     chosen = [source for source in sources() if not names or any(name in source.name for name in names)]
     return [row for source in chosen for row in resources_of(source) if row.arch in architectures]
 
@@ -128,7 +128,7 @@ def _rule() -> str | None:
 
 @cache
 def _object_of(source: Path) -> Path:
-    """A source's object, brought up to date."""
+    """Bring a source's object up to date and return it."""
     nvcc_command()
     built = BUILD / source.relative_to(ROOT).with_suffix(".cu.o")
     command = [sys.executable, "-m", "ninja", "-f", str(BUILD / "build.ninja"), str(built)]
@@ -153,7 +153,7 @@ def _shared_bytes(rest: str) -> int:
 
 
 def _readable(symbol: str) -> str:
-    """A kernel's name with its template arguments, without namespaces and parameters."""
+    """Return a kernel's name with its template arguments, without namespaces and parameters."""
     done = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=False)
     name = done.stdout.strip() if done.returncode == 0 else symbol
     name = re.sub(r"\(anonymous namespace\)::|wsolfast::cuda::|\((?:int|bool|wsolfast::cuda::Task)\)", "", name)

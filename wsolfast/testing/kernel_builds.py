@@ -1,4 +1,4 @@
-"""Compiles kernels for GPUs that are not there, and reads what they cost from the machine code.
+"""Compilation of kernels for GPUs that are not there, and their costs by the machine code.
 
     python -m wsolfast.testing.kernel_builds [--json FILE] [--arch 80 --arch 90] [--triton] [NAME ...]
 
@@ -46,7 +46,7 @@ class KernelBuild:
 
 @dataclass(frozen=True)
 class KernelResources:
-    """What one kernel of a build needs, per thread (registers, spilled bytes) and per CTA (shared memory).
+    """Needs of one kernel of a build, per thread (registers, spilled bytes) and per CTA (shared memory).
 
     ``tensor_core_instructions`` counts those of the PTX.
     """
@@ -63,7 +63,7 @@ class KernelResources:
 
 
 def compile_build(build: KernelBuild, arch: int) -> list[KernelResources]:
-    """Resources of every kernel that the build launches, compiled for ``sm_<arch>``, in launch order.
+    """Return the resources of every kernel that the build launches, compiled for ``sm_<arch>``, in launch order.
 
     Raises:
         RuntimeError: in a process with ``TRITON_INTERPRET``, or when the launch starts no kernel.
@@ -80,7 +80,7 @@ def compile_build(build: KernelBuild, arch: int) -> list[KernelResources]:
 
 
 def all_builds() -> list[KernelBuild]:
-    """The builds of every file in :mod:`wsolfast.testing.builds`."""
+    """Return the builds of every file in :mod:`wsolfast.testing.builds`."""
     from wsolfast.testing import builds
 
     modules = (importlib.import_module(f"{builds.__name__}.{m.name}") for m in pkgutil.iter_modules(builds.__path__))
@@ -146,7 +146,7 @@ def _resources(build: KernelBuild, compiled: Any, arch: int) -> KernelResources:
 
 
 def cuobjdump() -> Path:
-    """The tool that reads machine code; Triton brings it along."""
+    """Return the tool that reads machine code; Triton brings it along."""
     import triton
 
     return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -158,7 +158,7 @@ def _resource_usage(cubin: Path) -> str:
 
 
 def _compile_all(names: Sequence[str], architectures: Sequence[int]) -> list[KernelResources]:
-    """Rows of the builds whose name contains one of ``names``, of all without, compiled by one process per core."""
+    """Compile the builds whose name contains one of ``names``, all without, by one process per core."""
     chosen = [index for index, build in enumerate(all_builds()) if not names or any(n in build.name for n in names)]
     jobs = [(index, arch) for index in chosen for arch in architectures]
     # Spawned: a forked process may inherit locks of the parent's threads.

@@ -7,7 +7,7 @@ from wsolfast.ops import GaussianPrior
 
 
 def gaussian_of(weights: np.ndarray, covariance_scale: float) -> np.ndarray:
-    """Equations 5 and 6 of the paper, without the density's factor, for the weighted pixel positions."""
+    """Return equations 5 and 6 of the paper, without the density's factor, for the weighted pixel positions."""
     y, x = np.mgrid[: weights.shape[0], : weights.shape[1]].astype(np.float64)
     total = weights.sum()
     mean_x, mean_y = (weights * x).sum() / total, (weights * y).sum() / total
@@ -19,7 +19,7 @@ def gaussian_of(weights: np.ndarray, covariance_scale: float) -> np.ndarray:
 
 
 def contour_regions(mask: np.ndarray, min_area: float) -> list[np.ndarray]:
-    """The filled contours of a uint8 mask, holes' contours included."""
+    """Return the filled contours of a uint8 mask, holes' contours included."""
     regions = []
     for contour in cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)[0]:
         if cv2.contourArea(contour) >= min_area:
@@ -30,7 +30,7 @@ def contour_regions(mask: np.ndarray, min_area: float) -> list[np.ndarray]:
 
 
 def numpy_labels(cam: np.ndarray, size: tuple[int, int], prior: GaussianPrior) -> np.ndarray:
-    """One map [h, w] to labels [H, W]; with both sources, a gate, and at least one contour where they are asked for."""
+    """Turn a map [h, w] into labels [H, W]; with both sources, a gate, and at least one contour where asked for."""
     scaled = np.maximum(cam.astype(np.float64), 0)
     scaled = scaled / (scaled.max() + 1e-6)
     resized = cv2.resize(scaled, size[::-1], interpolation=cv2.INTER_LINEAR)

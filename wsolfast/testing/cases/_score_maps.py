@@ -21,13 +21,13 @@ RULES = {
 
 
 def in_unit_range(maps: Tensor) -> Tensor:
-    """Each map scaled to [0, 1] in its own dtype."""
+    """Scale each map to [0, 1] in its own dtype."""
     low = maps.amin((-2, -1), keepdim=True)
     return (maps - low) / (maps - low).amax((-2, -1), keepdim=True)
 
 
 def smooth(shape: tuple[int, int, int], device: str, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Maps with a few blobs, holes and nested components among them."""
+    """Return maps with a few blobs, holes and nested components among them."""
     n, height, width = shape
     coarse = seeded((n, 1, 3, 4), "cpu", torch.float64, seed)
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[:, 0]
@@ -74,12 +74,12 @@ RAW_MAPS: dict[str, tuple[Callable, tuple[int, int], dict[str, Any]]] = {
 
 
 def thresholds(device: str, count: int = 10) -> Tensor:
-    """The grid 0, 1/count, ... below 1."""
+    """Return the grid 0, 1/count, ... below 1."""
     return torch.arange(count, dtype=torch.float64, device=device) / count
 
 
 def ways_of_calling():
-    """(name, maps maker, rule, size): normalised maps with every rule, then raw ones with one each."""
+    """Yield (name, maps maker, rule, size): normalised maps with every rule, then raw ones with one each."""
     for maps, make in MAPS.items():
         for name, rule in RULES.items():
             if maps != "levels" or rule.quantize:

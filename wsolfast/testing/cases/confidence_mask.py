@@ -14,7 +14,7 @@ def filled(value, *shape):
 
 
 def two_values(device, dtype):
-    """Either value deviates as much as values do on average, and no more."""
+    """Return maps of two values, each of which deviates as much as values do on average, and no more."""
     return torch.tensor([0.1, 0.3]).to(device, dtype).repeat(2, 3, 2)
 
 

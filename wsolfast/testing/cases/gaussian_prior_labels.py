@@ -12,7 +12,7 @@ PAPER, RELEASED = GAUSSIAN_PRIORS["paper"], GAUSSIAN_PRIORS["released"]
 
 
 def blobs(n, h, w, seed=0):
-    """Maps with several peaks, the negative half cut, as a rectified class map."""
+    """Return maps with several peaks, the negative half cut, as a rectified class map."""
 
     def make(device, dtype):
         coarse = seeded((n, 1, -(-h // 3), -(-w // 3)), device, torch.float64, seed)

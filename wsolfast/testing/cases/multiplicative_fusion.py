@@ -22,7 +22,7 @@ def case(
     change=None,
     differentiable=True,
 ):
-    """``scale`` and ``shift`` are shared by "all" images, "own" of each, or None."""
+    """Return a case; ``scale`` and ``shift`` are shared by "all" images, "own" of each, or None."""
 
     def vectors(kind, device, dtype, seed):
         shapes = {"all": (len(sizes), channels), "own": (len(sizes), n, channels)}
@@ -46,7 +46,7 @@ def last_if_finest(branch):
 
 
 def sliced(branch):
-    """Some channels of channels-last maps."""
+    """Return some channels of channels-last maps."""
     return channels_last(torch.cat([branch, branch], 1))[:, : branch.shape[1]]
 
 

@@ -30,7 +30,7 @@ def transposed(*inputs):
 
 
 def of_one_projection(query, key, value):
-    """Slices of one buffer, as the non-local block makes them."""
+    """Return slices of one buffer, as the non-local block makes them."""
     return torch.cat((query, key, value), dim=1).split([query.shape[1], key.shape[1], value.shape[1]], dim=1)
 
 
