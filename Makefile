@@ -8,6 +8,8 @@ NATIVE := '*.h' '*.cpp' '*.cu' '*.cuh'
 # stays in one process, whose fixtures it shares.
 PROCESSES := $(shell n=$$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )); echo $$(( n < 8 ? n : 8 )))
 PYTEST := -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# What the environment says about compiling; see the README.
+BUILD := EXT=$(WSOLFAST_EXT) CUDA=$(WSOLFAST_CUDA) NUMPY=$(WSOLFAST_NUMPY) WERROR=$(WSOLFAST_WERROR)
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 define REQUIREMENTS
 import tomllib
@@ -17,7 +19,7 @@ print(*project['dependencies'], *sum((project['optional-dependencies'][name] for
 endef
 export REQUIREMENTS
 
-.PHONY: demo test tests references lint format coverage clean gpu-check help
+.PHONY: demo test tests references lint format coverage clean gpu-check help FORCE
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html; DEMO=... for its options"
@@ -29,6 +31,7 @@ help:
 	@echo "make coverage  all tests, or TESTS=..., and the lines that none of them ran; writes build/coverage/summary.txt"
 	@echo "make gpu-check  on a GPU machine: build, ceilings, tests, sanitize, bench, end_to_end; PART=... for some (no network needed)"
 	@echo "make clean   remove what was built (keeps runs/)"
+	@echo "WSOLFAST_CUDA=1 before any of them compiles the CUDA kernels where torch is a CPU build, WSOLFAST_WERROR=1 stops at a warning"
 
 demo: $(VENV)/.installed
 	$(BIN)/wsolfast demo $(DEMO)
@@ -86,7 +89,11 @@ $(VENV)/.packages: $(VENV)/.torch pyproject.toml
 	$(PIP) install --quiet -c constraints.txt -r $(VENV)/requirements.txt
 	@touch $@
 
-$(VENV)/.compiled: $(VENV)/.torch setup.py $(SOURCES)
+# Newer when the environment asks for another build than the last one.
+$(VENV)/.build: $(VENV)/.torch FORCE
+	@echo '$(BUILD)' | cmp -s - $@ || echo '$(BUILD)' > $@
+
+$(VENV)/.compiled: $(VENV)/.build setup.py $(SOURCES)
 	@test "$$WSOLFAST_EXT" = 0 || command -v $${CXX:-g++} >/dev/null || \
 	  { echo "make: no C++ compiler; install g++, or use the PyTorch references: WSOLFAST_EXT=0 make $(MAKECMDGOALS)" >&2; exit 1; }
 	@test "$$WSOLFAST_EXT" = 0 || $(BIN)/python setup.py --quiet build_ext --inplace

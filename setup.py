@@ -2,12 +2,13 @@
 
 Two shared objects are built with ninja:
 
-* ``wsolfast/_C.so``: the ops' CPU kernels and, when nvcc is there, their CUDA kernels. It uses LibTorch's stable ABI
-  only, so one binary loads on CPU-only and CUDA builds of torch >= 2.11.
+* ``wsolfast/_C.so``: the ops' CPU kernels and, where they are of use, their CUDA kernels. It uses LibTorch's stable
+  ABI only, so one binary loads on CPU-only and CUDA builds of torch >= 2.11.
 * ``wsolfast/_numpy.*.so``: the torch-free box engine for NumPy arrays (pybind11).
 
-Environment: ``WSOLFAST_CUDA=auto|0|1`` (auto: nvcc is on PATH or CUDA_HOME is set), ``WSOLFAST_EXT=0`` (pure-Python
-install), ``WSOLFAST_NUMPY=0`` (without the second, which needs pybind11 and Python's headers).
+Environment: ``WSOLFAST_CUDA=auto|0|1`` (CUDA kernels; auto: nvcc is on PATH or CUDA_HOME is set, and torch is a CUDA
+build or a device is there), ``WSOLFAST_EXT=0`` (pure-Python install), ``WSOLFAST_NUMPY=0`` (without the second, which
+needs pybind11 and Python's headers), ``WSOLFAST_WERROR=1`` (a warning of the C++ compiler is an error, as in CI).
 """
 
 import os
@@ -25,11 +26,11 @@ ARCHITECTURES = ("arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,comp
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # No contraction: CUDA kernels give the CPU kernels' bits. ptxas tells what they cost (wsolfast.testing.cuda_builds).
 NVCC_FLAGS = "-std=c++20 -O3 --fmad=false --expt-relaxed-constexpr -Xptxas=-v"
-WARNINGS = "-Wall -Wextra -Werror -Wno-unused-parameter"
+WARNINGS = "-Wall -Wextra -Wno-unused-parameter" + " -Werror" * (os.environ.get("WSOLFAST_WERROR") == "1")
 
 
 def find_nvcc() -> str | None:
-    """Path of nvcc, or None when CUDA kernels are not to be built."""
+    """Return the path of nvcc, or None when CUDA kernels are not to be built."""
     wanted = os.environ.get("WSOLFAST_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         raise SystemExit(f"WSOLFAST_CUDA: expected auto, 0 or 1, got {wanted!r}")
@@ -39,11 +40,24 @@ def find_nvcc() -> str | None:
     nvcc = shutil.which(str(Path(home, "bin", "nvcc"))) if home else shutil.which("nvcc")
     if nvcc is None and wanted == "1":
         raise SystemExit("WSOLFAST_CUDA=1, but nvcc was not found: put it on PATH or set CUDA_HOME")
+    if nvcc is not None and wanted == "auto" and not cuda_can_run():
+        print("CUDA kernels are left out: torch is a CPU build and there is no device; WSOLFAST_CUDA=1 compiles them")
+        return None
     return nvcc
 
 
+def cuda_can_run() -> bool:
+    """Return whether torch is a CUDA build or an NVIDIA device is there. Starts nothing on a device."""
+    import torch
+
+    if torch.version.cuda is not None or any(Path("/dev").glob("nvidia[0-9]*")):
+        return True
+    smi = shutil.which("nvidia-smi")
+    return smi is not None and subprocess.run([smi, "-L"], capture_output=True, check=False).returncode == 0
+
+
 def cuda_library_dir(nvcc: str) -> Path:
-    """Folder of libcudart_static.a that belongs to ``nvcc``."""
+    """Return the folder of libcudart_static.a that belongs to ``nvcc``."""
     dry_run = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]
     listing = subprocess.run(dry_run, capture_output=True, text=True, check=False).stderr
     top = next(line.split("=", 1)[1] for line in listing.splitlines() if line.startswith("#$ TOP="))

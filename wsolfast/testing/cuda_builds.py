@@ -35,7 +35,7 @@ def missing() -> str | None:
     home = os.environ.get("CUDA_HOME")
     if shutil.which(str(Path(home, "bin", "nvcc")) if home else "nvcc") is None:
         return "nvcc was not found: put it on PATH or set CUDA_HOME"
-    return None if _rule() else "csrc/ was not compiled with nvcc in this checkout: run pip install -e ."
+    return None if _rule() else "csrc/ was not compiled with nvcc in this checkout: WSOLFAST_CUDA=1 pip install -e ."
 
 
 def sources() -> list[Path]:
