@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,28 @@ def test_benches_are_imported_inside_their_commands():
     assert "wsolfast.bench.ops" in modules_imported(path)
     for other in set(path.parent.glob("*.py")) - {path}:
         assert not any(module.startswith("wsolfast.bench") for module in modules_imported(other)), other
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """When they are imported, or for their types; what a function imports is its own."""
+    folders = {"wsolfast": ROOT / "wsolfast", "wsolfast.bench": ROOT / "bench", "wsolfast.kernels": ROOT / "kernels"}
+    paths = {
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
+        for package, folder in folders.items()
+        for path in folder.rglob("*.py")
+    }
+    arrows = {}
+    for module, path in paths.items():
+        names, nodes = set(), [ast.parse(path.read_text())]
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif not isinstance(node, ast.FunctionDef):
+                nodes.extend(ast.iter_child_nodes(node))
+        # A name of a module, or a module of a package.
+        found = {name if name in paths else name.rpartition(".")[0] for name in names}
+        arrows[module] = (found & paths.keys()) - {module}
+    assert arrows["wsolfast.backbones"] >= {"wsolfast.backbones._base", "wsolfast.backbones._weights"}
+    TopologicalSorter(arrows).prepare()

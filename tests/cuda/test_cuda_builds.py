@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 
 from wsolfast.testing import cuda_builds
-from wsolfast.testing.kernel_builds import ARCHITECTURES
+from wsolfast.testing.kernel_resources import ARCHITECTURES
 
 pytestmark = pytest.mark.skipif(cuda_builds.missing() is not None, reason=str(cuda_builds.missing()))
 REGISTERS_OF_AN_SM = 65_536

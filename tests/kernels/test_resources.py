@@ -56,7 +56,7 @@ def test_no_kernel_spills(resources):
 
 
 def test_every_kernel_fits_into_shared_memory(resources):
-    from wsolfast.testing.kernel_builds import SHARED_MEMORY_LIMIT
+    from wsolfast.testing.kernel_resources import SHARED_MEMORY_LIMIT
 
     assert not [row for row in resources if row["shared_bytes"] > SHARED_MEMORY_LIMIT[row["arch"]]]
 

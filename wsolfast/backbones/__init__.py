@@ -11,7 +11,8 @@ from types import ModuleType
 from wsolfast._nearest import nearest
 from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
-from wsolfast.backbones._weights import LoadReport, WeightsError, class_names_of, load_weights, read_state
+from wsolfast.backbones._load_report import LoadReport
+from wsolfast.backbones._weights import WeightsError, class_names_of, load_weights, read_state
 
 __all__ = [
     "AlexNetEmbedding",

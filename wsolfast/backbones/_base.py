@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
+from wsolfast.backbones._load_report import LoadReport
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-if TYPE_CHECKING:
-    from wsolfast.backbones._weights import LoadReport
 
 # Sides of the input on which strides are measured. They differ by the largest stride, so sides of features differ by
 # whole pixels, whatever a network cuts off at the border; the smaller one is the least that InceptionV3 takes.

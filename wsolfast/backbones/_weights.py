@@ -4,7 +4,6 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.error import URLError
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from wsolfast._compat import import_torchvision
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead
+from wsolfast.backbones._load_report import LoadReport, shorten
 
 _PICKLED = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 _ENUM = re.compile(r"(?:tv:)?(\w+_Weights\.\w+)")
@@ -46,32 +46,6 @@ class WeightsError(RuntimeError):
     """Weights that are absent, unreadable or of another network; the command line exits with ``exit_code``."""
 
     exit_code = 3
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of every tensor of a checkpoint and of the backbone."""
-
-    source: str  # the file or enum, as it was given
-    prefix: str  # what the names in the file carry in front
-    matched: tuple[str, ...]  # names in the backbone
-    left_in_file: tuple[str, ...]  # names that nothing reads
-    left_in_backbone: tuple[str, ...]  # counters that checkpoints may lack
-    classes: int | None  # of the classifier that was taken along
-    folded_bn: bool  # its batch norms are part of the convolutions
-
-    def __str__(self) -> str:
-        prefix = f" under {self.prefix!r}" if self.prefix else ""
-        parts = [f"{self.source}: matched {len(self.matched)} tensors{prefix}"]
-        if self.classes is not None:
-            parts.append(f"took its classifier of {self.classes} classes")
-        if self.left_in_file:
-            parts.append(f"left {_some(self.left_in_file)} in the file")
-        if self.left_in_backbone:
-            parts.append(f"left {len(self.left_in_backbone)} batch counters of the backbone as they were")
-        if self.folded_bn:
-            parts.append("batch norms are folded into the convolutions: train with freeze_bn")
-        return "; ".join(parts)
 
 
 def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
@@ -151,7 +125,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} holds a {type(found).__name__}, expected a state_dict of named tensors")
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors under {_some(tuple(map(str, found)))}; save a state_dict")
+        raise WeightsError(f"{path} holds no tensors under {shorten(tuple(map(str, found)))}; save a state_dict")
     return tensors
 
 
@@ -169,7 +143,7 @@ def load_state(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> 
     if missing:
         raise WeightsError(
             f"{source} does not fit this backbone: it lacks {len(missing)} of {len(wanted) - len(optional)} tensors "
-            f"({_some(missing)}); it has {_some(tuple(found))}"
+            f"({shorten(missing)}); it has {shorten(tuple(found))}"
         )
     misfits = tuple(
         f"{key} {list(found[name].shape)} instead of {list(wanted[key].shape)}"
@@ -177,7 +151,7 @@ def load_state(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> 
         if found[name].shape != wanted[key].shape
     )
     if misfits:
-        raise WeightsError(f"{source} does not fit this backbone: {_some(misfits)} in shape")
+        raise WeightsError(f"{source} does not fit this backbone: {shorten(misfits)} in shape")
     backbone.load_state_dict({key: found[name] for key, name in sources.items()}, strict=False)
     used = set(sources.values())
     if backbone.head is not None:
@@ -267,8 +241,3 @@ def require_online(url: str, absent: str) -> None:
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(f"{absent} and {url} does not answer ({reason}); give a local file") from None
-
-
-def _some(names: tuple[str, ...], shown: int = 3) -> str:
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""Costs of the compiled kernels of csrc/cuda, for GPUs that need not be there.
+"""Resources of the compiled kernels of csrc/cuda, for GPUs that need not be there.
 
 Reads what setup.py's build left: ptxas' report of every source and the PTX in its object. Needs nvcc and a checkout;
 nothing is loaded or run. ``python -m wsolfast.testing.kernel_builds`` prints the table.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from wsolfast.testing.kernel_builds import ARCHITECTURES, KernelResources, cuobjdump
+from wsolfast.testing.kernel_resources import ARCHITECTURES, KernelResources, cuobjdump
 
 ROOT = Path(__file__).parents[2]
 # As setup.py has it.

@@ -1,4 +1,4 @@
-"""Compilation of kernels for GPUs that are not there, and their costs by the machine code.
+"""Compiler of Triton's kernels for GPUs that are not there, which reads from the machine code what they cost.
 
     python -m wsolfast.testing.kernel_builds [--json FILE] [--arch 80 --arch 90] [--triton] [NAME ...]
 
@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURES = (80, 90)
-# Opt-in shared memory of one CTA, bytes: A100 163 KB, H100 and H200 227 KB (CUDA programming guide, table 27).
-SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+from wsolfast.testing import cuda_builds
+from wsolfast.testing.kernel_resources import ARCHITECTURES, KernelResources, cuobjdump
+
 # As PTX says them: each becomes tensor-core machine code, and disassembling that takes longer than compiling.
 _TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async)\b")
 
@@ -42,24 +42,6 @@ class KernelBuild:
     name: str
     launch: Callable[[], object]
     tensor_cores: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class KernelResources:
-    """Needs of one kernel of a build, per thread (registers, spilled bytes) and per CTA (shared memory).
-
-    ``tensor_core_instructions`` counts those of the PTX.
-    """
-
-    build: str
-    kernel: str
-    arch: int
-    warps: int
-    registers: int
-    spilled_bytes: int
-    shared_bytes: int
-    tensor_core_instructions: int
-    tensor_cores_meant: bool
 
 
 def compile_build(build: KernelBuild, arch: int) -> list[KernelResources]:
@@ -145,20 +127,13 @@ def _resources(build: KernelBuild, compiled: Any, arch: int) -> KernelResources:
     )
 
 
-def cuobjdump() -> Path:
-    """Return the tool that reads machine code; Triton brings it along."""
-    import triton
-
-    return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-
-
 def _resource_usage(cubin: Path) -> str:
     command = [str(cuobjdump()), "--dump-resource-usage", str(cubin)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _compile_all(names: Sequence[str], architectures: Sequence[int]) -> list[KernelResources]:
-    """Compile the builds whose name contains one of ``names``, all without, by one process per core."""
+    """Compile the builds whose name contains one of ``names``, or all, with one process per core; return their rows."""
     chosen = [index for index, build in enumerate(all_builds()) if not names or any(n in build.name for n in names)]
     jobs = [(index, arch) for index in chosen for arch in architectures]
     # Spawned: a forked process may inherit locks of the parent's threads.
@@ -173,8 +148,6 @@ def _compile_one(job: tuple[int, int]) -> list[KernelResources]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one line per kernel, and write all as JSON where ``--json`` says."""
-    from wsolfast.testing import cuda_builds
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("names", nargs="*", help="builds whose name contains one of these; all without")
     parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES)
