@@ -14,7 +14,7 @@ REFUSED = [
     ("localize", "run", "photo.jpg"),
     ("report", "run"),
     ("convert", "file.pth"),
-    ("eval", "--scoremaps", "maps", "--metadata", "metadata", "--dataset", "CUB"),
+    ("eval-maps", "maps", "--metadata", "metadata", "--dataset", "CUB"),
 ]
 
 

@@ -1,9 +1,9 @@
-"""``wsolfast eval``."""
+"""``wsolfast eval`` and ``wsolfast eval-maps``."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-def _of_maps(text: str, **settings: Any) -> typer.models.OptionInfo:
-    return typer.Option(help=text, rich_help_panel="Score maps on disk", **settings)
-
-
 @app.command(
     name="eval",
     epilog="Examples:\n\n"
@@ -49,10 +45,12 @@ def _of_maps(text: str, **settings: Any) -> typer.models.OptionInfo:
     "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
     "  wsolfast eval runs/try2 --post scg evaluate.scg.delta_h=0.2\n\n"
     "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR\n\n"
-    "  wsolfast eval --scoremaps DIR --metadata metadata --dataset CUB --split test --compare opencv:64",
+    "Score maps of another program are measured by: wsolfast eval-maps",
 )
 def evaluate(
-    what: Annotated[list[str] | None, typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", show_default=False)] = None,
+    what: Annotated[
+        list[str], typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", help="A run, or a recipe; then its changes.")
+    ],
     split: Annotated[str | None, typer.Option(help="test or train_fullsup.")] = None,
     protocol: Protocol = None,
     post: Post = None,
@@ -75,62 +73,13 @@ def evaluate(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    scoremaps: Annotated[
-        Path | None, _of_maps("Measure these instead of a run: DIR/<image id>.npy, as wsolevaluation writes them.")
-    ] = None,
-    metadata: Annotated[Path | None, _of_maps("wsolevaluation's metadata folder.")] = None,
-    dataset: Annotated[str | None, _of_maps("Its folder in the metadata: CUB, ILSVRC, OpenImages.")] = None,
-    metrics: Annotated[str, _of_maps("Names with commas between, or all.")] = "all",
-    mask_root: Annotated[Path | None, _of_maps("Folder of the masks: measure pixels, not boxes.")] = None,
-    interval: Annotated[float | None, _of_maps("Step between thresholds; the protocol's if not given.")] = None,
-    compare: Annotated[
-        str | None,
-        _of_maps("Hold so many images against plain OpenCV first; exit 5 at a difference.", metavar="opencv:N"),
-    ] = None,
-    thresholds_of: Annotated[
-        Path | None, _of_maps("Results of another split's score maps: measure at its best thresholds, too.")
-    ] = None,
-    out: Annotated[Path | None, _of_maps("Where results go; RUNS/maps-<dataset>-<split> if not given.")] = None,
 ) -> None:
-    """Measure a run, or a recipe with weights from elsewhere; or score maps on disk, with --scoremaps.
+    """Measure a run, or a recipe with weights from elsewhere.
 
-    Score maps are computed once and kept, batch by batch: what was interrupted goes on when it is started again. Under
-    torchrun or srun, processes share the images of a run; --shard shares them among commands that know nothing of each
-    other but the run's folder. Score maps on disk need --metadata and --dataset.
+    Score maps are computed once and kept, batch by batch. A command that was interrupted continues when it is started
+    again. Under torchrun or srun, processes share the images. --shard shares them among commands that know nothing of
+    each other but the run's folder.
     """
-    if scoremaps is not None:
-        if what or weights or limit or shard or merge_shards or name or post or metadata is None or dataset is None:
-            raise RecipeError("--scoremaps goes with --metadata DIR and --dataset NAME, and with no run or recipe")
-        from wsolfast.engine.evaluation.evaluate_maps import evaluate_maps
-
-        refuse_company("eval --scoremaps")
-        split = split or "test"
-        folder = out or runs / f"maps-{dataset}-{split}"
-        found = evaluate_maps(
-            scoremaps,
-            metadata,
-            dataset,
-            split,
-            folder,
-            protocol=protocol or "wsolevaluation",
-            interval=interval,
-            metrics=metrics,
-            mask_root=mask_root,
-            compare=_compare_count(compare),
-            thresholds_of=thresholds_of,
-            progress=show_progress(quiet or as_json),
-        )
-        if as_json:
-            echo(json.dumps(found.to_json(), indent=2))
-        elif not quiet:
-            print_map_results(found, folder)
-        return
-    if metadata or dataset or mask_root or interval or compare or out or metrics != "all":
-        raise RecipeError(
-            "--metadata, --dataset, --metrics, --mask-root, --interval, --compare, --out need --scoremaps"
-        )
-    if not what:
-        raise RecipeError("give a run, a recipe, or --scoremaps DIR")
     target, *overrides = what
     overrides += runtime_overrides(device=device, amp=amp, workers=workers, cache_gb=cache_gb)
     overrides += decoder_override(decoder)
@@ -172,6 +121,71 @@ def evaluate(
         echo(json.dumps(results and results.to_json(), indent=2))
     elif results is not None and not quiet:
         print_results(results, recipe.paper)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  wsolfast eval-maps DIR/scoremaps --metadata DIR/metadata --dataset CUB --compare opencv:64\n\n"
+    "  wsolfast eval-maps DIR/scoremaps --metadata DIR/metadata --dataset CUB --split val --out runs/val\n\n"
+    "  wsolfast eval-maps DIR/scoremaps --metadata DIR/metadata --dataset CUB --thresholds-of runs/val\n\n"
+    "  wsolfast eval-maps DIR/scoremaps --metadata DIR/metadata --dataset OpenImages --mask-root DIR/dataset",
+)
+def eval_maps(
+    scoremaps: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Score maps: DIR/<image id>.npy, as wsolevaluation writes them.")
+    ],
+    metadata: Annotated[Path, typer.Option(help="The metadata folder of wsolevaluation.")],
+    dataset: Annotated[str, typer.Option(help="A folder of the metadata: CUB, ILSVRC or OpenImages.")],
+    split: Annotated[str, typer.Option(help="test or train_fullsup, which wsolevaluation calls val.")] = "test",
+    protocol: Annotated[str, typer.Option(help="The evaluation protocol of GT-known Loc.")] = "wsolevaluation",
+    metrics: Annotated[str, typer.Option(help="Names of metrics with commas between, or all.")] = "all",
+    mask_root: Annotated[Path | None, typer.Option(help="The folder of the masks: measures pixels, not boxes.")] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="The step between thresholds; the protocol's if not given.")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="opencv:N", help="First compare N images with plain OpenCV; a difference ends the command with 5."
+        ),
+    ] = None,
+    thresholds_of: Annotated[
+        Path | None, typer.Option(help="Results of another split: measure at its best thresholds, too.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where results are written; RUNS/maps-<dataset>-<split> if not given.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure score maps on disk, those of any program. No network runs, and no images are needed.
+
+    A command that was interrupted continues when it is started again: what was counted is kept in the folder of the
+    results.
+    """
+    from wsolfast.engine.evaluation.evaluate_maps import evaluate_maps
+
+    refuse_company("eval-maps")
+    folder = out or runs / f"maps-{dataset}-{split}"
+    found = evaluate_maps(
+        scoremaps,
+        metadata,
+        dataset,
+        split,
+        folder,
+        protocol=protocol,
+        interval=interval,
+        metrics=metrics,
+        mask_root=mask_root,
+        compare=_compare_count(compare),
+        thresholds_of=thresholds_of,
+        progress=show_progress(quiet or as_json),
+    )
+    if as_json:
+        echo(json.dumps(found.to_json(), indent=2))
+    elif not quiet:
+        print_map_results(found, folder)
 
 
 def _compare_count(text: str | None) -> int:

@@ -57,6 +57,8 @@ class Findings:
             for position in batch.images:
                 row, at = self._rows.get(position), position - batch.start
                 if row is not None:
+                    assert batch.classes is not None
+                    assert batch.scores is not None
                     label = batch.classes[at] == row.label
                     yield self._finding(row, batch.maps[at], float(batch.scores[at][label].sum()))
                     found += 1

@@ -1,10 +1,12 @@
-"""``wsolfast eval --scoremaps``: the numbers, the resumption, the comparison with OpenCV."""
+"""``wsolfast eval-maps``: the numbers, the resumption, the comparison with OpenCV."""
 
 import json
 import os
 import shutil
 import signal
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from oracles.benchmark_folder import BOXES, SIZES, smooth_map, write_boxes, writ
 
 from wsolfast import cli, ops
 from wsolfast.data import DataError
-from wsolfast.engine.evaluation import compare_opencv, evaluate_maps
+from wsolfast.engine.evaluation import compare_opencv, map_files
+from wsolfast.engine.evaluation.evaluate_maps import evaluate_maps
+from wsolfast.engine.evaluation.measure import SplitMetrics
 from wsolfast.engine.run.errors import BackendError, CheckError, Interrupted, MissingError, UsageError
 from wsolfast.engine.run.progress import Progress
 from wsolfast.metrics import PixelAccuracy
@@ -29,7 +33,7 @@ def folder(tmp_path):
 
 def evaluate(folder, *, out="out", dataset="CUB", **options):
     where = (folder / "scoremaps", folder / "metadata", dataset, "test", folder / out)
-    return evaluate_maps.evaluate_maps(*where, interval=0.05, **options)
+    return evaluate_maps(*where, interval=0.05, **options)
 
 
 def drop_in_numbers(folder, maps, multi):
@@ -67,7 +71,7 @@ def test_thresholds_of_another_split_are_measured_beside_the_best(folder):
     shutil.copytree(folder / "metadata" / "CUB" / "test", folder / "metadata" / "CUB" / "val")
     write_maps(folder, lambda rng: smooth_map(rng, grid=3))
     where = (folder / "scoremaps", folder / "metadata", "CUB")
-    val = evaluate_maps.evaluate_maps(*where, "val", folder / "val", interval=0.05)
+    val = evaluate_maps(*where, "val", folder / "val", interval=0.05)
     assert val.split == "train_fullsup"
     write_maps(folder)
     found = evaluate(folder, thresholds_of=folder / "val")
@@ -80,9 +84,15 @@ def test_thresholds_of_another_split_are_measured_beside_the_best(folder):
     assert found.cam_threshold == elsewhere != best
     with pytest.raises(MissingError, match="no results of score maps"):
         evaluate(folder, thresholds_of=folder)
-    (folder / "val" / "results.json").write_text('{"oracle_threshold": {"gt_known_loc": 0.123}}')
-    with pytest.raises(UsageError, match=r"--thresholds-of: gt_known_loc: threshold 0\.123 was not counted"):
-        evaluate(folder, thresholds_of=folder / "val")
+    for thresholds, text in (
+        (val.oracle_threshold | {"gt_known_loc": 0.123}, r"gt_known_loc: threshold 0\.123 was not counted"),
+        ({"p_iou": 0.5}, "was measured on masks"),
+        ({"gt_known_loc": 0.5}, "no threshold for 'max_box_acc'"),
+    ):
+        changed = replace(val, oracle_threshold=thresholds)
+        (folder / "val" / "results.json").write_text(json.dumps(changed.to_json()))
+        with pytest.raises(UsageError, match=rf"--thresholds-of: .*{text}"):
+            evaluate(folder, thresholds_of=folder / "val")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
@@ -119,17 +129,30 @@ def test_boxes_alone_cost_no_max_box_sweep(folder):
     assert "max_box_acc" not in json.loads((folder / "out" / "curves.json").read_text())
 
 
-def stop_after(monkeypatch, images):
-    """A signal arrives while the given number of images has been counted, one at a time."""
-    update = evaluate_maps._Boxes.update
+@pytest.fixture
+def counted(monkeypatch):
+    """The images that are counted, in batches of one."""
+    update, seen = SplitMetrics.update, []
 
-    def counted(self, index, maps):
-        update(self, index, maps)
-        if index.stop == images:
+    def counting(self, batch):
+        update(self, batch)
+        seen.extend(batch.images)
+
+    monkeypatch.setattr(map_files, "_BATCH", 1)
+    monkeypatch.setattr(SplitMetrics, "update", counting)
+    return seen
+
+
+def stop_after(monkeypatch, images):
+    """A signal arrives when the given number of images has been counted."""
+    update = SplitMetrics.update
+
+    def stopped(self, batch):
+        update(self, batch)
+        if batch.images.stop == images:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(evaluate_maps, "_CHUNK", 1)
-    monkeypatch.setattr(evaluate_maps._Boxes, "update", counted)
+    monkeypatch.setattr(SplitMetrics, "update", stopped)
 
 
 class Said(Progress):
@@ -141,24 +164,56 @@ class Said(Progress):
         self.lines.append(text)
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_same_digits(folder, monkeypatch):
-    whole = evaluate(folder, out="whole")
+@pytest.mark.parametrize("annotated", ["boxes", "masks"])
+def test_an_interrupted_evaluation_goes_on_with_the_same_digits(tmp_path, monkeypatch, counted, annotated):
+    folder, options = tmp_path, {}
+    if annotated == "boxes":
+        write_boxes(folder)
+    else:
+        write_masks(folder)
+        options = {"dataset": "OpenImages", "mask_root": folder / "dataset"}
+    write_maps(folder)
+    whole = evaluate(folder, out="whole", **options)
+    assert counted == [0, 1, 2, 3]
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
-        with pytest.raises(Interrupted, match="stopped after 3 of 4 images"):
-            evaluate(folder)
+        with pytest.raises(Interrupted, match=r"stopped; the same command goes on with the counters in .*out"):
+            evaluate(folder, **options)
     assert not (folder / "out" / "results.json").exists()
-    counted = []
-    update = evaluate_maps._Boxes.update
-    monkeypatch.setattr(evaluate_maps._Boxes, "update", lambda *words: (counted.append(words[1]), update(*words)))
+    counted.clear()
     said = Said()
-    resumed = evaluate(folder, progress=said)
-    assert counted == [range(3, 4)]
+    resumed = evaluate(folder, progress=said, **options)
+    assert counted == [3]
     assert said.lines[0].startswith("3 of 4 images are counted already")
     for key in ("metrics", "oracle_threshold", "baselines"):
         assert getattr(resumed, key) == getattr(whole, key)
     for name in ("curves.json", "per_image.json"):
         assert (folder / "out" / name).read_text() == (folder / "whole" / name).read_text()
+
+
+def test_few_score_maps_are_in_memory_at_once(tmp_path, monkeypatch):
+    image_ids = [f"{k}.jpg" for k in range(60)]
+    at = tmp_path / "metadata" / "CUB" / "test"
+    at.mkdir(parents=True)
+    for name, rest in (
+        ("image_ids", ""),
+        ("class_labels", ",0"),
+        ("image_sizes", ",40,30"),
+        ("localization", ",0,0,9,9"),
+    ):
+        (at / f"{name}.txt").write_text("".join(f"{image_id}{rest}\n" for image_id in image_ids))
+    (tmp_path / "scoremaps").mkdir()
+    for image_id in image_ids:
+        np.save(tmp_path / "scoremaps" / f"{image_id}.npy", np.random.default_rng(0).random((224, 224)))
+    monkeypatch.setattr(map_files, "_BATCH", 5)
+    tracemalloc.start()
+    try:
+        evaluate(tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Three batches, one of them just read, and what a batch is counted with.
+    assert peak < 25 * 224 * 224 * 8
 
 
 @pytest.mark.parametrize("change", ["map", "protocol", "file"])
@@ -301,7 +356,7 @@ def wsolfast(monkeypatch, capsys, folder):
     monkeypatch.chdir(folder)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["wsolfast", "eval", *words])
+        monkeypatch.setattr(sys, "argv", ["wsolfast", "eval-maps", *words])
         with pytest.raises(SystemExit) as exit_:
             cli.main()
         told = capsys.readouterr()
@@ -310,7 +365,7 @@ def wsolfast(monkeypatch, capsys, folder):
     return run
 
 
-MAPS = ("--scoremaps", "scoremaps", "--metadata", "metadata", "--dataset", "CUB", "--interval", "0.1")
+MAPS = ("scoremaps", "--metadata", "metadata", "--dataset", "CUB", "--interval", "0.1")
 
 
 def test_the_command_prints_a_table_and_the_comparison(wsolfast, folder):
@@ -326,12 +381,10 @@ def test_the_command_prints_a_table_and_the_comparison(wsolfast, folder):
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        ((*MAPS[:4],), 2, "--scoremaps goes with --metadata DIR and --dataset NAME"),
-        ((*MAPS, "runs/x"), 2, "with no run or recipe"),
         ((*MAPS, "--compare", "scipy:3"), 2, "expected opencv:N"),
-        (("runs/x", "--compare", "opencv:3"), 2, "need --scoremaps"),
-        ((), 2, "give a run, a recipe, or --scoremaps DIR"),
-        (("--scoremaps", "absent", *MAPS[2:]), 3, "absent/a/0.jpg.npy: missing"),
+        ((*MAPS, "--split", "train"), 2, "--split: expected test or train_fullsup"),
+        ((*MAPS, "--mask-root", ".", "--thresholds-of", "."), 3, "localization.txt"),
+        (("absent", *MAPS[1:]), 3, "absent/a/0.jpg.npy: missing"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(wsolfast, words, code, text):
@@ -339,6 +392,15 @@ def test_mistakes_on_the_command_line_are_one_line(wsolfast, words, code, text):
     assert found == code
     assert text in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"), [(MAPS[:3], "--dataset"), (MAPS[1:], "DIR"), ((*MAPS, "--limit", "3"), "--limit")]
+)
+def test_every_command_has_its_own_options(wsolfast, words, text):
+    code, _, told = wsolfast(*words)
+    assert code == 2
+    assert text in told
 
 
 def test_a_difference_from_opencv_is_exit_5(wsolfast, monkeypatch):

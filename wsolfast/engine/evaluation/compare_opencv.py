@@ -70,7 +70,7 @@ def compare_boxes(
                 )
 
 
-def compare_pixels(image_id: str, score_map: Tensor, mask: Tensor, thresholds: tuple[float, ...], side: int) -> None:
+def compare_pixels(image_id: str, score_map: Tensor, mask: Tensor, thresholds: tuple[float, ...]) -> None:
     """PxAP's histograms of one image, counted here and by OpenCV and NumPy.
 
     Args:
@@ -81,9 +81,10 @@ def compare_pixels(image_id: str, score_map: Tensor, mask: Tensor, thresholds: t
         CheckError: at the first difference, naming image and threshold.
     """
     cv2 = import_opencv()
-    ours = PixelAccuracy(side, thresholds).count([score_map], [mask])["scores"].numpy()
-    small = cv2.resize(mask.numpy(), (side, side), interpolation=cv2.INTER_NEAREST)
-    edges, scores = np.append(thresholds, [1.0, 2.0, 3.0]), _normalized(score_map, side)
+    accuracy = PixelAccuracy(thresholds=thresholds)
+    ours = accuracy.count([score_map], [mask])["scores"].numpy()
+    small = cv2.resize(mask.numpy(), (accuracy.size, accuracy.size), interpolation=cv2.INTER_NEAREST)
+    edges, scores = np.append(thresholds, [1.0, 2.0, 3.0]), _normalized(score_map, accuracy.size)
     for kind, name in enumerate(("background", "object")):
         theirs = np.histogram(scores[small == kind], edges)[0]
         if (ours[kind] != theirs).any():

@@ -2,9 +2,7 @@
 
 import dataclasses
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing
-from itertools import chain
-from typing import TypeVar
+from contextlib import closing
 
 import torch
 
@@ -13,21 +11,17 @@ from wsolfast.engine.assembly.build import count_decoders
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.evaluation.eval_split import WHOLE, EvalShard, EvalSplit
+from wsolfast.engine.evaluation.map_pass import MapPass
 from wsolfast.engine.evaluation.measure import SplitMetrics
-from wsolfast.engine.evaluation.per_image import turns
 from wsolfast.engine.evaluation.pipeline import stream
 from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.evaluation.stopwatch import FIELDS, Stopwatch
 from wsolfast.engine.run.distributed import from_all, on_first, rank, sum_over_all, world_size
-from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.signals import StopRequest
-
-Item = TypeVar("Item", MapBatch, MapBatch | None)
 
 
-class EvalPass:
-    """Passes over a split, each shared by all processes and stopped by a signal after the running batch.
+class EvalPass(MapPass):
+    """Passes over a split of a run's evaluation, each of them shared by all processes.
 
     Args:
         split: planned for ``network``.
@@ -36,7 +30,8 @@ class EvalPass:
     """
 
     def __init__(self, split: EvalSplit, network: Network, progress: Progress):
-        self.split, self.network, self.progress = split, network, progress
+        super().__init__(split.load, f"the score maps in {split.maps.folder}", progress)
+        self.split, self.network = split, network
 
     def count(self, metrics: SplitMetrics) -> dict[str, float]:
         """Add the score maps of all images to ``metrics``: those on disk, and the network's of all others.
@@ -50,11 +45,15 @@ class EvalPass:
         on_first(lambda: self.split.maps.remove_all_but(self.split.done))
         self._log()
         seconds = torch.zeros(len(FIELDS), dtype=torch.float64)
-        for batch in self._interruptible(self._kept(metrics), self._computed(WHOLE, metrics)):
+        for batch in self.interruptible(self._kept(metrics), self._computed(WHOLE, metrics)):
             seconds += torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
         self.split.done = self.split.batches
         metrics.all_reduce()
         return dict(zip(FIELDS, sum_over_all(seconds).tolist(), strict=True))
+
+    def reload(self) -> Generator[MapBatch | None]:
+        """Read all score maps again, as :meth:`read_in_turns` does."""
+        return self.read_in_turns(self.split.batches, f"{self.split.dataset.split}: images one by one")
 
     def compute_shard(self, shard: EvalShard) -> None:
         """Leave the score maps of a shard, for whoever counts them all.
@@ -63,42 +62,14 @@ class EvalPass:
             Interrupted: a signal asked for a stop.
         """
         self._log()
-        for _ in self._interruptible(self._computed(shard, None)):
+        for _ in self.interruptible(self._computed(shard, None)):
             pass
         # Those of all processes are there, before anyone looks.
         from_all(None)
         self.split.plan(self.network)
 
-    def reload(self) -> Generator[MapBatch | None]:
-        """Read all batches again.
-
-        Yields:
-            This process's batches, None in turns in which others have one.
-
-        Raises:
-            Interrupted: a signal asked for a stop.
-        """
-        mine = turns(self.split.batches)
-        with self.progress.task(f"{self.split.dataset.split}: images one by one", len(mine)) as advance:
-            for batch in self._interruptible(None if part is None else self.split.load(part) for part in mine):
-                yield batch
-                advance()
-
-    def _interruptible(self, *sources: Generator[Item]) -> Generator[Item]:
-        """What the sources yield, one after the other, until a signal asks for a stop."""
-        with ExitStack() as left:
-            stop = left.enter_context(StopRequest())
-            for source in sources:
-                left.enter_context(closing(source))
-            for batch in chain(*sources):
-                yield batch
-                if stop.requested:
-                    folder = self.split.maps.folder
-                    raise Interrupted(f"stopped; the same command goes on with the score maps in {folder}")
-
     def _kept(self, metrics: SplitMetrics) -> Generator[MapBatch]:
-        for part in self.split.done[rank() :: world_size()]:
-            batch = self.split.load(part)
+        for batch in self.read(self.split.done[rank() :: world_size()]):
             metrics.update(batch)
             yield batch
 

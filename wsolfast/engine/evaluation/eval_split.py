@@ -83,9 +83,7 @@ class EvalSplit:
 
     def plan(self, network: Network) -> None:
         """Cut the images into batches, and find those whose score maps of the same weights and settings are on disk."""
-        self.maps = ScoreMaps(
-            self.folder / "maps", self._identity(network), [self.dataset.image_ids[i] for i in self.indices]
-        )
+        self.maps = ScoreMaps(self.folder / "maps", self._identity(network), self.ground_truth.image_ids)
         self.batches, self.done = from_first(self.maps.batches(self.recipe.evaluate.batch_size))
 
     def missing(self, shard: EvalShard = WHOLE) -> list[range]:

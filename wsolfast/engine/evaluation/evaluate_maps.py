@@ -1,35 +1,35 @@
 """Evaluation of score maps on disk, ``<folder>/<image id>.npy``, against the benchmark's metadata; no network runs."""
 
-import hashlib
-import json
-import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from wsolfast.data import DataError
+from wsolfast import data
 from wsolfast.data.images.masks import unite_masks
 from wsolfast.data.metadata import FOLDERS, read_mask_metadata, read_metadata
 from wsolfast.data.tensor_files import fingerprint
 from wsolfast.engine.evaluation.compare_opencv import compare_boxes, compare_pixels, import_opencv
+from wsolfast.engine.evaluation.map_files import MapFiles, read_map
+from wsolfast.engine.evaluation.map_pass import MapPass
+from wsolfast.engine.evaluation.measure import GroundTruth, SplitMetrics, boxed
+from wsolfast.engine.evaluation.per_image import rounded, write_table
+from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, UsageError
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.results import MapResults
-from wsolfast.engine.run.run_folder import locked, write_bytes, write_json
-from wsolfast.engine.run.signals import StopRequest
-from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, PixelAccuracy, center_box, get_protocol, mask_overlaps
+from wsolfast.engine.run.results import Comparison, MapResults, MapRow
+from wsolfast.engine.run.run_folder import locked, write_json
+from wsolfast.metrics import METRICS_VERSION, Protocol, get_protocol, mask_overlaps
 from wsolfast.metrics.functional import best_overlaps, predicted_boxes
 
-_CHUNK = 128
 _SAVE_EVERY = 1024
 _MAX_BOX = ("max_box_acc", "max_box_acc_v2", "iou30", "iou50", "iou70")
+_BOX_METRICS = ("gt_known_loc", *_MAX_BOX)
+_MASK_METRICS = ("px_ap", "p_iou", "peak_iou", "peak_t", "peak_iou_per_image", "peak_t_per_image")
 _COUNTERS, _RESULTS = "counters.pt", "results.json"
 
 
@@ -78,227 +78,161 @@ def evaluate_maps(
     split = {folder: name for name, folder in FOLDERS.items()}.get(split, split)
     if split not in ("test", "train_fullsup"):
         raise UsageError(f"--split: expected test or train_fullsup, got {split!r}")
-    folder = Path(metadata, dataset) if Path(metadata, dataset).is_dir() else Path(metadata)
-    thresholds = _thresholds(interval)
-    if mask_root is not None:
-        root = Path(mask_root, dataset) if Path(mask_root, dataset).is_dir() else Path(mask_root)
-        task: _Boxes | _Masks = _Masks(folder, split, thresholds, root)
-    elif dataset.lower() == "openimages":
+    if mask_root is None and dataset.lower() == "openimages":
         raise UsageError("OpenImages is annotated with masks: give their folder as --mask-root")
-    else:
-        task = _Boxes(folder, split, protocol, thresholds, metrics)
-    at = None if thresholds_of is None else task.transferable(Path(thresholds_of))
-    wanted = _wanted(metrics, task.names)
-    files = _files(Path(scoremaps), task.image_ids)
+    masked, benchmark = mask_root is not None, _sweep("wsolevaluation", interval)
+    chosen = benchmark if masked else _sweep(protocol, interval)
+    wanted = _wanted(metrics, _MASK_METRICS if masked else _BOX_METRICS)
+    max_box = any(name in _MAX_BOX for name in wanted)
+    source = _Annotations(_below(metadata, dataset), split, None if mask_root is None else _below(mask_root, dataset))
+    truth = GroundTruth(data.Dataset(source, split, data.View()), source.measured)
+    counters = SplitMetrics(truth, chosen, baselines=not masked, max_box=max_box, pixel_thresholds=benchmark.thresholds)
+    at = {} if thresholds_of is None else _best_thresholds(Path(thresholds_of), masked)
+    files = MapFiles(Path(scoremaps), truth.image_ids, out / _COUNTERS)
     _make_folder(out)
-    threads = len(os.sched_getaffinity(0))
-    with locked(out), StopRequest() as stop, ThreadPoolExecutor(threads) as pool:
-        results: dict = {}
-        if compare:
-            results["compared"] = _compare(task, files, compare, progress)
-        counting = time.monotonic()
-        counted = _count(task, files, out, pool, progress, stop)
-        seconds = time.monotonic() - counting
-        numbers = task.accumulator.compute()
-        curves = numbers.pop("curves")
-        task.keep_thresholds(numbers, results, at)
-        with progress.task("images one by one", len(files)) as advance:
-            rows, odd = [], 0
-            for start, maps in _chunks(files, 0, pool):
-                odd += sum(not one.isfinite().all() for one in maps)
-                rows += task.describe(range(start, start + len(maps)), maps, results)
-                advance(len(maps))
-                if stop.requested:
-                    raise Interrupted(f"stopped; the same command goes on with what is in {out}")
-        results = {
-            "num_images": len(files),
-            "metrics": {name: numbers[name] for name in wanted},
-            **results,
-            "maps_not_finite": odd,
-            "dataset": dataset,
-            "split": split,
-            "scoremaps": str(scoremaps),
-            "images_per_second": round(counted / seconds, 1) if counted else None,
-            "seconds": round(time.monotonic() - started, 2),
-            "evaluated": now(),
-            "environment": describe_environment(),
-        }
+    with locked(out):
+        compared = _compare(truth, files, compare, benchmark, progress) if compare else None
+        images = MapPass(files.load, f"the counters in {out}", progress)
+        identity, counting = fingerprint(METRICS_VERSION, asdict(chosen), max_box, source.identity), time.monotonic()
+        counted = _count(images, files, counters, identity)
+        rate = round(counted / (time.monotonic() - counting), 1) if counted else None
+        numbers, curves, threshold = _numbers(counters, at)
+        rows = _Rows(counters, threshold)
+        write_table(out / "per_image.json", images.read_in_turns(files.batches(), "images one by one"), rows.describe)
+        results = MapResults(
+            **numbers | {"metrics": {name: numbers["metrics"][name] for name in wanted}},
+            num_images=len(files),
+            compared=compared,
+            images_without_box=None if masked else len(source.image_ids) - len(files),
+            maps_not_finite=rows.not_finite,
+            dataset=dataset,
+            split=split,
+            scoremaps=str(scoremaps),
+            images_per_second=rate,
+            seconds=round(time.monotonic() - started, 2),
+            evaluated=now(),
+            environment=describe_environment(),
+        )
         write_json(out / "curves.json", curves, indent=None)
-        write_json(out / "per_image.json", {"frame": "image", "images": rows}, indent=None)
-        write_json(out / _RESULTS, results)
-    return MapResults.from_json(results)
+        write_json(out / _RESULTS, results.to_json())
+    return results
 
 
-class _Boxes:
-    """A split with boxes."""
+class _Annotations(data.Source):
+    """A split of the benchmark's metadata without its images.
 
-    names = ("gt_known_loc", *_MAX_BOX)
+    Args:
+        folder: of the metadata.
+        split: its name.
+        mask_root: where the paths of masks start; None reads boxes.
 
-    def __init__(self, folder: Path, split: str, protocol: str, thresholds: tuple[float, ...] | None, metrics: str):
-        try:
-            chosen = get_protocol(protocol)
-        except ValueError as error:
-            raise UsageError(f"--protocol: {error}") from None
-        notes = read_metadata(folder, split)
-        boxes = [notes.boxes.of(index) for index in range(len(notes.image_ids))]
-        kept = [index for index, found in enumerate(boxes) if len(found)]
-        if not kept:
-            raise DataError(f"{folder / FOLDERS[split]}: no image has a true box, nothing can be measured")
-        unsized = next((notes.image_ids[index] for index in kept if index not in notes.sizes), None)
+    Attributes:
+        measured: positions of the images that can be measured.
+        identity: everything that was read.
+    """
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path, split: str, mask_root: Path | None):
+        self.has_masks = mask_root is not None
+        if mask_root is None:
+            self._read_boxes(folder, split)
+        else:
+            self._read_masks(folder, split, mask_root)
+
+    def annotation(self, index: int) -> data.Annotation:
+        """Size and boxes of image ``index``; without boxes, nobody asks for the size, which the metadata lacks."""
+        if self.has_masks:
+            return data.Annotation((0, 0), torch.zeros((0, 4), dtype=torch.float64))
+        return data.Annotation(self._sizes[index], self._boxes.of(index))
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """All objects of image ``index``, see :func:`wsolfast.data.images.masks.unite_masks`."""
+        return unite_masks(self._masks[index], self._ignored[index]) if self.has_masks else None
+
+    def _read_boxes(self, folder: Path, split: str) -> None:
+        found = read_metadata(folder, split)
+        self.image_ids, self.labels = found.image_ids, np.array(found.labels)
+        self._sizes, self._boxes = found.sizes, found.boxes
+        self.measured = [index for index in range(len(self.image_ids)) if len(self._boxes.of(index))]
+        if not self.measured:
+            raise data.DataError(f"{folder / FOLDERS[split]}: no image has a true box, nothing can be measured")
+        unsized = next((self.image_ids[index] for index in self.measured if index not in self._sizes), None)
         if unsized is not None:
-            raise DataError(f"{folder / FOLDERS[split] / 'image_sizes.txt'}: no size for image {unsized}")
-        self.index = kept
-        self.left_out = len(boxes) - len(kept)
-        self.image_ids = [notes.image_ids[index] for index in kept]
-        self.labels = [notes.labels[index] for index in kept]
-        self.sizes = torch.tensor([notes.sizes[index] for index in kept])
-        self.boxes = [boxes[index] for index in kept]
-        asked = metrics.split(",")
-        max_box = metrics == "all" or any(name in _MAX_BOX for name in asked)
-        self.accumulator = BoxAccuracy(chosen, thresholds, max_box=max_box)
-        self.protocol = self.accumulator.protocol
-        self.identity = [
-            asdict(self.protocol),
-            max_box,
-            self.image_ids,
-            self.sizes.tolist(),
-            notes.boxes.boxes.tolist(),
-        ]
-        benchmark = get_protocol("wsolevaluation")
-        self.benchmark = benchmark if thresholds is None else replace(benchmark, thresholds=thresholds)
+            raise data.DataError(f"{folder / FOLDERS[split] / 'image_sizes.txt'}: no size for image {unsized}")
+        sizes = [self._sizes[index] for index in self.measured]
+        self.identity: list[object] = [self.image_ids, sizes, self._boxes.boxes.tolist(), self._boxes.offsets.tolist()]
 
-    def update(self, index: range, maps: list[Tensor]) -> None:
-        part = slice(index.start, index.stop)
-        self.accumulator.update(maps, self.sizes[part], self.boxes[part])
+    def _read_masks(self, folder: Path, split: str, root: Path) -> None:
+        found = read_mask_metadata(folder, split)
+        self.image_ids, self.labels = found.image_ids, np.array(found.labels)
+        self._masks = [[root / file for file in files] for files in found.masks]
+        self._ignored = [None if file is None else root / file for file in found.ignored]
+        self.measured = list(range(len(self.image_ids)))
+        self.identity = [self.image_ids, found.masks, found.ignored, str(root.resolve())]
 
-    def transferable(self, results: Path) -> dict[str, float]:
-        """The best threshold of each metric in the results of another split."""
-        try:
-            other = json.loads((results / _RESULTS).read_text(encoding="utf-8"))
-            return dict(other["oracle_threshold"])
-        except (OSError, ValueError, KeyError) as error:
-            raise MissingError(f"{results / _RESULTS}: no results of score maps ({error})") from None
 
-    def keep_thresholds(self, numbers: dict, results: dict, at: dict[str, float] | None) -> None:
-        """The thresholds of the published way, those of another split, and what a box in the image's centre scores."""
-        if at is not None:
-            try:
-                transferred = self.accumulator.compute(at=at)
-            except ValueError as error:
-                raise UsageError(f"--thresholds-of: {error}") from None
-            results["transferred_thresholds"] = transferred["cam_threshold"]
-            results["transferred"] = {name: transferred[name] for name in self.names if name in transferred}
-        central = BoxAccuracy(self.protocol, max_box="max_box_acc" in numbers)
-        central.update_boxes(center_box(self.sizes), self.boxes)
-        center = central.compute()
-        results |= {
-            "protocol": self.protocol.name,
-            "oracle_threshold": numbers["cam_threshold"],
-            "cam_threshold": (at or numbers["cam_threshold"])["gt_known_loc"],
-            "baselines": {"center_box": {name: center[name] for name in self.names if name in center}},
-            "images_without_box": self.left_out,
-        }
+class _Rows:
+    """Makes the rows of ``per_image.json``, and counts the score maps that hold a NaN or an infinity."""
 
-    def describe(self, index: range, maps: list[Tensor], results: dict) -> list[dict]:
-        part, threshold = slice(index.start, index.stop), results["cam_threshold"]
-        sizes, truths = self.sizes[part], self.boxes[part]
-        boxes = predicted_boxes(maps, sizes, self.protocol, threshold)
-        overlaps = best_overlaps(maps, sizes, truths, self.protocol, torch.tensor([threshold], dtype=torch.float64))
+    def __init__(self, metrics: SplitMetrics, threshold: float):
+        self.metrics, self.threshold, self.not_finite = metrics, threshold, 0
+
+    def describe(self, batch: MapBatch) -> list[MapRow]:
+        """Return a row for each image."""
+        truth, maps = self.metrics.ground_truth, list(batch.maps)
+        self.not_finite += sum(not one.isfinite().all() for one in maps)
+        indices = [truth.indices[position] for position in batch.images]
+        about = [(index, truth.dataset.image_ids[index], int(truth.dataset.labels[index])) for index in indices]
+        if self.metrics.masks is not None:
+            overlaps = mask_overlaps(maps, list(truth.masks(batch).values()), self.threshold)
+            return [MapRow(*one, round(overlap, 6)) for one, overlap in zip(about, overlaps, strict=True)]
+        _, sizes, truths = boxed(truth.annotations(batch))
+        boxes = predicted_boxes(maps, sizes, self.metrics.protocol, self.threshold)
+        cut = torch.tensor([self.threshold], dtype=torch.float64)
+        best = best_overlaps(maps, sizes, truths, self.metrics.protocol, cut)[:, 0].tolist()
         return [
-            {
-                "index": self.index[n],
-                "image_id": self.image_ids[n],
-                "label": self.labels[n],
-                "size": sizes[k].tolist(),
-                "gt_boxes": truths[k].tolist(),
-                "box": [round(value, 2) for value in boxes[k][0].tolist()],
-                "iou": round(float(overlaps[k]), 6),
-            }
-            for k, n in enumerate(index)
+            MapRow(*one, round(best[k], 6), sizes[k].tolist(), truths[k].tolist(), rounded(boxes[k])[0])
+            for k, one in enumerate(about)
         ]
 
-    def compare(self, n: int, score_map: Tensor) -> None:
-        rules = {
-            "the largest contour": replace(self.benchmark.rule, selection="contour_area"),
-            "all contours": replace(self.benchmark.rule, selection="all"),
-        }
-        width, height = self.sizes[n].tolist()
-        compare_boxes(self.image_ids[n], score_map, (width, height), self.boxes[n], self.benchmark, rules)
 
-    @property
-    def compared_thresholds(self) -> int:
-        return len(self.benchmark.thresholds)
+def _below(folder: str | Path, dataset: str) -> Path:
+    return Path(folder, dataset) if Path(folder, dataset).is_dir() else Path(folder)
 
 
-class _Masks:
-    """A split with masks."""
-
-    names = ("px_ap", "p_iou", "peak_iou", "peak_t", "peak_iou_per_image", "peak_t_per_image")
-
-    def __init__(self, folder: Path, split: str, thresholds: tuple[float, ...] | None, root: Path):
-        notes = read_mask_metadata(folder, split)
-        self.image_ids, self.labels = notes.image_ids, notes.labels
-        self.masks = [[root / file for file in files] for files in notes.masks]
-        self.ignored = [None if file is None else root / file for file in notes.ignored]
-        self.thresholds = get_protocol("wsolevaluation").thresholds if thresholds is None else thresholds
-        self.accumulator = PixelAccuracy(thresholds=self.thresholds)
-        self.side = self.accumulator.size
-        self.identity = [self.thresholds, self.image_ids, notes.masks, notes.ignored, str(root.resolve())]
-
-    def update(self, index: range, maps: list[Tensor]) -> None:
-        self.accumulator.update(maps, [self.mask(n) for n in index])
-
-    def mask(self, n: int) -> Tensor:
-        """All objects of an image, see :func:`wsolfast.data.images.masks.unite_masks`."""
-        return torch.from_numpy(unite_masks(self.masks[n], self.ignored[n]))
-
-    def transferable(self, results: Path) -> dict[str, float]:
-        raise UsageError("--thresholds-of: what is measured on masks takes no threshold from elsewhere")
-
-    def keep_thresholds(self, numbers: dict, results: dict, at: dict[str, float] | None) -> None:
-        """The threshold of the best pooled overlap."""
-        results |= {"oracle_threshold": {"p_iou": numbers["p_iou_threshold"]}}
-
-    def describe(self, index: range, maps: list[Tensor], results: dict) -> list[dict]:
-        threshold = results["oracle_threshold"]["p_iou"]
-        overlaps = mask_overlaps(maps, [self.mask(n) for n in index], threshold, self.side)
-        return [
-            {"index": n, "image_id": self.image_ids[n], "label": self.labels[n], "iou": round(iou, 6)}
-            for iou, n in zip(overlaps, index, strict=True)
-        ]
-
-    def compare(self, n: int, score_map: Tensor) -> None:
-        compare_pixels(self.image_ids[n], score_map, self.mask(n), self.thresholds, self.side)
-
-    @property
-    def compared_thresholds(self) -> int:
-        return len(self.thresholds)
-
-
-def _thresholds(interval: float | None) -> tuple[float, ...] | None:
+def _sweep(name: str, interval: float | None) -> Protocol:
+    """The protocol of that name, at thresholds ``interval`` apart if it is given."""
+    try:
+        protocol = get_protocol(name)
+    except ValueError as error:
+        raise UsageError(f"--protocol: {error}") from None
     if interval is None:
-        return None
+        return protocol
     if not 0 < interval <= 1:
         raise UsageError(f"--interval: expected a step in (0, 1], got {interval}")
-    return tuple(np.arange(0, 1, interval).tolist())
+    return replace(protocol, thresholds=tuple(np.arange(0, 1, interval).tolist()))
 
 
 def _wanted(metrics: str, names: tuple[str, ...]) -> list[str]:
-    if metrics == "all":
-        return list(names)
-    asked = metrics.split(",")
+    asked = list(names) if metrics == "all" else metrics.split(",")
     unknown = [name for name in asked if name not in names]
     if unknown:
         raise UsageError(f"--metrics: no {unknown[0]!r} here; choose from {', '.join(names)}, or all")
     return asked
 
 
-def _files(folder: Path, image_ids: Sequence[str]) -> list[Path]:
-    files = [folder / f"{image_id}.npy" for image_id in image_ids]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise MissingError(f"{missing[0]}: missing, as are {len(missing) - 1} of the other {len(files) - 1} score maps")
-    return files
+def _best_thresholds(results: Path, masked: bool) -> dict[str, float]:
+    """The best threshold of each metric in the results of another split."""
+    if masked:
+        raise UsageError("--thresholds-of: what is measured on masks takes no threshold from elsewhere")
+    try:
+        found = MapResults.read(results / _RESULTS).oracle_threshold
+    except MissingError as error:
+        raise MissingError(f"--thresholds-of: no results of score maps: {error}") from None
+    if "gt_known_loc" not in found:
+        raise UsageError(f"--thresholds-of: {results / _RESULTS} was measured on masks")
+    return found
 
 
 def _make_folder(out: Path) -> None:
@@ -308,88 +242,54 @@ def _make_folder(out: Path) -> None:
         raise UsageError(f"{out} exists and holds something else; choose another --out")
 
 
-def _load(file: Path) -> Tensor:
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MissingError(f"{file}: no readable score map ({error}); write it again") from None
-    if array.ndim != 2 or 0 in array.shape or array.dtype.name not in ("float64", "float32", "float16", "uint8"):
-        raise DataError(
-            f"{file}: expected a score map [h, w] of float64, float32, float16 or uint8, "
-            f"got {array.dtype} {list(array.shape)}"
-        )
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
-
-
-def _chunks(files: Sequence[Path], start: int, pool: ThreadPoolExecutor) -> Iterator[tuple[int, list[Tensor]]]:
-    """(position, score maps) of some files at a time; the next ones are read while these are used."""
-    ahead: tuple[int, Iterator[Tensor]] | None = None
-    for position in range(start, len(files), _CHUNK):
-        following = position, pool.map(_load, files[position : position + _CHUNK])
-        if ahead is not None:
-            yield ahead[0], list(ahead[1])
-        ahead = following
-    if ahead is not None:
-        yield ahead[0], list(ahead[1])
-
-
-def _compare(task: _Boxes | _Masks, files: Sequence[Path], count: int, progress: Progress) -> dict:
+def _compare(truth: GroundTruth, files: MapFiles, count: int, benchmark: Protocol, progress: Progress) -> Comparison:
     version, count = import_opencv().__version__, min(count, len(files))
+    rules = {
+        "the largest contour": replace(benchmark.rule, selection="contour_area"),
+        "all contours": replace(benchmark.rule, selection="all"),
+    }
     with progress.task("comparing with OpenCV", count) as advance:
         for k in range(count):
-            n = k * len(files) // count
-            task.compare(n, _load(files[n]))
+            position = k * len(files) // count
+            index, score_map = truth.indices[position], read_map(files.files[position])
+            image_id, mask = truth.dataset.image_ids[index], truth.dataset.mask(index)
+            if mask is None:
+                note = truth.dataset.annotations(index)
+                compare_boxes(image_id, score_map, note.size, note.boxes, benchmark, rules)
+            else:
+                compare_pixels(image_id, score_map, mask, benchmark.thresholds)
             advance()
-    return {"with": f"OpenCV {version}", "images": count, "thresholds": task.compared_thresholds}
+    return Comparison(f"OpenCV {version}", count, len(benchmark.thresholds))
 
 
-def _count(
-    task: _Boxes | _Masks, files: list[Path], out: Path, pool: ThreadPoolExecutor, progress: Progress, stop: StopRequest
-) -> int:
-    """Counts what is not counted yet; returns how many images that were."""
-    identity = fingerprint(METRICS_VERSION, *task.identity)
-    done = first = _resume(task, files, out / _COUNTERS, identity, progress)
-    saved = done
-    with progress.task("score maps", len(files), done) as advance:
-        for start, maps in _chunks(files, done, pool):
-            done = start + len(maps)
-            task.update(range(start, done), maps)
-            advance(len(maps))
-            if stop.requested or done - saved >= _SAVE_EVERY or done == len(files):
-                _save(task, files[:done], out / _COUNTERS, identity)
-                saved = done
-            if stop.requested:
-                raise Interrupted(f"stopped after {done} of {len(files)} images; the same command goes on from there")
+def _count(images: MapPass, files: MapFiles, metrics: SplitMetrics, identity: str) -> int:
+    """Count what is not counted yet; return how many images that were."""
+    done = first = saved = files.resume(metrics, identity, images.progress)
+    with images.progress.task("score maps", len(files), done) as advance:
+        try:
+            for batch in images.interruptible(images.read(files.batches(done))):
+                metrics.update(batch)
+                done = batch.images.stop
+                advance(len(batch.images))
+                if done - saved >= _SAVE_EVERY or done == len(files):
+                    files.save_counters(metrics, done, identity)
+                    saved = done
+        except Interrupted:
+            files.save_counters(metrics, done, identity)
+            raise
     return done - first
 
 
-def _save(task: _Boxes | _Masks, files: list[Path], counters: Path, identity: str) -> None:
-    state = {"identity": identity, "done": len(files), "stamp": _stamp(files), "state": task.accumulator.state_dict()}
-    write_bytes(counters, lambda stream: torch.save(state, stream))
-
-
-def _resume(task: _Boxes | _Masks, files: list[Path], counters: Path, identity: str, progress: Progress) -> int:
-    """Takes over the counters that an earlier run left, if they are of the same maps; returns how many images."""
-    if not counters.is_file():
-        return 0
+def _numbers(metrics: SplitMetrics, at: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """Fields of the results, the curves, and the threshold of the rows."""
+    if metrics.masks is not None:
+        pixels = metrics.masks.pixels.compute()
+        threshold = pixels["p_iou_threshold"]
+        return {"metrics": pixels, "oracle_threshold": {"p_iou": threshold}}, pixels["curves"], threshold
     try:
-        kept = torch.load(counters, weights_only=True)
-        fits = kept["identity"] == identity and kept["stamp"] == _stamp(files[: kept["done"]])
-    except Exception as error:
-        progress.log(f"{counters}: cannot be read ({error}); starting over")
-        return 0
-    if not fits:
-        progress.log(f"{counters}: counted from other score maps or settings; starting over")
-        return 0
-    task.accumulator.load_state_dict(kept["state"])
-    progress.log(f"{kept['done']} of {len(files)} images are counted already ({counters})")
-    return kept["done"]
-
-
-def _stamp(files: Sequence[Path]) -> str:
-    """Changes when one of the files is written again."""
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+        found = metrics.measure(at)
+    except ValueError as error:
+        raise UsageError(f"--thresholds-of: {error}") from None
+    names = ("metrics", "oracle_threshold", "cam_threshold", "transferred_thresholds", "transferred", "baselines")
+    fields = {name: getattr(found, name) for name in names} | {"protocol": metrics.protocol.name}
+    return fields, metrics.boxes.accuracy.compute()["curves"], found.cam_threshold

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
+from wsolfast.engine.evaluation.counters import Counters
 from wsolfast.engine.evaluation.measure_boxes import BoxCounters
 from wsolfast.engine.evaluation.measure_masks import MaskCounters
 from wsolfast.engine.evaluation.score_maps import MapBatch
@@ -23,6 +24,11 @@ class GroundTruth:
 
     def __init__(self, dataset: data.Dataset, indices: Sequence[int]):
         self.dataset, self.indices = dataset, indices
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the images, by position."""
+        return [self.dataset.image_ids[index] for index in self.indices]
 
     def labels(self, batch: MapBatch) -> Tensor:
         """Return the labels [n] of a batch."""
@@ -46,31 +52,59 @@ class SplitMetrics:
         protocol: the way to score boxes. One that looks at a crop does not measure masks, which show whole images.
         baselines: count the central box.
         gaussian: count the central Gaussian, which takes as long as the method's maps.
+        max_box: count MaxBoxAcc and MaxBoxAccV2.
+        pixel_thresholds: of the masks; those of :class:`wsolfast.metrics.PixelAccuracy` if None.
     """
 
     def __init__(
-        self, ground_truth: GroundTruth, protocol: Protocol, *, baselines: bool = True, gaussian: bool = False
+        self,
+        ground_truth: GroundTruth,
+        protocol: Protocol,
+        *,
+        baselines: bool = True,
+        gaussian: bool = False,
+        max_box: bool = True,
+        pixel_thresholds: Sequence[float] | None = None,
     ):
         self.ground_truth, self.protocol = ground_truth, protocol
-        self.boxes = BoxCounters(protocol, baselines=baselines, gaussian=gaussian)
-        masked = ground_truth.dataset.has_masks and protocol.frame != "crop"
-        self.masks = MaskCounters(baselines=baselines, gaussian=gaussian) if masked else None
+        self.boxes = BoxCounters(protocol, baselines=baselines, gaussian=gaussian, max_box=max_box)
+        self.masks: MaskCounters | None = None
+        if ground_truth.dataset.has_masks and protocol.frame != "crop":
+            self.masks = MaskCounters(baselines=baselines, gaussian=gaussian, thresholds=pixel_thresholds)
 
     def update(self, batch: MapBatch) -> None:
         """Add a batch."""
-        label, (rows, sizes, boxes) = self.ground_truth.labels(batch), boxed(self.ground_truth.annotations(batch))
-        left_out = len(label) - len(rows)
-        self.boxes.update(batch.maps[rows], sizes, boxes, label[rows], batch.classes[rows], left_out=left_out)
+        label, classes = self.ground_truth.labels(batch), batch.classes
+        rows, sizes, boxes = boxed(self.ground_truth.annotations(batch))
+        left_out, likely = len(label) - len(rows), None if classes is None else classes[rows]
+        self.boxes.update(batch.select(rows), sizes, boxes, label[rows], likely, left_out=left_out)
         if self.masks is not None:
             masks = self.ground_truth.masks(batch)
             rows = list(masks)
-            self.masks.update(batch.maps[rows], list(masks.values()), label[rows], batch.classes[rows])
+            likely = None if classes is None else classes[rows]
+            self.masks.update(batch.select(rows), list(masks.values()), label[rows], likely)
 
     def all_reduce(self) -> None:
         """Add up what all processes have counted."""
-        self.boxes.all_reduce()
-        if self.masks is not None:
-            self.masks.all_reduce()
+        for counters in self._counters.values():
+            counters.all_reduce()
+
+    def state_dict(self) -> dict:
+        """Return a copy of all counters."""
+        return {name: counters.state_dict() for name, counters in self._counters.items()}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Replace the counters by ``state``, which :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: if they are of another protocol.
+        """
+        for name, counters in self._counters.items():
+            counters.load_state_dict(state[name])
+
+    @property
+    def _counters(self) -> dict[str, Counters]:
+        return {"boxes": self.boxes} | ({} if self.masks is None else {"masks": self.masks})
 
     @property
     def best_thresholds(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wsolfast.engine.run.distributed import sum_over_all, world_size
+from wsolfast.engine.evaluation.counters import Counters
 from wsolfast.engine.run.results import Curves, Measurement, ProtocolCurves
 from wsolfast.metrics import BoxAccuracy, Protocol, center_box, center_gaussian
 
@@ -13,41 +13,42 @@ from wsolfast.metrics import BoxAccuracy, Protocol, center_box, center_gaussian
 _CENTRAL = 224
 
 
-class BoxCounters:
+class BoxCounters(Counters):
     """Counts of right boxes, over the images that have a true box.
 
     Args:
         protocol: the way to score.
         baselines: count the central box, too.
         gaussian: count the central Gaussian, too, which takes as long as the method's maps.
+        max_box: count MaxBoxAcc and MaxBoxAccV2, too.
     """
 
-    def __init__(self, protocol: Protocol, *, baselines: bool, gaussian: bool):
-        self.accuracy = BoxAccuracy(protocol)
-        self._center_box = BoxAccuracy(protocol) if baselines else None
-        self._center_gaussian = BoxAccuracy(protocol) if gaussian else None
-        self._images = torch.zeros(2, dtype=torch.int64)  # with a box, without one
+    def __init__(self, protocol: Protocol, *, baselines: bool, gaussian: bool, max_box: bool = True):
+        central = (("center_box", baselines), ("center_gaussian", gaussian))
+        self.accuracy = BoxAccuracy(protocol, max_box=max_box)
+        self._baselines = {name: BoxAccuracy(protocol, max_box=max_box) for name, wanted in central if wanted}
+        super().__init__({"accuracy": self.accuracy, **self._baselines}, images=2)  # with a box, without one
 
     def update(
-        self, maps: Tensor, sizes: Tensor, boxes: list[Tensor], label: Tensor, classes: Tensor, *, left_out: int
+        self,
+        maps: Tensor | list[Tensor],
+        sizes: Tensor,
+        boxes: list[Tensor],
+        label: Tensor,
+        classes: Tensor | None,
+        *,
+        left_out: int,
     ) -> None:
         """Add images: the arguments of :meth:`BoxAccuracy.update`, and how many others have no box."""
         self._images += torch.tensor([len(boxes), left_out])
         if not boxes:
             return
         self.accuracy.update(maps, sizes, boxes, label, classes)
-        if self._center_box is not None:
-            self._center_box.update_boxes(center_box(sizes), boxes, label, classes)
-        if self._center_gaussian is not None:
+        if "center_box" in self._baselines:
+            self._baselines["center_box"].update_boxes(center_box(sizes), boxes, label, classes)
+        if "center_gaussian" in self._baselines:
             central = center_gaussian((_CENTRAL, _CENTRAL)).float().expand(len(boxes), -1, -1)
-            self._center_gaussian.update(central, sizes, boxes, label, classes)
-
-    def all_reduce(self) -> None:
-        """Add up what all processes have counted."""
-        sum_over_all(self._images)
-        for accumulator in (self.accuracy, self._center_box, self._center_gaussian):
-            if accumulator is not None and world_size() > 1:
-                accumulator.all_reduce()
+            self._baselines["center_gaussian"].update(central, sizes, boxes, label, classes)
 
     @property
     def found(self) -> bool:
@@ -67,7 +68,6 @@ class BoxCounters:
         """
         numbers = self.accuracy.compute()
         oracle = numbers["cam_threshold"]
-        central = {"center_box": self._center_box, "center_gaussian": self._center_gaussian}
         transferred = self.accuracy.compute(at=at) if "gt_known_loc" in at else None
         return Measurement(
             num_images=int(self._images[0]),
@@ -76,9 +76,9 @@ class BoxCounters:
             oracle_threshold=oracle,
             cam_threshold=(oracle if transferred is None else at)["gt_known_loc"],
             cam_threshold_source="oracle" if transferred is None else "train_fullsup",
-            baselines={name: _metrics(one.compute()) for name, one in central.items() if one is not None},
+            baselines={name: _metrics(one.compute()) for name, one in self._baselines.items()},
             transferred_thresholds=None if transferred is None else transferred["cam_threshold"],
-            transferred_threshold=None if transferred is None else transferred["cam_threshold"]["iou50"],
+            transferred_threshold=None if transferred is None else transferred["cam_threshold"].get("iou50"),
             transferred=None if transferred is None else _metrics(transferred),
         )
 

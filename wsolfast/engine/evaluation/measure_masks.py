@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wsolfast.engine.run.distributed import sum_over_all, world_size
+from wsolfast.engine.evaluation.counters import Counters
 from wsolfast.engine.run.results import Measurement, PixelMetrics
 from wsolfast.metrics import PixelAccuracy, center_box, center_gaussian
 from wsolfast.metrics.box_accuracy import right_classes
@@ -16,38 +16,35 @@ _OVERLAPS = ("p_iou", "peak_iou", "peak_iou_per_image")
 _CENTRAL = 224
 
 
-class MaskCounters:
+class MaskCounters(Counters):
     """Counts of pixels, over the images that have a mask.
 
     Args:
         baselines: count the central box, too.
         gaussian: count the central Gaussian, too.
+        thresholds: of PxAP and pIoU; those of :class:`wsolfast.metrics.PixelAccuracy` if None.
     """
 
-    def __init__(self, *, baselines: bool, gaussian: bool):
-        self.pixels = PixelAccuracy()
+    def __init__(self, *, baselines: bool, gaussian: bool, thresholds: Sequence[float] | None = None):
+        self.pixels = PixelAccuracy(thresholds=thresholds)
         self._central = {"center_box": _central_box()} if baselines else {}
         self._central |= {"center_gaussian": center_gaussian((_CENTRAL, _CENTRAL)).float()} if gaussian else {}
-        self._baselines = {name: PixelAccuracy() for name in self._central}
+        self._baselines = {name: PixelAccuracy(thresholds=thresholds) for name in self._central}
         # Images, those whose class is the most likely one, and those where it is among the five most likely.
-        self._images = torch.zeros(3, dtype=torch.int64)
+        super().__init__({"pixels": self.pixels, **self._baselines}, images=3)
 
-    def update(self, maps: Tensor, masks: Sequence[Tensor], label: Tensor, classes: Tensor) -> None:
-        """Add images: maps [N, h, w], their masks, labels [N] and most likely classes [N, k]."""
+    def update(
+        self, maps: Tensor | list[Tensor], masks: Sequence[Tensor], label: Tensor, classes: Tensor | None
+    ) -> None:
+        """Add images: maps [N, h, w], their masks, labels [N] and, if they were classified, likely classes [N, k]."""
         if not masks:
             return
-        right = right_classes(label, classes, len(masks))
-        self._images += torch.tensor([len(masks), *(int(hits.sum()) for hits in right)])
+        right = [] if classes is None else right_classes(label, classes, len(masks))
+        first, five = (int(hits.sum()) for hits in right) if right else (0, 0)
+        self._images += torch.tensor([len(masks), first, five])
         self.pixels.update(maps, masks)
         for name, one in self._central.items():
             self._baselines[name].update(one.expand(len(masks), -1, -1), masks)
-
-    def all_reduce(self) -> None:
-        """Add up what all processes have counted."""
-        sum_over_all(self._images)
-        for accumulator in (self.pixels, *self._baselines.values()):
-            if world_size() > 1:
-                accumulator.all_reduce()
 
     @property
     def found(self) -> bool:

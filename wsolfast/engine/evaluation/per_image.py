@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -80,19 +80,19 @@ class ImageRows:
         rows, sizes, truths = boxed(self.ground_truth.annotations(batch))
         if not rows:
             return []
-        maps, right = batch.maps[rows], batch.classes[rows, 0] == self.ground_truth.labels(batch)[rows]
+        assert batch.classes is not None
+        maps, right = batch.select(rows), batch.classes[rows, 0] == self.ground_truth.labels(batch)[rows]
         cut = torch.tensor([self.threshold], dtype=torch.float64)
         kinds = error_kinds(maps, sizes, truths, right, self.protocol, cut)
         errors.update_kinds(kinds)
         boxes = predicted_boxes(maps, sizes, self.protocol, self.threshold)
         return [
-            self._row(
-                batch,
-                row,
+            ImageRow(
+                **self._about(batch, row),
                 size=sizes[k].tolist(),
-                gt_boxes=_rounded(truths[k]),
-                box=_rounded(boxes[k])[0],
-                iou=float(box_iou(boxes[k][:1], truths[k]).max()),
+                gt_boxes=rounded(truths[k]),
+                box=rounded(boxes[k])[0],
+                iou=round(float(box_iou(boxes[k][:1], truths[k]).max()), 6),
                 error=_ERRORS[int(kinds[k, 0])],
             )
             for k, row in enumerate(rows)
@@ -100,39 +100,28 @@ class ImageRows:
 
     def _by_mask(self, batch: MapBatch) -> list[ImageRow]:
         masks, notes = self.ground_truth.masks(batch), self.ground_truth.annotations(batch)
-        overlaps = mask_overlaps(batch.maps[list(masks)], list(masks.values()), self.threshold)
+        overlaps = mask_overlaps(batch.select(list(masks)), list(masks.values()), self.threshold)
+        unboxed: dict[str, Any] = {"gt_boxes": [], "box": None, "error": None}
         return [
-            self._row(batch, row, size=list(notes[row].size), gt_boxes=[], box=None, iou=overlap, error=None)
+            ImageRow(**self._about(batch, row), size=list(notes[row].size), iou=round(overlap, 6), **unboxed)
             for row, overlap in zip(masks, overlaps, strict=True)
         ]
 
-    def _row(
-        self,
-        batch: MapBatch,
-        row: int,
-        *,
-        size: list[int],
-        gt_boxes: list[list[float]],
-        box: list[float] | None,
-        iou: float,
-        error: str | None,
-    ) -> ImageRow:
-        position, classes = batch.start + row, batch.classes[row]
+    def _about(self, batch: MapBatch, row: int) -> dict[str, Any]:
+        """Fields of an image that do not depend on its annotation."""
+        assert batch.classes is not None
+        assert batch.scores is not None
+        position, dataset = batch.start + row, self.ground_truth.dataset
         index = self.ground_truth.indices[position]
-        return ImageRow(
-            index=index,
-            map=position,
-            image_id=self.ground_truth.dataset.image_ids[index],
-            label=int(self.ground_truth.dataset.labels[index]),
-            predicted=int(classes[0]),
-            topk=classes.tolist(),
-            score=round(float(batch.scores[row, 0]), 6),
-            size=size,
-            gt_boxes=gt_boxes,
-            box=box,
-            iou=round(iou, 6),
-            error=error,
-        )
+        return {
+            "index": index,
+            "map": position,
+            "image_id": dataset.image_ids[index],
+            "label": int(dataset.labels[index]),
+            "predicted": int(batch.classes[row, 0]),
+            "topk": batch.classes[row].tolist(),
+            "score": round(float(batch.scores[row, 0]), 6),
+        }
 
 
 def _write(stream: BinaryIO, head: dict[str, object], rows: Iterator[Record]) -> None:
@@ -143,5 +132,6 @@ def _write(stream: BinaryIO, head: dict[str, object], rows: Iterator[Record]) ->
     stream.write(b"\n]}\n")
 
 
-def _rounded(boxes: Tensor) -> list[list[float]]:
+def rounded(boxes: Tensor) -> list[list[float]]:
+    """Return boxes [B, 4] to a hundredth of a pixel."""
     return [[round(value, 2) for value in box] for box in boxes.tolist()]

@@ -17,20 +17,25 @@ _NAME = re.compile(r"(\d{6,})-(\d{6,})\.safetensors")
 
 @dataclass(frozen=True)
 class MapBatch:
-    """What the networks said of consecutive images of those that were asked for."""
+    """Score maps of consecutive images of those that were asked for, and the classes that networks see in them."""
 
     start: int  # position of the first image
-    maps: Tensor  # float32 [n, h, w] in [0, 1]: the localization map of the true class, at its own resolution
-    classes: Tensor  # int64 [n, k]: the most likely classes, the first one first
-    scores: Tensor  # float32 [n, k]: their probabilities
-    seconds: Mapping[str, float] = field(
-        default_factory=dict
-    )  # by stopwatch.FIELDS: what it took, divided among parallel workers
+    # [n, h, w], float32 in [0, 1]: the localization map of the true class, at its own resolution. Maps of other
+    # programs are a list of [h, w], each of any size, type and range.
+    maps: Tensor | list[Tensor]
+    classes: Tensor | None = None  # int64 [n, k]: the most likely classes, the first one first
+    scores: Tensor | None = None  # float32 [n, k]: their probabilities
+    # By stopwatch.FIELDS: the time that it took, divided among parallel workers.
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def images(self) -> range:
         """Positions of its images."""
         return range(self.start, self.start + len(self.maps))
+
+    def select(self, rows: Sequence[int]) -> Tensor | list[Tensor]:
+        """Return the maps of some of its images."""
+        return self.maps[rows] if isinstance(self.maps, Tensor) else [self.maps[row] for row in rows]
 
 
 class ScoreMaps:
@@ -46,7 +51,7 @@ class ScoreMaps:
         self.folder, self.identity, self.image_ids = folder, identity, image_ids
 
     def save(self, batch: MapBatch) -> None:
-        """Write a batch, which says what it took; several processes may do so."""
+        """Write a batch with the time that it took; several processes may do so."""
         tensors = {name: getattr(batch, name).contiguous() for name in _TENSORS}
         tensors["seconds"] = torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
         content = tensor_files.pack(tensors, self._identity_of(batch.images) or "")
@@ -54,7 +59,7 @@ class ScoreMaps:
         atomic.write_bytes(self._file(batch.images), lambda stream: stream.write(content), durable=False)
 
     def load(self, images: range) -> MapBatch | None:
-        """What :meth:`save` wrote; None if it is absent, damaged, or something else."""
+        """Read a batch that :meth:`save` wrote; None if it is absent, damaged, or something else."""
         found = tensor_files.read(self._file(images), self._identity_of(images))
         if found is None or len(found["maps"]) != len(images):
             return None
@@ -62,7 +67,7 @@ class ScoreMaps:
         return MapBatch(images.start, found["maps"], found["classes"], found["scores"], seconds)
 
     def batches(self, batch_size: int) -> tuple[list[range], list[range]]:
-        """How the images are cut into batches, and which of those are there.
+        """Return the batches that the images are cut into, and those of them that are there.
 
         Files that cover all images count, whatever their batches were; otherwise those of ``batch_size`` do.
         """
@@ -74,14 +79,14 @@ class ScoreMaps:
         return cut, sorted(set(cut) & set(there), key=lambda part: part.start)
 
     def remove_all_but(self, kept: Sequence[range]) -> None:
-        """Delete what no longer counts."""
+        """Delete the files of all other batches."""
         names = {self._file(part).name for part in kept}
         for file in self.folder.glob("*.safetensors") if self.folder.is_dir() else ():
             if file.name not in names:
                 file.unlink()
 
     def rows(self, images: Sequence[int]) -> dict[int, Tensor]:
-        """Maps [h, w] of some images, by position; those that are not there are left out."""
+        """Return the maps [h, w] of some images, by position; those that are not there are left out."""
         found: dict[int, Tensor] = {}
         for part in self._listed():
             wanted = [position for position in images if position in part]
@@ -91,7 +96,7 @@ class ScoreMaps:
         return found
 
     def all(self) -> Iterator[MapBatch]:
-        """Every batch that is there, in order."""
+        """Yield every batch that is there, in order."""
         found = (self.load(part) for part in self._listed())
         yield from (batch for batch in found if batch is not None)
 

@@ -196,6 +196,19 @@ class ImageTable(Record):
 
 
 @dataclass(frozen=True)
+class MapRow(Record):
+    """One image in ``per_image.json`` of score maps on disk; boxes are those of :class:`ImageRow`."""
+
+    index: int  # in the metadata
+    image_id: str
+    label: int
+    iou: float  # as the protocol compares boxes, or pIoU masks
+    size: list[int] | None = None  # (width, height); None where masks are measured, as are the boxes
+    gt_boxes: list[list[float]] | None = None
+    box: list[float] | None = None
+
+
+@dataclass(frozen=True)
 class Comparison(Record):
     """A comparison of score maps' boxes or pixels with another implementation, that found no difference."""
 
