@@ -121,7 +121,7 @@ def score_rectangles(
     for threshold in protocol.thresholds:
         cut = np.where(whole > threshold * whole.max(), whole, 0)
         box = published_boxes.largest_rectangle(cut > cut.mean())
-        boxes.append(np.minimum((np.array(box, np.float32) * scale).astype(int), np.tile(size, 2) - 1))
+        boxes.append(np.minimum((np.array(box, np.float32) * scale).astype(int), np.tile(size, 2)))
     return published_boxes.ious(np.array(boxes), truths).max(1)[:, None] >= np.array(protocol.iou_thresholds)
 
 

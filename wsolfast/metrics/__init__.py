@@ -8,7 +8,7 @@ from wsolfast.metrics.pixel_accuracy import PixelAccuracy, mask_overlaps
 from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 
 # One more whenever the same maps may give another number; results.json names it.
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 
 __all__ = [
     "METRICS_VERSION",

@@ -104,18 +104,19 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
     boxes = torch.cat([*gt_boxes, torch.empty(0, 4, dtype=torch.float64)])
     scale = as_float64(image_sizes).reshape(-1, 2).repeat_interleave(torch.tensor(counts, dtype=torch.int64), 0)
     scale = torch.cat([scale, scale], 1)  # [G, 4]
+    if protocol.gt_box_end == "clipped":
+        boxes = torch.minimum(boxes, scale - 1)
+    elif protocol.gt_box_end == "inclusive":
+        boxes = boxes - as_float64([0.0, 0.0, 1.0, 1.0])
     if protocol.frame == "crop":
         whole, side = _crop_sides(protocol)
-        moved = torch.minimum(boxes.clamp(min=0), scale - 1) * (whole / scale) - (whole - side) // 2
+        moved = boxes.clamp(min=0) * (whole / scale) - (whole - side) // 2
         parts = moved.clamp(0, side).split(counts)
         return [part[(part[:, 2:] > part[:, :2]).all(1)] for part in parts]
     if protocol.frame == "input":
         # Protocol checks that this frame has one.
         assert protocol.input_size is not None
-        # The corners of the official files stand unchanged in the benchmark's, but inside the image.
-        boxes = (torch.minimum(boxes, scale - 1) * protocol.input_size / scale).trunc()
-    elif protocol.rule.iou_plus_one:
-        boxes = boxes - as_float64([0.0, 0.0, 1.0, 1.0])
+        boxes = (boxes * protocol.input_size / scale).trunc()
     return list(boxes.split(counts))
 
 
@@ -134,10 +135,10 @@ def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol)
     ratio = as_float64(image) / _map_size(batch)
     if protocol.box_scaling == "exact":
         return boxes * ratio
+    if protocol.box_scaling == "round":
+        return (boxes * ratio).round()
     # The factor is rounded to float32 before it multiplies: the last column of a full-width box depends on it.
     scaled = boxes.float() * ratio.float()
-    if protocol.box_scaling == "round":
-        return scaled.round().double()
     return torch.minimum(scaled.clamp(min=0), torch.tensor(image, dtype=torch.float32)).trunc().double()
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 from wsolfast.ops import BoxRule
 
+GT_BOX_ENDS = ("exclusive", "clipped", "inclusive")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -23,14 +25,17 @@ class Protocol:
         thresholds: the map cut-offs that are tried.
         iou_thresholds: overlaps a box must have; 0.5 is among them and is the one of Top-1, Top-5 and GT-known Loc.
         frame: where boxes are cut and compared. "input": maps and true boxes are brought to the square network input,
-            true boxes as truncated integers, x1 at most at W - 1 of the image. "image": maps are resized to the
-            original image. "scaled": boxes are cut at ``input_size`` (or at the map's own size) and then scaled to the
-            original image. "crop": maps show the central crop of a resized image, true boxes are moved there and
-            clipped; what is clipped away entirely counts as a miss.
+            true boxes as truncated integers. "image": maps are resized to the original image. "scaled": boxes are cut
+            at ``input_size`` (or at the map's own size) and then scaled to the original image. "crop": maps show the
+            central crop of a resized image, true boxes are moved there and clipped; what is clipped away entirely
+            counts as a miss.
         input_size: side of the square that maps are resized to; None in frame "image" and for maps left as they are.
         resize: frame "crop" only: side that the whole image is warped to before the central ``input_size`` is cut.
-        box_scaling: frame "scaled" only: "truncate" and "round" to integers, in float32 and clipped as CI-CAM does, or
-            "exact".
+        box_scaling: frame "scaled" only. "truncate": to integers inside the image, in float32, as CI-CAM does. "round":
+            to the nearest integers, halves to the even one, in float64, as NL-CCAM does. "exact": as they come.
+        gt_box_end: where true boxes end, which are given half-open, before they go to the frame; the words are those of
+            :class:`~wsolfast.ops.BoxRule`'s ``box_end``. "exclusive": x1, y1 stand as they are given (x + w of CUB,
+            xmax of ILSVRC). "clipped": the same but at most W - 1, H - 1. "inclusive": one less.
 
     Example:
         >>> from dataclasses import replace
@@ -48,6 +53,7 @@ class Protocol:
     input_size: int | None = 224
     resize: int | None = None
     box_scaling: Literal["truncate", "round", "exact"] = "exact"
+    gt_box_end: Literal["exclusive", "clipped", "inclusive"] = "exclusive"
 
     def __post_init__(self) -> None:
         if not self.thresholds:
@@ -60,6 +66,11 @@ class Protocol:
             )
         if (self.frame == "crop") != (self.resize is not None):
             raise ValueError(f"protocol {self.name}: resize belongs to frame 'crop', got {self.frame!r}")
+        if self.gt_box_end not in GT_BOX_ENDS:
+            raise ValueError(
+                f"protocol {self.name}: gt_box_end must be one of {', '.join(map(repr, GT_BOX_ENDS))}, "
+                f"got {self.gt_box_end!r}"
+            )
 
 
 def get_protocol(name: str) -> Protocol:
@@ -125,13 +136,15 @@ _ALL = (
         rule=BoxRule(),
         thresholds=_THOUSANDTHS,
         iou_thresholds=(0.3, 0.5, 0.7),
+        gt_box_end="clipped",
     ),
     Protocol(
         name="cam",
         source="Zhou et al., CVPR 2016: 20 % of the maximum, the largest component, on the original image. The "
         "released code instead writes 8-bit JPEG heat maps, merges contours of distance transforms at three fixed "
         "levels (20, 100, 110 of 255) and resizes with MATLAB's bicubic; that path is not expressible, this is the "
-        "paper's wording in wsolevaluation's contours.",
+        "paper's wording in wsolevaluation's contours. True boxes are compared as ImageNet's own evaluation does: "
+        "corners as they are listed, one pixel added to each width.",
         rule=BoxRule(normalization="max", box_end="exclusive"),
         thresholds=(0.2,),
         frame="image",
@@ -141,7 +154,7 @@ _ALL = (
         name="acol",
         source="Zhang et al., CVPR 2018: 8-bit heat maps, min-max per map, boxes by the code of CAM with thresholds "
         "that were tuned and not recorded. Here: the largest contour on the original image, thresholds 0.05 to "
-        "0.95.",
+        "0.95; true boxes as in cam.",
         rule=BoxRule(interpolation="linear", box_end="exclusive"),
         thresholds=_steps(1, 19, 20),
         frame="image",
@@ -150,29 +163,32 @@ _ALL = (
     Protocol(
         name="danet",
         source="Xue et al., ICCV 2019, released code: min-max at the map's size, bilinear to the original image, "
-        "absolute threshold, one box around all foreground, overlap strictly above 0.5. The published image is not "
-        "cropped: its shorter side becomes 224.",
+        "absolute threshold, one box around all foreground, overlap strictly above 0.5. True boxes end at "
+        "x + w - 1. Both released scripts warp the whole image to 224 x 224 for the network; nothing is cropped.",
         rule=_DANET,
         thresholds=_steps(1, 6, 20),
         frame="image",
         input_size=None,
+        gt_box_end="inclusive",
     ),
     Protocol(
         name="spa",
         source="Pan et al., CVPR 2021, released code: as DANet, min-max with 1e-10 added; the threshold behind the "
         "published tables is unknown, 0.10 to 0.45 is what the script sweeps. True boxes end at x + w - 1 on CUB; on "
-        "ILSVRC the original takes xmax itself, one pixel more than here.",
+        "ILSVRC the original takes xmax itself, one pixel more than here (gt_box_end = exclusive).",
         rule=replace(_DANET, normalization="minmax_eps", eps=1e-10),
         thresholds=_steps(2, 9, 20),
         frame="image",
         input_size=None,
+        gt_box_end="inclusive",
     ),
     Protocol(
         name="cicam",
         source="CI-CAM (ACM MM 2021), released code: the cut at theta times the maximum (0 on CUB) is followed by "
         "an unpublished second one at the mean of the cut map; the 4-connected component with the largest bounding "
         "rectangle; scaled to the image in float32 and truncated, by which a full-width box can lose its last "
-        "column. VGG16 cuts at 224; for InceptionV3 replace input_size by 299.",
+        "column. Predicted and true boxes (x + w, as they are listed) are both taken one pixel wider and higher. VGG16 "
+        "cuts at 224; for InceptionV3 replace input_size by 299.",
         rule=_CI_CAM,
         thresholds=(0.0, *_steps(1, 20, 50)),
         frame="scaled",
@@ -180,7 +196,8 @@ _ALL = (
     ),
     Protocol(
         name="nlccam",
-        source="NL-CCAM (WACV 2020), released code: as CI-CAM, with coordinates rounded and theta 0.12.",
+        source="NL-CCAM (WACV 2020), released code: as CI-CAM, with theta 0.12; coordinates are multiplied in "
+        "float64 and rounded, halves to the even integer, and not clipped.",
         rule=_CI_CAM,
         thresholds=(0.12,),
         frame="scaled",
@@ -213,6 +230,7 @@ _ALL = (
         thresholds=_steps(1, 19, 20),
         frame="crop",
         resize=256,
+        gt_box_end="clipped",
     ),
     Protocol(
         name="csoa",
@@ -261,6 +279,7 @@ _ALL = (
         "luminance of a cubehelix colouring of the map; here it is the map itself.",
         rule=replace(_TS_CAM, gt="first"),
         thresholds=_steps(1, 19, 20),
+        gt_box_end="clipped",
     ),
     Protocol(
         name="ts_cam",
@@ -270,6 +289,7 @@ _ALL = (
         "reproduced.",
         rule=_TS_CAM,
         thresholds=_steps(10, 20, 100),
+        gt_box_end="clipped",
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
