@@ -33,12 +33,12 @@ _TIMM = "timm:"
 
 
 def list_backbones() -> list[str]:
-    """Names that :func:`build` takes, sorted; any ``timm:<name>`` besides."""
+    """Return the names that :func:`build` takes besides ``timm:<name>``, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def list_layouts(name: str) -> tuple[str, ...]:
-    """Layouts of the backbone ``name``, the default first; empty for timm networks."""
+    """Return the layouts of the backbone ``name``, the default first; empty for timm networks."""
     return () if name.startswith(_TIMM) else _module(name).LAYOUTS
 
 
@@ -51,7 +51,7 @@ def build(
     freeze_bn: bool = False,
     freeze: str | None = None,
 ) -> Backbone:
-    """A backbone, on torch's default device, with its weights.
+    """Build a backbone with its weights on torch's default device.
 
     Args:
         name: one of :func:`list_backbones`, or ``timm:<name>``.

@@ -11,7 +11,7 @@ _LAYERS = ("fc7", "conv5", "conv5_flat")
 
 
 class AlexNetEmbedding(nn.Module):
-    """A vector per image by AlexNet. Frozen: no parameter takes a gradient, dropout never runs.
+    """Frozen AlexNet that gives one vector per image: no parameter takes a gradient, dropout never runs.
 
     Args:
         layer: ``"fc7"`` (4096 values after the ReLU), ``"conv5"`` (256, the mean over all positions) or
@@ -44,14 +44,14 @@ class AlexNetEmbedding(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Vectors [N, D] of an ``image`` batch [N, 3, H, W], RGB in [0, 1]."""
+        """Return the vectors [N, D] of an ``image`` batch [N, 3, H, W], RGB in [0, 1]."""
         features = self.features((image - self.input_mean) / self.input_std)
         if self.layer == "conv5":
             return features.mean((2, 3))
         return self.classifier(nn.functional.adaptive_avg_pool2d(features, 6).flatten(1))
 
     def train(self, mode: bool = True) -> "AlexNetEmbedding":
-        """Eval mode in any case."""
+        """Stay in evaluation mode, whatever ``mode`` says."""
         return super().train(False)
 
     def _fill(self, weights: str) -> None:

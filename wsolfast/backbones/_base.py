@@ -1,4 +1,4 @@
-"""What every backbone is: a chain of modules that reads raw images and is tapped at named stages."""
+"""Base of every backbone: a chain of modules that reads raw images and gives the features of named stages."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,7 +66,7 @@ class Architecture:
 
 
 class Backbone(nn.Module):
-    """Raw images in, features of every stage out.
+    """Network from raw images to the features of every stage.
 
     The modules are those of the package that the network comes from, under their own names, so ``state_dict`` has its
     keys. Scaling and normalisation happen inside.
@@ -106,7 +106,7 @@ class Backbone(nn.Module):
             self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Features of every stage, shallow to deep.
+        """Return the features of every stage, shallow to deep.
 
         Args:
             image (Tensor[N, 3, H, W]): RGB, uint8, or floating point in [0, 1].
@@ -120,7 +120,7 @@ class Backbone(nn.Module):
         return self.extract(self.normalize(image))
 
     def normalize(self, image: Tensor) -> Tensor:
-        """The image as the network's first layer reads it: zero mean, unit deviation per channel.
+        """Normalise images as the network's first layer reads them: zero mean, unit deviation per channel.
 
         Args:
             image (Tensor[N, 3, H, W]): as for :meth:`forward`.
@@ -139,7 +139,7 @@ class Backbone(nn.Module):
         return (image - mean).div_(std).to(self.input_mean.dtype)
 
     def extract(self, normalized: Tensor) -> dict[str, Tensor]:
-        """Features of every stage of ``normalized`` images [N, 3, H, W], as :meth:`normalize` gives them."""
+        """Return the features of every stage of ``normalized`` images [N, 3, H, W], as :meth:`normalize` gives them."""
         features = {}
         for path, stage in self._steps:
             normalized = self.get_submodule(path)(normalized)
@@ -148,7 +148,7 @@ class Backbone(nn.Module):
         return features
 
     def insert(self, stage: str, name: str, module: nn.Module) -> None:
-        """Let ``module`` run on the features of ``stage``; the stage and what follows read its output.
+        """Insert ``module`` after ``stage``: the stage becomes its output, which all later layers read.
 
         Args:
             stage: name of one of ``stages``.
@@ -166,9 +166,9 @@ class Backbone(nn.Module):
         self._steps = (*self._steps[:at], (self._steps[at][0], None), (name, stage), *self._steps[at + 1 :])
 
     def freeze(self, stage: str) -> None:
-        """Keep the network as it is up to and including ``stage``: no gradient, batch norms in eval mode.
+        """Freeze the network up to and including ``stage``: no gradient, batch norms in evaluation mode.
 
-        What is inserted later trains, wherever it stands.
+        Modules that are inserted later train, wherever they stand.
 
         Raises:
             BackboneError: if there is no such stage.
@@ -186,15 +186,12 @@ class Backbone(nn.Module):
         return taps.index(stage)
 
     def expect_classifier(self, num_classes: int) -> None:
-        """Stand zeros in for the classifier of ``num_classes`` that weights would bring.
-
-        A checkpoint of what was made of it follows.
-        """
+        """Set :attr:`classifier` to zeros for ``num_classes``, as a place for the one of a checkpoint."""
         weight = torch.zeros(num_classes, self.stages[-1].channels)
         self.classifier = ClassifierHead(weight, torch.zeros(num_classes), self.relu_maps)
 
     def replace_relu(self, activation: Callable[[], nn.Module]) -> None:
-        """Put ``activation()`` in the place of every ReLU module.
+        """Replace every ReLU module by ``activation()``.
 
         Raises:
             BackboneError: if there is none, because the network calls ReLU as a function or uses another activation.
@@ -206,9 +203,9 @@ class Backbone(nn.Module):
             self.set_submodule(path, activation())
 
     def fold_batch_norms(self) -> None:
-        """Make the batch norms that follow convolutions part of them, which saves a pass over their features each.
+        """Fold batch norms into the convolutions before them, which saves one pass over the features each.
 
-        The features are the same but for rounding. What is left can be neither trained nor saved as this network.
+        The features stay the same but for rounding. The folded network can be neither trained nor saved as this one.
 
         Raises:
             BackboneError: in training mode, in which batch norms depend on the batch.
@@ -225,7 +222,7 @@ class Backbone(nn.Module):
                     setattr(module, name, nn.Identity())
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode, except for what is frozen and the network's own batch norms where ``freeze_bn`` is set."""
+        """Set training mode, except for frozen stages and, with ``freeze_bn``, for the network's own batch norms."""
         super().train(mode)
         own = [name for name, _ in self.named_children() if name not in self._inserted] if self.freeze_bn else []
         for path in (*own, *self._frozen):
@@ -245,7 +242,7 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def steps(net: nn.Module, taps: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """Paths of the submodules to run, in order, each with the stage that is read after it; stops after the last tap."""
+    """Yield the paths of the submodules to run, up to the last tap, each with the stage that is read after it."""
     stage_after = {path: stage for stage, path in taps.items()}
 
     def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, str | None]]:
@@ -266,10 +263,10 @@ def steps(net: nn.Module, taps: Mapping[str, str]) -> Iterator[tuple[str, str | 
 
 
 def realize(assemble: Callable[[], Architecture], *, freeze_bn: bool) -> Backbone:
-    """A backbone from a network that is assembled without memory, so that heads nobody runs cost none.
+    """Build a backbone from a network that is assembled without memory, so that unused heads cost none.
 
-    Modules that do not run are dropped, strides and channels are measured, then the rest gets memory on the default
-    device and its initial values: Kaiming-normal convolutions, zero biases, unit batch norms.
+    Modules that do not run are dropped, and strides and channels are measured. Then the rest gets memory on the default
+    device, and its initial values: Kaiming-normal convolutions, zero biases, unit batch norms.
     """
     device = torch.get_default_device()
     with torch.device("meta"):
@@ -288,7 +285,7 @@ def realize(assemble: Callable[[], Architecture], *, freeze_bn: bool) -> Backbon
 
 
 def allocate(net: nn.Module, device: torch.device) -> None:
-    """Give memory on ``device`` to a network of meta tensors, with no values in it.
+    """Allocate memory on ``device`` for a network of meta tensors, and leave it unwritten.
 
     ``net.to_empty`` does the same, but its kernel of meta tensors imports sympy, which takes half a second.
     """
@@ -328,10 +325,10 @@ def _measure(architecture: Architecture) -> tuple[StageInfo, ...]:
 
 
 class _GeometryOnly(TorchFunctionMode):
-    """Convolutions that give zeros of the right shape, and batch norms that do nothing.
+    """Mode in which convolutions give zeros of the right shape, and batch norms do nothing.
 
-    Neither needs its weights then, which have no memory yet. Meta tensors would give shapes too, but their kernels
-    import torch's compiler, which takes seconds.
+    So neither needs its weights, which have no memory yet. Meta tensors would give shapes too, but their kernels import
+    torch's compiler, which takes seconds.
     """
 
     def __torch_function__(
@@ -348,7 +345,7 @@ class _GeometryOnly(TorchFunctionMode):
 
 
 def remove_strides(module: nn.Module) -> None:
-    """Every convolution of ``module`` keeps its weights and visits every position."""
+    """Set the strides of all convolutions in ``module`` to 1, and keep their weights."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             child.stride = (1, 1)

@@ -1,11 +1,11 @@
-"""Account of a checkpoint's tensors that a backbone took."""
+"""Report on the tensors that a backbone took from a checkpoint."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Fate of every tensor of a checkpoint and of the backbone."""
+    """Names of the tensors of a checkpoint and a backbone that matched, and of those that were left."""
 
     source: str  # the file or enum, as it was given
     prefix: str  # what the names in the file carry in front

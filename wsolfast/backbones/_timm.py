@@ -1,4 +1,4 @@
-"""Any timm network with ``features_only``; normalised as its pretrained weights expect."""
+"""Backbones from timm: any network with ``features_only``, with its own mean and deviation of the input."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from wsolfast.backbones._weights import WeightsError, require_online
 
 
 class TimmBackbone(Backbone):
-    """A backbone around timm's feature extractor: stages ``conv<log2 stride>``, or ``block<i>`` if strides repeat."""
+    """Backbone around a timm feature extractor: stages ``conv<log2 stride>``, or ``block<i>`` if strides repeat."""
 
     def __init__(self, name: str, *, input_size: int, freeze_bn: bool):
         super(Backbone, self).__init__()
@@ -54,10 +54,10 @@ class TimmBackbone(Backbone):
         )
 
     def fold_batch_norms(self) -> None:
-        """Nothing: what runs after a convolution is not known of every network of timm's."""
+        """Do nothing: the layer after a convolution is not known for every timm network."""
 
     def pretrained_file(self) -> Path:
-        """timm's own weights of this network, from the Hugging Face cache or, once, from its server."""
+        """Return the file of timm's own weights, from the Hugging Face cache or, the first time, from its server."""
         if self._hub_id is None:
             raise WeightsError("this timm network has no pretrained weights; give a file")
         from huggingface_hub import hf_hub_download, try_to_load_from_cache

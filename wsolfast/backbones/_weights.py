@@ -1,4 +1,4 @@
-"""Weights from files and enums: matched by name whatever prefix they carry, or refused."""
+"""Loader of weights from files and enums. Names are matched under any prefix; other networks are refused."""
 
 import pickle
 import re
@@ -27,7 +27,7 @@ _PROBE_SECONDS = 5.0
 
 
 class _Ignored:
-    """Stands in for a value that is not wanted."""
+    """Stand-in for a value that is not wanted."""
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self:
         return super().__new__(cls)
@@ -49,7 +49,7 @@ class WeightsError(RuntimeError):
 
 
 def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
-    """Load ``weights`` as :func:`wsolfast.backbones.build` names them; sets ``load_report`` and ``classifier``."""
+    """Load ``weights`` as :func:`wsolfast.backbones.build` names them; set ``load_report`` and ``classifier``."""
     if weights == "none":
         return backbone
     own = getattr(backbone, "pretrained_file", None) if weights == "pretrained" else None
@@ -59,7 +59,7 @@ def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
 
 
 def find_weights(weights: str) -> Path:
-    """The file behind a path or the name of a torchvision enum, which is downloaded where it is missing."""
+    """Return the file of a path or of a torchvision enum, whose weights are downloaded if they are missing."""
     enum = _ENUM.fullmatch(weights)
     if enum:
         return _torchvision_file(enum[1])
@@ -72,7 +72,7 @@ def find_weights(weights: str) -> Path:
 
 
 def class_names_of(weights: str) -> tuple[str, ...]:
-    """What the classes of pretrained weights are called, in the order of the classifier.
+    """Return the class names of pretrained weights, in the order of the classifier.
 
     Args:
         weights: as for :func:`wsolfast.backbones.build`.
@@ -88,7 +88,7 @@ def class_names_of(weights: str) -> tuple[str, ...]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, found where published ones nest them; never runs code from the file.
+    """Read the tensors of a checkpoint, at the top or nested as in published ones; never run code from the file.
 
     Args:
         path: a ``.safetensors`` file or what ``torch.save`` wrote.
@@ -174,7 +174,7 @@ def load_state(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> 
 def _best_naming(
     wanted: Iterable[str], found: Iterable[str], published_names: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
-    """The prefix in the file, and a name in the file for every wanted key, under which most keys match."""
+    """Return the prefix and, for every wanted key, the name in the file under which most keys match."""
     wanted = list(wanted)
     namings = [{key: key for key in wanted}]
     if published_names:
@@ -230,7 +230,7 @@ def _torchvision_file(enum: str) -> Path:
 
 
 def require_online(url: str, absent: str) -> None:
-    """Ask once whether ``url`` answers; download code behind it would retry for a minute on a machine without network.
+    """Check once that ``url`` answers: without a network, download code would try again for a minute.
 
     Raises:
         WeightsError: if it does not, starting with ``absent``.

@@ -19,7 +19,7 @@ LAYOUTS = ("spg28", "stock17", "csoa28", "csoa17")
 
 
 class DenseMixed6a(nn.Module):
-    """The branches of Mixed_6a without stride; its pool has no module, so the sum of branches is stated here."""
+    """Mixed_6a without strides. Its pool is no module, so the concatenation of the branches is written out here."""
 
     branch3x3: Any
     branch3x3dbl_1: Any

@@ -18,7 +18,7 @@ LAYOUTS = ("stride32", "stride16", "tf_stride32", "tf_stride16")
 
 
 class StridedConv2d(nn.Conv2d):
-    """A strided convolution, depthwise or not, that trains fast under a CPU's bfloat16 autocast.
+    """Strided convolution, depthwise or not, that trains fast under a CPU's bfloat16 autocast.
 
     oneDNN has no fast bfloat16 gradient of a strided depthwise convolution: at 96 channels of 112x112 it takes 12 times
     as long as in float32, and such layers a quarter of a training step. These run in float32 where they are trained.
@@ -26,7 +26,7 @@ class StridedConv2d(nn.Conv2d):
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Self:
-        """``conv`` with its own parameters."""
+        """Return a convolution of this class with the geometry and the parameters of ``conv``."""
         geometry: dict[str, Any] = {
             name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "groups")
         }
@@ -43,11 +43,11 @@ class StridedConv2d(nn.Conv2d):
 
 
 class SameConv2d(StridedConv2d):
-    """A convolution padded as TensorFlow's SAME: output size ceil(input / stride), the odd pixel at the end."""
+    """Convolution padded as TensorFlow's SAME: output size ceil(input / stride), the odd pixel at the end."""
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Self:
-        """``conv`` with its own parameters and SAME padding."""
+        """Return a convolution with SAME padding and the parameters of ``conv``."""
         same = super().of(conv)
         same.padding = (0, 0)
         return same
