@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -57,10 +57,10 @@ sys.meta_path.insert(0, Checkout)
 """
 
 
-def finder() -> str:
-    """Source of a module that makes this checkout's packages importable."""
+def finder(root: Path = ROOT) -> str:
+    """Return the source of a module that makes the packages of a checkout importable."""
     places = {"wsolfast": "wsolfast", "wsolfast.kernels": "kernels", "wsolfast.bench": "bench"}
-    return FINDER.format(folders={name: str(ROOT / folder) for name, folder in places.items()})
+    return FINDER.format(folders={name: str(root / folder) for name, folder in places.items()})
 
 
 if __name__ == "__main__":
@@ -77,7 +77,6 @@ from wsolfast.bench.measure import (  # noqa: E402
 )
 
 PARTS = ("build", "ceilings", "tests", "sanitize", "bench", "end_to_end")
-WHEELS = ROOT / ".wheels"
 # Import name and distribution, of what building, testing and timing import.
 PACKAGES = {
     "setuptools": "setuptools>=77",
@@ -185,9 +184,11 @@ class Check:
                     shutil.copy(path, out)
 
 
-def prepare() -> str:
-    """An environment that sees the machine's packages, the wheels carried along and this checkout; its Python."""
-    home = ROOT / "build" / "gpu-check" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+def prepare(root: Path = ROOT) -> str:
+    """Make an environment that sees the machine's packages, and the wheels and packages of a checkout; return its
+    Python.
+    """
+    home = root / "build" / "gpu-check" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = home / "bin" / "python"
     if not python.exists():
         venv.EnvBuilder(with_pip=False, symlinks=True, clear=True).create(home)
@@ -195,9 +196,9 @@ def prepare() -> str:
     theirs = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in theirs)
     (site_packages / "machine.pth").write_text(lines)
-    (site_packages / "wsolfast_checkout.py").write_text(finder())
+    (site_packages / "wsolfast_checkout.py").write_text(finder(root))
     (site_packages / "wsolfast_checkout.pth").write_text("import wsolfast_checkout\n")
-    if wheels := sorted(map(str, WHEELS.glob("*.whl"))):
+    if wheels := sorted(map(str, (root / ".wheels").glob("*.whl"))):
         try:
             install(str(python), wheels)
         except SystemExit as error:
@@ -212,8 +213,8 @@ def install(python: str, wheels: list[str]) -> None:
     run_or_exit([python, "-m", "pip", "install", *options, *wheels])
 
 
-def lacking(python: str) -> dict[str, str]:
-    """Modules that cannot be imported, and their distributions."""
+def lacking(python: str, packages: Mapping[str, str] = PACKAGES) -> dict[str, str]:
+    """Return which of these modules cannot be imported, with their distributions."""
     probe = (
         "import importlib, importlib.metadata, json, sys\n"
         "missing = {}\n"
@@ -231,7 +232,7 @@ def lacking(python: str) -> dict[str, str]:
         "        missing[module] = wanted\n"
         "print(json.dumps(missing))\n"
     )
-    return json.loads(run_or_exit([python, "-c", probe, json.dumps(PACKAGES)]).splitlines()[-1])
+    return json.loads(run_or_exit([python, "-c", probe, json.dumps(packages)]).splitlines()[-1])
 
 
 def how_to_carry(distributions: Iterable[str]) -> str:
@@ -384,7 +385,7 @@ def end_to_end_cases(python: str) -> list[str]:
     return run_or_exit([python, "-c", probe]).splitlines()
 
 
-def summary(check: Check, asked: list[str]) -> list[str]:
+def summary(check: Check, asked: Sequence[str]) -> list[str]:
     lines = []
     for part in asked:
         for name, step in check.state["parts"].get(part, {}).items():
@@ -393,6 +394,24 @@ def summary(check: Check, asked: list[str]) -> list[str]:
                 f"{part:9} {step['status']:12} {step['seconds']:7.1f} s  {name}{f' ({counts})' * bool(counts)}"
             )
     return lines
+
+
+def run_parts(check: Check, parts: Sequence[str], steps_of: Callable[[str], Iterable[Step]]) -> int:
+    """Run the steps of each part that have not passed yet; return the exit code."""
+    outcomes = []
+    for part in parts:
+        try:
+            for step in steps_of(part):
+                if not check.passed(part, step):
+                    outcomes.append(check.run(part, step))
+                    print(f"{part}: {step.name}: {outcomes[-1]}", flush=True)
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+            outcomes.append("failed")
+    print("\n".join(summary(check, parts)))
+    if "failed" in outcomes:
+        return 5
+    return 1 if "out of time" in outcomes else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -418,24 +437,11 @@ def main(arguments: list[str] | None = None) -> int:
     python = sys.executable if options.dry_run else prepare()
     if absent := lacking(python):
         print(f"gpu-check: {how_to_carry(absent.values())}", file=sys.stderr)
-    check = Check(folder, device, end, absent)
-    outcomes = []
     asked = options.parts or list(PARTS)
     if not options.dry_run and asked != ["ceilings"]:
         asked = ["build", *(part for part in asked if part != "build")]
-    for part in asked:
-        try:
-            for step in steps(part, python, folder, device, end):
-                if not check.passed(part, step):
-                    outcomes.append(check.run(part, step))
-                    print(f"{part}: {step.name}: {outcomes[-1]}", flush=True)
-        except SystemExit as error:
-            print(error, file=sys.stderr)
-            outcomes.append("failed")
-    print("\n".join(summary(check, asked)))
-    if "failed" in outcomes:
-        return 5
-    return 1 if "out of time" in outcomes else 0
+    check = Check(folder, device, end, absent)
+    return run_parts(check, asked, lambda part: steps(part, python, folder, device, end))
 
 
 if __name__ == "__main__":

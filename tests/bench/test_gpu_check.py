@@ -9,6 +9,7 @@ import torch
 
 from wsolfast import ops
 from wsolfast.bench import gpu_check
+from wsolfast.bench.cases import CASES
 
 needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 
@@ -37,41 +38,45 @@ def test_dry_run_goes_through_every_part_but_the_tests_own(tmp_path, monkeypatch
 
 
 @pytest.fixture
-def ran(monkeypatch):
-    """Steps that print instead of the real ones; what was run."""
-    seen = []
+def run_parts(tmp_path):
+    """Runs parts of one step each, in a process of its own each time: returns the exit code and which steps ran."""
+    diary = tmp_path / "diary"
 
-    def steps(part, *arguments):
-        code = {"tests": "import sys; print('boom'); sys.exit(3)"}.get(part, f"print({part!r})")
+    def steps_of(part):
+        if part == "sanitize":
+            raise SystemExit("nothing to sanitize")
+        ends = "print('boom'); raise SystemExit(3)" if part == "tests" else ""
+        code = f"open({str(diary)!r}, 'a').write({part + chr(10)!r}); {ends}"
         return [gpu_check.Step(f"{part} step", [sys.executable, "-S", "-c", code])]
 
-    run = gpu_check.Check.run
-    monkeypatch.setattr(gpu_check, "steps", steps)
-    monkeypatch.setattr(gpu_check, "lacking", lambda python: {})
-    monkeypatch.setattr(gpu_check.Check, "run", lambda self, part, step: (seen.append(part), run(self, part, step))[1])
-    return seen
+    def run(*parts, minutes=1.0):
+        diary.write_text("")
+        check = gpu_check.Check(tmp_path, "cpu", time.monotonic() + 60 * minutes)
+        return gpu_check.run_parts(check, parts, steps_of), diary.read_text().split()
+
+    return run
 
 
-def test_a_failed_step_hides_no_other_and_is_tried_again(ran, tmp_path, monkeypatch):
-    def check(*arguments):
-        ran.clear()
-        return gpu_check.main([*arguments, "--dry-run", "--out", str(tmp_path)])
-
-    assert check() == 5
-    assert ran == list(gpu_check.PARTS)
+def test_a_failed_step_hides_no_other_and_is_tried_again(run_parts, tmp_path, capsys):
+    parts = ("build", "tests", "sanitize", "bench")
+    assert run_parts(*parts) == (5, ["build", "tests", "bench"])
+    assert "nothing to sanitize" in capsys.readouterr().err
     state = json.loads((tmp_path / "gpu-check.json").read_text())
     assert state["parts"]["tests"]["tests step"]["output"] == ["boom"]
-    assert check() == 5
-    assert ran == ["tests"]
-    assert check("bench") == 0
-    assert ran == []
-    monkeypatch.setattr(gpu_check, "sources_digest", lambda: "changed")
-    assert check("bench") == 0
-    assert ran == ["bench"]
+    assert run_parts(*parts) == (5, ["tests"])
+    assert run_parts("bench") == (0, [])
 
 
-def test_nothing_starts_after_the_time(ran, tmp_path):
-    assert gpu_check.main(["build", "--dry-run", "--minutes", "0", "--out", str(tmp_path)]) == 1
+@pytest.mark.parametrize("fact", ["sources", "device", "torch"])
+def test_what_passed_with_other_code_or_on_another_device_runs_again(run_parts, tmp_path, fact):
+    assert run_parts("bench") == (0, ["bench"])
+    state = json.loads((tmp_path / "gpu-check.json").read_text())
+    (tmp_path / "gpu-check.json").write_text(json.dumps(state | {fact: "another"}))
+    assert run_parts("bench") == (0, ["bench"])
+
+
+def test_nothing_starts_after_the_time(run_parts, tmp_path):
+    assert run_parts("build", "bench", minutes=0) == (1, [])
     assert not (tmp_path / "gpu-check.json").exists()
 
 
@@ -97,12 +102,11 @@ def test_a_missing_program_is_named(tmp_path):
 def test_a_missing_package_is_named_with_a_way_to_carry_it(monkeypatch, tmp_path):
     assert gpu_check.lacking(sys.executable) == {}
     packages = {"setuptools": "setuptools>=1000", "no_such_module": "no-such-package", "json": "json"}
-    monkeypatch.setattr(gpu_check, "PACKAGES", packages)
     # Found, but without what it needs itself.
     (tmp_path / "halves.py").write_text("import no_such_module")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     packages["halves"] = "halves"
-    absent = gpu_check.lacking(sys.executable)
+    absent = gpu_check.lacking(sys.executable, packages)
     assert absent == {name: wanted for name, wanted in packages.items() if name != "json"}
     line = gpu_check.how_to_carry(absent.values())
     assert line.startswith("this machine's Python lacks setuptools>=1000, no-such-package, halves; ")
@@ -117,29 +121,28 @@ def test_only_steps_that_need_a_missing_package_fail(tmp_path):
     assert check.run("ceilings", gpu_check.Step("y", passes)) == "passed"
 
 
-def test_the_checkout_is_found_without_installing_it(tmp_path, monkeypatch):
+def test_the_checkout_is_found_without_installing_it(tmp_path):
     """By a Python that has neither pip nor setuptools."""
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_check, "WHEELS", tmp_path / "none")
     for name, folder in (("wsolfast", "wsolfast"), ("wsolfast.kernels", "kernels"), ("wsolfast.bench", "bench")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").write_text(f"name = {name!r}")
-    python = gpu_check.prepare()
+    python = gpu_check.prepare(tmp_path)
     code = "import wsolfast, wsolfast.kernels as one, wsolfast.bench as two; print(wsolfast.name, one.name, two.name)"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path / "kernels")
     assert done.stdout.split() == ["wsolfast", "wsolfast.kernels", "wsolfast.bench"]
 
 
-def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_check, "cuda_ops", lambda python: ["score_map_boxes"])
-    monkeypatch.setattr(gpu_check, "benched_ops", lambda python: ["class_head_pool"])
-    monkeypatch.setattr(gpu_check, "has_xdist", lambda python: True)
-
+def test_what_runs_on_a_gpu(tmp_path):
     def names(part):
         return [step.name for step in gpu_check.steps(part, sys.executable, tmp_path, "cuda", time.monotonic())]
 
     assert names("build") == ["extension", "loads"]
-    assert names("sanitize") == ["memcheck score_map_boxes", "racecheck score_map_boxes"]
+    served = [op for op, who in ops.backends().items() if who["cuda"] == "csrc"]
+    if served:
+        assert names("sanitize") == [f"{tool} {op}" for op in served for tool in ("memcheck", "racecheck")]
+    else:
+        with pytest.raises(SystemExit, match="no op is served by csrc/cuda, so there is nothing to sanitize"):
+            names("sanitize")
     assert {"tests/test_registration.py", "tests/ops/test_box_ops_on_cuda.py"} <= set(names("tests"))
     assert not any(name.startswith("tests/bench/") for name in names("tests"))
     steps = gpu_check.steps("tests", sys.executable, tmp_path, "cuda", time.monotonic())
@@ -150,7 +153,7 @@ def test_what_runs_on_a_gpu(tmp_path, monkeypatch):
     assert chosen["test_registration.py"] == "cuda"
     # Their tests go to the device where there is one.
     assert chosen["test_cuda_attention.py"] == chosen["test_large_offsets.py"] == "not slow"
-    assert names("bench") == ["class_head_pool", "targets"]
+    assert names("bench") == [*dict.fromkeys(case.op for case in CASES["cuda"]), "targets"]
     assert names("end_to_end") == [
         "CAM VGG16",
         "SPA VGG16",
