@@ -33,7 +33,7 @@ def test_wheel_holds_kernels_recipes_and_the_report_and_runs_its_benches(tmp_pat
         "kernels/__init__.py",
         "recipes/spa_cub_vgg16.toml",
         "recipes/demo/spa.toml",
-        "engine/report.html",
+        "engine/report/report.html",
     ):
         assert f"wsolfast/{path}" in names
     assert not any(name.startswith(("bench/", "kernels/", "wsolfast/bench/results")) for name in names)
