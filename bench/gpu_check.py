@@ -68,13 +68,13 @@ if __name__ == "__main__":
     exec(finder(), {})
 
 from wsolfast.bench.measure import (  # noqa: E402
-    commit,
     device_name,
     driver_version,
     read_json,
     sources_digest,
     write_json,
 )
+from wsolfast.engine.run.environment import commit  # noqa: E402
 
 PARTS = ("build", "ceilings", "tests", "sanitize", "bench", "end_to_end")
 # Import name and distribution, of what building, testing and timing import.

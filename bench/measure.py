@@ -2,13 +2,10 @@
 
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from wsolfast.engine.run.environment import command, commit, cpu_name, package_version
 from wsolfast.engine.run.errors import BackendError
 
 # The checkout or, installed from a wheel, the package.
@@ -138,7 +136,7 @@ def environment(device: str, threads: int) -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "triton": _triton_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := package_version(name))},
         "commit": commit(),
         "sources": sources_digest(),
         "command": command(),
@@ -156,49 +154,40 @@ def environment(device: str, threads: int) -> dict:
 
 
 def device_name(device: str) -> str:
-    """Name of the GPU; of a CPU, with family and model number where the name alone says little."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    return f"{fields.get('model name')} (family {fields.get('cpu family')}, model {fields.get('model')})"
+    """Return the name of the GPU, or of the processor."""
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()
 
 
 def driver_version() -> str | None:
-    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-
-
-def command() -> str:
-    """What was typed, without the places of this machine."""
-    program = Path(sys.argv[0])
-    name = program.parent.name if program.name == "__main__.py" else program.name
-    return shlex.join([name, *sys.argv[1:]])
-
-
-def is_checkout() -> bool:
-    return (ROOT / "setup.py").exists()
-
-
-def commit() -> str | None:
-    """Of the checkout; an installed package says its version."""
-    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty") if is_checkout() else None
+    """Return the version of NVIDIA's driver; None if there is none."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
 
 
 def sources_digest() -> str:
-    """Tells one state of the code from another, also where the working tree came without its history."""
+    """Return a hash of the code, which also serves where the working tree came without its history."""
     digest = hashlib.sha256()
-    folders = [ROOT / name for name in ("bench", "csrc", "kernels", "tests", "wsolfast")] if is_checkout() else [ROOT]
+    is_checkout = (ROOT / "setup.py").exists()
+    folders = [ROOT / name for name in ("bench", "csrc", "kernels", "tests", "wsolfast")] if is_checkout else [ROOT]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCES]
-    for path in sorted([*files, ROOT / "setup.py"] if is_checkout() else files):
+    for path in sorted([*files, ROOT / "setup.py"] if is_checkout else files):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def write_json(path: Path, value) -> None:
-    """Whole or not at all."""
+    """Write ``value`` whole or not at all.
+
+    The engine's writer needs Pillow, by way of the data sets, which gpu_check's machine may lack.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=1) + "\n")
@@ -206,6 +195,7 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path | None) -> dict:
+    """Return what :func:`write_json` wrote; empty if there is no file."""
     return json.loads(path.read_text()) if path is not None and path.exists() else {}
 
 
@@ -215,18 +205,3 @@ def _triton_version() -> str | None:
     except ImportError:
         return None
     return triton.__version__
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _output(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
