@@ -83,7 +83,12 @@ def test_permuted_classes_permute_the_logits():
         (torch.zeros(2, 3, 2, 2), torch.zeros(0, 3), None, r"with K > 0"),
         (torch.zeros(2, 3, 2, 2), torch.zeros(4, 5), None, r"weight of shape \[K, 3\]"),
         (torch.zeros(2, 3, 2, 2), torch.zeros(4, 3), torch.zeros(3), r"bias of shape \[4\], got \[3\]"),
-        (torch.zeros(2, 3, 2, 2), torch.zeros(4, 3).double(), None, "the weight is torch.float64"),
+        (
+            torch.zeros(2, 3, 2, 2),
+            torch.zeros(4, 3).double(),
+            None,
+            "expected a weight like the features",
+        ),
     ],
 )
 def test_bad_input_is_named(features, weight, bias, message):

@@ -1,4 +1,8 @@
-"""Public ops. Each is one file: the function, its checks, its fake kernel, its gradient, one ``define_op`` call."""
+"""Public ops. Each is one file: the function, its checks, its fake kernel, its gradient, one ``define_op`` call.
+
+Where a tensor is expected, a NumPy array or a list of numbers is taken, too, and a number of NumPy where a number is.
+What does not say what it means is a TypeError that names the op, the argument and what was expected.
+"""
 
 from wsolfast.ops._registry import backends, extension_status, references
 from wsolfast.ops.box_rule import BoxRule

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from wsolfast.ops._checks import as_number, as_tensor
 from wsolfast.reference import _box_rule
 from wsolfast.reference.score_map_boxes import foreground_of_map
 
@@ -75,7 +76,7 @@ class BoxRule:
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"BoxRule: {name} must be True or False, got {getattr(self, name)!r}")
-        if not (math.isfinite(self.eps) and self.eps >= 0):
+        if not 0 <= as_number("BoxRule", "eps", self.eps) < math.inf:
             raise ValueError(f"BoxRule: eps must be finite and not negative, got {self.eps}")
         if self.selection in ("contour_area", "all") and self.connectivity != 8:
             raise ValueError(f"BoxRule: selection={self.selection!r} follows contours, which are 8-connected")
@@ -99,6 +100,8 @@ class BoxRule:
         Returns:
             Tensor[H, W]: bool.
         """
+        score_map = as_tensor("BoxRule.foreground", "score_map", score_map)
+        threshold = as_number("BoxRule.foreground", "threshold", threshold)
         return foreground_of_map(score_map.cpu(), threshold, _box_rule.unpack(self.pack()))
 
     def pack(self) -> list[float]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_tensor, as_vector, check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.score_map_boxes import checked_arguments, values_can_be_read
@@ -40,12 +41,12 @@ def box_sweep_hits(
 
     Args:
         maps (Tensor[N, H, W]): as for :func:`score_map_boxes`; with ``size`` raw (Tensor[N, h, w]).
-        thresholds (Tensor[T]): float64.
-        gt_boxes (Tensor[G, 4]): float64 xyxy in pixels of the maps or of ``size``, in the convention of
+        thresholds (Tensor[T]): as for :func:`score_map_boxes`.
+        gt_boxes (Tensor[G, 4]): xyxy in pixels of the maps or of ``size``, in the convention of
             ``rule.iou_plus_one``.
-        gt_offsets (Tensor[N + 1]): int64, from 0 to G, not decreasing; map n has
+        gt_offsets (Tensor[N + 1]): integers, from 0 to G, not decreasing; map n has
             ``gt_boxes[gt_offsets[n] : gt_offsets[n + 1]]``. A map without true boxes is never hit.
-        iou_thresholds (Tensor[I]): float64, overlaps in [0, 1].
+        iou_thresholds (Tensor[I] or float): overlaps in [0, 1].
         rule: everything from ``quantize`` on is used, with ``size`` everything.
         size: (H, W) in pixels that raw maps are brought to, as for :func:`score_map_boxes`.
 
@@ -68,20 +69,16 @@ def box_sweep_hits(
         tensor([[[ True, False]]])
     """
     maps, thresholds, size_list = checked_arguments("box_sweep_hits", maps, thresholds, rule, size)
-    if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.dtype != torch.float64:
+    gt_boxes = as_tensor("box_sweep_hits", "gt_boxes", gt_boxes, maps)
+    if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.is_complex() or gt_boxes.dtype == torch.bool:
         raise ValueError(
-            f"box_sweep_hits: expected gt_boxes float64 [G, 4], got {gt_boxes.dtype} {list(gt_boxes.shape)}"
+            f"box_sweep_hits: expected gt_boxes as real numbers [G, 4], got {gt_boxes.dtype} {list(gt_boxes.shape)}"
         )
-    if gt_offsets.dtype != torch.int64 or tuple(gt_offsets.shape) != (maps.shape[0] + 1,):
-        raise ValueError(
-            f"box_sweep_hits: expected gt_offsets int64 [{maps.shape[0] + 1}], got {gt_offsets.dtype} "
-            f"{list(gt_offsets.shape)}"
-        )
-    if iou_thresholds.dim() != 1 or iou_thresholds.dtype != torch.float64:
-        raise ValueError(
-            f"box_sweep_hits: expected iou_thresholds float64 [I], got {iou_thresholds.dtype} "
-            f"{list(iou_thresholds.shape)}"
-        )
+    gt_boxes = gt_boxes.to(torch.float64)
+    gt_offsets = as_tensor("box_sweep_hits", "gt_offsets", gt_offsets, maps)
+    check_classes("box_sweep_hits", "gt_offsets", gt_offsets, maps.shape[0] + 1)
+    gt_offsets = gt_offsets.to(torch.int64)
+    iou_thresholds = as_vector("box_sweep_hits", "iou_thresholds", iou_thresholds, maps)
     if values_can_be_read(maps):
         _check_values(gt_boxes, gt_offsets, iou_thresholds)
     return _OP(maps, thresholds, gt_boxes.detach(), gt_offsets, iou_thresholds, size_list, rule.pack())

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wsolfast.ops import _blocked_class_head
+from wsolfast.ops._checks import as_flag, as_tensor
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import class_head_pool as reference
 
@@ -24,7 +26,15 @@ def _check(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(f"class_head_pool: expected a bias of shape [{weight.shape[0]}], got {list(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != features.dtype:
-            raise ValueError(f"class_head_pool: features are {features.dtype}, the {name} is {tensor.dtype}")
+            raise ValueError(
+                f"class_head_pool: expected a {name} like the features, {features.dtype}, got {tensor.dtype}"
+            )
+
+
+def _beside(features: Tensor, parameter: Tensor) -> Tensor:
+    """Return a float32 parameter as autocast would hand it over with 16-bit features; any other as it is."""
+    half = features.is_floating_point() and features.element_size() == 2
+    return parameter.to(features.dtype) if half and parameter.dtype == torch.float32 else parameter
 
 
 def _fake(features: Tensor, weight: Tensor, *options: Any) -> Tensor:
@@ -73,7 +83,8 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
 
     Args:
         features (Tensor[N, C, h, w]): floating point, any stride.
-        weight (Tensor[K, C]): of the 1x1 convolution, in the features' dtype.
+        weight (Tensor[K, C]): of the 1x1 convolution, in the features' dtype. A float32 weight or bias beside features
+            of 16 bits is rounded to these, as autocast does.
         bias (Tensor[K]): none if None.
         relu: without it the mean commutes with the convolution, and the features are averaged first.
 
@@ -96,6 +107,10 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
         >>> class_head_pool(features, torch.eye(2), relu=False)
         tensor([[0., 1.]])
     """
+    features = as_tensor("class_head_pool", "features", features)
+    weight = _beside(features, as_tensor("class_head_pool", "the weight", weight, features))
+    bias = None if bias is None else _beside(features, as_tensor("class_head_pool", "the bias", bias, features))
+    relu = as_flag("class_head_pool", "relu", relu)
     _check(features, weight, bias)
     if widens(features):
         bias = None if bias is None else bias.float()

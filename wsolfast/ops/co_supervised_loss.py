@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wsolfast.ops._checks import check_classes
+from wsolfast.ops._checks import as_number, as_tensor, check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import co_supervised_loss as reference
 
@@ -101,6 +101,10 @@ def co_supervised_loss(
         >>> co_supervised_loss(vectors, torch.tensor([4, 5]))
         tensor(0.)
     """
+    op = "co_supervised_loss"
+    vectors = as_tensor(op, "vectors", vectors)
+    label = as_tensor(op, "label", label, vectors)
+    gamma, delta, eps = as_number(op, "gamma", gamma), as_number(op, "delta", delta), as_number(op, "eps", eps)
     _check(vectors, label, reduction)
     if vectors.element_size() < 4:
         vectors = vectors.float()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_tensor
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import confidence_mask as reference
 
@@ -51,5 +52,6 @@ def confidence_mask(maps: Tensor) -> Tensor:
         >>> confidence_mask(torch.tensor([[0.0, 2.0, 2.0, 4.0]]))
         tensor([[1., 0., 0., 1.]])
     """
+    maps = as_tensor("confidence_mask", "maps", maps)
     _check(maps)
     return _MASK((maps.float() if widens(maps) else maps).detach())

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_flag, as_tensor, in_one_precision
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import confident_segmentation_loss as reference
 
@@ -78,7 +79,8 @@ def confident_segmentation_loss(
     Args:
         late (Tensor[N, h, w]): S^L, maps of the labels from the late stage, the teacher, as they are; floating point,
             any stride.
-        early (Tensor[N, h, w]): S^F, those from the early stage, in the same dtype.
+        early (Tensor[N, h, w]): S^F, those from the early stage, in the same dtype. Where one of both has 16 bits and
+            the other is float32, as under autocast, both are taken as float32.
         detach_teacher: no gradient to ``late``.
         reduction: ``"sum"`` or ``"mean"`` over all h·w positions, confident or not.
 
@@ -98,6 +100,9 @@ def confident_segmentation_loss(
         >>> loss, mask
         (tensor(1.), tensor([[[1., 0., 0., 1.]]]))
     """
+    op = "confident_segmentation_loss"
+    late, early = in_one_precision(as_tensor(op, "late maps", late), as_tensor(op, "early maps", early))
+    detach_teacher = as_flag(op, "detach_teacher", detach_teacher)
     _check(late, early, reduction)
     if widens(late):
         late, early = late.float(), early.float()

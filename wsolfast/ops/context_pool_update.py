@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wsolfast.ops._checks import check_classes
+from wsolfast.ops._checks import as_flag, as_number, as_tensor, check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import context_pool_update as reference
 
@@ -48,7 +48,7 @@ def context_pool_update(
     Args:
         maps (Tensor[K, h, w]): the pool Q, float32 or float64.
         classes (Tensor[N]): integer class of each map of the batch; one outside [0, K) has no part in it.
-        cam (Tensor[N, h, w]): class maps of the batch, the dtype of ``maps``.
+        cam (Tensor[N, h, w]): class maps of the batch, in the dtype of ``maps`` or, as autocast leaves it, in 16 bits.
         rate: λ.
         eps: added to the variance.
         touched_only: classes without a map in the batch stay as they are.
@@ -67,5 +67,12 @@ def context_pool_update(
         >>> context_pool_update(pool, torch.tensor([1]), cam, rate=1.0).round().tolist()
         [[[0.0, 0.0]], [[-1.0, 1.0]]]
     """
+    op = "context_pool_update"
+    maps = as_tensor(op, "maps", maps)
+    classes, cam = as_tensor(op, "classes", classes, maps), as_tensor(op, "cam", cam, maps)
+    rate, eps = as_number(op, "rate", rate), as_number(op, "eps", eps)
+    touched_only = as_flag(op, "touched_only", touched_only)
+    if cam.is_floating_point() and cam.element_size() == 2:
+        cam = cam.to(maps.dtype)
     _check(maps, classes, cam)
     return _FORWARD(maps, classes.long(), cam, rate, eps, touched_only)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_number, as_size, as_tensor, check_type
 from wsolfast.ops._registry import backends, define_op
 from wsolfast.reference import gaussian_prior_labels as reference
 
@@ -63,11 +64,11 @@ class GaussianPrior:
 
     def __post_init__(self) -> None:
         for name in ("weight_low", "weight_high", "min_area", "object_threshold", "background_threshold"):
-            if not getattr(self, name) >= 0:
+            if not as_number("GaussianPrior", name, getattr(self, name)) >= 0:
                 raise ValueError(f"GaussianPrior: {name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.covariance_scale < math.inf:
+        if not 0 < as_number("GaussianPrior", "covariance_scale", self.covariance_scale) < math.inf:
             raise ValueError(f"GaussianPrior: covariance_scale must be positive, got {self.covariance_scale}")
-        if self.gate is not None and not 0 < self.gate <= 1:
+        if self.gate is not None and not 0 < as_number("GaussianPrior", "gate", self.gate) <= 1:
             raise ValueError(f"GaussianPrior: gate must be in (0, 1] or None, got {self.gate}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -128,7 +129,7 @@ def _check(cam: Tensor, size: tuple[int, int]) -> None:
             f"gaussian_prior_labels: expected floating-point maps of shape [N, h, w] with h, w > 0, "
             f"got {cam.dtype} {list(cam.shape)}"
         )
-    if len(size) != 2 or min(size) < 1:
+    if min(size) < 1:
         raise ValueError(f"gaussian_prior_labels: expected a positive size (H, W), got {tuple(size)}")
 
 
@@ -169,7 +170,7 @@ def gaussian_prior_labels(
 
     Args:
         cam (Tensor[N, h, w]): floating point, any stride, finite.
-        size: (H, W) of the labels in pixels.
+        size: (H, W) of the labels in pixels, or the side of a square.
         prior: ``"paper"``, ``"released"`` or a :class:`GaussianPrior`.
 
     Returns:
@@ -186,11 +187,13 @@ def gaussian_prior_labels(
         >>> gaussian_prior_labels(torch.tensor([[[0.0, 0.3, 1.0, 0.3, 0.0]]]), (1, 5))
         tensor([[[  0, 255,   1, 255,   0]]], dtype=torch.uint8)
     """
+    cam, size = as_tensor("gaussian_prior_labels", "maps", cam), as_size("gaussian_prior_labels", "size", size)
     _check(cam, size)
     if isinstance(prior, str):
         if prior not in GAUSSIAN_PRIORS:
             raise ValueError(f"gaussian_prior_labels: expected prior in {tuple(GAUSSIAN_PRIORS)}, got {prior!r}")
         prior = GAUSSIAN_PRIORS[prior]
+    check_type("gaussian_prior_labels", "prior", prior, GaussianPrior)
     if cam.element_size() < 4:
         cam = cam.float()
     if cam.is_cuda and _HAS_CUDA_KERNEL:

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from wsolfast.ops._checks import as_number, as_tensor
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import min_max_normalize as reference
 
@@ -73,6 +74,7 @@ def min_max_normalize(maps: Tensor, eps: float = 0.0) -> Tensor:
         tensor([[[0.0000, 0.2500],
                  [0.5000, 1.0000]]])
     """
+    maps, eps = as_tensor("min_max_normalize", "maps", maps), as_number("min_max_normalize", "eps", eps)
     _check(maps)
     if maps.element_size() < 4:
         return _FORWARD(maps.float(), eps).to(maps.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_flag, as_tensor, as_tensors, in_one_precision
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import multiplicative_fusion as reference
 from wsolfast.reference._layout import empty_like_first
@@ -108,7 +109,8 @@ def multiplicative_fusion(
 
     Args:
         features (2 to 4 of Tensor[N, C, h_i, w_i]): floating point, any stride; the finest first, which is taken as it
-            is, bit by bit, like any other of its size.
+            is, bit by bit, like any other of its size. Branches of 16 bits beside float32 ones, as under autocast, are
+            taken as float32.
         scale (Tensor[branches, C] or Tensor[branches, N, C]): a, none if None; of float64 maps in float64, else in
             float32.
         shift (Tensor[branches, C] or Tensor[branches, N, C]): b, none if None.
@@ -135,6 +137,13 @@ def multiplicative_fusion(
         >>> multiplicative_fusion([fine, coarse], mode="add")
         tensor([[[[ 1.,  7., 13.]]]])
     """
+    op = "multiplicative_fusion"
+    features = as_tensors(op, "features", features)
+    if features:
+        features = in_one_precision(*features)
+        scale = None if scale is None else as_tensor(op, "scale", scale, features[0])
+        shift = None if shift is None else as_tensor(op, "shift", shift, features[0])
+    relu, align_corners = as_flag(op, "relu", relu), as_flag(op, "align_corners", align_corners)
     _check(features, scale, shift, reduce, mode)
     dtype = features[0].dtype
     branches = [branch.float() if widens(branch) else branch for branch in features]

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from wsolfast.ops import _chunked_attention, _cuda_attention
+from wsolfast.ops._checks import as_tensor, in_one_precision
 from wsolfast.ops._registry import define_op, widens
 from wsolfast.reference import non_local_attention as reference
 
@@ -75,7 +76,8 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, *, kind: str 
     CI-CAM the scores are not scaled by :math:`1/\sqrt D`.
 
     Args:
-        query (Tensor[N, D, h, w]): floating point, any stride; P = h·w positions.
+        query (Tensor[N, D, h, w]): floating point, any stride; P = h·w positions. Maps of 16 bits beside float32 ones,
+            as under autocast, are taken as float32.
         key (Tensor[N, D, h', w']): M = h'·w' positions, which may be fewer than P (sub-sampled keys).
         value (Tensor[N, C, h', w']): C is independent of D.
         kind: ``"embedded_gaussian"`` or ``"dot_product"``. The dot product is summed over keys first,
@@ -102,6 +104,10 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, *, kind: str 
         >>> non_local_attention(query, key, value)
         tensor([[[[2., 3.]]]])
     """
+    named = {"query": query, "key": key, "value": value}
+    query, key, value = in_one_precision(
+        *(as_tensor("non_local_attention", name, maps) for name, maps in named.items())
+    )
     _check(query, key, value, kind)
     if widens(query):
         return _FORWARD(query.float(), key.float(), value.float(), kind).to(query.dtype)

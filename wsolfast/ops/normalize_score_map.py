@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_size, as_tensor, check_type
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.reference import normalize_score_map as reference
@@ -31,7 +32,7 @@ def normalize_score_map(maps: Tensor, size: tuple[int, int] | None, rule: BoxRul
 
     Args:
         maps (Tensor[N, h, w]): any real dtype and stride; converted to float64 before anything else.
-        size: (H, W) in pixels; None keeps (h, w).
+        size: (H, W) in pixels, or the side of a square; None keeps (h, w).
         rule: its ``interpolation``, ``normalization``, ``eps`` and ``normalize_first`` are used.
 
     Returns:
@@ -48,8 +49,10 @@ def normalize_score_map(maps: Tensor, size: tuple[int, int] | None, rule: BoxRul
         >>> normalize_score_map(torch.tensor([[[2.0, 4.0]]]), (1, 4), BoxRule(interpolation="linear")).tolist()
         [[[0.0, 0.25, 0.75, 1.0]]]
     """
+    maps = as_tensor("normalize_score_map", "maps", maps)
+    check_type("normalize_score_map", "rule", rule, BoxRule)
     check_maps("normalize_score_map", maps)
-    height, width = maps.shape[-2:] if size is None else size
+    height, width = maps.shape[-2:] if size is None else as_size("normalize_score_map", "size", size)
     check_size("normalize_score_map", maps, (height, width), rule)
     return _OP(maps.detach().to(torch.float64), [height, width], rule.pack())
 

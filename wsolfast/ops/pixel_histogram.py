@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_mask, as_tensor, as_vector
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.normalize_score_map import check_maps
 from wsolfast.ops.score_map_boxes import check_values, values_can_be_read
@@ -28,8 +29,8 @@ def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
 
     Args:
         maps (Tensor[N, H, W]): floating point or uint8, finite, any stride; compared with the edges in float64.
-        masks (Tensor[N, H, W]): uint8: 0 background, 1 object, 255 ignored (as is any other value).
-        edges (Tensor[B + 1]): float64, not decreasing.
+        masks (Tensor[N, H, W]): integers: 0 background, 1 object, 255 ignored (as is any other value); or bool.
+        edges (Tensor[B + 1]): not decreasing; compared in float64.
 
     Returns:
         Tensor[2, B]: int64; row 0 counts background, row 1 object pixels.
@@ -47,13 +48,16 @@ def pixel_histogram(maps: Tensor, masks: Tensor, edges: Tensor) -> Tensor:
         tensor([[1, 0],
                 [1, 1]])
     """
+    maps = as_tensor("pixel_histogram", "maps", maps)
     check_maps("pixel_histogram", maps)
-    if masks.dtype != torch.uint8 or masks.shape != maps.shape:
+    masks = as_mask("pixel_histogram", "masks", masks, maps)
+    if masks.shape != maps.shape:
         raise ValueError(
-            f"pixel_histogram: expected masks uint8 {list(maps.shape)}, got {masks.dtype} {list(masks.shape)}"
+            f"pixel_histogram: expected masks of the maps' shape {list(maps.shape)}, got {list(masks.shape)}"
         )
-    if edges.dim() != 1 or edges.shape[0] < 2 or edges.dtype != torch.float64:
-        raise ValueError(f"pixel_histogram: expected edges float64 [B + 1], got {edges.dtype} {list(edges.shape)}")
+    edges = as_vector("pixel_histogram", "edges", edges, maps)
+    if edges.shape[0] < 2:
+        raise ValueError(f"pixel_histogram: expected at least two edges, got {edges.shape[0]}")
     if maps.dtype not in (torch.uint8, torch.float32, torch.float64):
         maps = maps.double()
     if values_can_be_read(maps):

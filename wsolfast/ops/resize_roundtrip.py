@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from wsolfast.ops._checks import as_size, as_tensor
+
 
 def resize_roundtrip(cam: Tensor, image_size: Sequence[int]) -> Tensor:
     """Resize maps bilinearly to the image and back to their own size.
@@ -18,7 +20,7 @@ def resize_roundtrip(cam: Tensor, image_size: Sequence[int]) -> Tensor:
 
     Args:
         cam (Tensor[..., h, w]): floating point.
-        image_size: (H, W) of the image in pixels.
+        image_size: (H, W) of the image in pixels, or the side of a square.
 
     Returns:
         Tensor[..., h, w]: same dtype.
@@ -33,6 +35,8 @@ def resize_roundtrip(cam: Tensor, image_size: Sequence[int]) -> Tensor:
         tensor([[[0.1250, 0.8750],
                  [0.1250, 0.8750]]])
     """
+    cam = as_tensor("resize_roundtrip", "maps", cam)
+    image_size = as_size("resize_roundtrip", "image_size", image_size)
     if cam.dim() < 2 or not cam.is_floating_point():
         raise ValueError(
             f"resize_roundtrip: expected floating-point maps of shape [..., h, w], got {cam.dtype} {list(cam.shape)}"

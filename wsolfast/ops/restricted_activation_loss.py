@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wsolfast.ops._checks import check_classes
+from wsolfast.ops._checks import as_number, as_tensor, check_classes
 from wsolfast.ops._registry import define_op
 from wsolfast.reference import restricted_activation_loss as reference
 
@@ -111,6 +111,10 @@ def restricted_activation_loss(
         >>> restricted_activation_loss(class_maps, torch.tensor([0]))  # the mean of sigmoid(0) and 1 - sigmoid(20)
         tensor(0.2500)
     """
+    op = "restricted_activation_loss"
+    class_maps = as_tensor(op, "class_maps", class_maps)
+    label = as_tensor(op, "label", label, class_maps)
+    tau, sigma = as_number(op, "tau", tau), as_number(op, "sigma", sigma)
     _check(class_maps, label, statistic, normalization)
     if class_maps.element_size() < 4:
         class_maps = class_maps.float()

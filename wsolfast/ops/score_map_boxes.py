@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_size, as_tensor, as_vector, check_type
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.normalize_score_map import check_maps, check_size, normalize_score_map
@@ -64,9 +65,9 @@ def score_map_boxes(
         maps (Tensor[N, H, W]): score maps as :func:`normalize_score_map` leaves them; any stride. A quantising rule
             wants values in [0, 1], or uint8 levels that are quantised already; other rules want finite values. With
             ``size`` raw maps (Tensor[N, h, w]) of any real dtype.
-        thresholds (Tensor[T]): float64, any order, repetitions allowed.
+        thresholds (Tensor[T] or float): real numbers, any order, repetitions allowed; compared in float64.
         rule: the switches from ``quantize`` to ``empty_box`` are used, with ``size`` also those before.
-        size: (H, W) in pixels that raw maps are resized to and normalised at, as by
+        size: (H, W) in pixels, or the side of a square, that raw maps are resized to and normalised at, as by
             ``normalize_score_map(maps, size, rule)``, without keeping such maps; their own size normalises them only.
             None takes maps as they are.
 
@@ -75,6 +76,7 @@ def score_map_boxes(
         least one.
 
     Raises:
+        TypeError: if an argument is of a kind that does not say what it means.
         ValueError: if shapes or dtypes are wrong, a threshold is not finite, ``size`` is none that
             :func:`normalize_score_map` takes, or a (normalised) map holds a NaN, an infinity or, for a quantising
             rule, a value outside [0, 1]; on CUDA, if there are more than 65535 thresholds. Values are
@@ -100,10 +102,12 @@ def checked_arguments(
     op: str, maps: Tensor, thresholds: Tensor, rule: BoxRule, size: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Return checked arguments for kernels: maps float64, float32 or uint8, thresholds float64, size [] or [H, W]."""
+    maps = as_tensor(op, "maps", maps)
+    check_type(op, "rule", rule, BoxRule)
     check_maps(op, maps)
-    if thresholds.dim() != 1 or thresholds.dtype != torch.float64:
-        raise ValueError(f"{op}: expected thresholds float64 [T], got {thresholds.dtype} {list(thresholds.shape)}")
+    thresholds = as_vector(op, "thresholds", thresholds, maps)
     if size is not None:
+        size = as_size(op, "size", size)
         check_size(op, maps, size, rule)
         if values_can_be_read(maps) and not is_in_range(rule):
             # Only the normalised maps tell whether the rule can take them.

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_tensor, as_tensors, check_type
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.correlation_rule import CorrelationRule
 from wsolfast.reference import self_correlation_map as reference
@@ -110,7 +112,11 @@ def self_correlation_map(
         >>> self_correlation_map(features, cam)  # the second position looks like the first
         tensor([[[[1.0000, 0.2500, 0.0000, 0.0000]]]])
     """
-    layers = [features] if isinstance(features, Tensor) else list(features)
+    layers = as_tensors(
+        "self_correlation_map", "features", [features] if isinstance(features, Tensor | np.ndarray) else features
+    )
+    cam = as_tensor("self_correlation_map", "cam", cam)
+    check_type("self_correlation_map", "rule", rule, CorrelationRule)
     if precision is None:
         precision = "fast" if all(layer.element_size() == 2 for layer in layers) else "strict"
     _check(layers, cam, precision)
