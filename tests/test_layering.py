@@ -62,8 +62,6 @@ INSIDE = {
     },
 }
 # Which every room may import.
-# Rooms that every room may import.
-EVERYWHERE = {"_nearest"}
 NATIVE = {
     "boxes": {"boxes"},
     "common": {"common", "boxes", "torch"},
