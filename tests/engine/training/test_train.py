@@ -285,7 +285,7 @@ def test_a_factor_of_zero_freezes_its_group(tiny, tmp_path):
     [
         ("stage.method=camm", "stage.localizer.method: no method named 'camm'; did you mean 'cam'?"),
         ("stage.model.cam_rely=true", "unknown key 'stage.localizer.model.cam_rely'; did you mean 'cam_relu'?"),
-        ("stage.model.head=round", "stage.localizer: head: expected"),
+        ("stage.model.head=round", "stage.localizer: cam: head: expected one of conv3, conv2, linear, pretrained"),
         ("stage.backbone.name=smal", "stage.localizer: no backbone named 'smal'; did you mean 'small'?"),
         ("stage.optim.lr_factors.heads=1", "unknown key 'stage.localizer.optim.lr_factors.heads'"),
         ("data.options.sise=3", "data: data set 'synthetic' has no option 'sise'"),
