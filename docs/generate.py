@@ -426,11 +426,12 @@ def _body(thing: object) -> str:
 
 
 def _commented(thing: object) -> dict[str, str]:
-    """Return the comments behind a dataclass's fields."""
+    """Return the comments behind the fields of a dataclass and of those that it builds on."""
     if not dataclasses.is_dataclass(thing):
         return {}
-    lines = re.findall(r"^    (\w+): [^#\n]+?  # (.+)$", inspect.getsource(thing), re.MULTILINE)
-    return {name: comment for name, comment in lines if not name.startswith("_")}
+    sources = [inspect.getsource(cls) for cls in reversed(thing.__mro__) if dataclasses.is_dataclass(cls)]
+    lines = [re.findall(r"^    (\w+): [^#\n]+?  # (.+)$", source, re.MULTILINE) for source in sources]
+    return {name: comment for found in lines for name, comment in found if not name.startswith("_")}
 
 
 def _signature(name: str, thing: object) -> str:

@@ -288,6 +288,9 @@ def boxes_of(table: BoxTable | None, index: int) -> Tensor:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Make a batch of samples of one size.
 
+    Returns:
+        Batch: images, labels and ids in the order of ``samples``.
+
     Raises:
         DataError: if the images differ in size.
     """

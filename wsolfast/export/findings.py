@@ -84,6 +84,9 @@ def read_findings(run: RunFolder, evaluation: str = "test", threshold: float | N
         evaluation: folder below ``eval/``: the split, and the variant where there is one.
         threshold: in [0, 1]; None takes the one that the evaluation chose.
 
+    Returns:
+        Findings: of every image that was measured.
+
     Raises:
         MissingError: if there is no such evaluation, or one of its files is damaged.
     """

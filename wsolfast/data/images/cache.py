@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 class CacheSpec:
     """Folder of decoded images, and how many bytes it may hold in all."""
 
-    folder: Path
+    folder: Path  # made where it is missing
     max_bytes: int  # of all caches in the folder
 
 

@@ -25,7 +25,10 @@ class EvalShard:
 
     @classmethod
     def parse(cls, text: str) -> "EvalShard":
-        """Read a shard, for instance ``"2/4"``.
+        """Read a shard from ``text``, for instance ``"2/4"``.
+
+        Returns:
+            The shard.
 
         Raises:
             UsageError: if it is not I/N with 1 <= I <= N.

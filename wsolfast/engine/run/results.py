@@ -24,7 +24,10 @@ class Record:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Make a record of what :meth:`to_json` returned; keys that it does not have are ignored.
+        """Make a record of ``value``, which :meth:`to_json` returned; keys that the record does not have are ignored.
+
+        Returns:
+            An instance of this class.
 
         Raises:
             ValueError: if a key is missing or of another type.
@@ -33,7 +36,10 @@ class Record:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Read a record.
+        """Read the record in ``file``.
+
+        Returns:
+            An instance of this class.
 
         Raises:
             MissingError: if the file is not there or damaged.
@@ -50,16 +56,16 @@ class Record:
 class ThresholdSweep(Record):
     """Thresholds of a protocol without their list, which ``curves.json`` has."""
 
-    count: int
-    first: float
-    last: float
+    count: int  # of thresholds
+    first: float  # threshold
+    last: float  # threshold
 
 
 @dataclass(frozen=True)
 class Throughput(Record):
     """Speed of an evaluation and of its stages, :data:`wsolfast.engine.evaluation.stopwatch.STAGES`."""
 
-    images: int
+    images: int  # that were evaluated
     images_per_second: dict[str, float]  # by stage, as if nothing else took time
     seconds: dict[str, float]  # by stage, and what was waited for images ("wait") and passed together ("all")
     slowest: str | None  # stage
@@ -69,44 +75,44 @@ class Throughput(Record):
 class PixelMetrics(Record):
     """Scores against object masks, in percent, and their best thresholds."""
 
-    px_ap: float
-    p_iou: float
-    peak_iou: float
-    peak_iou_per_image: float
-    images: int
+    px_ap: float  # area under the precision-recall curve of all pixels
+    p_iou: float  # IoU of all pixels together
+    peak_iou: float  # of all pixels together, over 256 levels
+    peak_iou_per_image: float  # mean over the images, over 256 levels
+    images: int  # that have a mask
     p_iou_threshold: float  # in [0, 1]
     peak_threshold: int  # of 0..255
-    peak_t_per_image: int
+    peak_t_per_image: int  # of 0..255
 
 
 @dataclass(frozen=True)
 class ErrorShares(Record):
     """Percent of the images by the error of their Top-1 box, see :func:`wsolfast.metrics.functional.error_kinds`."""
 
-    misclassified: float
-    correct: float
-    multi_instance: float
-    part: float
-    more: float
-    other: float
+    misclassified: float  # the class is wrong
+    correct: float  # right class, and the box overlaps by half
+    multi_instance: float  # one box around several objects
+    part: float  # the box covers a part of the object
+    more: float  # the box covers the object and much besides
+    other: float  # the box misses in another way
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Record):
     """Numbers of a split of images. All of ``metrics`` are at the threshold that is best for each of them."""
 
-    num_images: int
-    metrics: dict[str, float]
+    num_images: int  # that were measured
+    metrics: dict[str, float]  # percent by name
     oracle_threshold: dict[str, float]  # metric -> best threshold on these images
     cam_threshold: float  # of per_image.json, and of whoever shows boxes
     cam_threshold_source: str  # "train_fullsup" or "oracle"
     baselines: dict[str, dict[str, float]]  # "center_box", "center_gaussian" -> metrics
-    images_without_box: int | None = None
-    images_without_mask: int | None = None
+    images_without_box: int | None = None  # left out of the metrics of boxes
+    images_without_mask: int | None = None  # left out of the metrics of masks
     transferred_thresholds: dict[str, float] | None = None  # metric -> best threshold on train_fullsup
     transferred_threshold: float | None = None  # the one of iou50
     transferred: dict[str, float] | None = None  # metrics at these
-    pixel: PixelMetrics | None = None
+    pixel: PixelMetrics | None = None  # where there are masks
 
     @property
     def measured(self) -> dict[str, float]:
@@ -118,28 +124,28 @@ class Measurement(Record):
 class EvalResults(Measurement):
     """``results.json`` of an evaluated run."""
 
-    split: str
-    recipe: str
-    method: str
+    split: str  # of the data set
+    recipe: str  # its name
+    method: str  # its name
     localizer: str  # name of the stage
     classifier: str  # name of the stage, or path of the run
-    post: str
-    variant: str
-    protocol: str
-    thresholds: ThresholdSweep
-    metrics_version: int
-    limit: int | None
-    ten_crop: bool
-    decoder: str
-    amp: str
-    device: str
-    images_per_second: float
-    throughput: Throughput
-    seconds_metrics: float
-    seconds: float
-    evaluated: str
-    environment: dict[str, Any]
-    error_split: ErrorShares | None = None
+    post: str  # refinement of the maps, or "none"
+    variant: str  # of the recipe, or empty
+    protocol: str  # its name
+    thresholds: ThresholdSweep  # of the protocol
+    metrics_version: int  # of the arithmetic behind the numbers
+    limit: int | None  # images that were asked for; None for all
+    ten_crop: bool  # classes are ranked by ten crops
+    decoder: str  # library that decoded JPEG
+    amp: str  # precision of the networks
+    device: str  # where the networks ran
+    images_per_second: float  # of all that an evaluation does
+    throughput: Throughput  # by stage
+    seconds_metrics: float  # after the last image
+    seconds: float  # in all
+    evaluated: str  # date and time
+    environment: dict[str, Any]  # machine, code and packages
+    error_split: ErrorShares | None = None  # where boxes are measured
 
     @property
     def measured(self) -> dict[str, float]:
@@ -152,9 +158,9 @@ class ProtocolCurves(Record):
     """Accuracies of a protocol over its thresholds, in percent."""
 
     thresholds: list[float]
-    gt_known_loc: list[float]
-    top1_loc: list[float]
-    top5_loc: list[float]
+    gt_known_loc: list[float]  # by threshold
+    top1_loc: list[float]  # by threshold
+    top5_loc: list[float]  # by threshold
 
 
 @dataclass(frozen=True)
@@ -162,11 +168,11 @@ class Curves(Record):
     """``curves.json`` of an evaluated run: MaxBoxAcc and its parts over wsolevaluation's thresholds, in percent."""
 
     thresholds: list[float]
-    iou30: list[float]
-    iou50: list[float]
-    iou70: list[float]
-    max_box_acc: list[float]
-    protocol: ProtocolCurves
+    iou30: list[float]  # hits at an IoU of 0.3
+    iou50: list[float]  # hits at an IoU of 0.5
+    iou70: list[float]  # hits at an IoU of 0.7
+    max_box_acc: list[float]  # MaxBoxAcc's own rule
+    protocol: ProtocolCurves  # the protocol's own thresholds and rule
 
 
 @dataclass(frozen=True)
@@ -175,15 +181,15 @@ class ImageRow(Record):
 
     index: int  # in the data set
     map: int  # position among the images that were asked for, and of its score map
-    image_id: str
-    label: int
-    predicted: int
-    topk: list[int]
+    image_id: str  # as the data set calls it
+    label: int  # true class
+    predicted: int  # most likely class
+    topk: list[int]  # most likely classes, the first one first
     score: float  # probability of the predicted class
     size: list[int]  # (width, height)
-    gt_boxes: list[list[float]]
+    gt_boxes: list[list[float]]  # true boxes
     box: list[float] | None  # None where masks are measured
-    iou: float
+    iou: float  # best overlap with a true box, or with the mask
     error: str | None  # field of ErrorShares
 
 
@@ -191,8 +197,8 @@ class ImageRow(Record):
 class ImageTable(Record):
     """``per_image.json`` of an evaluated run."""
 
-    class_names: list[str]
-    images: list[ImageRow]
+    class_names: list[str]  # by label
+    images: list[ImageRow]  # those that were measured
 
 
 @dataclass(frozen=True)
@@ -212,34 +218,34 @@ class MapRow(Record):
 class Comparison(Record):
     """A comparison of score maps' boxes or pixels with another implementation, that found no difference."""
 
-    with_: str
-    images: int
-    thresholds: int
+    with_: str  # the other implementation and its version
+    images: int  # that were compared
+    thresholds: int  # at which they were
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapResults(Record):
     """``results.json`` of score maps on disk."""
 
-    num_images: int
-    metrics: dict[str, float]
-    oracle_threshold: dict[str, float]
+    num_images: int  # that were measured
+    metrics: dict[str, float]  # percent by name
+    oracle_threshold: dict[str, float]  # metric -> best threshold on these images
     maps_not_finite: int  # which count as empty
-    dataset: str
-    split: str
-    scoremaps: str
+    dataset: str  # its name
+    split: str  # of the metadata
+    scoremaps: str  # folder of the score maps
     images_per_second: float | None  # None if all were counted before
-    seconds: float
-    evaluated: str
-    environment: dict[str, Any]
-    compared: Comparison | None = None
+    seconds: float  # in all
+    evaluated: str  # date and time
+    environment: dict[str, Any]  # machine, code and packages
+    compared: Comparison | None = None  # where a comparison was asked for
     # Of boxes.
-    protocol: str | None = None
-    cam_threshold: float | None = None
-    transferred_thresholds: dict[str, float] | None = None
-    transferred: dict[str, float] | None = None
-    baselines: dict[str, dict[str, float]] | None = None
-    images_without_box: int | None = None
+    protocol: str | None = None  # its name
+    cam_threshold: float | None = None  # of per_image.json
+    transferred_thresholds: dict[str, float] | None = None  # metric -> best threshold of the other split
+    transferred: dict[str, float] | None = None  # metrics at these
+    baselines: dict[str, dict[str, float]] | None = None  # "center_box" -> metrics
+    images_without_box: int | None = None  # left out
 
 
 @dataclass(frozen=True)
@@ -248,8 +254,8 @@ class LocalizedImage(Record):
 
     file: str
     size: list[int]  # (width, height)
-    class_id: int
-    class_name: str | None
+    class_id: int  # the class that is localised
+    class_name: str | None  # None if the run knows no names
     score: float  # probability of the class
     boxes: list[list[float]]  # half-open xyxy, pixels of the upright image
     overlay: str  # PNG of the score map and the boxes over the image
@@ -260,18 +266,18 @@ class UnreadableImage(Record):
     """An image file in ``boxes.json`` that could not be read."""
 
     file: str
-    error: str
+    error: str  # the reason
 
 
 @dataclass(frozen=True)
 class LocalizeResults(Record):
     """``boxes.json`` of ``localize``."""
 
-    run: str
-    protocol: str
-    threshold: float
-    images: list[LocalizedImage]
-    failed: list[UnreadableImage]
+    run: str  # folder
+    protocol: str  # its name
+    threshold: float  # where the maps were cut
+    images: list[LocalizedImage]  # in the order of the files
+    failed: list[UnreadableImage]  # files that could not be read
 
 
 @dataclass(frozen=True)
@@ -281,14 +287,14 @@ class ReproducedRun(Record):
     seed: int
     run: str  # folder
     numbers: dict[str, float] | None = None
-    failure: str | None = None
+    failure: str | None = None  # the reason why there are no numbers
 
 
 @dataclass(frozen=True)
 class ReproducedRecipe(Record):
     """A recipe in ``reproduce.json``: published numbers, each run's, and the mean, lowest and highest of all runs."""
 
-    paper: dict[str, float]
+    paper: dict[str, float]  # published numbers, percent by name
     runs: list[ReproducedRun]
     mean: dict[str, float]
     lowest: dict[str, float]
@@ -299,10 +305,10 @@ class ReproducedRecipe(Record):
 class Reproduction(Record):
     """``reproduce.json``."""
 
-    recipes: dict[str, ReproducedRecipe]
+    recipes: dict[str, ReproducedRecipe]  # by name
     centres: dict[str, dict[str, float]]  # baseline, data set and protocol -> metrics
-    written: str
-    environment: dict[str, Any]
+    written: str  # date and time
+    environment: dict[str, Any]  # machine, code and packages
 
 
 def _key(name: str) -> str:
