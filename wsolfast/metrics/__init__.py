@@ -3,6 +3,7 @@
 from wsolfast.metrics.baselines import center_box, center_gaussian
 from wsolfast.metrics.box_accuracy import BoxAccuracy
 from wsolfast.metrics.error_split import ErrorSplit
+from wsolfast.metrics.frames import is_constant
 from wsolfast.metrics.functional import box_iou
 from wsolfast.metrics.pixel_accuracy import PixelAccuracy, mask_overlaps
 from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
@@ -21,5 +22,6 @@ __all__ = [
     "center_box",
     "center_gaussian",
     "get_protocol",
+    "is_constant",
     "mask_overlaps",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import percent, pick, wanted
+from wsolfast.metrics.frames import is_constant
 from wsolfast.metrics.protocols import Protocol, get_protocol
 
 _LEVELS = get_protocol("wsolevaluation").iou_thresholds
@@ -53,7 +54,8 @@ class BoxAccuracy(Accumulator):
         self._max_box = max_box
         self._config = {"protocol": asdict(self.protocol), "max_box": max_box}
         grid = (len(self.protocol.thresholds), len(self.protocol.iou_thresholds))
-        shapes: dict[str, tuple[int, ...]] = {"images": (), "classified": (), "top1_cls": (), "top5_cls": ()}
+        shapes: dict[str, tuple[int, ...]] = {"images": (), "maps_constant": (), "classified": ()}
+        shapes |= {"top1_cls": (), "top5_cls": ()}
         shapes |= {name: grid for name in ("gt_known_loc", "top1_loc", "top5_loc")}
         if max_box:
             shapes |= {"max_box_acc": (len(self._benchmark.thresholds),)}
@@ -83,15 +85,18 @@ class BoxAccuracy(Accumulator):
             ValueError: if shapes do not fit or an image has no true box.
         """
         images = (score_maps, image_sizes, gt_boxes)
-        if not self._max_box:
-            return self._class_counts(functional.box_hits(*images, self.protocol), label, topk_classes)
-        rules = [replace(self._benchmark.rule, selection=kind) for kind in ("contour_area", "all")]
-        single, multi = functional.rule_hits(*images, self._benchmark, rules)
-        hits = single if self.protocol is self._benchmark else functional.box_hits(*images, self.protocol)
-        counts = self._class_counts(hits, label, topk_classes)
-        counts["max_box_acc"] = single[:, :, _LEVELS.index(0.5)].sum(0).cpu()
-        counts["max_box_acc_v2"] = multi.sum(0).cpu()
-        return counts
+        counts: dict[str, Tensor] = {}
+        hits = None
+        if self._max_box:
+            rules = [replace(self._benchmark.rule, selection=kind) for kind in ("contour_area", "all")]
+            single, multi = functional.rule_hits(*images, self._benchmark, rules)
+            counts["max_box_acc"] = single[:, :, _LEVELS.index(0.5)].sum(0).cpu()
+            counts["max_box_acc_v2"] = multi.sum(0).cpu()
+            hits = single if self.protocol is self._benchmark else None
+        if hits is None:
+            hits = functional.box_hits(*images, self.protocol)
+        counts["maps_constant"] = is_constant(score_maps).sum().cpu()
+        return counts | self._class_counts(hits, label, topk_classes)
 
     def update_boxes(
         self,
@@ -146,8 +151,9 @@ class BoxAccuracy(Accumulator):
 
         Returns:
             ``gt_known_loc``, with classes ``top1_cls top5_cls top1_loc top5_loc``, with ``max_box`` ``max_box_acc
-            max_box_acc_v2 iou30 iou50 iou70`` (the three whose mean is MaxBoxAccV2); ``images``; ``cam_threshold``:
-            metric -> threshold; ``curves``: the same over all thresholds.
+            max_box_acc_v2 iou30 iou50 iou70`` (the three whose mean is MaxBoxAccV2); ``images``, and ``maps_constant``
+            of them, whose map has one value everywhere; ``cam_threshold``: metric -> threshold; ``curves``: the same
+            over all thresholds.
 
         Raises:
             ValueError: if nothing was counted, only some images had classes, or ``at`` is not on the grid.
@@ -157,7 +163,7 @@ class BoxAccuracy(Accumulator):
             raise ValueError("BoxAccuracy: no image was counted; call update first")
         if int(state["classified"]) not in (0, images):
             raise ValueError(f"BoxAccuracy: only {int(state['classified'])} of {images} images came with classes")
-        numbers: dict = {"images": images}
+        numbers: dict = {"images": images, "maps_constant": int(state["maps_constant"])}
         chosen: dict[str, float] = {}
         curves: dict = {"thresholds": list(self.protocol.thresholds)}
         level = self.protocol.iou_thresholds.index(0.5)

@@ -10,6 +10,7 @@ from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import percent, pick
 from wsolfast.metrics.box_accuracy import right_classes
+from wsolfast.metrics.frames import is_constant
 from wsolfast.metrics.functional import ERROR_KINDS
 from wsolfast.metrics.protocols import Protocol, get_protocol
 
@@ -40,6 +41,7 @@ class ErrorSplit(Accumulator):
         self._config = {"protocol": asdict(self.protocol)}
         self.zeros = {
             "images": torch.zeros((), dtype=torch.int64),
+            "maps_constant": torch.zeros((), dtype=torch.int64),
             "kinds": torch.zeros(len(self.protocol.thresholds), len(ERROR_KINDS), dtype=torch.int64),
         }
         super().__init__()
@@ -61,7 +63,8 @@ class ErrorSplit(Accumulator):
             ValueError: if shapes do not fit or an image has no true box.
         """
         first, _ = right_classes(label, topk_classes, len(score_maps))
-        return _kind_counts(functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol))
+        kinds = functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol)
+        return _kind_counts(kinds) | {"maps_constant": is_constant(score_maps).sum().cpu()}
 
     def update_kinds(self, kinds: Tensor) -> None:
         """Add images whose kinds (Tensor[N, T], index into ``ERROR_KINDS``) are known already."""
@@ -76,7 +79,8 @@ class ErrorSplit(Accumulator):
             at: the threshold; None takes the one with most correct images.
 
         Returns:
-            ``cls correct m_ins part more ot``, ``images`` and ``cam_threshold``.
+            ``cls correct m_ins part more ot``, ``images``, ``maps_constant`` (those whose map has one value everywhere)
+            and ``cam_threshold``.
 
         Raises:
             ValueError: if nothing was counted or ``at`` is not on the grid.
@@ -88,7 +92,8 @@ class ErrorSplit(Accumulator):
         _, threshold = pick(correct, self.protocol.thresholds, at, "ErrorSplit")
         counts = state["kinds"][self.protocol.thresholds.index(threshold)].tolist()
         shares = {kind: percent(count, images) for kind, count in zip(ERROR_KINDS, counts, strict=True)}
-        return shares | {"images": images, "cam_threshold": threshold}
+        constant = int(state["maps_constant"])
+        return shares | {"images": images, "maps_constant": constant, "cam_threshold": threshold}
 
 
 def _kind_counts(kinds: Tensor) -> dict[str, Tensor]:

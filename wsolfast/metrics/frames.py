@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.metrics.protocols import Protocol
+from wsolfast.ops._checks import as_tensor, as_tensors
 from wsolfast.ops.score_map_boxes import check_values, is_in_range
 
 # float64 pixels that one batch of resized maps may hold.
@@ -169,6 +172,52 @@ def _crop_sides(protocol: Protocol) -> tuple[int, int]:
 def _map_size(batch: FrameBatch) -> Tensor:
     height, width = batch.frame
     return as_float64([width, height, width, height])
+
+
+def is_constant(score_maps: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return whether each map has one value everywhere: it shows nothing, and a box that is cut from it means nothing.
+
+    Where a protocol resizes maps before it min-max scales them, as the benchmark does, the rounding of the resize is
+    stretched to the whole range. Accumulators count such maps as ``maps_constant``.
+
+    Args:
+        score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
+
+    Returns:
+        Tensor[N]: bool, on the device of the maps. A map with a NaN or an infinity is not constant.
+
+    Raises:
+        TypeError: if there are no maps.
+        ValueError: if a map is not [h, w], has no pixel or is complex.
+
+    Example:
+        >>> is_constant(torch.tensor([[[0.7, 0.7]], [[0.7, 0.2]]]))
+        tensor([ True, False])
+    """
+    maps = as_score_maps(score_maps)
+    if not isinstance(maps, Tensor):
+        found = [is_constant(one[None]) for one in maps]
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.bool)
+    if maps.dim() != 3 or 0 in maps.shape[1:] or maps.is_complex():
+        raise ValueError(
+            f"is_constant: expected real score maps [N, h, w] with pixels, got {maps.dtype} {list(maps.shape)}"
+        )
+    low, high = maps.flatten(1).aminmax(dim=1)
+    return (low == high) & low.isfinite()
+
+
+def as_score_maps(score_maps: Any) -> Tensor | list[Tensor]:
+    """Return score maps as a tensor [N, h, w] or, if they may differ in size, as a list of tensors [h, w].
+
+    Example:
+        >>> as_score_maps([np.zeros((2, 2)), np.ones((3, 3))])[1].shape
+        torch.Size([3, 3])
+    """
+    if isinstance(score_maps, np.ndarray) and score_maps.dtype != object:
+        return as_tensor("metrics", "score_maps", score_maps)
+    if isinstance(score_maps, Tensor) and score_maps.dim() > 0:
+        return score_maps
+    return as_tensors("metrics", "score_maps", score_maps)
 
 
 def as_float64(values: Sequence | Tensor) -> Tensor:

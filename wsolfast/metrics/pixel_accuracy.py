@@ -10,7 +10,7 @@ from wsolfast import ops
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import place, wanted
-from wsolfast.metrics.frames import as_float64
+from wsolfast.metrics.frames import as_float64, is_constant
 from wsolfast.metrics.protocols import get_protocol
 from wsolfast.ops import BoxRule
 
@@ -53,6 +53,7 @@ class PixelAccuracy(Accumulator):
         self._config = {"size": size, "thresholds": self._thresholds}
         self.zeros = {
             "images": torch.zeros((), dtype=torch.int64),
+            "maps_constant": torch.zeros((), dtype=torch.int64),
             "scores": torch.zeros(2, len(self._edges) - 1, dtype=torch.int64),
             "levels": torch.zeros(2, 256, dtype=torch.int64),
             "image_ious": torch.zeros(256, dtype=torch.int64),
@@ -72,6 +73,7 @@ class PixelAccuracy(Accumulator):
         if len(masks) != len(score_maps):
             raise ValueError(f"PixelAccuracy: {len(score_maps)} score maps, but {len(masks)} masks")
         counts = {name: zero.clone() for name, zero in self.zeros.items()}
+        counts["maps_constant"] += is_constant(score_maps).sum().cpu()
         for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
             mask = _checked_mask(n, mask).to(one.device)
             counts["images"] += 1
@@ -98,8 +100,9 @@ class PixelAccuracy(Accumulator):
 
         Returns:
             ``px_ap``; ``p_iou`` and its ``p_iou_threshold`` in [0, 1]; ``peak_iou`` and ``peak_t`` (0..255) over pooled
-            pixels; ``peak_iou_per_image`` and ``peak_t_per_image`` of the mean over images; ``images``;
-            ``cam_threshold``: overlap -> threshold; ``curves``.
+            pixels; ``peak_iou_per_image`` and ``peak_t_per_image`` of the mean over images; ``images``, and
+            ``maps_constant`` of them, whose map has one value everywhere; ``cam_threshold``: overlap -> threshold;
+            ``curves``.
 
         Raises:
             ValueError: if nothing was counted, no mask has an object pixel, or ``at`` is not on the grid.
@@ -117,6 +120,7 @@ class PixelAccuracy(Accumulator):
         chosen = {name: grids[name][index] for name, index in places.items()}
         return {
             "images": images,
+            "maps_constant": int(state["maps_constant"]),
             "px_ap": functional.px_ap(state["scores"]),
             **{name: float(curve[places[name]]) for name, curve in curves.items()},
             "p_iou_threshold": chosen["p_iou"],

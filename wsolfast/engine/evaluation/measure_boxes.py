@@ -91,4 +91,5 @@ class BoxCounters(Counters):
 
 
 def _metrics(numbers: dict) -> dict[str, float]:
-    return {name: value for name, value in numbers.items() if name not in ("images", "curves", "cam_threshold")}
+    others = ("images", "maps_constant", "curves", "cam_threshold")
+    return {name: value for name, value in numbers.items() if name not in others}
