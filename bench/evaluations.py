@@ -1,4 +1,4 @@
-"""Who evaluates in ``wsolfast bench e2e``: the engine, the networks alone, and the published way."""
+"""Contenders of the evaluation in ``wsolfast bench e2e``: the engine, the networks alone, and the published way."""
 
 import shutil
 import statistics
@@ -60,7 +60,7 @@ class Evaluation:
         self.network = Network(self.run, self.recipe, len(self.splits["jpeg"].dataset.class_names))
 
     def _networks(self) -> tuple[Method, Method]:
-        """The localiser and who ranks the classes as their packages run them; the engine reads their weights."""
+        """Return the localiser and the classifier as their packages run them; the engine reads their weights."""
         classes = len(self.splits["jpeg"].dataset.class_names)
         image = torch.stack([sample.image for sample in self.splits["memory"].dataset.samples[: self.case.batch]])
         networks = []
@@ -82,7 +82,7 @@ class Evaluation:
         return split
 
     def check(self) -> None:
-        """Hits of the published way are the engine's, of the label's map in float32.
+        """Check that the hits of the published way are the engine's, of the label's map in float32.
 
         Raises:
             AssertionError: if more than a few differ, which rounding may move across a threshold.
@@ -102,7 +102,7 @@ class Evaluation:
         assert statistics.fmean(agreed) >= AGREEMENT, f"hits as published at {agreed} of the thresholds"
 
     def _published(self, source: str):
-        """An :class:`published_evaluation.ImageByImage`, on a CPU and where the method and protocol have one."""
+        """Return an :class:`published_evaluation.ImageByImage`, on a CPU and where the method and protocol have one."""
         if self.device.type != "cpu":
             return None
         from wsolfast.bench.published_evaluation import ImageByImage
@@ -111,7 +111,7 @@ class Evaluation:
         return ImageByImage(self.method, self.splits[source].dataset, self.protocol) if known else None
 
     def calls(self, source: str) -> dict[str, Callable[[], int]]:
-        """One evaluation by each contender, images from ``source``."""
+        """Return one evaluation by each contender, images from ``source``."""
         split = self.splits[source]
         calls = {
             "ours": lambda: self._evaluate(split, split.indices),
@@ -141,7 +141,7 @@ class Evaluation:
         return len(indices)
 
     def _forward(self, split: EvalSplit, step: Callable) -> int:
-        """All images in batches through ``step``, decoded here and now, without anything that overlaps."""
+        """Send all images in batches through ``step``, decoded here and now, without anything that overlaps."""
         runtime = self.recipe.runtime
         layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=runtime.amp == "bf16"):

@@ -48,7 +48,7 @@ def render(root: Path, images: int, size: int) -> None:
 
 
 class Watched(Progress):
-    """Says nothing, and notes the process's resident memory after every step of every task."""
+    """Progress that shows nothing, and notes the process's resident memory after every step of every task."""
 
     def __init__(self):
         super().__init__(quiet=True)
@@ -67,13 +67,13 @@ class Watched(Progress):
 
 
 def resident_mb() -> float:
-    """Resident memory of this process, 10^6 bytes."""
+    """Return the resident memory of this process, 10^6 bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def growth(samples: list[tuple[int, float]]) -> float:
-    """By how many MB memory rose above what it was when the evaluation was warm."""
+    """Return the MB that memory rose by after the evaluation was warm."""
     warm = samples[int(WARM * len(samples))][1]
     return max(size for _, size in samples[int(WARM * len(samples)) :]) - warm
 

@@ -51,15 +51,16 @@ def evaluate(
     what: Annotated[
         list[str], typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", help="A run, or a recipe; then its changes.")
     ],
-    split: Annotated[str | None, typer.Option(help="test or train_fullsup.")] = None,
+    split: Annotated[str | None, typer.Option(help="Measure this split: test or train_fullsup.")] = None,
     protocol: Protocol = None,
     post: Post = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take so many images, evenly spread.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only this many images, evenly spread.")] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts; whoever is last measures them all.")
+        str | None,
+        typer.Option(metavar="I/N", help="Do the I-th of N parts; the last command to end measures all."),
     ] = None,
     merge_shards: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Measure what N parts, done elsewhere, have left.")
+        int | None, typer.Option(min=1, metavar="N", help="Measure the score maps of N parts that were done elsewhere.")
     ] = None,
     weights: Weights = None,
     name: Name = None,
@@ -134,27 +135,29 @@ def eval_maps(
     scoremaps: Annotated[
         Path, typer.Argument(metavar="DIR", help="Score maps: DIR/<image id>.npy, as wsolevaluation writes them.")
     ],
-    metadata: Annotated[Path, typer.Option(help="The metadata folder of wsolevaluation.")],
-    dataset: Annotated[str, typer.Option(help="A folder of the metadata: CUB, ILSVRC or OpenImages.")],
-    split: Annotated[str, typer.Option(help="test or train_fullsup, which wsolevaluation calls val.")] = "test",
-    protocol: Annotated[str, typer.Option(help="The evaluation protocol of GT-known Loc.")] = "wsolevaluation",
-    metrics: Annotated[str, typer.Option(help="Names of metrics with commas between, or all.")] = "all",
-    mask_root: Annotated[Path | None, typer.Option(help="The folder of the masks: measures pixels, not boxes.")] = None,
+    metadata: Annotated[Path, typer.Option(help="Read annotations from this metadata folder of wsolevaluation.")],
+    dataset: Annotated[str, typer.Option(help="Take this folder of the metadata: CUB, ILSVRC or OpenImages.")],
+    split: Annotated[
+        str, typer.Option(help="Measure this split: test, or train_fullsup, which is val in wsolevaluation.")
+    ] = "test",
+    protocol: Annotated[str, typer.Option(help="Measure GT-known Loc by this protocol.")] = "wsolevaluation",
+    metrics: Annotated[str, typer.Option(help="Write these metrics, with commas between, or all.")] = "all",
+    mask_root: Annotated[
+        Path | None, typer.Option(help="Measure pixels, not boxes, by the masks in this folder.")
+    ] = None,
     interval: Annotated[
-        float | None, typer.Option(help="The step between thresholds; the protocol's if not given.")
+        float | None, typer.Option(help="Put this step between thresholds; the default is the protocol's.")
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(
-            metavar="opencv:N", help="First compare N images with plain OpenCV; a difference ends the command with 5."
-        ),
+        typer.Option(metavar="opencv:N", help="First compare N images with plain OpenCV; exit with 5 at a difference."),
     ] = None,
     thresholds_of: Annotated[
-        Path | None, typer.Option(help="Results of another split: measure at its best thresholds, too.")
+        Path | None, typer.Option(help="Also measure at the best thresholds of another split, whose results are here.")
     ] = None,
     runs: Runs = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Where results are written; RUNS/maps-<dataset>-<split> if not given.")
+        Path | None, typer.Option(help="Write results into this folder; the default is RUNS/maps-<dataset>-<split>.")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -12,7 +12,7 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
-    """What a run is written as."""
+    """Formats of an export."""
 
     coco = "coco"
     masks = "masks"
@@ -22,18 +22,24 @@ class Format(StrEnum):
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run; coco and masks want it evaluated.")],
-    to: Annotated[Format, typer.Option(help="COCO detections, PNG masks and score maps, or the network as a graph.")],
-    out: Annotated[Path | None, typer.Option(help="File, of masks the folder; below RUN/export if not given.")] = None,
-    split: Annotated[str, typer.Option(help="coco, masks: folder below RUN/eval.")] = "test",
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="coco, masks: where maps are cut; what eval chose if not given.")
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run; coco and masks need an evaluated one.")],
+    to: Annotated[
+        Format, typer.Option(help="Write COCO detections, PNG masks and score maps, or the network as a graph.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Write this file, or folder of masks; the default is below RUN/export.")
     ] = None,
-    topk: Annotated[int, typer.Option(min=0, help="onnx, torch: classes that get a map, 0 for all.")] = 1,
-    batch: Annotated[int | None, typer.Option(min=1, help="onnx, torch: images per call; any if not given.")] = None,
+    split: Annotated[str, typer.Option(help="Read this folder below RUN/eval (coco, masks).")] = "test",
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Cut maps here (coco, masks); the default is what eval chose.")
+    ] = None,
+    topk: Annotated[int, typer.Option(min=0, help="Give this many classes a map, 0 for all (onnx, torch).")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Take this many images per call (onnx, torch); the default is any.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write what a run found, or its network, for other tools."""
+    """Write the findings of a run, or its network, for other tools."""
     from wsolfast import export as exporter
     from wsolfast.engine.run.run_folder import RunFolder
 

@@ -39,15 +39,20 @@ app = typer.Typer()
     "  wsolfast localize imagenet/squeezenet photo.jpg --weights squeezenet1_1.pt",
 )
 def localize(
-    target: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A trained run, or a network as it is.")],
+    target: Annotated[
+        str, typer.Argument(metavar="RUN|RECIPE", help="A trained run, or a recipe of a network as it is.")
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Image files.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/localized if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write into this folder; the default is RUN/localized.")] = None,
     weights: Weights = None,
     name: Name = None,
     runs: Runs = Path("runs"),
-    class_: Annotated[str | None, typer.Option("--class", help="Name or number; the most likely if not given.")] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", help="Localise this class, by name or number; the default is the most likely."),
+    ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Where the map is cut; what eval chose if not given.")
+        float | None, typer.Option(min=0, max=1, help="Cut the map here; the default is what eval chose.")
     ] = None,
     post: Post = None,
     device: Device = None,
@@ -101,14 +106,17 @@ def localize(
 def convert(
     what: Annotated[list[str], typer.Argument(metavar="FILE [KEY=VALUE]...", help="A published checkpoint.")],
     source: Annotated[
-        str | None, typer.Option(help="Code base it is from; told from its tensors if not given.")
+        str | None, typer.Option(help="Read tensors of this code base; the default is told from them.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="What the weights are for; told from them if not given.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Convert for this recipe; the default is told from the tensors.")
+    ] = None,
     pool: Annotated[
-        str | None, typer.Option(help="CI-CAM: file of the context pool, or none; looked for beside FILE.")
+        str | None,
+        typer.Option(help="Take CI-CAM's context pool from this file, or none; the default is a file beside FILE."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print where every tensor goes and write nothing.")
+        bool, typer.Option("--dry-run", help="Print where every tensor goes, and write nothing.")
     ] = False,
     name: Name = None,
     runs: Runs = Path("runs"),
@@ -152,10 +160,10 @@ def _dropped(dropped: dict[str, str]) -> str:
 
 @app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
-    minutes: Annotated[float, typer.Option(min=0.01, help="About how long to train, on two cores.")] = 3.0,
-    baselines: Annotated[bool, typer.Option("--baselines", help="HaS, CutMix, ADL, ACoL and SPG, too.")] = False,
+    out: Annotated[Path, typer.Option(help="Write runs and report into this folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed weights, order and augmentation with this number.")] = 0,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Train for about this many minutes, on two cores.")] = 3.0,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Train HaS, CutMix, ADL, ACoL and SPG, too.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network.
@@ -178,13 +186,15 @@ def demo(
 @app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs, the baseline first.")],
-    images: Annotated[int, typer.Option(min=0, help="At most so many images in the gallery.")] = 48,
-    out: Annotated[Path | None, typer.Option(help="The page; report/index.html in the last run if not given.")] = None,
+    images: Annotated[int, typer.Option(min=0, help="Show at most this many images in the gallery.")] = 48,
+    out: Annotated[
+        Path | None, typer.Option(help="Write this page; the default is report/index.html in the last run.")
+    ] = None,
     sheets: Annotated[
         bool,
         typer.Option(
             "--sheets",
-            help="Also, for every run: worst, median and best images with their masks; training curves.",
+            help="Also draw the worst, median and best images of every run, and its training curves.",
         ),
     ] = False,
 ) -> None:
@@ -212,14 +222,18 @@ def report(
 def reproduce(
     what: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
     data: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]DIR", help="A data set's folder; NAME is cub, ilsvrc, ...")
+        list[str] | None,
+        typer.Option(metavar="[NAME=]DIR", help="Read a data set from this folder; NAME is cub, ilsvrc, ..."),
     ] = None,
     recipes: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Names or files; every published row if not given.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Run these recipes, by name or file; the default is every published row."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="With commas between.")] = "0",
-    output: Annotated[Path, typer.Option(help="Folder of the runs and of reproduce.md.")] = Path("runs/reproduce"),
-    list_only: Annotated[bool, typer.Option("--list", help="Show what would run, and run nothing.")] = False,
+    seeds: Annotated[str, typer.Option(help="Train with each of these seeds, with commas between.")] = "0",
+    output: Annotated[Path, typer.Option(help="Write runs and reproduce.md into this folder.")] = Path(
+        "runs/reproduce"
+    ),
+    list_only: Annotated[bool, typer.Option("--list", help="Show the list, and run nothing.")] = False,
     device: Device = None,
     amp: Amp = None,
     workers: Workers = None,

@@ -106,7 +106,7 @@ def localize(
 
 
 def _recipe(run: RunFolder, named_classes: int, device: str | None, post: str | None) -> Recipe:
-    """The run's recipe for single images, every class of which is given a probability.
+    """Return the run's recipe for single images, with a probability for every class.
 
     Raises:
         MissingError: if nothing tells how many classes there are.
@@ -123,7 +123,7 @@ def _recipe(run: RunFolder, named_classes: int, device: str | None, post: str | 
 
 
 def require_any(files: Sequence[Path]) -> None:
-    """Spare the loading of a network where there is nothing to localise.
+    """Check that there is something to localise, before a network is loaded.
 
     Raises:
         MissingError: if there is no file at any of these paths.
@@ -152,7 +152,7 @@ def _measured_threshold(run: RunFolder, recipe: Recipe) -> float:
 
 
 def _free_name(file: Path, taken: set[str]) -> str:
-    """``<stem>.png``, or ``<stem>-2.png`` where files of two folders share a name."""
+    """Return ``<stem>.png``, or ``<stem>-2.png`` where files of two folders share a name."""
     number = 1
     name = f"{file.stem}.png"
     while name in taken:

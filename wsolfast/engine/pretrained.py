@@ -14,7 +14,7 @@ from wsolfast.recipe import Recipe
 
 
 def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = False) -> RunFolder:
-    """The run folder at ``path`` for ``recipe`` with ``weights``; the one that is there if it is of the same recipe.
+    """Make the run folder at ``path`` for ``recipe`` with ``weights``, or open the one of this recipe that is there.
 
     Args:
         weights: a trained run's ``model.safetensors``, which is copied, or a network's weights, to which the recipe's
@@ -60,7 +60,7 @@ def _copy(weights: Path, target: Path) -> None:
 
 
 def _is_whole_model(weights: Path) -> bool:
-    """Whether a file holds a method's weights and not those of a backbone alone: its header then names the method."""
+    """Return True if a file holds the weights of a method, whose name is in its header, not of a backbone alone."""
     if weights.suffix != ".safetensors":
         return False
     import safetensors

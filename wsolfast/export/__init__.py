@@ -1,4 +1,4 @@
-"""What runs have found as files and objects of other tools, and their networks as graphs."""
+"""Exports: findings of runs as files and objects of other tools, and their networks as graphs."""
 
 from wsolfast.export.coco import write_coco
 from wsolfast.export.findings import Finding, Findings, read_findings

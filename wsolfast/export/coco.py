@@ -23,7 +23,7 @@ def write_coco(findings: Findings, file: Path, progress: Progress | None = None)
         progress: where to show how far it is.
 
     Returns:
-        What was written.
+        The content of the file.
     """
     images: list[dict] = []
     annotations: list[dict] = []
@@ -60,7 +60,7 @@ def _annotations(finding: Finding, image: int, first: int) -> list[dict]:
 
 
 def run_lengths(mask: Tensor) -> dict[str, list[int]]:
-    """COCO's uncompressed RLE of a mask [H, W]: lengths of runs down the columns, the first one of background."""
+    """Return COCO's uncompressed RLE of a mask [H, W]: lengths of runs down the columns, background first."""
     runs = [(value, sum(1 for _ in run)) for value, run in groupby(mask.T.flatten().tolist())]
     counts = [length for _, length in runs]
     return {"size": list(mask.shape), "counts": [0, *counts] if runs and runs[0][0] else counts}

@@ -104,7 +104,7 @@ def read_findings(run: RunFolder, evaluation: str = "test", threshold: float | N
 
 
 def at_image_size(score_map: Tensor, image_size: tuple[int, int], protocol: Protocol) -> Tensor:
-    """A map [h, w] resized and normalised by the protocol's rule to the image's (width, height): float64 [H, W].
+    """Resize and normalise a map [h, w] by the protocol's rule to the image's (width, height): float64 [H, W].
 
     In frame "crop" it is zero where the network saw nothing.
     """

@@ -34,14 +34,14 @@ class _Graph(nn.Module):
 
 
 def output_names(method: Method) -> list[str]:
-    """What the graph of a method gives, in order."""
+    """Return the names of the outputs of a method's graph, in order."""
     return ["logits", "classes", "localization_map"] if method.classifies else ["localization_map"]
 
 
 def export_program(
     method: Method, size: tuple[int, int], *, topk: int = 1, batch: int | None = None
 ) -> ExportedProgram:
-    """Image in; logits, classes and localization maps out, as ``method.localize(image, topk=topk)`` gives them.
+    """Export a method: image in; logits, classes and maps out, as ``method.localize(image, topk=topk)`` gives them.
 
     The library's own ops are replaced by their PyTorch references, so that the program runs wherever PyTorch does.
 
@@ -80,7 +80,7 @@ def write_program(program: ExportedProgram, file: Path) -> None:
 
 
 def write_onnx(program: ExportedProgram, file: Path, outputs: Sequence[str], **metadata: object) -> None:
-    """Write what :func:`export_program` made as ONNX.
+    """Write a program that :func:`export_program` made as ONNX.
 
     Args:
         program: of a method.

@@ -9,7 +9,7 @@ from wsolfast.export.findings import Finding
 
 
 def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
-    """``supervision.Detections`` of an image; a mask belongs to all boxes of its image, cut to each.
+    """Make ``supervision.Detections`` of an image; its mask belongs to all of its boxes, cut to each.
 
     Args:
         finding: of an image.
@@ -38,7 +38,7 @@ def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
 
 
 def to_fiftyone(finding: Finding, class_names: Sequence[str]) -> dict[str, Any]:
-    """Fields of a ``fiftyone.Sample`` of an image: its boxes with their part of the mask, and the score map.
+    """Make the fields of a ``fiftyone.Sample`` of an image: its boxes with their part of the mask, and the score map.
 
     No database is touched: ``fiftyone.Sample(filepath=..., **to_fiftyone(finding, names))`` is a sample of one's own.
 
@@ -69,6 +69,6 @@ def to_fiftyone(finding: Finding, class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def _pixels(finding: Finding) -> list[list[int]]:
-    """The whole pixels that the boxes touch."""
+    """Return the whole pixels that the boxes touch."""
     low, high = finding.boxes[:, :2].floor(), finding.boxes[:, 2:].ceil()
     return [[*map(int, (*start, *end))] for start, end in zip(low.tolist(), high.tolist(), strict=True)]

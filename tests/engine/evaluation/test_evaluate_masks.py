@@ -207,8 +207,6 @@ def test_openimages_are_measured_as_the_drop_in_does(openimages, capsys):
 def test_openimages_go_through_every_command(openimages, wsolfast, tmp_path):
     root = openimages.recipe.data.root
     assert wsolfast("data", "check", "openimages", root)[0] == 0
-    code, out, _ = wsolfast("data", "index", "openimages", root)
-    assert (code, "test 10" in out) == (0, True)
     code, out, _ = wsolfast("eval", openimages.path)
     assert (code, "PxAP" in out) == (0, True)
     code, out, _ = wsolfast("report", openimages.path, "--out", tmp_path / "page.html")

@@ -91,7 +91,7 @@ class Network:
         return (self.classifier or self.localizer).stage.num_classes or self.num_classes
 
     def identity(self) -> list[object]:
-        """Everything that the outputs depend on."""
+        """Return everything that the outputs depend on."""
         parts = [self._identity_of(self.localizer)]
         parts += [] if self.classifier is None else [self._identity_of(self.classifier)]
         spec = self.recipe.evaluate

@@ -11,7 +11,7 @@ from wsolfast.methods import Method
 
 
 class Predictor:
-    """Classifies and localises a batch of images.
+    """Both networks of an evaluation: classes and localization maps of batches of images.
 
     Both methods are put into eval mode, moved to ``device``, and the batch norms of their backbones are folded in
     place: they cannot be trained afterwards.
@@ -99,13 +99,13 @@ class Predictor:
             return found.localization_map[:, 0].float(), classes, scores
 
     def _probability(self, wide: Tensor) -> Tensor:
-        """Mean probabilities [N, K] of the crops of the second view."""
+        """Return the mean probabilities [N, K] of the crops of the second view."""
         crops = [wide] if self.crop is None else data.ten_crop(wide, self.crop).unbind(1)
         views = (self.classifier.classify(self._laid_out(view)).float().softmax(1) for view in crops)
         return functools.reduce(torch.add, views) / len(crops)
 
     def _best(self, probability: Tensor) -> tuple[Tensor, Tensor]:
-        """The most likely classes [N, k] and their probabilities."""
+        """Return the most likely classes [N, k] and their probabilities."""
         best = probability.topk(min(self.topk, probability.shape[1]), dim=1)
         return best.indices, best.values
 

@@ -1,4 +1,4 @@
-"""The published way, one OpenCV call per image and threshold, to hold the engine's answers against."""
+"""Comparison of the engine with the published way, one OpenCV call per image and threshold."""
 
 from types import ModuleType
 
@@ -14,7 +14,7 @@ from wsolfast.ops import BoxRule
 
 
 def import_opencv() -> ModuleType:
-    """``cv2``.
+    """Import ``cv2``.
 
     Raises:
         BackendError: if it is not installed.
@@ -34,7 +34,7 @@ def compare_boxes(
     protocol: Protocol,
     rules: dict[str, BoxRule],
 ) -> None:
-    """Boxes and hits of MaxBoxAcc and MaxBoxAccV2 for one image, found here and by OpenCV.
+    """Compare the boxes and hits of MaxBoxAcc and MaxBoxAccV2 for one image with those of OpenCV.
 
     Args:
         score_map (Tensor[h, w]): as it is in its file.
@@ -71,7 +71,7 @@ def compare_boxes(
 
 
 def compare_pixels(image_id: str, score_map: Tensor, mask: Tensor, thresholds: tuple[float, ...]) -> None:
-    """PxAP's histograms of one image, counted here and by OpenCV and NumPy.
+    """Compare PxAP's histograms of one image with those of OpenCV and NumPy.
 
     Args:
         score_map (Tensor[h, w]): as it is in its file.

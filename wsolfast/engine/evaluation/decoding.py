@@ -60,7 +60,7 @@ class Slot:
                 np.copyto(self._place(view, row, pixels, sample.image_id), pixels.numpy())
 
     def view(self, name: str) -> Tensor | None:
-        """``"image"`` or ``"wide"``, uint8 [n, 3, H, W]; None if the data set does not deliver it."""
+        """Return the view ``"image"`` or ``"wide"``, uint8 [n, 3, H, W]; None if the data set does not deliver it."""
         return self._views.get(name)
 
     def _place(self, name: str, row: int, pixels: Tensor, image_id: str) -> np.ndarray:
@@ -110,7 +110,7 @@ class DecodedBatches:
 
     @contextmanager
     def running(self) -> Iterator["DecodedBatches"]:
-        """While entered, threads decode; leaving drops what nobody asked for."""
+        """Let threads decode while entered; batches that nobody asked for are dropped at the end."""
         self._pool = _single_threaded(self.threads) if self.threads else None
         try:
             self._start()
@@ -120,7 +120,7 @@ class DecodedBatches:
                 self._pool.shutdown(cancel_futures=True)
 
     def next(self) -> Slot | None:
-        """The next batch, None after the last.
+        """Return the next batch, None after the last.
 
         Raises:
             DataError: an image cannot be read.
@@ -156,7 +156,7 @@ class DecodedBatches:
 
 
 def _single_threaded(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch starts no further ones: they are the parallelism."""
+    """Start threads in which torch starts no further ones: they are the parallelism."""
     usual, ready = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def alone() -> None:

@@ -74,7 +74,7 @@ class EvalPass(MapPass):
             yield batch
 
     def _computed(self, shard: EvalShard, metrics: SplitMetrics | None) -> Generator[MapBatch]:
-        """Whole batches are dealt out, so that an image's neighbours, and last digits, are those of one process."""
+        """Compute whole batches, so that an image's neighbours, and last digits, are those of a single process."""
         split, stopwatch = self.split, Stopwatch()
         mine = split.missing(shard)[rank() :: world_size()]
         if not mine:

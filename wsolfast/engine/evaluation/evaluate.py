@@ -154,7 +154,7 @@ def evaluate_shard(
 
 
 def _open(run: RunFolder, recipe: Recipe, limit: int | None) -> tuple[Network, EvalSplit, EvalSplit | None]:
-    """The networks, the split that is measured, and the one whose best thresholds are taken over, if there is one."""
+    """Open the networks, the split that is measured, and train_fullsup for its best thresholds, if it is there."""
     test = EvalSplit(run, recipe, recipe.evaluate.split, limit)
     network = Network(run, recipe, len(test.dataset.class_names))
     fullsup = None

@@ -141,13 +141,13 @@ class _Annotations(data.Source):
             self._read_masks(folder, split, mask_root)
 
     def annotation(self, index: int) -> data.Annotation:
-        """Size and boxes of image ``index``; without boxes, nobody asks for the size, which the metadata lacks."""
+        """Return size and boxes of image ``index``; the metadata of masks has no size, and nobody needs it."""
         if self.has_masks:
             return data.Annotation((0, 0), torch.zeros((0, 4), dtype=torch.float64))
         return data.Annotation(self._sizes[index], self._boxes.of(index))
 
     def mask(self, index: int) -> np.ndarray | None:
-        """All objects of image ``index``, see :func:`wsolfast.data.images.masks.unite_masks`."""
+        """Return all objects of image ``index``, see :func:`wsolfast.data.images.masks.unite_masks`."""
         return unite_masks(self._masks[index], self._ignored[index]) if self.has_masks else None
 
     def _read_boxes(self, folder: Path, split: str) -> None:
@@ -173,7 +173,7 @@ class _Annotations(data.Source):
 
 
 class _Rows:
-    """Makes the rows of ``per_image.json``, and counts the score maps that hold a NaN or an infinity."""
+    """Rows of ``per_image.json``, and the number of score maps that hold a NaN or an infinity."""
 
     def __init__(self, metrics: SplitMetrics, threshold: float):
         self.metrics, self.threshold, self.not_finite = metrics, threshold, 0
@@ -202,7 +202,7 @@ def _below(folder: str | Path, dataset: str) -> Path:
 
 
 def _sweep(name: str, interval: float | None) -> Protocol:
-    """The protocol of that name, at thresholds ``interval`` apart if it is given."""
+    """Return the protocol of that name, at thresholds ``interval`` apart if it is given."""
     try:
         protocol = get_protocol(name)
     except ValueError as error:
@@ -223,7 +223,7 @@ def _wanted(metrics: str, names: tuple[str, ...]) -> list[str]:
 
 
 def _best_thresholds(results: Path, masked: bool) -> dict[str, float]:
-    """The best threshold of each metric in the results of another split."""
+    """Read the best threshold of each metric in the results of another split."""
     if masked:
         raise UsageError("--thresholds-of: what is measured on masks takes no threshold from elsewhere")
     try:
@@ -263,7 +263,7 @@ def _compare(truth: GroundTruth, files: MapFiles, count: int, benchmark: Protoco
 
 
 def _count(images: MapPass, files: MapFiles, metrics: SplitMetrics, identity: str) -> int:
-    """Count what is not counted yet; return how many images that were."""
+    """Count the images that are not counted yet, and return their number."""
     done = first = saved = files.resume(metrics, identity, images.progress)
     with images.progress.task("score maps", len(files), done) as advance:
         try:
@@ -281,7 +281,7 @@ def _count(images: MapPass, files: MapFiles, metrics: SplitMetrics, identity: st
 
 
 def _numbers(metrics: SplitMetrics, at: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """Fields of the results, the curves, and the threshold of the rows."""
+    """Return fields of the results, the curves, and the threshold of the rows."""
     if metrics.masks is not None:
         pixels = metrics.masks.pixels.compute()
         threshold = pixels["p_iou_threshold"]

@@ -85,7 +85,7 @@ class MapFiles:
         return kept["done"]
 
     def _stamp(self, done: int) -> str:
-        """Changes when one of the first ``done`` files is written again."""
+        """Return a digest that changes when one of the first ``done`` files is written again."""
         digest = hashlib.sha256()
         for file in self.files[:done]:
             status = file.stat()

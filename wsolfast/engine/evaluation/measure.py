@@ -45,7 +45,7 @@ class GroundTruth:
 
 
 class SplitMetrics:
-    """Everything that is added up over a split: integers, so nothing depends on who counted what.
+    """Counters of a split: integers, so that no number depends on the order of the images or of the processes.
 
     Args:
         ground_truth: of the split.

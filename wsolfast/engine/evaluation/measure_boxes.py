@@ -39,7 +39,7 @@ class BoxCounters(Counters):
         *,
         left_out: int,
     ) -> None:
-        """Add images: the arguments of :meth:`BoxAccuracy.update`, and how many others have no box."""
+        """Add images: the arguments of :meth:`BoxAccuracy.update`, and the number of other images, without a box."""
         self._images += torch.tensor([len(boxes), left_out])
         if not boxes:
             return

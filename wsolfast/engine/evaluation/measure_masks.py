@@ -95,7 +95,7 @@ class MaskCounters(Counters):
         )
 
     def _classes(self, thresholds: Mapping[str, float], asked: int) -> Measurement:
-        """The part of the numbers that those of true boxes have otherwise."""
+        """Return the numbers that a split without boxes starts from."""
         images, first, five = self._images.tolist()
         return Measurement(
             num_images=images,
@@ -113,7 +113,7 @@ def _metrics(computed: Mapping) -> dict[str, float]:
 
 
 def _central_box() -> Tensor:
-    """1 inside the central box, 0 outside."""
+    """Return a map that is 1 inside the central box, 0 outside."""
     x0, y0, x1, y1 = center_box(torch.tensor([[_CENTRAL, _CENTRAL]]))[0].round().long().tolist()
     inside = torch.zeros(_CENTRAL, _CENTRAL)
     inside[y0:y1, x0:x1] = 1

@@ -52,7 +52,7 @@ def turns(batches: Sequence[range]) -> list[range | None]:
 
 
 class ImageRows:
-    """Makes the rows of an evaluated run, and counts the kinds of errors in them.
+    """Rows of an evaluated run, and the kinds of errors in them.
 
     Args:
         metrics: of the same images; they know whether boxes or masks are looked at.
@@ -108,7 +108,7 @@ class ImageRows:
         ]
 
     def _about(self, batch: MapBatch, row: int) -> dict[str, Any]:
-        """Fields of an image that do not depend on its annotation."""
+        """Return the fields of an image that do not depend on its annotation."""
         assert batch.classes is not None
         assert batch.scores is not None
         position, dataset = batch.start + row, self.ground_truth.dataset

@@ -32,7 +32,7 @@ def stream(
     pad: int = 0,
     stopwatch: Stopwatch | None = None,
 ) -> Generator[tuple[Tensor, ...]]:
-    """What ``step`` makes of each batch, on the CPU, in order.
+    """Yield the results of ``step`` for each batch, on the CPU, in order.
 
     On a GPU the results of a batch are fetched while the next ones run, and nothing else waits for the device.
 

@@ -13,7 +13,7 @@ FIELDS = (*STAGES, "wait", "all")
 
 
 class Stopwatch:
-    """Adds up seconds."""
+    """Seconds by stage."""
 
     def __init__(self) -> None:
         self._seconds, self._taken = dict.fromkeys((*STAGES, "wait"), 0.0), time.perf_counter()

@@ -51,7 +51,7 @@ class Chart:
 
 
 def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers that enclose [low, high]; their ends are the axis."""
+    """Return about ``count`` round numbers that enclose [low, high]; their ends are the axis."""
     if not high > low:
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / max(1, count - 1)
@@ -62,7 +62,7 @@ def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def thin_out(x: Sequence[float], y: Sequence[float], limit: int = 160) -> tuple[list[float], list[float]]:
-    """At most ``limit`` points, each the mean of a run of neighbours."""
+    """Return at most ``limit`` points, each the mean of a run of neighbours."""
     parts = np.array_split(np.arange(len(x)), min(limit, len(x))) if len(x) else []
     return [float(np.mean([x[i] for i in part])) for part in parts], [
         float(np.mean([y[i] for i in part])) for part in parts

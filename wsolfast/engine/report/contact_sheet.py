@@ -1,4 +1,4 @@
-"""A run's worst, median and best images on one sheet, each with its map, its mask and what they were made of."""
+"""A run's worst, median and best images on one sheet, each with its map, its mask and its evidence."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from wsolfast.recipe import Recipe, as_measured, parse_recipe
 
 
 def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[list[Path], list[str]]:
-    """For every run its training curves, and a contact sheet of everything that was measured of it.
+    """Draw the training curves of every run, and a contact sheet of each of its evaluations.
 
     The files are ``<run>-training.png`` and ``<run>-<evaluation>.png``, where ``<run>`` is the name of its folder.
 
@@ -105,7 +105,7 @@ def _results(run: RunRecord) -> EvalResults:
 
 
 def _recipe(run: RunRecord) -> Recipe:
-    """The recipe that the evaluation followed."""
+    """Return the recipe that the evaluation followed."""
     results = _results(run)
     recipe = parse_recipe(run.recipe_text, run.path.name, [f"evaluate.post={results.post}"])
     return as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=results.variant)))
@@ -120,7 +120,7 @@ def _evidence(run: RunRecord, image_ids: list[str], notes: list[str]) -> dict[st
 
 
 def _masked(run: RunRecord, shot: Shot, threshold: float) -> Image.Image:
-    """The photograph where the map is above the threshold, and both boxes."""
+    """Draw the photograph where the map is above the threshold, and both boxes."""
     prediction = shot.predictions[0]
     if prediction.score_map is None:
         return shot.photo

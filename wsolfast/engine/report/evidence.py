@@ -1,4 +1,4 @@
-"""What a map was made of: the maps that a trained method shows besides its answer, and what its labels would be."""
+"""Evidence behind a localization map: other maps of the trained method, and the labels that it would be taught."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ _IGNORED = 255
 def collect_evidence(
     run: RunFolder, recipe: Recipe, split: str, image_ids: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
-    """Maps in [0, 1] of each image by what they show: :meth:`wsolfast.methods.Method.evidence` of the localiser.
+    """Collect maps in [0, 1] of each image by name: :meth:`wsolfast.methods.Method.evidence` of the localiser.
 
     Where it was trained on what an earlier stage left, there is also the mask that this stage would leave of the image:
     1 object, 0 background, 0.5 ignored.

@@ -52,17 +52,17 @@ class Shot:
     reasons: list[str]
 
     def map_picture(self, prediction: Prediction) -> Image.Image:
-        """The prediction's score map in colours, in the shape of the frame."""
+        """Draw the prediction's score map in colours, in the shape of the frame."""
         assert prediction.score_map is not None  # asked for predictions with one only
         return pictures.colorize(pictures.resize_map(prediction.score_map, _fit(self.frame, _MAP_SIDE)))
 
     def drawn(self, prediction: Prediction | None = None) -> Image.Image:
-        """The photo with its true boxes and, of a prediction, the score map and the predicted box."""
+        """Draw the photo with its true boxes and, of a prediction, the score map and the predicted box."""
         score_map = None if prediction is None else prediction.score_map
         return self.with_boxes(self.photo if score_map is None else pictures.overlay(self.photo, score_map), prediction)
 
     def with_boxes(self, picture: Image.Image, prediction: Prediction | None = None) -> Image.Image:
-        """``picture``, of the photo's size, with the true boxes and the predicted one of a prediction."""
+        """Draw the true boxes, and the predicted one of a prediction, on ``picture``, which has the photo's size."""
         picture = pictures.draw_boxes(picture, self._in_photo(self.true_boxes), pictures.TRUE, dashed=True)
         if prediction is None or prediction.row.box is None:
             return picture
@@ -168,7 +168,7 @@ def judged(row: ImageRow) -> str:
 
 
 def _fit(size: Sequence[float], side: int) -> tuple[int, int]:
-    """(w, h) scaled so that the longer one is ``side``."""
+    """Return (w, h) scaled so that the longer one is ``side``."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

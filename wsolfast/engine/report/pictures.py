@@ -42,7 +42,7 @@ def _linear_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> n
 
 @cache
 def color_table() -> np.ndarray:
-    """The colours of scores 0 to 1: uint8 [256, 3], night blue over magenta and orange to pale yellow.
+    """Return the colours of scores 0 to 1: uint8 [256, 3], night blue over magenta and orange to pale yellow.
 
     Lightness rises evenly in Oklab, so equal steps of the score are equal steps to the eye and the order of scores
     survives in grey and for colour-blind readers. Every colour is as vivid as sRGB allows, less a margin of 15 %.
@@ -73,7 +73,7 @@ def _levels(score_map: ArrayLike) -> np.ndarray:
 
 
 def resize_map(score_map: ArrayLike, size: tuple[int, int]) -> np.ndarray:
-    """A score map resampled bicubically to ``size`` (w, h): float32 [h, w] in [0, 1]."""
+    """Resample a score map bicubically to ``size`` (w, h): float32 [h, w] in [0, 1]."""
     scores = np.nan_to_num(np.asarray(score_map, dtype=np.float32), nan=0.0)
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError(f"a score map has shape [h, w] with h, w >= 1, got {list(scores.shape)}")
@@ -81,7 +81,7 @@ def resize_map(score_map: ArrayLike, size: tuple[int, int]) -> np.ndarray:
 
 
 def colorize(score_map: ArrayLike) -> Image.Image:
-    """A score map as a palette image.
+    """Draw a score map as a palette image.
 
     The palette is :func:`color_table`; ``.convert("RGB")`` gives plain colours, and PNG keeps it small.
 
@@ -94,7 +94,7 @@ def colorize(score_map: ArrayLike) -> Image.Image:
 
 
 def overlay(image: Image.Image, score_map: ArrayLike, alpha: float = 0.55) -> Image.Image:
-    """``image`` under its score map, resampled to the image's size.
+    """Draw ``image`` under its score map, resampled to the image's size.
 
     Args:
         image: of any mode.
@@ -111,7 +111,7 @@ def overlay(image: Image.Image, score_map: ArrayLike, alpha: float = 0.55) -> Im
 
 
 def spotlight(image: Image.Image, mask: ArrayLike) -> Image.Image:
-    """``image`` where ``mask`` (bool [h, w], stretched to it) holds; dark and grey elsewhere."""
+    """Draw ``image`` where ``mask`` (bool [h, w], stretched to it) holds; dark and grey elsewhere."""
     stencil = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
     dark = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, _HALO), 0.7)
     return Image.composite(image.convert("RGB"), dark, stencil)
@@ -130,7 +130,7 @@ def draw_boxes(
     *,
     dashed: bool = False,
 ) -> Image.Image:
-    """A copy of ``image`` with boxes on it, on a dark halo so that they stand out from any background.
+    """Draw boxes on a copy of ``image``, on a dark halo so that they stand out from any background.
 
     Args:
         boxes (Array[B, 4]): half-open (x0, y0, x1, y1) pixels of ``image``; parts outside it are clipped.
@@ -160,7 +160,7 @@ def draw_boxes(
 
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its longer side ``side`` pixels long."""
+    """Resize a picture so that its longer side has ``side`` pixels."""
     size = [max(1, round(length * side / max(picture.size))) for length in picture.size]
     return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
@@ -182,7 +182,7 @@ def contact_sheet(
     legend: Sequence[tuple[tuple[int, int, int], str]] = (),
     cell: int = 192,
 ) -> Image.Image:
-    """Pictures in a grid, each over its caption, under column titles.
+    """Draw pictures in a grid, each over its caption, under column titles.
 
     Args:
         rows: pictures; every row has one per column. Each is fitted into a square of ``cell`` pixels.
@@ -223,7 +223,7 @@ def contact_sheet(
 
 
 def encode_jpeg_data_uri(image: Image.Image, quality: int = 78) -> str:
-    """The image as a ``data:image/jpeg`` address, for pages that must stand alone."""
+    """Encode an image as a ``data:image/jpeg`` address, for pages that must stand alone."""
     stream = io.BytesIO()
     image.convert("RGB").save(stream, format="JPEG", quality=quality, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -48,7 +48,7 @@ def _paper(run: RunRecord, metric: str) -> float | None:
 
 
 def _baseline(runs: Sequence[RunRecord]) -> dict[str, float]:
-    """The centre box's numbers; they depend on the data only, so the first run that has them speaks for all."""
+    """Return the centre box's numbers; they depend on the data only, so the first run that has them speaks for all."""
     results = (run.results for run in runs if run.results is not None)
     return next((found for one in results if (found := one.baselines.get("center_box"))), {})
 
@@ -59,7 +59,7 @@ def _boxed(runs: Sequence[RunRecord]) -> bool:
 
 
 def _summary(runs: Sequence[RunRecord]) -> str:
-    """The report in one sentence."""
+    """Return the report in one sentence."""
     metric = "gt_known_loc" if _boxed(runs) else "px_ap"
     ranked = sorted((run for run in runs if metric in run.measured), key=lambda run: -run.measured[metric])
     if not ranked:
@@ -96,7 +96,7 @@ def _settings(run: RunRecord) -> str:
 
 
 def _table(runs: Sequence[RunRecord], metrics: Mapping[str, tuple[str, str]]) -> list[dict]:
-    """Rows of the table of results, the centre box last."""
+    """Return the rows of the table of results, the centre box last."""
     columns = [metric for metric in metrics if any(run.measured.get(metric) is not None for run in runs)]
     best = {metric: max(run.measured.get(metric) or 0 for run in runs) for metric in columns}
     several = sum(run.results is not None for run in runs) > 1
@@ -129,7 +129,7 @@ def _table(runs: Sequence[RunRecord], metrics: Mapping[str, tuple[str, str]]) ->
 
 
 def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
-    """Smaller tables (title, columns, rows) of what only some evaluations hold."""
+    """Return smaller tables (title, columns, rows) of numbers that only some evaluations hold."""
     masks = {key: name for key, (name, _) in MASK_METRICS.items() if key != "top1_cls"}
     metrics = {key: name for key, (name, _) in METRICS.items()}
     evaluated = [(run.label, run.results) for run in runs if run.results is not None]
@@ -148,7 +148,7 @@ def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[t
 
 
 def _threshold_marks(run: RunRecord, key: str, thresholds: np.ndarray, values: np.ndarray) -> list[tuple]:
-    """The oracle's point on a curve and, where there is one, that of the threshold chosen on train_fullsup."""
+    """Return the oracle's point on a curve and, where there is one, that of the threshold chosen on train_fullsup."""
     top = int(values.argmax())
     says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
     marks = [(thresholds[top], values[top], "oracle", says)]
@@ -196,9 +196,9 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
 
 
 def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
-    """Per class: images, then per run the share of boxes with IoU >= 0.5, its lead over the first run's, right classes.
+    """Return a row per class: images, then per run the share of boxes with IoU >= 0.5, its lead, right classes.
 
-    Where a run saw no image of a class, its numbers are None.
+    The lead is over the first run. Where a run saw no image of a class, its numbers are None.
     """
     runs = [run for run in runs if run.images]
     if not runs:
@@ -220,7 +220,7 @@ def _class_table(runs: Sequence[RunRecord]) -> list[dict]:
 
 
 def _environment(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Facts about the machine, one value per run, or one value alone where all runs agree."""
+    """Return facts about the machine, one value per run, or one value alone where all runs agree."""
     first = ["wsolfast", "commit", "python", "torch", "device", "cpu", "threads", "platform"]
     known = dict.fromkeys(key for run in runs for key, value in run.env.items() if not isinstance(value, dict | list))
     known.pop("command", None)
@@ -232,19 +232,19 @@ def _environment(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
 
 
 def _commands(runs: Sequence[RunRecord]) -> list[str]:
-    """The commands that trained and evaluated the runs, each once, in order."""
+    """Return the commands that trained and evaluated the runs, each once, in order."""
     given = [env.get("command") for run in runs for env in (run.env, run.results.environment if run.results else {})]
     return list(dict.fromkeys(str(command) for command in given if command))
 
 
 def _cut(runs: Sequence[RunRecord]) -> str:
-    """Where the boxes that are shown and sorted by error are cut."""
+    """Return the threshold, in words, that boxes are shown and sorted by error at."""
     sources = {run.results.cam_threshold_source for run in runs if run.results is not None}
     return THRESHOLD_SOURCES.get(sources.pop() if len(sources) == 1 else "", "one threshold for the whole split")
 
 
 def _missing(runs: Sequence[RunRecord]) -> list[str]:
-    """Sentences about what the run folders do not hold."""
+    """Return sentences about the files that the run folders do not hold."""
     notes = []
     for run in runs:
         if run.results is None:

@@ -15,19 +15,19 @@ _COLORS = ((138, 143, 156), (161, 38, 138), (29, 143, 138), (217, 100, 43), (63,
 
 
 def training_charts(run: RunRecord) -> list[list[Chart]]:
-    """Charts of each stage that left a log: losses, then accuracy and learning rate where they were logged."""
+    """Return the charts of each stage that left a log: losses, then accuracy and learning rate if there are any."""
     stages = list(dict.fromkeys(row.get("stage", "") for row in run.history))
     return [_of_stage(run, stage, f"{run.label}, {stage}" if len(stages) > 1 else run.label) for stage in stages]
 
 
 def draw_training(run: RunRecord) -> Image.Image | None:
-    """:func:`training_charts` as one picture, a row per stage; None if nothing was logged."""
+    """Draw :func:`training_charts` as one picture, a row per stage; None if nothing was logged."""
     rows = training_charts(run)
     return draw_charts(rows) if rows else None
 
 
 def draw_charts(rows: Sequence[Sequence[Chart]]) -> Image.Image:
-    """Rows of charts as one picture."""
+    """Draw rows of charts as one picture."""
     sample = rows[0][0]
     step_x, step_y = sample.width + _GAP, sample.height + _TITLE + _LEGEND + _GAP
     size = (2 * _MARGIN + max(map(len, rows)) * step_x - _GAP, 2 * _MARGIN + len(rows) * step_y - _GAP)
@@ -61,7 +61,7 @@ def _series(rows: Sequence[dict], key: str, name: str, color: int, factor: float
 
 
 def _draw(draw: ImageDraw.ImageDraw, chart: Chart, left: float, top: float) -> None:
-    """The chart with its title above and its legend below, as the page draws it."""
+    """Draw the chart with its title above and its legend below, as the page draws it."""
     bold, plain = ImageFont.load_default(size=14 * _SCALE), ImageFont.load_default(size=11 * _SCALE)
 
     def at(x: float, y: float) -> tuple[float, float]:

@@ -312,7 +312,7 @@ class Reproduction(Record):
 
 
 def _key(name: str) -> str:
-    """The key of a field; an underscore keeps fields apart from Python's keywords."""
+    """Return the key of a field; an underscore keeps fields apart from Python's keywords."""
     return name.rstrip("_")
 
 
