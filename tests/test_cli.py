@@ -47,11 +47,11 @@ def test_recipes_lists_all_and_shows_one(wsolfast):
     assert "ram_start = 20            # released" in out
     code, out, _ = wsolfast("recipes", "ablation/spa_cub_vgg16_ram")
     assert code == 0
-    assert "scg = false               # paper" in out
+    assert "refine = false            # paper" in out
     assert "ram_start = 20            # released" in out
     code, out, _ = wsolfast("recipes", "ablation/spa_cub_vgg16_ram", "--diff")
     assert code == 0
-    assert "\n[stage.localizer.model]\n+ scg = false               # paper\n" in out
+    assert "\n[stage.localizer.model]\n+ refine = false            # paper\n" in out
     assert "ram_start" not in out
     assert wsolfast("recipes", "demo/cam", "--diff")[:2] == (0, "demo/cam has no base\n")
     code, _, err = wsolfast("recipes", "spa_*", "--diff")
