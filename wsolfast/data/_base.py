@@ -10,6 +10,8 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
+from wsolfast._nearest import nearest
+from wsolfast.data._classes import renumber
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.cache import ImageCache
 from wsolfast.data.images.random_draws import raw_draws
@@ -48,7 +50,8 @@ class Source:
     Attributes:
         image_ids: one per image, unique.
         labels: int64 array [n].
-        class_names: one per class.
+        class_names: one per class, in the same order for every split of the data set.
+        class_ids: what the annotations number the classes by, from 0; None where that is their position.
         has_masks: True if :meth:`mask` answers.
         masks_fit: True if masks have the size of their images.
     """
@@ -56,6 +59,7 @@ class Source:
     image_ids: Sequence[str]
     labels: np.ndarray
     class_names: Sequence[str]
+    class_ids: Sequence[int] | None = None
     has_masks: bool = False
     masks_fit: bool = True
 
@@ -209,6 +213,52 @@ class Dataset(torch.utils.data.Dataset):
             if size not in kept:
                 cache.put(position, state, wholes[size], image_size)
         return wholes, image_size
+
+    def relabel(self, class_names: Sequence[str]) -> None:
+        """Number the classes as ``class_names`` does, by name.
+
+        Args:
+            class_names: those of the run, or of another split. They may be more than this split has.
+
+        Raises:
+            DataError: if an image shows a class that is not among them; the labels then stay as they were.
+        """
+        places = renumber(self.class_names, class_names, self._source.class_ids)
+        labels = torch.from_numpy(places)[self.labels]
+        unknown = (labels < 0).nonzero().flatten().tolist()
+        if unknown:
+            names = sorted({self.class_names[int(self.labels[index])] for index in unknown})
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            hint = nearest(names[0], class_names, "classes are matched by name")
+            first = next(index for index in unknown if self.class_names[int(self.labels[index])] == names[0])
+            raise DataError(
+                f"{self._source.describe(self._kept[first])}: split {self.split!r} has the class {names[0]!r}{others}, "
+                f"which is not one of the {len(class_names)} classes of the run; {hint}"
+            )
+        self.labels, self.class_names = labels, tuple(class_names)
+
+    def number_by_id(self, limit: int) -> None:
+        """Number the classes as the annotations do, for a network whose outputs are numbered so.
+
+        Args:
+            limit: number of outputs.
+
+        Raises:
+            DataError: if a class has a larger id than the last output.
+        """
+        ids = self._source.class_ids
+        if ids is None:
+            return
+        largest = max(ids, default=-1)
+        if largest >= limit:
+            name = self.class_names[list(ids).index(largest)]
+            raise DataError(
+                f"split {self.split!r} has the class id {largest} ({name!r}), and the network has {limit} classes, "
+                "which are numbered from 0"
+            )
+        names = dict(zip(ids, self.class_names, strict=True))
+        self.labels = torch.tensor(ids, dtype=torch.int64)[self.labels]
+        self.class_names = tuple(names.get(label, f"class {label}") for label in range(largest + 1))
 
     def describe_cache(self) -> list[str]:
         """Say how full each cache of decoded images is; nothing without one."""

@@ -17,11 +17,20 @@ from wsolfast.data.images.masks import InstanceMasks, unite_masks
 class ImageRecord:
     """Content of an annotation file on one image."""
 
-    label: int | str
+    label: int  # position of its class
     split: str
     size: tuple[int, int] | None
     mask: str | None
     boxes: list[list[float]] = field(default_factory=list)
+
+
+@dataclass
+class ImageList:
+    """Content of an annotation file."""
+
+    images: dict[str, ImageRecord]  # by path
+    class_names: list[str]
+    class_ids: list[int] | None = None  # what the file numbers the classes by; None where nothing depends on it
 
 
 class FileSource(Source):
@@ -32,6 +41,7 @@ class FileSource(Source):
         image_ids: paths below ``folder``.
         labels: class of each image.
         class_names: one per class.
+        class_ids: see :class:`Source`.
         boxes: boxes of each image; empty for a split trained on labels.
         sizes: (width, height) by index where the annotations tell it; the rest is read from image headers.
         masks: by index, the mask file of the image, or those of its objects; below ``mask_folder``.
@@ -47,6 +57,7 @@ class FileSource(Source):
         labels: Sequence[int],
         class_names: Sequence[str],
         *,
+        class_ids: Sequence[int] | None = None,
         boxes: BoxTable | None = None,
         sizes: dict[int, tuple[int, int]] | None = None,
         masks: dict[int, str | InstanceMasks] | None = None,
@@ -58,6 +69,7 @@ class FileSource(Source):
         self.image_ids = image_ids
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = class_names
+        self.class_ids = class_ids
         self.has_masks = bool(masks)
         self.masks_fit = not any(isinstance(files, InstanceMasks) for files in (masks or {}).values())
         self._boxes = boxes

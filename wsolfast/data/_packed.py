@@ -17,6 +17,7 @@ class PackedSource(Source):
         image_ids: one per image.
         labels: class of each image.
         class_names: one per class.
+        class_ids: see :class:`Source`.
         boxes: boxes of each image; empty for a split trained on labels.
         sizes: int array [n, 2], (width, height); where it is 0 the image's header is read.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
@@ -29,6 +30,7 @@ class PackedSource(Source):
         labels: np.ndarray,
         class_names: Sequence[str],
         *,
+        class_ids: Sequence[int] | None = None,
         boxes: BoxTable | None = None,
         sizes: np.ndarray | None = None,
         decoder: Decoder = "auto",
@@ -37,6 +39,7 @@ class PackedSource(Source):
         self.image_ids = image_ids
         self.labels = np.asarray(labels, np.int64)
         self.class_names = class_names
+        self.class_ids = class_ids
         self._boxes = boxes
         self._sizes = np.zeros((len(image_ids), 2), np.int64) if sizes is None else sizes.astype(np.int64)
         self._decoder = decoder

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from wsolfast.data._base import BoxTable
+from wsolfast.data._classes import MAX_POSITION, check_positions
 from wsolfast.data._files import FileSource, read_lines, relative_path
 from wsolfast.data.errors import DataError
 
+_LABELS = "class_labels.txt"
 FOLDERS = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
 
 
@@ -70,6 +72,7 @@ def metadata_source(
         DataError: as :func:`read_metadata`.
     """
     found = read_metadata(Path(metadata), split)
+    check_positions(found.labels, class_names, Path(metadata) / FOLDERS[split] / _LABELS)
     return FileSource(
         folder, found.image_ids, found.labels, class_names, boxes=found.boxes, sizes=found.sizes, **options
     )
@@ -117,12 +120,13 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
     if not image_ids:
         raise DataError(f"{ids_file}: empty; split {split!r} needs one image id per line")
     position = {image_id: index for index, image_id in enumerate(image_ids)}
-    labels = {index: values[0] for index, values in _rows(folder / "class_labels.txt", position, 1)}
+    labels = {index: values[0] for index, values in _rows(folder / _LABELS, position, 1)}
     unlabelled = next((image_ids[index] for index in range(len(image_ids)) if index not in labels), None)
     if unlabelled is not None:
-        raise DataError(f"{folder / 'class_labels.txt'}: no label for image {unlabelled}")
-    if min(labels.values()) < 0:
-        raise DataError(f"{folder / 'class_labels.txt'}: labels are whole numbers from 0, got {min(labels.values())}")
+        raise DataError(f"{folder / _LABELS}: no label for image {unlabelled}")
+    odd = next((label for label in labels.values() if not 0 <= label < MAX_POSITION), None)
+    if odd is not None:
+        raise DataError(f"{folder / _LABELS}: labels are whole numbers from 0, got {odd}")
     return image_ids, [labels[index] for index in range(len(image_ids))], position
 
 

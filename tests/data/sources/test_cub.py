@@ -140,3 +140,15 @@ def test_official_annotations_give_the_published_counts_and_the_benchmarks_boxes
     held_out = open_dataset("cub", tmp_path, "train_fullsup", val_per_class=5)
     assert held_out.labels.bincount().tolist() == [5] * 200
     assert len(open_dataset("cub", tmp_path, "train_weaksup", val_per_class=5)) == 4994
+
+
+def test_the_list_of_classes_may_be_in_any_order(tree, write_text):
+    write_text("classes.txt", "2 002.Wren\n1 001.Albatross\n")
+    dataset = open_dataset("cub", tree, "test")
+    assert (dataset.class_names, dataset.labels.tolist()) == (CLASSES, [0, 1])
+    write_text("classes.txt", "2 001.Albatross\n1 001.Albatross\n")
+    with pytest.raises(DataError, match=r"classes.txt: class '001.Albatross' has the id 1 here and 2 above"):
+        open_dataset("cub", tree, "test")
+    write_text("classes.txt", "x 001.Albatross\n")
+    with pytest.raises(DataError, match=r"classes.txt: the id of a class is a whole number, got 'x'"):
+        open_dataset("cub", tree, "test")

@@ -86,11 +86,33 @@ def test_classes_may_be_names_alone(tree, write_text):
     assert dataset.labels.tolist() == [1, 0]
 
 
-def test_classes_may_have_gaps_and_no_names(tree, write_text):
-    write_text("ids.csv", "image,class_id,split\nimages/a.jpg,3,test\n")
+def test_ids_are_labels_of_classes(tree, write_text):
+    write_text(
+        "ids.csv",
+        "image,class_id,split\nimages/a.jpg,20240131001,test\nimages/b.jpg,1,train\nimages/c.jpg,5,test\n",
+    )
     dataset = open_dataset("folder", tree, "test", annotations="ids.csv")
-    assert dataset.class_names == ("class 0", "class 1", "class 2", "class 3")
+    assert dataset.class_names == ("class 1", "class 5", "class 20240131001")
+    assert dataset.labels.tolist() == [2, 1]
     assert dataset.annotations(0).boxes.shape == (0, 4)
+    train = open_dataset("folder", tree, "train_weaksup", annotations="ids.csv")
+    assert (train.class_names, train.labels.tolist()) == (dataset.class_names, [0])
+    write_text("ids.csv", f"image,class_id,split\nimages/a.jpg,{'9' * 5000},test\n")
+    with pytest.raises(DataError, match="line 2: class_id is a whole number from 0, got '9999"):
+        open_dataset("folder", tree, "test", annotations="ids.csv")
+
+
+def test_files_of_splits_are_matched_by_the_names_of_their_classes(tree, write_text):
+    write_text("train.csv", "image,class_id,class_name,split\nimages/a.jpg,0,ant,train\nimages/b.jpg,1,bee,train\n")
+    write_text("test.csv", "image,class_id,class_name,split\nimages/c.jpg,0,bee,test\nimages/d.jpg,7,ant,test\n")
+    options = {"annotations": "{split}.csv"}
+    train, test = (open_dataset("folder", tree, split, **options) for split in ("train_weaksup", "test"))
+    assert train.class_names == test.class_names == ("ant", "bee")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [1, 0])
+    write_text("test.csv", "image,class_id,class_name,split\nimages/c.jpg,0,bees,test\n")
+    message = r"test.csv: images/c.jpg is of class 'bees', which .*train.csv does not have; did you mean 'bee'\?"
+    with pytest.raises(DataError, match=message):
+        open_dataset("folder", tree, "test", **options)
 
 
 def test_csv_of_windows_reads_the_same(tree):
@@ -138,6 +160,10 @@ def test_paths_that_leave_the_folder_are_refused(tree, write_text, bad, column):
             "line 3: a.jpg is class 1 of test here and",
         ),
         ("a.jpg,0,ant,40,30,0,0,1,1,test,\nb.jpg,0,bee,40,30,0,0,1,1,test,", "class 0 is 'bee' here and 'ant' above"),
+        (
+            "a.jpg,0,ant,40,30,0,0,1,1,test,\nb.jpg,1,ant,40,30,0,0,1,1,test,",
+            "class 'ant' has the id 1 here and 0 above",
+        ),
     ],
 )
 def test_bad_rows_are_named_by_line(tree, write_text, row, message):
@@ -188,6 +214,21 @@ def test_coco_files_are_read_one_per_split(tree, write_text):
         open_dataset("folder", tree, "train_weaksup", **options)
 
 
+def test_coco_files_that_number_by_themselves_are_matched_by_name(tree, write_text):
+    write_text("instances_train.json", json.dumps(COCO))
+    other = [{"id": 1, "name": "bee"}, {"id": 2, "name": "moth"}, {"id": 4, "name": "ant"}]
+    swapped = [item | {"category_id": {7: 1, 3: 4}[item["category_id"]]} for item in COCO["annotations"]]
+    write_text("instances_test.json", json.dumps(COCO | {"categories": other, "annotations": swapped}))
+    options = {"annotations": "instances_{split}.json", "images": "images"}
+    for split in ("train_weaksup", "test"):
+        dataset = open_dataset("folder", tree, split, **options)
+        assert (dataset.class_names, dataset.labels.tolist()) == (("ant", "bee"), [1, 0])
+    swapped[0]["category_id"] = swapped[2]["category_id"] = 2
+    write_text("instances_test.json", json.dumps(COCO | {"categories": other, "annotations": swapped}))
+    with pytest.raises(DataError, match=r"instances_test.json: c.jpg is of class 'moth', which .*_train.json does not"):
+        open_dataset("folder", tree, "test", **options)
+
+
 def coco_with(*annotations):
     return {"annotations": list(annotations)}
 
@@ -205,6 +246,9 @@ def coco_with(*annotations):
         ),
         ({"images": [{"id": k, "file_name": "../c.jpg"} for k in (1, 2)]}, r"'../c.jpg' is not a path below"),
         ({"images": [{"id": k, "file_name": "c.jpg", "width": 0, "height": 3} for k in (1, 2)]}, r"got \(0, 3\)"),
+        ({"categories": [{"id": 7, "name": "bee"}, {"id": 7, "name": "ant"}]}, "class 7 is 'ant' here and 'bee' above"),
+        ({"categories": [{"id": 7, "name": "bee"}, {"id": 3, "name": "bee"}]}, "class 'bee' has the id 3 here and 7"),
+        ({"categories": [{"id": "x", "name": "bee"}]}, "the id of category 'bee' is a whole number, got 'x'"),
         ({"categories": 3}, "not a COCO file with images, annotations and categories"),
     ],
 )

@@ -190,6 +190,9 @@ def test_empty_split_is_named(tree):
 @pytest.mark.realdata
 def test_benchmark_metadata_brings_imagenet_v2(real_data, tree):
     metadata = real_data / "wsol_metadata/metadata/ILSVRC"
+    with pytest.raises(DataError, match=r"class_labels.txt: there is an image of class 999, and there are 2 classes"):
+        open_dataset("ilsvrc", tree, "train_fullsup", metadata=metadata, val_images=tree)
+    (tree / "LOC_synset_mapping.txt").write_text("".join(f"n{k:08d} class {k}\n" for k in range(1000)))
     dataset = open_dataset("ilsvrc", tree, "train_fullsup", metadata=metadata, val_images=tree)
     assert len(dataset) == 10_000
     assert dataset.annotations(0).boxes.tolist() == [[156, 163, 318, 230]]

@@ -142,7 +142,7 @@ def test_cached_images_of_a_table_are_its_own(tree, tmp_path, monkeypatch):
         ({"image": [{"bytes": b"GIF89a", "path": "a"}] * 3}, "row 0: not an image"),
         ({"label": [0, -1, 0]}, "row 1: a label is a whole number from 0, got '-1'"),
         ({"label": [0, None, 0]}, "row 1: a label is a whole number from 0, got 'None'"),
-        ({"label": [0, 7, 0]}, "3 class names, but there is an image of class 7"),
+        ({"label": [0, 7, 0]}, "there is an image of class 7, and there are 3 classes from 0"),
         ({"boxes": [[[3, 3, 2, 4]]] * 3}, "row 0: boxes are"),
         ({"boxes": [[[1, 2, float("nan"), 4]]] * 3}, "row 0: boxes are"),
         ({"boxes": [[[1, 2]]] * 3}, "row 0: boxes are"),
@@ -152,6 +152,28 @@ def test_what_rows_must_not_hold_is_refused(tmp_path, change, message):
     write(tmp_path / "test-0.parquet", rows_of(3) | change, FEATURES)
     with pytest.raises(DataError, match=rf"test-0.parquet.*{message}"):
         open_dataset("parquet", tmp_path, "test")[0]
+
+
+def test_splits_are_matched_by_the_names_of_their_classes(tree):
+    features = {"label": {"names": ["cat", "ant", "bee"]}}
+    write(tree / "data/test-00000-of-00001.parquet", rows_of(3), features)
+    test = open_dataset("parquet", tree, "test")
+    assert (test.class_names, test.labels.tolist()) == (("ant", "bee", "cat"), [2, 0, 1])
+    write(tree / "data/test-00000-of-00001.parquet", rows_of(3), {"label": {"names": ["ant", "moth", "bee"]}})
+    with pytest.raises(DataError, match=r"test-0.*, row 1: its class 'moth' is not among those of .*/train-00000"):
+        open_dataset("parquet", tree, "test")
+    write(tree / "data/train-00001-of-00002.parquet", rows_of(5), features)
+    with pytest.raises(DataError, match=r"train-00001.*: its classes have other names or another order than in"):
+        open_dataset("parquet", tree, "train_weaksup")
+
+
+def test_labels_without_names_are_those_that_occur_in_any_split(tmp_path):
+    write(tmp_path / "train-0.parquet", rows_of(2) | {"label": [5, 3]})
+    write(tmp_path / "test-0.parquet", rows_of(2) | {"label": [2_000_000_000, 3]})
+    for split, labels in (("train_weaksup", [1, 0]), ("test", [2, 0])):
+        dataset = open_dataset("parquet", tmp_path, split)
+        assert dataset.class_names == ("class 3", "class 5", "class 2000000000")
+        assert dataset.labels.tolist() == labels
 
 
 def test_a_decompression_bomb_in_a_table_is_refused(tree, monkeypatch):

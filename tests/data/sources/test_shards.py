@@ -274,14 +274,14 @@ def test_shards_are_looked_through_once(tmp_path, monkeypatch, caplog):
     os.utime(file, ns=(5, 5))
     with pytest.raises(DataError, match="the shard has changed since it was opened; start again"):
         dataset[0]
-    assert open_dataset("shards", tmp_path, "test").labels.tolist() == [3]
+    assert open_dataset("shards", tmp_path, "test").class_names == ("class 3",)
     write_shard(tmp_path / "test-1.tar", GOOD)
-    assert open_dataset("shards", tmp_path, "test").labels.tolist() == [3, 0]
+    assert open_dataset("shards", tmp_path, "test").labels.tolist() == [1, 0]
     (kept,) = tmp_path.glob(".wsolfast/*.safetensors")
     content = bytearray(kept.read_bytes())
     content[-1] ^= 1
     kept.write_bytes(content)
-    assert open_dataset("shards", tmp_path, "test").labels.tolist() == [3, 0]
+    assert open_dataset("shards", tmp_path, "test").labels.tolist() == [1, 0]
     assert scanned == ["test-0.tar", "test-0.tar", "test-1.tar", "test-0.tar", "test-1.tar"]
     assert "the shards are looked through again" in caplog.text
 
@@ -299,8 +299,32 @@ def test_boxes_of_training_images_are_not_kept(tmp_path):
 def test_too_few_class_names_are_told(tmp_path):
     write_shard(tmp_path / "test-0.tar", [("1.jpg", image_bytes()), ("1.cls", b"2")])
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    with pytest.raises(DataError, match="2 names, but there is an image of class 2"):
+    with pytest.raises(DataError, match=r"classes.txt: there is an image of class 2, and there are 2 classes from 0"):
         open_dataset("shards", tmp_path, "test")
+
+
+def test_labels_without_names_are_those_that_occur_in_any_split(tmp_path):
+    write_shard(tmp_path / "train-0.tar", [("1.jpg", image_bytes()), ("1.cls", b"7")])
+    write_shard(tmp_path / "test-0.tar", [("1.jpg", image_bytes()), ("1.cls", b"999999999")])
+    for split, label in (("train_weaksup", 0), ("test", 1), ("test", 1)):
+        dataset = open_dataset("shards", tmp_path, split)
+        assert (dataset.class_names, dataset.labels.tolist()) == (("class 7", "class 999999999"), [label])
+
+
+def test_packing_keeps_the_ids_of_classes(folder, tmp_path):
+    text = (folder / "annotations.csv").read_text()
+    (folder / "annotations.csv").write_text(text.replace(",2,wasp", ",20240131001,wasp"))
+    pack("folder", folder, tmp_path / "shards")
+    assert (tmp_path / "shards/class_ids.txt").read_text() == "0\n1\n20240131001\n"
+    dataset = open_dataset("shards", tmp_path / "shards", "train_fullsup")
+    assert (dataset.class_names[2], dataset.labels.tolist()) == ("wasp bee", [2])
+    with pytest.raises(
+        DataError, match=r"has the class id 20240131001 \('wasp bee'\), and the network has 1000 classes"
+    ):
+        dataset.number_by_id(1000)
+    (tmp_path / "shards/class_ids.txt").write_text("0\n1\n")
+    with pytest.raises(DataError, match=r"class_ids.txt: expected 3 whole numbers"):
+        open_dataset("shards", tmp_path / "shards", "test")
 
 
 def test_the_command_packs_and_says_what_it_did(wsolfast, folder, tmp_path):

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wsolfast.data._files import ImageRecord, relative_path
+from wsolfast.data._classes import ClassTable
+from wsolfast.data._files import ImageList, ImageRecord, relative_path
 from wsolfast.data.errors import DataError
 
 
-def read_coco(file: Path, split: str, with_boxes: bool) -> tuple[dict[str, ImageRecord], list[str]]:
+def read_coco(file: Path, split: str, with_boxes: bool) -> ImageList:
     """Read the images of a COCO file by path, and the names of its categories in the order of their ids.
 
     ``bbox`` is x, y, width, height; crowds are left out, and so are images without an object, which have no label.
@@ -18,13 +19,19 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> tuple[dict[str, Image
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        categories = [(category["id"], str(category["name"])) for category in content["categories"]]
         images = {image["id"]: image for image in content["images"]}
         objects = [item for item in content["annotations"] if not item.get("iscrowd")]
     except FileNotFoundError:
         raise DataError(f"{file}: missing; it is to hold COCO annotations") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: not a COCO file with images, annotations and categories ({error!r})") from error
+    classes = ClassTable()
+    for identity, name in categories:
+        if type(identity) is not int:
+            raise DataError(f"{file}: the id of category {name!r} is a whole number, got {str(identity)[:40]!r}")
+        classes.add(identity, name, f"{file}, categories")
+    names = classes.names
     order = {identity: label for label, identity in enumerate(sorted(names))}
     records: dict[str, ImageRecord] = {}
     for item in objects:
@@ -40,7 +47,7 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> tuple[dict[str, Image
             raise DataError(f"{where}: {path} shows {both}; an image has one class here, so split or drop it")
         if with_boxes:
             record.boxes.append(_corners(item.get("bbox"), where))
-    return records, [names[identity] for identity in sorted(names)]
+    return ImageList(records, classes.class_names)
 
 
 def _size(image: dict, where: str) -> tuple[int, int] | None:

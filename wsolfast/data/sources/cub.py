@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 from wsolfast.data._base import BoxTable
+from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
@@ -49,7 +50,8 @@ def open_source(
         orient: the same.
     """
     root = root / "CUB_200_2011" if (root / "CUB_200_2011" / "images.txt").exists() else root
-    names = list(_table(root / "classes.txt", "the class names").values())
+    classes = _classes(root / "classes.txt")
+    names = list(classes.values())
     if metadata is not None:
         folder = Path(val_images or root / "CUBV2") if split == "train_fullsup" else root / "images"
         return metadata_source(metadata, split, folder, names, decoder=decoder, orient=orient)
@@ -58,11 +60,11 @@ def open_source(
             f"{root}: CUB-200-2011 has no train_fullsup split; give metadata=DIR (the benchmark's metadata/CUB) and "
             "val_images=DIR (CUBV2), or val_per_class=5 to hold images of the training split out"
         )
-    return _official(root, split, names, val_per_class, decoder, orient)
+    return _official(root, split, classes, val_per_class, decoder, orient)
 
 
 def _official(
-    root: Path, split: str, names: list[str], val_per_class: int, decoder: Decoder, orient: bool
+    root: Path, split: str, classes: dict[int, str], val_per_class: int, decoder: Decoder, orient: bool
 ) -> FileSource:
     paths = _table(root / "images.txt", "the image paths")
     labels = _numbers(root / "image_class_labels.txt", "the class of every image", paths, 1)
@@ -77,10 +79,11 @@ def _official(
     keys = [key for key in paths if split_of(key) == split]
     if not keys:
         raise DataError(f"{root / 'train_test_split.txt'}: split {split!r} is empty")
+    position = {class_id: label for label, class_id in enumerate(classes)}
     for key in keys:
-        if not 1 <= labels[key][0] <= len(names):
+        if labels[key][0] not in position:
             file = root / "image_class_labels.txt"
-            raise DataError(f"{file}: image {key} has class {labels[key][0]:g}, classes.txt has {len(names)}")
+            raise DataError(f"{file}: image {key} has class {labels[key][0]:.12g}, classes.txt has {len(classes)}")
     boxes = None
     if split != "train_weaksup":
         file = root / "bounding_boxes.txt"
@@ -92,12 +95,22 @@ def _official(
     return FileSource(
         root / "images",
         [relative_path(paths[key], f"{root / 'images.txt'}, image {key}") for key in keys],
-        [int(labels[key][0]) - 1 for key in keys],
-        names,
+        [position[int(labels[key][0])] for key in keys],
+        list(classes.values()),
         boxes=boxes,
         decoder=decoder,
         orient=orient,
     )
+
+
+def _classes(file: Path) -> dict[int, str]:
+    """Read the name of each class by id, in the order of the ids."""
+    classes = ClassTable()
+    for key, name in _table(file, "the class names").items():
+        if not key.isascii() or not key.isdecimal() or len(key) > 18:
+            raise DataError(f"{file}: the id of a class is a whole number, got {key[:40]!r}")
+        classes.add(int(key), name, file.as_posix())
+    return {class_id: classes.names[class_id] for class_id in classes.ids}
 
 
 def _corners(x: float, y: float, width: float, height: float) -> list[float]:

@@ -7,6 +7,7 @@ object's. Masks have a size of their own and are compared at the benchmark's 224
 
 from pathlib import Path, PurePosixPath
 
+from wsolfast.data._classes import MAX_POSITION
 from wsolfast.data._files import FileSource, read_lines
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
@@ -78,7 +79,7 @@ def _class_names(folder: Path) -> list[str]:
         file = folder / short / _LABELS
         for line in read_lines(file, "an image id and a class per line") if file.is_file() else ():
             image_id, _, label = line.rpartition(",")
-            if label.isdecimal():
+            if label.isdecimal() and len(label) < len(str(MAX_POSITION)):
                 places.setdefault(int(label), set()).add(PurePosixPath(image_id).parent.name)
     found = [places.get(label, set()) for label in range(max(places, default=-1) + 1)]
     return [min(names) if len(names) == 1 and min(names) else f"class {k}" for k, names in enumerate(found)]

@@ -1,23 +1,26 @@
 """``parquet``: tables of images as Hugging Face's ``datasets`` stores them.
 
 The column ``image`` holds the file's bytes, alone or as ``{bytes, path}``; ``label`` a whole number from 0, whose names
-are taken from the file's own description; ``boxes``, if there, a list of four numbers for each box. Rows are read
-by the group in which they were written, so images in order are fast and images at random are not: for training, write
-shards (``wsolfast data pack parquet``) or keep decoded images (``--cache-gb``).
+are taken from the file's own description and matched with those of the training files; ``boxes``, if there, a list of
+four numbers for each box. Rows are read by the group in which they were written, so images in order are fast and images
+at random are not: for training, write shards (``wsolfast data pack parquet``) or keep decoded images (``--cache-gb``).
 """
 
 import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
-from wsolfast.data._base import BoxTable
+from wsolfast._nearest import nearest
+from wsolfast.data._base import SPLITS, BoxTable
+from wsolfast.data._classes import check_positions, occurring, renumber
 from wsolfast.data._files import file_state, relative_path
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import SourceSpec
@@ -66,18 +69,15 @@ def open_source(
         raise DataError(f"{root}: no file {files.replace('{split}', FOLDERS[split])}; expected\n{LAYOUT}")
     wanted = None if split == "train_weaksup" else boxes
     tables = [_Table(file, image, label, wanted, box_format) for file in found]
-    return ParquetSource(tables, image, decoder=decoder, orient=orient)
+    names, ids = _classes(root, files, label, tables, split)
+    return ParquetSource(tables, names, image, class_ids=ids, decoder=decoder, orient=orient)
 
 
 class ParquetSource(PackedSource):
     """Rows of parquet files."""
 
-    def __init__(self, tables: Sequence["_Table"], image: str, **options: Any):
-        names = max((table.class_names for table in tables), key=len)
+    def __init__(self, tables: Sequence["_Table"], class_names: Sequence[str], image: str, **options: Any):
         labels = np.concatenate([table.labels for table in tables])
-        count = int(labels.max(initial=-1)) + 1
-        if names and len(names) < count:
-            raise DataError(f"{tables[0].file}: {len(names)} class names, but there is an image of class {count - 1}")
         ids = [image_id for table in tables for image_id in table.image_ids]
         if len(set(ids)) < len(ids):
             # Paths are what the writer had; where they do not tell images apart, file and row do.
@@ -85,7 +85,7 @@ class ParquetSource(PackedSource):
         super().__init__(
             ids,
             labels,
-            names or [f"class {label}" for label in range(count)],
+            class_names,
             boxes=BoxTable.from_lists([boxes for table in tables for boxes in table.boxes]),
             sizes=np.concatenate([table.sizes for table in tables]),
             **options,
@@ -154,19 +154,16 @@ class _Table:
     def __init__(self, file: Path, image: str, label: str, boxes: str | None, box_format: BoxFormat):
         pyarrow, parquet = _pyarrow()
         self.file, self.state = file, file_state(file)
-        try:
-            with parquet.ParquetFile(file) as opened:
-                schema = opened.schema_arrow
-                for name in (image, label):
-                    if name not in schema.names:
-                        raise DataError(f"{file}: no column {name!r}; it has {', '.join(schema.names)}")
-                columns = [label, *(each for each in (boxes, "width", "height") if each in schema.names)]
-                struct = pyarrow.types.is_struct(schema.field(image).type)
-                paths = f"{image}.path" if struct and schema.field(image).type.get_field_index("path") >= 0 else None
-                table = opened.read(columns=columns + ([paths] if paths else []), use_threads=False)
-                sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+        with _readable(file), parquet.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            for name in (image, label):
+                if name not in schema.names:
+                    raise DataError(f"{file}: no column {name!r}; it has {', '.join(schema.names)}")
+            columns = [label, *(each for each in (boxes, "width", "height") if each in schema.names)]
+            struct = pyarrow.types.is_struct(schema.field(image).type)
+            paths = f"{image}.path" if struct and schema.field(image).type.get_field_index("path") >= 0 else None
+            table = opened.read(columns=columns + ([paths] if paths else []), use_threads=False)
+            sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
         self.group_starts = np.cumsum([0, *sizes])[:-1]
         self.class_names = _class_names(schema, label)
         self.labels = _labels(table[label].to_pylist(), file)
@@ -209,6 +206,70 @@ def _read_images(file: Path, group: int, image: str) -> list[bytes | None]:
         raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
     rows = column[image].to_pylist()
     return [row and row["bytes"] for row in rows] if struct else rows
+
+
+def _classes(
+    root: Path, pattern: str, label: str, tables: Sequence["_Table"], split: str
+) -> tuple[list[str], list[int] | None]:
+    """Return the names of the classes and their ids; labels of ``tables`` become positions among them.
+
+    Names are matched with those of the training split. Without names the classes are the labels that occur in any
+    split.
+    """
+    others = {other: _files(root, other, pattern) for other in SPLITS if other != split}
+    names = tables[0].class_names
+    odd = next((table.file for table in tables if table.class_names != names), None)
+    if odd is not None:
+        raise DataError(f"{odd}: its classes have other names or another order than in {tables[0].file}")
+    for table in tables if names else ():
+        check_positions(table.labels, names, table.file)
+    training = next(iter(others.get("train_weaksup", [])), None)
+    if training in {table.file for table in tables}:
+        training = None
+    if names:
+        known = names if training is None else _names_in(training, label) or names
+        places = renumber(names, known)
+        for table in tables:
+            table.labels = _as_in_training(table, places, known, training)
+        return known, None
+    labels = [_labels_in(file, label) for files in others.values() for file in files]
+    ids = occurring([*(table.labels for table in tables), *labels])
+    for table in tables:
+        table.labels = np.searchsorted(ids, table.labels)
+    return [f"class {each}" for each in ids], ids
+
+
+def _as_in_training(table: "_Table", places: np.ndarray, known: list[str], training: Path | None) -> np.ndarray:
+    labels = places[table.labels]
+    unknown = np.flatnonzero(labels < 0)
+    if len(unknown):
+        name = table.class_names[table.labels[unknown[0]]]
+        hint = nearest(name, known, "classes are matched by name")
+        raise DataError(f"{table.file}, row {unknown[0]}: its class {name!r} is not among those of {training}; {hint}")
+    return labels
+
+
+def _names_in(file: Path, label: str) -> list[str]:
+    _, parquet = _pyarrow()
+    with _readable(file):
+        return _class_names(parquet.read_schema(file), label)
+
+
+def _labels_in(file: Path, label: str) -> np.ndarray:
+    _, parquet = _pyarrow()
+    with _readable(file), parquet.ParquetFile(file) as opened:
+        if label not in opened.schema_arrow.names:
+            raise DataError(f"{file}: no column {label!r}; it has {', '.join(opened.schema_arrow.names)}")
+        return _labels(opened.read(columns=[label], use_threads=False)[label].to_pylist(), file)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    pyarrow, _ = _pyarrow()
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from error
 
 
 def _class_names(schema: Any, label: str) -> list[str]:

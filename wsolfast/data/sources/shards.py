@@ -2,7 +2,8 @@
 
 Members of one image share a name up to the first dot: ``KEY.jpg`` (or another image), ``KEY.cls`` with the label as
 text, and if there ``KEY.json`` and ``KEY.mask.png``. The JSON may hold ``label``, ``image_id``, ``boxes`` (xyxy pixels
-of the upright image, x1/y1 exclusive), ``width`` and ``height``. Labels count from 0.
+of the upright image, x1/y1 exclusive), ``width`` and ``height``. Labels are positions in ``classes.txt``; without it
+the classes are the labels that occur.
 
 Where every member lies is found once, from the heads of the members alone, and kept in ``.wsolfast`` below the folder
 until a shard changes. Shards are plain tar files: compressed ones cannot be read in any order.
@@ -22,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from wsolfast.data._base import BoxTable
+from wsolfast.data._base import SPLITS, BoxTable
+from wsolfast.data._classes import check_positions, occurring
 from wsolfast.data._files import file_state, read_lines, relative_path
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._packed import PackedSource, check_boxes
@@ -35,8 +37,10 @@ LAYOUT = """\
 train-000000.tar    000000.jpg 000000.cls 000001.jpg 000001.cls ...     (val-*.tar and test-*.tar likewise)
 test-000000.tar     000000.jpg 000000.json, such as {"label": 1, "boxes": [[60, 27, 385, 331]]}, 000000.mask.png
 classes.txt         one class name per line, in the order of the labels (optional)
+class_ids.txt       the id of each class in the data set that was packed, where it is not the label (optional)
 Made by: wsolfast data pack NAME ROOT DIR"""
 CLASSES = "classes.txt"
+CLASS_IDS = "class_ids.txt"
 
 _IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
 _MASK = "mask.png"
@@ -70,9 +74,8 @@ def open_source(
     if not files:
         raise DataError(f"{root / shards.replace('{split}', FOLDERS[split])}: no such shard; expected\n{LAYOUT}")
     arrays = _index(root, split, shards, files)
-    labels = arrays["labels"]
-    names = _class_names(root, int(labels.max(initial=-1)) + 1)
-    return ShardSource(files, arrays, names, masks_fit=masks_fit, decoder=decoder, orient=orient)
+    names, ids = _classes(root, shards, arrays["labels"], split)
+    return ShardSource(files, arrays, names, class_ids=ids, masks_fit=masks_fit, decoder=decoder, orient=orient)
 
 
 def _index_split(
@@ -164,14 +167,29 @@ def _shards(root: Path, split: str, pattern: str) -> list[Path]:
     return sorted(root.glob(relative_path(pattern.replace("{split}", FOLDERS[split]), "shards")))
 
 
-def _class_names(root: Path, count: int) -> list[str]:
+def _classes(root: Path, pattern: str, labels: np.ndarray, split: str) -> tuple[list[str], list[int] | None]:
+    """Return the names of the classes and their ids; ``labels`` of ``split`` become positions among them.
+
+    Without a list the classes are the labels that occur in any split.
+    """
     file = root / CLASSES
+    if file.exists():
+        names = read_lines(file, "a class name per line")
+        check_positions(labels, names, file)
+        return names, _class_ids(root / CLASS_IDS, len(names))
+    others = [(other, _shards(root, other, pattern)) for other in SPLITS if other != split]
+    ids = occurring([labels, *(_index(root, other, pattern, files)["labels"] for other, files in others if files)])
+    labels[:] = np.searchsorted(ids, labels)
+    return [f"class {label}" for label in ids], ids
+
+
+def _class_ids(file: Path, count: int) -> list[int] | None:
     if not file.exists():
-        return [f"class {label}" for label in range(count)]
-    names = read_lines(file, "a class name per line")
-    if len(names) < count:
-        raise DataError(f"{file}: {len(names)} names, but there is an image of class {count - 1} (labels count from 0)")
-    return names
+        return None
+    words = [line.strip() for line in read_lines(file, "the id of a class per line")]
+    if len(words) != count or not all(word.isascii() and word.isdecimal() and len(word) < 19 for word in words):
+        raise DataError(f"{file}: expected {count} whole numbers, one per line of {CLASSES}")
+    return [int(word) for word in words]
 
 
 def _index_path(root: Path, split: str, pattern: str) -> Path:

@@ -20,7 +20,7 @@ from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources import open_source
-from wsolfast.data.sources.shards import CLASSES
+from wsolfast.data.sources.shards import CLASS_IDS, CLASSES
 from wsolfast.data.tools._claim import claim
 
 _SETTINGS = "wsolfast-pack.json"
@@ -103,6 +103,10 @@ def pack(
     names = next(iter(sources.values())).class_names
     text = "".join(f"{' '.join(name.split()) or f'class {label}'}\n" for label, name in enumerate(names))
     write_bytes(output / CLASSES, lambda stream: stream.write(text.encode()))
+    ids = next(iter(sources.values())).class_ids
+    if ids is not None and list(ids) != list(range(len(ids))):
+        lines = "".join(f"{class_id}\n" for class_id in ids)
+        write_bytes(output / CLASS_IDS, lambda stream: stream.write(lines.encode()))
     return PackSummary(output, counts, len(jobs), written)
 
 

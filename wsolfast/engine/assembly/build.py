@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,22 @@ def count_decoders(wanted: int, device: torch.device) -> int:
     return max(1, min(16, cores if device.type == "cuda" else cores // 2))
 
 
-def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
-    """Open ``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes."""
+def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[str] = ()) -> data.Dataset:
+    """Open ``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes.
+
+    Args:
+        recipe: says what data that is.
+        stage: one of its stages.
+        class_names: those of the run, if it has any: classes are then numbered as there, by name.
+
+    Raises:
+        DataError: if the split cannot be opened, or has a class that the run does not know.
+    """
     ref, spec = StageRef(recipe, stage), recipe.data
     return _open(
         recipe,
         "train_weaksup",
+        class_names,
         resize=ref.resize,
         crop=ref.crop,
         train=True,
@@ -91,15 +101,20 @@ def open_training_data(recipe: Recipe, stage: StageSpec) -> data.Dataset:
     )
 
 
-def open_export_data(recipe: Recipe, split: str = "train_weaksup") -> data.Dataset:
+def open_export_data(recipe: Recipe, split: str = "train_weaksup", class_names: Sequence[str] = ()) -> data.Dataset:
     """Open ``split`` for a stage that leaves maps for a later one: whole images, warped, in one order."""
-    return _open(recipe, split, resize=recipe.data.resize, crop=None, train=False)
+    return _open(recipe, split, class_names, resize=recipe.data.resize, crop=None, train=False)
 
 
-def open_eval_data(recipe: Recipe, split: str) -> data.Dataset:
-    """Open ``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random."""
+def open_eval_data(recipe: Recipe, split: str, class_names: Sequence[str] = ()) -> data.Dataset:
+    """Open ``split`` as evaluation sees it: :func:`eval_view` of each image, in one order, nothing random.
+
+    ``class_names`` and errors are those of :func:`open_training_data`.
+    """
     view = eval_view(recipe)
-    return _open(recipe, split, resize=view.resize, crop=view.crop, train=False, wide=classifier_view(recipe))
+    return _open(
+        recipe, split, class_names, resize=view.resize, crop=view.crop, train=False, wide=classifier_view(recipe)
+    )
 
 
 def classifier_view(recipe: Recipe) -> data.View | None:
@@ -150,7 +165,7 @@ def eval_size(recipe: Recipe) -> int | tuple[int, int] | None:
     return recipe.evaluate.resize or recipe.data.crop or recipe.data.resize
 
 
-def _open(recipe: Recipe, split: str, **view: Any) -> data.Dataset:
+def _open(recipe: Recipe, split: str, class_names: Sequence[str], **view: Any) -> data.Dataset:
     spec: DataSpec = recipe.data
     options: dict[str, Any] = dict(spec.options)
     # data.options.decoder is how runs of earlier versions say data.decoder.
@@ -159,7 +174,7 @@ def _open(recipe: Recipe, split: str, **view: Any) -> data.Dataset:
     if given:
         raise RecipeError(f"data.options.{min(given)}: not an option of data set {spec.name!r}")
     try:
-        return data.open_dataset(
+        dataset = data.open_dataset(
             spec.name,
             spec.root,
             split,
@@ -172,6 +187,26 @@ def _open(recipe: Recipe, split: str, **view: Any) -> data.Dataset:
         )
     except (ValueError, TypeError) as error:
         raise RecipeError(f"data: {error}") from error
+    _number_classes(dataset, recipe, class_names)
+    return dataset
+
+
+def _number_classes(dataset: data.Dataset, recipe: Recipe, class_names: Sequence[str]) -> None:
+    """Number the classes of a split as the run's networks do.
+
+    A run's own classes are matched by name. Where the recipe fixes the number of outputs, these were numbered
+    elsewhere: by the names that the run has, if they are those of the data, else by the ids of the annotations.
+    """
+    fixed = next((stage.num_classes for stage in recipe.stage if stage.num_classes is not None), None)
+    try:
+        if class_names:
+            dataset.relabel(class_names)
+            return
+    except data.DataError:
+        if fixed is None or any(stage.epochs for stage in recipe.stage):
+            raise
+    if fixed is not None:
+        dataset.number_by_id(fixed)
 
 
 def _cache_spec(runtime: RuntimeSpec) -> data.CacheSpec | None:

@@ -25,8 +25,10 @@ def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
         MissingError: if training is not finished.
         RecipeError: if another run's classifier knows other classes.
     """
-    recipe, stage, run = ref.recipe, ref.stage, ref.run or run
+    recipe, stage, own, run = ref.recipe, ref.stage, run.class_names(), ref.run or run
     known = stage.num_classes or len(run.class_names())
+    if stage.epochs and own and run.class_names() and run.class_names() != own:
+        raise RecipeError(f"evaluate.classifier: {run.path} has other classes, or the same ones in another order")
     if ref.run is not None and known != num_classes:
         raise RecipeError(f"evaluate.classifier: {run.path} knows {known} classes, the data set has {num_classes}")
     weights = run.weights_path(stage.name)

@@ -64,7 +64,7 @@ class EvalSplit:
 
     def __init__(self, run: RunFolder, recipe: Recipe, split: str, limit: int | None):
         self.run, self.recipe = run, recipe
-        self.dataset = open_eval_data(recipe, split)
+        self.dataset = open_eval_data(recipe, split, run.class_names())
         count = len(self.dataset) if limit is None else max(1, min(limit, len(self.dataset)))
         self.indices = [i * len(self.dataset) // count for i in range(count)]
         name = eval_name(run, recipe, split)
@@ -86,7 +86,9 @@ class EvalSplit:
 
     def plan(self, network: Network) -> None:
         """Cut the images into batches, and find those whose score maps of the same weights and settings are on disk."""
-        self.maps = ScoreMaps(self.folder / "maps", self._identity(network), self.ground_truth.image_ids)
+        # A map is that of the image's class, so an image of another class is another one.
+        images = [f"{self.dataset.image_ids[i]}\0{int(self.dataset.labels[i])}" for i in self.indices]
+        self.maps = ScoreMaps(self.folder / "maps", self._identity(network), images)
         self.batches, self.done = from_first(self.maps.batches(self.recipe.evaluate.batch_size))
 
     def missing(self, shard: EvalShard = WHOLE) -> list[range]:

@@ -39,12 +39,12 @@ def collect_evidence(
     device, localizer = choose_device(recipe.runtime.device), localizer_of(recipe)
     method = load_localizer(run, recipe, len(names)).eval().to(device)
     with torch.inference_mode():
-        seen = _batch(open_eval_data(recipe, split), image_ids).to(device)
+        seen = _batch(open_eval_data(recipe, split, names), image_ids).to(device)
         found = method.evidence(seen.image, seen.label)
         for field, source in localizer.stage.uses.items():
             stage = next(one for one in recipe.stage if one.name == source)
             earlier = load_method(run, StageRef(recipe, stage), len(names)).eval().to(device)
-            whole = _batch(open_export_data(recipe, split), image_ids).to(device)
+            whole = _batch(open_export_data(recipe, split, names), image_ids).to(device)
             make, size = method.mask_maker(), (whole.image.shape[2], whole.image.shape[3])
             masks = [make(one.cpu(), size) for one in earlier.export(whole)[field]]
             found[f"label by {source}"] = torch.stack([_shares(mask) for mask in masks])

@@ -31,6 +31,8 @@ _OWNED = (
     "card.json",
 )
 
+_CLASSES = "classes.json"
+
 
 class RunFolder:
     """Folder ``runs/<name>/``. :meth:`create` starts a run, the constructor opens one that is there.
@@ -75,7 +77,7 @@ class RunFolder:
                 raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
         path.mkdir(parents=True, exist_ok=True)
         with _held(path, ".lock"):
-            for name in _OWNED:
+            for name in (*_OWNED, _CLASSES):
                 if (path / name).is_dir():
                     shutil.rmtree(path / name)
                 else:
@@ -97,11 +99,11 @@ class RunFolder:
 
     def keep_class_names(self, names: Sequence[str]) -> None:
         """Keep the classes' ``names``, for pictures of images that are in no data set."""
-        write_json(self.path / "classes.json", list(names), indent=None)
+        write_json(self.path / _CLASSES, list(names), indent=None)
 
     def class_names(self) -> list[str]:
         """Return what :meth:`keep_class_names` kept; empty if nothing was."""
-        file = self.path / "classes.json"
+        file = self.path / _CLASSES
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
     def replace_recipe(self, recipe: Recipe) -> None:

@@ -60,7 +60,7 @@ def save(
     """
     if not any(stage.name in later.uses.values() for later in run.recipe.stage):
         return
-    dataset = open_export_data(run.recipe)
+    dataset = open_export_data(run.recipe, class_names=run.class_names())
     identity = tensor_files.fingerprint(identity, list(dataset.image_ids))
     size, workers = run.recipe.evaluate.batch_size, count_workers(run.recipe.runtime.workers)
     batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]

@@ -105,7 +105,7 @@ class StageTraining:
         recipe, stage = run.recipe, run.recipe.stage[index]
         self.run, self.stage, self.device, self.progress, self.stop = run, stage, device, progress, stop
         self.seed = recipe.seed + index
-        self.dataset = open_training_data(recipe, stage)
+        self.dataset = open_training_data(recipe, stage, run.class_names())
         run.keep_class_names(self.dataset.class_names)
         seed_everything(self.seed)
         self.weights = run.weights_path(stage.name)

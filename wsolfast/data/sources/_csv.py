@@ -1,0 +1,97 @@
+"""A CSV with one row per box, as the data set ``folder`` reads it."""
+
+import csv
+from pathlib import Path
+
+from wsolfast.data._classes import ClassTable
+from wsolfast.data._files import ImageList, ImageRecord, relative_path
+from wsolfast.data.errors import DataError
+
+SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
+_BOX = ("x0", "y0", "x1", "y1")
+_MAX_DIGITS = 18  # of a 64-bit integer
+
+
+def read_csv(file: Path, with_boxes: bool) -> ImageList:
+    """Read the images of all splits by path. The classes are those that occur, in the order of their ids or names.
+
+    Raises:
+        DataError: if the file is missing or no such CSV, or a row contradicts itself or another.
+    """
+    images: dict[str, ImageRecord] = {}
+    classes = ClassTable()
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = set(reader.fieldnames or ())
+            missing = [name for name in ("image", "split") if name not in columns]
+            if missing or not columns & {"class_id", "class_name"}:
+                wanted = "image, split, class_id or class_name, x0, y0, x1, y1"
+                raise DataError(f"{file}: the header lacks {', '.join(missing) or 'class_id'}; expected {wanted}")
+            for row in reader:
+                _add(row, f"{file}, line {reader.line_num}", images, classes, with_boxes)
+    except FileNotFoundError:
+        raise DataError(f"{file}: missing; 'folder' data needs this CSV (image,class_id,split,x0,y0,x1,y1)") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as CSV ({error})") from error
+    named = "class_id" not in columns
+    ids = sorted(classes.ids, key=classes.names.__getitem__) if named else classes.ids
+    position = {class_id: label for label, class_id in enumerate(ids)}
+    for image in images.values():
+        image.label = position[image.label]
+    return ImageList(images, [classes.name(class_id) for class_id in ids], None if named else ids)
+
+
+def _add(row: dict, where: str, images: dict[str, ImageRecord], classes: ClassTable, with_boxes: bool) -> None:
+    if None in row or None in row.values():
+        raise DataError(f"{where}: the row does not have as many fields as the header")
+    image_id = relative_path(row["image"], where)
+    split = SPLIT_NAMES.get(row["split"], row["split"])
+    if split not in SPLIT_NAMES.values():
+        raise DataError(f"{where}: split is train, val or test, got {row['split']!r}")
+    mask = relative_path(row["mask"], where) if row.get("mask") else None
+    image = ImageRecord(_label(row, where, classes), split, _size(row, where), mask)
+    known = images.setdefault(image_id, image)
+    if (known.label, known.split) != (image.label, image.split):
+        titles = classes.names if "class_id" not in row else {}
+        here, above = (f"class {titles.get(one.label, one.label)} of {one.split}" for one in (image, known))
+        raise DataError(f"{where}: {image_id} is {here} here and {above} above")
+    if with_boxes and split != "train_weaksup" and any(row.get(name) for name in _BOX):
+        known.boxes.append(_box(row, where))
+
+
+def _label(row: dict, where: str, classes: ClassTable) -> int:
+    """Return the id of a row's class; where there are names alone, they get ids as they come."""
+    name = row.get("class_name", "")
+    if "class_id" not in row:
+        if not name:
+            raise DataError(f"{where}: class_name is empty")
+        return classes.add_name(name)
+    text = row["class_id"].strip()
+    label = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else -1
+    if label < 0:
+        raise DataError(f"{where}: class_id is a whole number from 0, got {row['class_id'][:40]!r}")
+    classes.add(label, name, where)
+    return label
+
+
+def _size(row: dict, where: str) -> tuple[int, int] | None:
+    if not (row.get("width") and row.get("height")):
+        return None
+    try:
+        size = int(row["width"]), int(row["height"])
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 1:
+        raise DataError(f"{where}: width and height are positive whole numbers, got {row['width']}, {row['height']}")
+    return size
+
+
+def _box(row: dict, where: str) -> list[float]:
+    try:
+        box = [float(row[name]) for name in _BOX]
+    except (KeyError, ValueError):
+        raise DataError(f"{where}: x0, y0, x1, y1 are numbers, got {[row.get(name) for name in _BOX]}") from None
+    if not (0 <= box[0] < box[2] < float("inf") and 0 <= box[1] < box[3] < float("inf")):
+        raise DataError(f"{where}: a box is 0 <= x0 < x1 and 0 <= y0 < y1 (x1, y1 exclusive), got {box}")
+    return box
