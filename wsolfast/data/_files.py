@@ -10,7 +10,7 @@ import numpy as np
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Decoder, decode, decode_mask, image_size
-from wsolfast.data.images.masks import InstanceMasks, unite_masks
+from wsolfast.data.images.masks import InstanceMasks, unite_labels, unite_masks
 
 
 @dataclass
@@ -20,8 +20,8 @@ class ImageRecord:
     label: int  # position of its class
     split: str
     size: tuple[int, int] | None
-    mask: str | None
     boxes: list[list[float]] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)  # of its objects
 
 
 @dataclass
@@ -44,7 +44,8 @@ class FileSource(Source):
         class_ids: see :class:`Source`.
         boxes: boxes of each image; empty for a split trained on labels.
         sizes: (width, height) by index where the annotations tell it; the rest is read from image headers.
-        masks: by index, the mask file of the image, or those of its objects; below ``mask_folder``.
+        masks: by index, the mask file of the image, those of its objects, or the benchmark's of its objects; below
+            ``mask_folder``.
         mask_folder: where mask paths start; ``folder`` unless told.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
@@ -60,7 +61,7 @@ class FileSource(Source):
         class_ids: Sequence[int] | None = None,
         boxes: BoxTable | None = None,
         sizes: dict[int, tuple[int, int]] | None = None,
-        masks: dict[int, str | InstanceMasks] | None = None,
+        masks: dict[int, str | tuple[str, ...] | InstanceMasks] | None = None,
         mask_folder: Path | None = None,
         decoder: Decoder = "auto",
         orient: bool = True,
@@ -103,6 +104,8 @@ class FileSource(Source):
             return None
         if isinstance(files, str):
             return decode_mask(self._mask_folder / files)
+        if isinstance(files, tuple):
+            return unite_labels([self._mask_folder / file for file in files])
         ignored = None if files.ignored is None else self._mask_folder / files.ignored
         return unite_masks([self._mask_folder / file for file in files.objects], ignored)
 
@@ -112,13 +115,19 @@ class FileSource(Source):
     def mask_paths(self) -> Iterator[Path]:
         """Yield every mask file."""
         for files in self._masks.values():
-            for file in (files,) if isinstance(files, str) else files.files:
+            for file in _files_of(files):
                 yield self._mask_folder / file
 
     def mask_path(self, index: int) -> Path | None:
         """Return the mask file of an image; None if it has none, or one for each object."""
         files = self._masks.get(index)
         return self._mask_folder / files if isinstance(files, str) else None
+
+
+def _files_of(masks: str | tuple[str, ...] | InstanceMasks) -> tuple[str, ...]:
+    if isinstance(masks, str):
+        return (masks,)
+    return masks if isinstance(masks, tuple) else masks.files
 
 
 def file_state(path: Path) -> int:

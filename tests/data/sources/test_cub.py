@@ -152,3 +152,9 @@ def test_the_list_of_classes_may_be_in_any_order(tree, write_text):
     write_text("classes.txt", "x 001.Albatross\n")
     with pytest.raises(DataError, match=r"classes.txt: the id of a class is a whole number, got 'x'"):
         open_dataset("cub", tree, "test")
+
+
+def test_an_image_has_one_id(tree, write_text):
+    write_text("images.txt", "".join(f"{key} {path}\n" for key, path, *_ in IMAGES).replace("a_3", "a_2"))
+    with pytest.raises(DataError, match=r"images.txt: 001.Albatross/a_2.jpg is image 2 and image 3"):
+        open_dataset("cub", tree, "test")

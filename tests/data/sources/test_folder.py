@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from wsolfast.data import DataError, open_dataset, open_source
+from wsolfast.data import DataError, check, open_dataset, open_source
 
 HEADER = "image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask\n"
 ROWS = """\
@@ -40,6 +41,26 @@ def test_rows_of_an_image_are_its_boxes(tree):
     assert dataset.mask(1) is None
     assert dataset.annotations(1).boxes.tolist() == [[3, 4, 5, 6]]
     assert dataset[0].image.shape == (3, 30, 40)
+
+
+def test_masks_of_several_rows_are_united(tree, write_text):
+    first, second = np.zeros((30, 40), np.uint8), np.zeros((30, 40), np.uint8)
+    first[2:9, 3:12], second[7:20, 10:33], second[25:, :] = 1, 1, 2
+    second[3, 4], first[26, 1] = 2, 1
+    Image.fromarray(first).save(tree / "masks/1.png")
+    Image.fromarray(second).save(tree / "masks/2.png")
+    rows = "images/c.jpg,1,bee,40,30,3,2,12,9,test,masks/1.png\nimages/c.jpg,1,bee,40,30,10,7,33,20,test,masks/2.png\n"
+    write_text("annotations.csv", HEADER + rows + "images/d.jpg,0,ant,40,30,3,4,5,6,test,masks/1.png\n")
+    dataset = open_dataset("folder", tree, "test")
+    expected = np.where(second == 2, 255, second)
+    expected[first == 1] = 1
+    assert np.array_equal(dataset.mask(0), expected)
+    assert np.array_equal(dataset.mask(1), first)
+    assert dataset.annotations(0).mask is None
+    assert check("folder", tree).counts["test"].masks == 2
+    Image.fromarray(second[:, :30]).save(tree / "masks/2.png")
+    with pytest.raises(DataError, match=r"1.png is 40x30 and .*2.png is 30x30: masks of the objects of an image have"):
+        dataset.mask(0)
 
 
 def test_training_split_knows_no_boxes(tree):
@@ -154,6 +175,11 @@ def test_paths_that_leave_the_folder_are_refused(tree, write_text, bad, column):
         ("a.jpg,0,ant,40,30,5,0,5,1,test,", r"a box is 0 <= x0 < x1 .* got \[5.0, 0.0, 5.0, 1.0\]"),
         ("a.jpg,0,ant,40,30,nan,0,5,1,test,", "a box is 0 <= x0 < x1"),
         ("a.jpg,0,ant,40,30,0,0,1,1,trian,", "split is train, val or test, got 'trian'"),
+        (
+            "a.jpg,0,ant,40,30,0,0,1,1,test,\nb.jpg,0,ant,,,0,0,1,1,test,\na.jpg,0,ant,40,30,0,0,1,1,test,",
+            "4: repeats line 2",
+        ),
+        ("a.jpg,0,ant,40,30,0,0,1,1,test,\na.jpg,0,ant,30,40,2,2,3,3,test,", "a.jpg is 30x40 here and 40x30 above"),
         ("a.jpg,0,ant", "does not have as many fields as the header"),
         (
             "a.jpg,0,ant,40,30,0,0,1,1,test,\na.jpg,1,bee,40,30,0,0,1,1,test,",
@@ -249,6 +275,18 @@ def coco_with(*annotations):
         ({"categories": [{"id": 7, "name": "bee"}, {"id": 7, "name": "ant"}]}, "class 7 is 'ant' here and 'bee' above"),
         ({"categories": [{"id": 7, "name": "bee"}, {"id": 3, "name": "bee"}]}, "class 'bee' has the id 3 here and 7"),
         ({"categories": [{"id": "x", "name": "bee"}]}, "the id of category 'bee' is a whole number, got 'x'"),
+        (
+            coco_with(
+                {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]},
+                {"id": 8, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]},
+            ),
+            "annotation 8: repeats annotation 1 of c.jpg",
+        ),
+        ({"images": [*COCO["images"], {"id": 2, "file_name": "e.jpg"}]}, "the image id 2 comes twice"),
+        (
+            {"images": [{"id": k, "file_name": "c.jpg"} for k in (1, 2)]},
+            "c.jpg has the image ids 1 and 2",
+        ),
         ({"categories": 3}, "not a COCO file with images, annotations and categories"),
     ],
 )

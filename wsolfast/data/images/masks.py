@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsolfast.data.images.decode import decode_grey
+from wsolfast.data.errors import DataError
+from wsolfast.data.images.decode import decode_grey, decode_mask
 
 # Where the benchmark compares maps with masks.
 _SIDE = 224
@@ -42,6 +43,23 @@ def unite_masks(objects: Sequence[Path], ignored: Path | None = None) -> np.ndar
     if ignored:
         mask[parts[-1] & ~found] = 255
     return mask
+
+
+def unite_labels(objects: Sequence[Path]) -> np.ndarray:
+    """Unite the masks of an image's objects, uint8 [H, W]: 1 of any object, else 255 if any ignores it, else 0.
+
+    Raises:
+        DataError: if a file is missing or broken, see :func:`wsolfast.data.images.decode.decode_mask`, or two differ in
+            size.
+    """
+    parts = [decode_mask(file) for file in objects]
+    odd = next((k for k, part in enumerate(parts) if part.shape != parts[0].shape), None)
+    if odd is not None:
+        sizes = [f"{file} is {part.shape[1]}x{part.shape[0]}" for file, part in zip(objects, parts, strict=True)]
+        raise DataError(f"{sizes[0]} and {sizes[odd]}: masks of the objects of an image have one size")
+    stack = np.stack(parts)
+    ignored = np.where((stack == 255).any(0), np.uint8(255), np.uint8(0))
+    return np.where((stack == 1).any(0), np.uint8(1), ignored)
 
 
 def _nearest(mask: np.ndarray) -> np.ndarray:

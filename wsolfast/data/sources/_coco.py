@@ -20,7 +20,10 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> ImageList:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         categories = [(category["id"], str(category["name"])) for category in content["categories"]]
-        images = {image["id"]: image for image in content["images"]}
+        images: dict[Any, dict] = {}
+        for image in content["images"]:
+            if images.setdefault(image["id"], image) is not image:
+                raise DataError(f"{file}: the image id {image['id']} comes twice")
         objects = [item for item in content["annotations"] if not item.get("iscrowd")]
     except FileNotFoundError:
         raise DataError(f"{file}: missing; it is to hold COCO annotations") from None
@@ -34,6 +37,8 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> ImageList:
     names = classes.names
     order = {identity: label for label, identity in enumerate(sorted(names))}
     records: dict[str, ImageRecord] = {}
+    ids: dict[str, Any] = {}
+    seen: dict[tuple, Any] = {}
     for item in objects:
         where = f"{file}, annotation {item.get('id')}"
         image = images.get(item.get("image_id"))
@@ -41,12 +46,18 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> ImageList:
             raise DataError(f"{where}: its image or category is not in the file")
         path = relative_path(str(image.get("file_name", "")), where)
         label = order[item["category_id"]]
-        record = records.setdefault(path, ImageRecord(label, split, _size(image, where), None))
+        record = records.setdefault(path, ImageRecord(label, split, _size(image, where)))
+        if ids.setdefault(path, item["image_id"]) != item["image_id"]:
+            raise DataError(f"{where}: {path} has the image ids {ids[path]} and {item['image_id']}")
         if record.label != label:
             both = " and ".join(names[sorted(names)[int(k)]] for k in (record.label, label))
             raise DataError(f"{where}: {path} shows {both}; an image has one class here, so split or drop it")
         if with_boxes:
-            record.boxes.append(_corners(item.get("bbox"), where))
+            box = _corners(item.get("bbox"), where)
+            first = seen.setdefault((path, *box), item.get("id"))
+            if box in record.boxes:
+                raise DataError(f"{where}: repeats annotation {first} of {path}; remove one of them")
+            record.boxes.append(box)
     return ImageList(records, classes.class_names)
 
 

@@ -28,8 +28,13 @@ def read_csv(file: Path, with_boxes: bool) -> ImageList:
             if missing or not columns & {"class_id", "class_name"}:
                 wanted = "image, split, class_id or class_name, x0, y0, x1, y1"
                 raise DataError(f"{file}: the header lacks {', '.join(missing) or 'class_id'}; expected {wanted}")
+            lines: dict[tuple, int] = {}
             for row in reader:
-                _add(row, f"{file}, line {reader.line_num}", images, classes, with_boxes)
+                where = f"{file}, line {reader.line_num}"
+                first = lines.setdefault(tuple(map(str, row.values())), reader.line_num)
+                if first != reader.line_num:
+                    raise DataError(f"{where}: repeats line {first}; remove one of them")
+                _add(row, where, images, classes, with_boxes)
     except FileNotFoundError:
         raise DataError(f"{file}: missing; 'folder' data needs this CSV (image,class_id,split,x0,y0,x1,y1)") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -49,13 +54,18 @@ def _add(row: dict, where: str, images: dict[str, ImageRecord], classes: ClassTa
     split = SPLIT_NAMES.get(row["split"], row["split"])
     if split not in SPLIT_NAMES.values():
         raise DataError(f"{where}: split is train, val or test, got {row['split']!r}")
-    mask = relative_path(row["mask"], where) if row.get("mask") else None
-    image = ImageRecord(_label(row, where, classes), split, _size(row, where), mask)
+    image = ImageRecord(_label(row, where, classes), split, _size(row, where))
     known = images.setdefault(image_id, image)
     if (known.label, known.split) != (image.label, image.split):
         titles = classes.names if "class_id" not in row else {}
         here, above = (f"class {titles.get(one.label, one.label)} of {one.split}" for one in (image, known))
         raise DataError(f"{where}: {image_id} is {here} here and {above} above")
+    if known.size and image.size and known.size != image.size:
+        raise DataError(f"{where}: {image_id} is {_by(image.size)} here and {_by(known.size)} above")
+    known.size = known.size or image.size
+    mask = relative_path(row["mask"], where) if row.get("mask") else None
+    if mask and mask not in known.masks:
+        known.masks.append(mask)
     if with_boxes and split != "train_weaksup" and any(row.get(name) for name in _BOX):
         known.boxes.append(_box(row, where))
 
@@ -85,6 +95,10 @@ def _size(row: dict, where: str) -> tuple[int, int] | None:
     if min(size) < 1:
         raise DataError(f"{where}: width and height are positive whole numbers, got {row['width']}, {row['height']}")
     return size
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _box(row: dict, where: str) -> list[float]:

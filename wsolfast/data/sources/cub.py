@@ -67,6 +67,7 @@ def _official(
     root: Path, split: str, classes: dict[int, str], val_per_class: int, decoder: Decoder, orient: bool
 ) -> FileSource:
     paths = _table(root / "images.txt", "the image paths")
+    _refuse_repeats(paths, root / "images.txt")
     labels = _numbers(root / "image_class_labels.txt", "the class of every image", paths, 1)
     in_train = _numbers(root / "train_test_split.txt", "the official split", paths, 1)
     held_out = _held_out(paths, labels, in_train, val_per_class)
@@ -111,6 +112,13 @@ def _classes(file: Path) -> dict[int, str]:
             raise DataError(f"{file}: the id of a class is a whole number, got {key[:40]!r}")
         classes.add(int(key), name, file.as_posix())
     return {class_id: classes.names[class_id] for class_id in classes.ids}
+
+
+def _refuse_repeats(paths: dict[str, str], file: Path) -> None:
+    keys: dict[str, str] = {}
+    for key, path in paths.items():
+        if keys.setdefault(path, key) != key:
+            raise DataError(f"{file}: {path} is image {keys[path]} and image {key}")
 
 
 def _corners(x: float, y: float, width: float, height: float) -> list[float]:

@@ -2,7 +2,8 @@
 
 Columns: ``image`` (path below the root), ``split`` (train, val, test), ``class_id`` (0-based) or ``class_name`` or
 both, ``x0,y0,x1,y1`` (pixels of the upright image, x1/y1 exclusive; needed for val and test only), and if there
-``width,height`` and ``mask`` (path below the root). An image with several boxes has several rows. An id is the label
+``width,height`` and ``mask`` (path below the root). An image with several objects has several rows; its mask is the
+union of theirs. An id is the label
 of a class and not its position: the classes are those that occur in the file, in the order of their ids.
 
 COCO files are read too: ``annotations="instances_{split}.json", images="{split}2017"``, where ``{split}`` becomes
@@ -11,15 +12,17 @@ train, val or test. An image then has the class of its objects, which must agree
 Where each split has a file of its own, the classes are those of the training file, and are matched by name.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from wsolfast._nearest import nearest
 from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import renumber
-from wsolfast.data._files import FileSource, ImageList, relative_path
+from wsolfast.data._files import FileSource, ImageList, ImageRecord, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Decoder
+from wsolfast.data.images.masks import InstanceMasks
 from wsolfast.data.sources._coco import read_coco
 from wsolfast.data.sources._csv import SPLIT_NAMES, read_csv
 
@@ -70,7 +73,7 @@ def open_source(
         class_ids=listed.class_ids,
         boxes=BoxTable.from_lists([image.boxes for image in records]),
         sizes={i: image.size for i, image in enumerate(records) if image.size},
-        masks={i: image.mask for i, image in enumerate(records) if image.mask and split != "train_weaksup"},
+        masks={} if split == "train_weaksup" else _masks(records),
         mask_folder=root,
         decoder=decoder,
         orient=orient,
@@ -80,6 +83,10 @@ def open_source(
 def _below(pattern: str, split: str, option: str) -> str:
     short = next(name for name, long in SPLIT_NAMES.items() if long == split)
     return relative_path(pattern.replace("{split}", short), option)
+
+
+def _masks(records: Sequence[ImageRecord]) -> dict[int, str | tuple[str, ...] | InstanceMasks]:
+    return {i: one.masks[0] if len(one.masks) == 1 else tuple(one.masks) for i, one in enumerate(records) if one.masks}
 
 
 def _read(file: Path, split: str) -> ImageList:
