@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
-from wsolfast.data.errors import DataError, FetchError
+from wsolfast.data.errors import DataError, FetchError, SplitMissingError
 from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.decode import chosen as chosen_decoder
@@ -37,6 +37,7 @@ __all__ = [
     "Placement",
     "Sample",
     "Source",
+    "SplitMissingError",
     "TreeSummary",
     "View",
     "check",

@@ -35,6 +35,7 @@ class SourceSpec:
         open_source: opens the folder ``root`` and the split; its keyword-only parameters are the options of the data
             set.
         layout: an example of a right tree, which ``data check`` shows.
+        layout_for: the layout under the options that are given, where they change it.
         required: splits without which a tree is not whole.
         rendered: there is no folder; ``root`` is None.
         index: for a data set whose files tell slowly: writes the index of a split, called with the folder, the split,
@@ -45,6 +46,7 @@ class SourceSpec:
 
     open_source: Callable[..., Source]
     layout: str
+    layout_for: Callable[..., str] | None = None
     required: tuple[str, ...] = ()
     rendered: bool = False
     index: Callable[..., IndexedSplit | None] | None = None

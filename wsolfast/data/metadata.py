@@ -8,7 +8,7 @@ from typing import Any
 from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import MAX_POSITION, check_positions
 from wsolfast.data._files import FileSource, read_lines, relative_path
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 
 _LABELS = "class_labels.txt"
 FOLDERS = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
@@ -115,6 +115,8 @@ def read_mask_metadata(folder: Path, split: str) -> MaskMetadata:
 
 def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[str, int]]:
     """Read image ids, their labels, and the position of each id."""
+    if not folder.is_dir():
+        raise SplitMissingError(f"{folder}: no such folder; it holds the lists of split {split!r}")
     ids_file = folder / "image_ids.txt"
     image_ids = [relative_path(line, str(ids_file)) for line in read_lines(ids_file, "one image id per line")]
     if not image_ids:

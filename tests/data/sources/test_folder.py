@@ -205,8 +205,36 @@ def test_missing_csv_and_columns_are_named(tree, write_text):
     with pytest.raises(DataError, match="line 2: class_name is empty"):
         open_dataset("folder", tree, "test")
     write_text("annotations.csv", "image,x0\n")
-    with pytest.raises(DataError, match="the header lacks split; expected image, split, class_id or class_name"):
+    with pytest.raises(DataError, match="the header lacks split, class_id, y0, x1, y1; expected image, split, "):
         open_dataset("folder", tree, "test")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("image,class_id,widht,height,x0,y0,x1,y1,split", "unknown column 'widht'; did you mean 'width'"),
+        ("image,class_id,width,height,xmin,ymin,xmax,ymax,split", "unknown column 'xmin'; did you mean 'x0'"),
+        ("image,class_id,width,height,X0,Y0,X1,Y1,split", "unknown column 'X0'; did you mean 'x0'"),
+        ("image,class_id,width,height,x_0,y0,x1,y1,split", "unknown column 'x_0'; did you mean 'x0'"),
+        ("image,class_id, width, height,x0,y0,x1,y1,split", "unknown column ' width'; did you mean 'width'"),
+        ("image,ClassName,width,height,x0,y0,x1,y1,split", "unknown column 'ClassName'; did you mean 'class_name'"),
+        ("image,class_id,width,height,x0,y0,x1,split,masks", "unknown column 'masks'; did you mean 'mask'"),
+        ("image,class_id,width,height,x1,y1,x2,y2,split", "the header lacks x0, y0"),
+        ("image,class_id,width,x0,y0,x1,y1,split", "the header lacks height"),
+        ("image,class_id,class_id,x0,y0,x1,y1,split", "the column 'class_id' comes twice"),
+    ],
+)
+def test_a_column_that_is_nearly_right_is_refused(tree, write_text, header, message):
+    write_text("annotations.csv", header + "\n")
+    for split in ("train_weaksup", "test"):
+        with pytest.raises(DataError, match=f"annotations.csv: {message}"):
+            open_dataset("folder", tree, split)
+
+
+def test_a_fault_of_a_test_row_is_told_before_training(tree, write_text):
+    write_text("annotations.csv", HEADER + ROWS.replace("5,5,6,6", "6,5,5,6").replace("3,4,5,6", "nan,4,5,6"))
+    with pytest.raises(DataError, match=r"line 4: a box is 0 <= x0 < x1 .* \(1 more: wsolfast data check names them\)"):
+        open_dataset("folder", tree, "train_weaksup")
 
 
 COCO = {
@@ -240,6 +268,11 @@ def test_coco_files_are_read_one_per_split(tree, write_text):
         open_dataset("folder", tree, "train_weaksup", **options)
 
 
+def test_coco_files_may_begin_with_a_byte_order_mark(tree):
+    (tree / "test.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(COCO).encode())
+    assert len(open_dataset("folder", tree, "test", annotations="test.json", images="images")) == 2
+
+
 def test_coco_files_that_number_by_themselves_are_matched_by_name(tree, write_text):
     write_text("instances_train.json", json.dumps(COCO))
     other = [{"id": 1, "name": "bee"}, {"id": 2, "name": "moth"}, {"id": 4, "name": "ant"}]
@@ -263,6 +296,9 @@ def coco_with(*annotations):
     ("change", "message"),
     [
         (coco_with({"id": 5, "image_id": 9, "category_id": 7}), "annotation 5: its image or category is not in"),
+        (coco_with({"id": 5, "image_id": [1], "category_id": 7}), "annotation 5: its image or category is not in"),
+        (coco_with({"id": 5, "image_id": 1, "category_id": {}}), "annotation 5: its image or category is not in"),
+        (coco_with({"id": 5, "image_id": 1, "category_id": 3, "bbox": [float("nan"), 2, 1, 4]}), "got .nan, 2"),
         (coco_with({"id": 5, "image_id": 1, "category_id": 1}), "annotation 5: its image or category is not in"),
         (coco_with({"id": 5, "image_id": 1, "category_id": 3, "bbox": [1, 2, 0, 4]}), r"with an area, got \[1, 2, 0"),
         (coco_with({"id": 5, "image_id": 1, "category_id": 3, "bbox": None}), r"with an area, got None"),

@@ -14,13 +14,13 @@ from pathlib import Path
 from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource
 from wsolfast.data._spec import SourceSpec
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import SplitMissingError
 
 
 def open_source(root: Path, split: str, *, suffix: str = "png") -> FileSource:
     files = sorted(file.name for file in root.glob(f"*.{suffix}"))
     if split == "train_fullsup" or not files:
-        raise DataError(f"{root}: no *.{suffix} in it")
+        raise SplitMissingError(f"{root}: no *.{suffix} in it")
     boxes = BoxTable.from_lists([[[0, 0, 4, 3]] for _ in files])
     return FileSource(root, files, [index % 2 for index in range(len(files))], ["red", "blue"], boxes=boxes)
 

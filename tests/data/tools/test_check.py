@@ -1,7 +1,10 @@
+import json
+import re
+
 import pytest
 from PIL import Image
 
-from wsolfast.data import check, collate, open_dataset
+from wsolfast.data import DataError, check, collate, open_dataset, pack
 
 HEADER = "image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask\n"
 ROWS = "a.jpg,0,ant,40,30,1,2,10.5,20,train,\nb.jpg,1,bee,40,30,0,0,40,30,val,\nc.jpg,1,bee,40,30,5,5,6,6,test,c.png\n"
@@ -76,6 +79,57 @@ def test_damage_is_found_and_named(tree, damage, decode, kind, message):
     assert str(report).endswith("not ok")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("5,5,6,6", "6,5,5,6", r"line 4: a box is 0 <= x0 < x1"),
+        ("5,5,6,6", "5,5,,6", r"line 4: x0, y0, x1, y1 are numbers, got \['5', '5', '', '6'\]"),
+        ("5,5,6,6", "nan,5,6,6", r"line 4: a box is 0 <= x0 < x1"),
+        ("5,5,6,6", "a,5,6,6", r"line 4: x0, y0, x1, y1 are numbers"),
+        (",x1,", ",x_1,", r"unknown column 'x_1'; did you mean 'x1'"),
+        ("test,c.png\n", "test,c.png\nb.jpg,1,bee\n", r"line 5: the row does not have as many fields"),
+    ],
+)
+def test_a_split_that_is_there_and_cannot_be_read_is_not_ok(wsolfast, tree, old, new, message):
+    (tree / "annotations.csv").write_text((HEADER + ROWS).replace(old, new))
+    report = check("folder", tree)
+    (told,) = report.problems["split cannot be read"]
+    assert re.search(message, told)
+    assert report.unreadable == ["train_weaksup", "train_fullsup", "test"]
+    assert "  test           cannot be read" in str(report).splitlines()
+    assert wsolfast("data", "check", "folder", tree)[0] == 3
+    with pytest.raises(DataError, match=message):
+        pack("folder", tree, tree / "shards")
+
+
+def test_all_faults_of_a_file_are_told_at_once(tree):
+    rows = "".join(f"c.jpg,1,bee,40,30,{k},9,5,1,test,\n" for k in range(30))
+    (tree / "annotations.csv").write_text(HEADER + ROWS + rows)
+    told = check("folder", tree).problems["split cannot be read"]
+    assert [message.split(": ")[0].rsplit(" ", 1)[1] for message in told] == [str(k) for k in range(5, 25)]
+
+
+def test_a_broken_coco_file_is_a_problem_and_a_missing_one_is_not(tree):
+    image = {"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}
+    note = {"id": 1, "image_id": 1, "category_id": 4, "bbox": [1, 2, 3, 4]}
+    content = {"images": [image], "annotations": [note], "categories": [{"id": 4, "name": "ant"}]}
+    options = {"annotations": "{split}.json"}
+    for split in ("train", "test"):
+        (tree / f"{split}.json").write_text(json.dumps(content))
+    assert check("folder", tree, **options).ok
+    for broken in (json.dumps(content)[:-20], "", json.dumps(content | {"annotations": [note | {"image_id": 2}]})):
+        (tree / "test.json").write_text(broken)
+        report = check("folder", tree, **options)
+        assert (report.ok, report.unreadable) == (False, ["test"])
+        assert "test.json" in report.problems["split cannot be read"][0]
+        assert '"bbox": [1, 2, 9.5, 18]' in str(report)
+
+
+def test_an_empty_file_is_found_without_decoding(tree):
+    (tree / "a.jpg").write_bytes(b"")
+    assert check("folder", tree).problems == {"unreadable image": [f"{tree}/a.jpg: the file is empty"]}
+
+
 def test_a_mask_alone_will_do_where_there_are_masks(tree):
     (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", ",,,"))
     assert check("folder", tree).ok
@@ -113,7 +167,8 @@ def test_official_sets_need_training_and_test_images(tmp_path):
     for name in ("cub", "ilsvrc"):
         report = check(name, tmp_path)
         assert not report.ok
-        assert len(report.problems["split not available"]) == 3
+        assert len(report.unreadable) == 3
+        assert sum(map(len, report.problems.values())) == 1, "the same fault is said once"
 
 
 def test_rendered_set_is_whole():
@@ -123,7 +178,7 @@ def test_rendered_set_is_whole():
 
 
 def test_long_lists_are_cut(tree):
-    rows = "".join(f"gone{k}.jpg,0,ant,40,30,0,0,1,1,test,\n" for k in range(9))
+    rows = "".join(f"gone{k}.jpg,0,ant,40,30,0,0,1,1,test,\n" for k in range(24))
     (tree / "annotations.csv").write_text(HEADER + rows)
     assert "  and 4 more" in str(check("folder", tree)).splitlines()
 

@@ -118,3 +118,14 @@ def test_training_goes_on_with_the_numbers_that_it_began_with(of_files, tmp_path
     recipe = of_files()
     assert open_training_data(recipe, recipe.stage[0]).labels.tolist() == [0, 1] * 3
     assert open_training_data(recipe, recipe.stage[0], ["green", "red"]).labels.tolist() == [1, 0] * 3
+
+
+def test_a_validation_split_that_cannot_be_read_is_told_and_not_passed_over(of_files, tmp_path, coarse_sweep):
+    for split in ("train", "test"):
+        write_coco(tmp_path, split, {"red": 1, "green": 2})
+    run = RunFolder.create(tmp_path / "run", of_files(epochs=1))
+    train(run)
+    evaluate(run)
+    (tmp_path / "val.json").write_text("{")
+    with pytest.raises(DataError, match=r"val.json: not a COCO file"):
+        evaluate(run)

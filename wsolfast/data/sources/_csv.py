@@ -1,14 +1,17 @@
 """A CSV with one row per box, as the data set ``folder`` reads it."""
 
 import csv
+import difflib
 from pathlib import Path
 
 from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import ImageList, ImageRecord, relative_path
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, Faults
 
 SPLIT_NAMES = {"train": "train_weaksup", "val": "train_fullsup", "test": "test"}
 _BOX = ("x0", "y0", "x1", "y1")
+_COLUMNS = ("image", "split", "class_id", "class_name", "width", "height", "mask", *_BOX)
+_OTHER_NAMES = {"xmin": "x0", "ymin": "y0", "xmax": "x1", "ymax": "y1"}
 _MAX_DIGITS = 18  # of a 64-bit integer
 
 
@@ -19,32 +22,56 @@ def read_csv(file: Path, with_boxes: bool) -> ImageList:
         DataError: if the file is missing or no such CSV, or a row contradicts itself or another.
     """
     images: dict[str, ImageRecord] = {}
-    classes = ClassTable()
+    classes, faults = ClassTable(), Faults()
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            missing = [name for name in ("image", "split") if name not in columns]
-            if missing or not columns & {"class_id", "class_name"}:
-                wanted = "image, split, class_id or class_name, x0, y0, x1, y1"
-                raise DataError(f"{file}: the header lacks {', '.join(missing) or 'class_id'}; expected {wanted}")
+            columns = list(reader.fieldnames or ())
+            _check_columns(columns, file)
             lines: dict[tuple, int] = {}
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
                 first = lines.setdefault(tuple(map(str, row.values())), reader.line_num)
-                if first != reader.line_num:
-                    raise DataError(f"{where}: repeats line {first}; remove one of them")
-                _add(row, where, images, classes, with_boxes)
+                try:
+                    if first != reader.line_num:
+                        raise DataError(f"{where}: repeats line {first}; remove one of them")
+                    _add(row, where, images, classes, with_boxes)
+                except DataError as error:
+                    faults.add(error)
     except FileNotFoundError:
         raise DataError(f"{file}: missing; 'folder' data needs this CSV (image,class_id,split,x0,y0,x1,y1)") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read as CSV ({error})") from error
+    faults.raise_any()
     named = "class_id" not in columns
     ids = sorted(classes.ids, key=classes.names.__getitem__) if named else classes.ids
     position = {class_id: label for label, class_id in enumerate(ids)}
     for image in images.values():
         image.label = position[image.label]
     return ImageList(images, [classes.name(class_id) for class_id in ids], None if named else ids)
+
+
+def _check_columns(columns: list[str], file: Path) -> None:
+    """Refuse a header that lacks a column, has one twice, or has one under a name that is nearly right."""
+    there = set(columns)
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{file}: the column {twice!r} comes twice")
+    absent = [name for name in _COLUMNS if name not in there]
+    for name in columns:
+        plain = "".join(filter(str.isalnum, name)).lower()
+        meant = _OTHER_NAMES.get(plain) or next((one for one in absent if one.replace("_", "") == plain), None)
+        near = [meant] if meant else difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
+        if name not in _COLUMNS and near and near[0] in absent:
+            raise DataError(f"{file}: unknown column {name!r}; did you mean {near[0]!r}?")
+    missing = [name for name in ("image", "split") if name not in there]
+    missing += [] if there & {"class_id", "class_name"} else ["class_id"]
+    for together in (_BOX, ("width", "height")):
+        if there & set(together):
+            missing += [name for name in together if name not in there]
+    if missing:
+        wanted = "image, split, class_id or class_name, x0, y0, x1, y1"
+        raise DataError(f"{file}: the header lacks {', '.join(missing)}; expected {wanted}")
 
 
 def _add(row: dict, where: str, images: dict[str, ImageRecord], classes: ClassTable, with_boxes: bool) -> None:
@@ -66,8 +93,11 @@ def _add(row: dict, where: str, images: dict[str, ImageRecord], classes: ClassTa
     mask = relative_path(row["mask"], where) if row.get("mask") else None
     if mask and mask not in known.masks:
         known.masks.append(mask)
-    if with_boxes and split != "train_weaksup" and any(row.get(name) for name in _BOX):
-        known.boxes.append(_box(row, where))
+    if split != "train_weaksup" and any(row.get(name) for name in _BOX):
+        # Looked at for training, too, which would else succeed and leave the fault to the evaluation.
+        box = _box(row, where)
+        if with_boxes:
+            known.boxes.append(box)
 
 
 def _label(row: dict, where: str, classes: ClassTable) -> int:

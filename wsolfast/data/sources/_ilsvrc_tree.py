@@ -10,7 +10,7 @@ import torch
 
 from wsolfast.data._base import Annotation
 from wsolfast.data._files import read_lines
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 
 LAYOUT = """\
 train/n01440764/n01440764_10026.JPEG
@@ -119,7 +119,7 @@ def _list_file(root: Path, name: str) -> Path | None:
 
 def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list[str], list[int]]:
     if not (folder / name).is_dir():
-        raise DataError(f"{folder / name}: missing; expected\n{LAYOUT}")
+        raise SplitMissingError(f"{folder / name}: missing; expected\n{LAYOUT}")
     image_ids, labels = [], []
     for entry in sorted(path for path in (folder / name).iterdir() if path.is_dir()):
         if entry.name not in synsets:
@@ -135,7 +135,7 @@ def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list
 def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]) -> tuple[list[str], list[int]]:
     """List images and labels of ``val/``, and images that have boxes and are not there, to be missed by name."""
     if not (folder / "val").is_dir():
-        raise DataError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
+        raise SplitMissingError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
     by_synset = any(entry.is_dir() for entry in (folder / "val").iterdir())
     if by_synset:
         image_ids, labels = _images_by_synset(folder, "val", synsets)

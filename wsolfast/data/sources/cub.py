@@ -11,7 +11,7 @@ from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import FileSource, read_lines, relative_path
 from wsolfast.data._spec import SourceSpec
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.metadata import metadata_source
 
@@ -56,7 +56,7 @@ def open_source(
         folder = Path(val_images or root / "CUBV2") if split == "train_fullsup" else root / "images"
         return metadata_source(metadata, split, folder, names, decoder=decoder, orient=orient)
     if split == "train_fullsup" and val_per_class < 1:
-        raise DataError(
+        raise SplitMissingError(
             f"{root}: CUB-200-2011 has no train_fullsup split; give metadata=DIR (the benchmark's metadata/CUB) and "
             "val_images=DIR (CUBV2), or val_per_class=5 to hold images of the training split out"
         )
@@ -79,7 +79,7 @@ def _official(
 
     keys = [key for key in paths if split_of(key) == split]
     if not keys:
-        raise DataError(f"{root / 'train_test_split.txt'}: split {split!r} is empty")
+        raise SplitMissingError(f"{root / 'train_test_split.txt'}: split {split!r} is empty")
     position = {class_id: label for label, class_id in enumerate(classes)}
     for key in keys:
         if labels[key][0] not in position:

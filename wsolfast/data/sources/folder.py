@@ -14,13 +14,14 @@ Where each split has a file of its own, the classes are those of the training fi
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from wsolfast._nearest import nearest
 from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import renumber
 from wsolfast.data._files import FileSource, ImageList, ImageRecord, relative_path
 from wsolfast.data._spec import SourceSpec
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.masks import InstanceMasks
 from wsolfast.data.sources._coco import read_coco
@@ -30,7 +31,13 @@ LAYOUT = """\
 annotations.csv     image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask
                     images/a.jpg,0,ant,40,30,1,2,10.5,20,train,
                     images/b.jpg,1,bee,40,30,5,5,6,6,test,masks/b.png
-images/a.jpg        (one row per box; split is train, val or test)"""
+images/a.jpg        (one row per object; split is train, val or test)"""
+COCO_LAYOUT = """\
+instances_train.json    {"images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}],
+                         "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 9.5, 18]}],
+                         "categories": [{"id": 3, "name": "ant"}]}
+instances_test.json     (the same categories by name; bbox is x, y, width, height)
+train/a.jpg             data.options: annotations=instances_{split}.json images={split}"""
 
 
 def open_source(
@@ -54,12 +61,15 @@ def open_source(
     """
     file = root / _below(annotations, split, "annotations")
     folder = root / _below(images, split, "images") if images else root
+    if "{split}" in annotations and not file.exists():
+        raise SplitMissingError(f"{file}: missing; it is to hold the annotations of split {split!r}")
     listed = _read(file, split)
     chosen = {image_id: image for image_id, image in listed.images.items() if image.split == split}
     if not chosen:
         counts = {name: sum(image.split == name for image in listed.images.values()) for name in SPLIT_NAMES.values()}
-        there = ", ".join(f"{name} ({count})" for name, count in counts.items() if count) or "no image at all"
-        raise DataError(f"{file}: split {split!r} is empty; the file has {there}")
+        there = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
+        missing = SplitMissingError if there else DataError
+        raise missing(f"{file}: split {split!r} is empty; the file has {there or 'no image at all'}")
     listed = ImageList(chosen, listed.class_names, listed.class_ids)
     training = root / _below(annotations, "train_weaksup", "annotations")
     if training != file and training.exists():
@@ -106,4 +116,8 @@ def _numbered_as(listed: ImageList, known: ImageList, file: Path, training: Path
     return ImageList(listed.images, known.class_names, known.class_ids)
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT)
+def _layout(annotations: str = "", **_: Any) -> str:
+    return COCO_LAYOUT if annotations.endswith(".json") else LAYOUT
+
+
+SPEC = SourceSpec(open_source, layout=LAYOUT, layout_for=_layout)

@@ -31,7 +31,7 @@ from wsolfast.data._base import Annotation, BoxTable
 from wsolfast.data._files import FileSource
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.metadata import metadata_source
 from wsolfast.data.sources._ilsvrc_tree import (
@@ -73,7 +73,7 @@ def open_source(
     folder = image_folder(root)
     _, names = read_classes(root, folder)
     if metadata is None:
-        raise DataError(
+        raise SplitMissingError(
             f"{root}: ILSVRC has no train_fullsup split; give metadata=DIR (the benchmark's metadata/ILSVRC) and "
             "val_images=DIR (where val2/ of ImageNetV2 lies)"
         )

@@ -24,7 +24,7 @@ from wsolfast.data._classes import check_positions, occurring, renumber
 from wsolfast.data._files import file_state, relative_path
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import SourceSpec
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
 
@@ -66,7 +66,7 @@ def open_source(
     """
     found = _files(root, split, files)
     if not found:
-        raise DataError(f"{root}: no file {files.replace('{split}', FOLDERS[split])}; expected\n{LAYOUT}")
+        raise SplitMissingError(f"{root}: no file {files.replace('{split}', FOLDERS[split])}; expected\n{LAYOUT}")
     wanted = None if split == "train_weaksup" else boxes
     tables = [_Table(file, image, label, wanted, box_format) for file in found]
     names, ids = _classes(root, files, label, tables, split)
@@ -171,9 +171,13 @@ class _Table:
         names = [row["path"] for row in table[image].to_pylist()] if paths else [None] * len(rows)
         self.image_ids = [name or f"{file.name}, row {row}" for row, name in zip(rows, names, strict=True)]
         given = table[boxes].to_pylist() if boxes in table.column_names else [[]] * len(rows)
-        self.boxes = [
-            _boxes(each or [], box_format, f"{file}, row {row}") for row, each in zip(rows, given, strict=True)
-        ]
+        self.boxes, faults = [], Faults()
+        for row, each in zip(rows, given, strict=True):
+            try:
+                self.boxes.append(_boxes(each or [], box_format, f"{file}, row {row}"))
+            except DataError as error:
+                faults.add(error)
+        faults.raise_any()
         self.sizes = np.zeros((len(rows), 2), np.int64)
         if {"width", "height"} <= set(table.column_names):
             self.sizes = np.array([table[name].to_pylist() for name in ("width", "height")], np.int64).T
@@ -282,9 +286,11 @@ def _class_names(schema: Any, label: str) -> list[str]:
 
 
 def _labels(values: list, file: Path) -> np.ndarray:
+    faults = Faults()
     for row, value in enumerate(values):
         if not isinstance(value, int) or not 0 <= value < 1 << 31:
-            raise DataError(f"{file}, row {row}: a label is a whole number from 0, got {str(value)[:40]!r}")
+            faults.add(DataError(f"{file}, row {row}: a label is a whole number from 0, got {str(value)[:40]!r}"))
+    faults.raise_any()
     return np.array(values, np.int64)
 
 

@@ -29,7 +29,7 @@ from wsolfast.data._files import file_state, read_lines, relative_path
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
 
@@ -72,7 +72,9 @@ def open_source(
     """
     files = _shards(root, split, shards)
     if not files:
-        raise DataError(f"{root / shards.replace('{split}', FOLDERS[split])}: no such shard; expected\n{LAYOUT}")
+        raise SplitMissingError(
+            f"{root / shards.replace('{split}', FOLDERS[split])}: no such shard; expected\n{LAYOUT}"
+        )
     arrays = _index(root, split, shards, files)
     names, ids = _classes(root, shards, arrays["labels"], split)
     return ShardSource(files, arrays, names, class_ids=ids, masks_fit=masks_fit, decoder=decoder, orient=orient)
@@ -322,7 +324,7 @@ def _note(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> str:
     content = tar.extractfile(member)
     assert content is not None  # it is a file
     try:
-        return content.read().decode()
+        return content.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not text ({error})") from None
 

@@ -12,11 +12,11 @@ import torch
 
 from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import FileSource
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.sources import get_spec, open_files
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-_SHOWN = 5
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class CheckReport:
     counts: dict[str, SplitCount] = field(default_factory=dict)  # of each split that could be opened
     problems: dict[str, list[str]] = field(default_factory=dict)  # kind -> messages, each naming its file
     notes: dict[str, list[str]] = field(default_factory=dict)  # the same for what is odd and does not hinder
+    unreadable: list[str] = field(default_factory=list)  # splits that are there and cannot be opened
 
     @property
     def ok(self) -> bool:
@@ -50,7 +51,7 @@ class CheckReport:
         for split in SPLITS:
             count = self.counts.get(split)
             if count is None:
-                lines.append(f"  {split:<14} not there")
+                lines.append(f"  {split:<14} {'cannot be read' if split in self.unreadable else 'not there'}")
                 continue
             extras = [f"{count.boxes} boxes"] * bool(count.boxes) + [f"{count.masks} masks"] * bool(count.masks)
             lines.append(f"  {split:<14} " + ", ".join([f"{count.images} images", f"{count.classes} classes", *extras]))
@@ -85,7 +86,8 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
         ValueError: for an unknown name or option.
     """
     spec = get_spec(name)
-    report = CheckReport(name, None if root is None else Path(root), spec.layout)
+    layout = spec.layout if spec.layout_for is None else spec.layout_for(**options)
+    report = CheckReport(name, None if root is None else Path(root), layout)
     sources: dict[str, Source] = {}
     refused: dict[str, DataError] = {}
     for split in SPLITS:
@@ -94,8 +96,14 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
         except DataError as error:
             refused[split] = error
     for split, refusal in refused.items():
-        severity = report.problems if split in spec.required or not sources else report.notes
-        severity.setdefault("split not available", []).append(f"{split}: {refusal}")
+        if isinstance(refusal, SplitMissingError):
+            severity = report.problems if split in spec.required or not sources else report.notes
+            severity.setdefault("split not available", []).append(f"{split}: {refusal}")
+            continue
+        report.unreadable.append(split)
+        told = report.problems.setdefault("split cannot be read", [])
+        # A file of several splits has its faults in each of them.
+        told += [fault for fault in refusal.faults if fault not in told]
     for split, source in sources.items():
         _check_source(source, split, decode, report)
     files = [source for source in sources.values() if isinstance(source, FileSource)]
@@ -137,6 +145,8 @@ def _check_image(source: Source, index: int, annotated: bool, decode: bool) -> _
     try:
         if isinstance(source, FileSource) and not source.path(index).is_file():
             found.problems.append(("label without an image", f"{name}: no such file"))
+        elif isinstance(source, FileSource) and not source.path(index).stat().st_size:
+            found.problems.append(("unreadable image", f"{name}: the file is empty"))
         elif annotated or decode:
             size = source.header_size(index)
         if size and decode:
@@ -159,6 +169,8 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
     if size and size != annotation.size:
         what = f"{name}: the file is {size[0]}x{size[1]}, the annotation says {annotation.size[0]}x{annotation.size[1]}"
         found.problems.append(("size differs from the annotation", what))
+    if len(annotation.boxes.unique(dim=0)) < found.boxes:
+        found.notes.append(("box given twice", name))
     limit = torch.tensor(annotation.size * 2, dtype=torch.float64)
     for box in annotation.boxes:
         if bool((box[:2] >= limit[:2]).any() or (box[2:] <= 0).any()):

@@ -17,7 +17,7 @@ from wsolfast.data._files import FileSource
 from wsolfast.data._packed import PackedSource
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources import open_source
 from wsolfast.data.sources.shards import CLASS_IDS, CLASSES
@@ -65,7 +65,7 @@ def pack(
         PackSummary: how much is there, and how much of it is new.
 
     Raises:
-        DataError: if no split can be opened, an image cannot be read, or ``output`` holds anything else.
+        DataError: if there is no split, a split or an image cannot be read, or ``output`` holds anything else.
         ValueError: for an unknown name or option, or a number out of range.
     """
     if per_shard < 1:
@@ -74,7 +74,7 @@ def pack(
     for split in SPLITS:
         try:
             sources[split] = open_source(name, root, split, **options)
-        except DataError as error:
+        except SplitMissingError as error:
             refused.append(error)
     if not sources:
         raise refused[0]

@@ -76,10 +76,14 @@ class EvalSplit:
 
     @classmethod
     def open_if_there(cls, run: RunFolder, recipe: Recipe, split: str, limit: int | None) -> "EvalSplit | None":
-        """Open a split; None if the data set has none, or no annotation in it."""
+        """Open a split; None if the data set has none, or no annotation in it.
+
+        Raises:
+            DataError: if it is there and cannot be read.
+        """
         try:
             found = cls(run, recipe, split, limit)
-        except data.DataError:
+        except data.SplitMissingError:
             return None
         annotated = found.dataset.has_masks or any(len(found.dataset.annotations(i).boxes) for i in found.indices)
         return found if annotated else None
