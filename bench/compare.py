@@ -7,6 +7,7 @@ from pathlib import Path
 from wsolfast.bench.rows import KEYS, OURS, Key, Results
 from wsolfast.bench.tables import provenance, table
 from wsolfast.engine.run.errors import CheckError, UsageError
+from wsolfast.engine.run.outputs import Outputs
 
 # What must be the same for times to be comparable.
 MACHINE = ("device", "threads", "cores", "torch", "clock")
@@ -29,6 +30,9 @@ def run(old: Path, new: Path, *, fail_below: float | None = None, md: Path | Non
         UsageError: if the files are of different benches, or have no case in common.
         CheckError: if anything fails.
     """
+    if md is not None:
+        outputs = Outputs(md.parent, reads=(old, new))
+        outputs.check(md)
     before, after = Results.read(old), Results.read(new)
     if before.bench != after.bench:
         raise UsageError(f"{old} is of bench {before.bench}, {new} of bench {after.bench}: nothing to compare")
@@ -39,8 +43,7 @@ def run(old: Path, new: Path, *, fail_below: float | None = None, md: Path | Non
     text = to_markdown(before, after, found, broken)
     print(text, end="")
     if md is not None:
-        md.parent.mkdir(parents=True, exist_ok=True)
-        md.write_text(text, encoding="utf-8")
+        outputs.write_text(md, text)
     if fail_below is not None:
         slower = {key: one / other for key, (one, other) in found.items() if one / other < fail_below}
         if slower or broken:

@@ -5,6 +5,7 @@ from pathlib import Path
 from wsolfast.bench.measure import need_module
 from wsolfast.bench.rows import KEYS, Key, Results, strongest
 from wsolfast.engine.run.errors import UsageError
+from wsolfast.engine.run.outputs import Outputs
 
 SUFFIXES = (".png", ".svg")
 FASTER, SLOWER = "#2a6f97", "#c1502e"
@@ -65,8 +66,7 @@ def draw(results: Results, path: Path) -> None:
     where = ", ".join((*told, facts["date"]) if facts.get("date") else told)
     figure.suptitle(f"wsolfast bench {results.bench}", fontsize=11, fontweight="bold")
     axes.set_title(where, fontsize=8, loc="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    Outputs(path.parent).write(path, lambda stream: figure.savefig(stream, format=path.suffix[1:], dpi=130))
 
 
 def _label(names: tuple[str, ...], key: Key) -> str:

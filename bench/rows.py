@@ -78,11 +78,19 @@ class Results:
 
 
 class Recorder:
-    """Results that grow, written after each row; those that the file holds of the same machine and code are kept."""
+    """Results that grow, written after each row; those that the file holds of the same machine and code are kept.
+
+    Raises:
+        UsageError: if the file is not of this bench.
+    """
 
     def __init__(self, bench: str, path: Path | None, environment: dict):
         self.path = path
-        before = read_json(path)
+        before = {}
+        if path is not None and path.exists():
+            if Results.read(path).bench != bench:
+                raise UsageError(f"{path}: results of another bench, which are not replaced; choose another file")
+            before = read_json(path)
         facts = before.get("environment", {})
         same = before.get("bench") == bench and all(facts.get(name) == environment.get(name) for name in SAME)
         self.results = Results.of_rows(bench, environment, before["rows"] if same else ())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wsolfast.bench import plots
 from wsolfast.bench.rows import KEYS, OURS, Key, Results, ratios
+from wsolfast.engine.run.outputs import Outputs
 
 Notes = Callable[[Key, dict[str, dict]], list[str]]
 
@@ -19,6 +20,8 @@ class Output:
     plot: Path | None = None
 
     def __post_init__(self):
+        for file in filter(None, (self.md, self.plot)):
+            Outputs(file.parent).check(file)
         if self.plot is not None:
             plots.check_plot(self.plot)
 
@@ -35,8 +38,7 @@ def present(results: Results, notes: Notes, output: Output) -> None:
     text = to_markdown(results, notes)
     print(text, end="")
     if output.md is not None:
-        output.md.parent.mkdir(parents=True, exist_ok=True)
-        output.md.write_text(text, encoding="utf-8")
+        Outputs(output.md.parent).write_text(output.md, text)
     if output.plot is not None:
         plots.draw(results, output.plot)
 

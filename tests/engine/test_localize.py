@@ -71,3 +71,27 @@ def test_an_image_is_localised_as_it_is_evaluated(tiny, tmp_path, photos, coarse
         assert found.boxes == [row["box"]]
         picture = draw_boxes(overlay(Image.open(file), score_map), found.boxes)
         np.testing.assert_array_equal(Image.open(found.overlay), picture)
+
+
+def test_photos_and_other_files_are_never_replaced_by_overlays(tiny, tmp_path, photos, wsolfast):
+    untrained(tiny, tmp_path, photos)
+    run, mine = tmp_path / "run", photos / "0-2.png"
+    (run / "classes.json").write_text(json.dumps([f"class {k}" for k in range(CLASSES)]))
+    mine.write_bytes(b"another program's")
+    before = {file.name: file.read_bytes() for file in photos.iterdir()}
+    for _ in range(2):
+        code, _, err = wsolfast("localize", run, photos / "0.png", photos / "1.png", "--out", photos)
+        assert code == 0, err
+        told = json.loads((photos / "boxes.json").read_text())
+        assert [image["overlay"] for image in told["images"]] == [f"{photos}/0-3.png", f"{photos}/1-2.png"]
+        assert {name: (photos / name).read_bytes() for name in before} == before
+    # An overlay that is looked at is a photo, too.
+    own = (photos / "1-2.png").read_bytes()
+    code, _, err = wsolfast("localize", run, photos / "1-2.png", "--out", photos)
+    assert code == 0, err
+    assert (photos / "1-2.png").read_bytes() == own
+    (photos / "boxes.json").write_text("[]")
+    code, _, err = wsolfast("localize", run, photos / "1.png", "--out", photos)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "boxes.json exists and is not of this command" in err
+    assert (photos / "boxes.json").read_text() == "[]"

@@ -129,7 +129,7 @@ def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> 
         UsageError: if there is a run already, or something else.
     """
     recipe = conversion.recipe
-    run = RunFolder.create(path, recipe, exist_ok=exist_ok)
+    run = RunFolder.create(path, recipe, exist_ok=exist_ok, reads=[conversion.file])
     stage = recipe.stage[-1]
     about = {"method": stage.method, "recipe": recipe.name, "stage": stage.name, "source": conversion.source}
     save_weights(run.weights_path(stage.name), conversion.tensors, about)

@@ -17,9 +17,10 @@ from wsolfast.engine.evaluation.eval_split import eval_name
 from wsolfast.engine.report.pictures import draw_boxes, overlay
 from wsolfast.engine.run.determinism import deterministic_algorithms
 from wsolfast.engine.run.errors import MissingError, UsageError
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults, LocalizedImage, LocalizeResults, UnreadableImage
-from wsolfast.engine.run.run_folder import RunFolder, write_bytes, write_json
+from wsolfast.engine.run.run_folder import RunFolder, to_json
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
@@ -40,6 +41,9 @@ def localize(
 ) -> LocalizeResults:
     """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
 
+    Only files of an earlier call are replaced. Where another file has an overlay's name, the overlay is
+    ``<name>-2.png``.
+
     Args:
         run: a trained run, or what :func:`wsolfast.engine.pretrained.adopt` makes of a network as it is.
         files: images; those that cannot be read are listed under ``failed``.
@@ -54,11 +58,13 @@ def localize(
         The content of ``boxes.json``.
 
     Raises:
-        UsageError: if the run knows no such class.
+        UsageError: if the run knows no such class, or ``boxes.json`` is there and of another program.
         MissingError: if none of the files exists, the run is not finished, or nothing tells its classes.
     """
     paths, folder = [Path(file) for file in files], Path(output)
     require_any(paths)
+    outputs = Outputs(folder, reads=paths)
+    outputs.check(folder / "boxes.json")
     progress, names = progress or Progress(quiet=True), run.class_names()
     recipe = _recipe(run, len(names), device, post)
     label = None if class_name is None else _find_class(class_name, names)
@@ -68,8 +74,7 @@ def localize(
     predictor, target = network.predictor, network.device
     wanted = None if label is None else torch.tensor([label], device=target)
     found, failed = [], []
-    taken: set[str] = set()
-    folder.mkdir(parents=True, exist_ok=True)
+    taken: set[Path] = set()
     with progress.task("images", len(paths)) as advance, deterministic_algorithms(recipe.runtime.deterministic):
         for file in paths:
             try:
@@ -86,8 +91,9 @@ def localize(
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
             boxes = predicted_boxes(maps, extent, protocol, threshold)[0]
             picture = draw_boxes(overlay(Image.fromarray(pixels), maps[0]), boxes)
-            png = folder / _free_name(file, taken)
-            write_bytes(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
+            png = outputs.free(folder / f"{file.stem}.png", taken)
+            taken.add(png)
+            outputs.write(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
             found.append(
                 LocalizedImage(
                     file=str(file),
@@ -101,7 +107,7 @@ def localize(
             )
             advance()
     results = LocalizeResults(str(run.path), protocol.name, threshold, found, failed)
-    write_json(folder / "boxes.json", results.to_json())
+    outputs.write_text(folder / "boxes.json", to_json(results.to_json()))
     return results
 
 
@@ -149,14 +155,3 @@ def _measured_threshold(run: RunFolder, recipe: Recipe) -> float:
         if results.protocol == run.recipe.evaluate.protocol:
             return results.cam_threshold
     return _DEFAULT_THRESHOLD
-
-
-def _free_name(file: Path, taken: set[str]) -> str:
-    """Return ``<stem>.png``, or ``<stem>-2.png`` where files of two folders share a name."""
-    number = 1
-    name = f"{file.stem}.png"
-    while name in taken:
-        number += 1
-        name = f"{file.stem}-{number}.png"
-    taken.add(name)
-    return name

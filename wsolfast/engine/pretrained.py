@@ -1,5 +1,6 @@
 """A run folder for a network that is taken as it is, with weights from a file or from torchvision."""
 
+import filecmp
 import functools
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ from wsolfast.backbones import class_names_of
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, on_first
 from wsolfast.engine.run.errors import MissingError, UsageError
-from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.run.run_folder import RunFolder, write_bytes
 from wsolfast.recipe import Recipe
 
 
@@ -21,7 +22,7 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
             ``stage.backbone.weights`` is set; None evaluates what the recipe names.
 
     Raises:
-        UsageError: if the recipe has to be trained first, or ``path`` holds another run.
+        UsageError: if the recipe has to be trained first, or ``path`` holds another run, or one with other weights.
         MissingError: if there is no such file.
     """
     stage = localizer_of(recipe).stage
@@ -46,17 +47,21 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
         if replace(run.recipe, runtime=recipe.runtime, evaluate=recipe.evaluate) != recipe:
             raise UsageError(f"{path} holds another run; choose another --name, or replace it with --exist-ok")
     else:
-        run = RunFolder.create(path, recipe, exist_ok=exist_ok)
+        run = RunFolder.create(path, recipe, exist_ok=exist_ok, reads=[] if weights is None else [weights])
         if names and len(names) == stage.num_classes:
             on_first(lambda: run.keep_class_names(names))
     if whole and weights is not None:
-        on_first(functools.partial(_copy, weights, run.weights_path(stage.name)))
+        on_first(functools.partial(_copy, weights, run.weights_path(stage.name), path))
     return run
 
 
-def _copy(weights: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, target)
+def _copy(weights: Path, target: Path, run: Path) -> None:
+    if target.exists():
+        if not filecmp.cmp(weights, target, shallow=False):
+            raise UsageError(f"{run} holds other weights; choose another --name, or replace it with --exist-ok")
+        return
+    with weights.open("rb") as source:
+        write_bytes(target, functools.partial(shutil.copyfileobj, source))
 
 
 def _is_whole_model(weights: Path) -> bool:

@@ -6,12 +6,13 @@ from pathlib import Path
 from statistics import fmean, median
 
 from wsolfast.engine.assembly.stage_refs import localizer_of
-from wsolfast.engine.run.distributed import from_first, is_first
+from wsolfast.engine.run.distributed import from_first, is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults, ReproducedRecipe, ReproducedRun, Reproduction
-from wsolfast.engine.run.run_folder import write_json, write_text
+from wsolfast.engine.run.run_folder import to_json
 from wsolfast.engine.run.run_records import read_runs
 from wsolfast.engine.run_recipes import Job, Outcome, run_recipes
 from wsolfast.engine.training.train import recipe_hash
@@ -36,6 +37,7 @@ COLUMNS = {
     "train_images_per_second": "training images/s",
     "eval_images_per_second": "evaluation images/s",
 }
+_NUMBERS, _TABLE = "reproduce.json", "reproduce.md"
 _CENTRES = {"center_box": "centre box", "center_gaussian": "centre Gaussian"}
 _LEGEND = (
     "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the threshold "
@@ -106,7 +108,10 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
 
     Raises:
         Interrupted: a signal asked for a stop; the same jobs continue where they stood.
+        UsageError: if one of the two files is there and of another program.
     """
+    outputs = Outputs(output)
+    on_first(lambda: outputs.check(output / _TABLE, output / _NUMBERS))
     outcomes: list[Outcome] = []
     summary = summarize(outcomes)
     try:
@@ -114,7 +119,8 @@ def reproduce(jobs: Sequence[Job], output: Path, progress: Progress | None = Non
             outcomes.append(outcome)
             # Elsewhere what the first process has written may not be seen yet.
             summary = from_first(summarize(outcomes) if is_first() else summary)
-            _write(output, summary)
+            outputs.write_text(output / _NUMBERS, to_json(summary.to_json()))
+            outputs.write_text(output / _TABLE, to_markdown(summary))
     except Interrupted as error:
         raise Interrupted(f"{error}; or give the same command again to finish the list") from None
     return summary
@@ -217,11 +223,6 @@ def _numbers(job: Job, results: EvalResults) -> dict[str, float]:
     if speeds:
         numbers["train_images_per_second"] = median(speeds)
     return numbers | {"eval_images_per_second": results.images_per_second}
-
-
-def _write(output: Path, summary: Reproduction) -> None:
-    write_json(output / "reproduce.json", summary.to_json())
-    write_text(output / "reproduce.md", to_markdown(summary))
 
 
 def _line(name: str, what: str, cells: Iterable[str]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from wsolfast.engine.evaluation.eval_split import eval_name
 from wsolfast.engine.evaluation.evaluate import evaluate
-from wsolfast.engine.run.distributed import from_first, is_first, world_size
-from wsolfast.engine.run.errors import Interrupted
+from wsolfast.engine.run.distributed import from_first, is_first, on_first, world_size
+from wsolfast.engine.run.errors import Interrupted, UsageError
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults
 from wsolfast.engine.run.run_folder import RunFolder
@@ -57,14 +57,17 @@ def run_recipes(
     Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share every job.
 
     Args:
-        again: start every run over instead.
+        again: start every run over instead; runs that another command has made are refused.
         keep_going: a job that fails is an outcome with its reason, and the next one is started. Several processes stop
             all the same: where one of them failed, the others wait for it in the middle of the job.
         gaussian: measure the central Gaussian, too.
 
     Raises:
         Interrupted: a signal asked for a stop.
+        UsageError: if ``again`` would replace a run that another command has made.
     """
+    if again:
+        on_first(lambda: _check_replaceable(jobs))
     progress = progress if is_first() else Progress(quiet=True)
     for number, job in enumerate(jobs, start=1):
         if len(jobs) > 1:
@@ -98,10 +101,18 @@ def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> EvalRe
 
 def _open(job: Job, *, again: bool) -> RunFolder:
     if from_first(again or not (job.path / "recipe.toml").is_file()):
-        return RunFolder.create(job.path, job.recipe, exist_ok=again)
+        run = RunFolder.create(job.path, job.recipe, exist_ok=again)
+        run.update_environment(replaceable=again)
+        return run
     run = RunFolder(job.path)
     change_runtime(run, job.recipe)
     return run
+
+
+def _check_replaceable(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.path.exists() and not ((job.path / "recipe.toml").is_file() and RunFolder(job.path).replaceable):
+            raise UsageError(f"{job.path} was made by another command and is not replaced; choose another folder")
 
 
 def _results(run: RunFolder, job: Job) -> EvalResults | None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import write_json
+from wsolfast.engine.run.run_folder import to_json
 from wsolfast.export.findings import Finding, Findings
 
 
@@ -24,7 +25,12 @@ def write_coco(findings: Findings, file: Path, progress: Progress | None = None)
 
     Returns:
         The content of the file.
+
+    Raises:
+        UsageError: if the file is there and of another program.
     """
+    outputs = Outputs(file.parent)
+    outputs.check(file)
     images: list[dict] = []
     annotations: list[dict] = []
     with (progress or Progress(quiet=True)).task("images", len(findings)) as advance:
@@ -39,7 +45,7 @@ def write_coco(findings: Findings, file: Path, progress: Progress | None = None)
         "categories": [{"id": k, "name": name} for k, name in enumerate(findings.class_names, start=1)],
         "annotations": annotations,
     }
-    write_json(file, content, indent=None)
+    outputs.write_text(file, to_json(content, indent=None))
     return content
 
 

@@ -48,6 +48,11 @@ class Findings:
         self._rows = {row.map: row for row in table.images}
         self.class_names = tuple(table.class_names)
 
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the images."""
+        return [row.image_id for row in self._rows.values()]
+
     def __len__(self) -> int:
         return len(self._rows)
 

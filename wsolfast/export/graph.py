@@ -15,7 +15,8 @@ from wsolfast.engine.assembly.build import eval_view
 from wsolfast.engine.assembly.network import load_localizer
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.errors import MissingError, RunError, UsageError
-from wsolfast.engine.run.run_folder import RunFolder, write_bytes
+from wsolfast.engine.run.outputs import Outputs
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
 
 _LARGEST_BATCH = 4096
@@ -76,7 +77,7 @@ def write_program(program: ExportedProgram, file: Path) -> None:
 
     ``torch.export.load(file).module()`` runs it without this library.
     """
-    write_bytes(file, lambda stream: torch.export.save(program, stream))
+    Outputs(file.parent).write(file, lambda stream: torch.export.save(program, stream))
 
 
 def write_onnx(program: ExportedProgram, file: Path, outputs: Sequence[str], **metadata: object) -> None:
@@ -115,7 +116,7 @@ def write_onnx(program: ExportedProgram, file: Path, outputs: Sequence[str], **m
     if made is None:
         raise RunError("onnx: torch.onnx.export gave no model")
     made.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
-    write_bytes(file, lambda stream: stream.write(made.model_proto.SerializeToString()))
+    Outputs(file.parent).write(file, lambda stream: stream.write(made.model_proto.SerializeToString()))
 
 
 def write_network(run: RunFolder, file: Path, *, onnx: bool, topk: int = 1, batch: int | None = None) -> str:
@@ -132,8 +133,9 @@ def write_network(run: RunFolder, file: Path, *, onnx: bool, topk: int = 1, batc
 
     Raises:
         MissingError: if the run is not finished, or nothing tells its classes.
-        UsageError: if the recipe does not fix the size of its images.
+        UsageError: if the recipe does not fix the size of its images, or the file is there and of another program.
     """
+    Outputs(file.parent).check(file)
     names, recipe = run.class_names(), run.recipe
     if not names and localizer_of(recipe).stage.num_classes is None:
         raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")

@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from wsolfast.engine.run.errors import UsageError
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import write_bytes
 from wsolfast.export.findings import Findings
 
 
@@ -24,23 +24,32 @@ def write_masks(findings: Findings, folder: Path, progress: Progress | None = No
         The masks' files.
 
     Raises:
-        UsageError: if an image_id leads out of the folder, or two would share a file.
+        UsageError: if an image_id leads out of the folder, two would share a file, or a file is there and of another
+            program; nothing is written then.
     """
-    written: list[Path] = []
-    taken: set[PurePosixPath] = set()
+    outputs, written = Outputs(folder), list[Path]()
+    names = _file_names(findings, folder)
+    outputs.check(*(folder / kind / name for name in names.values() for kind in ("masks", "scores")))
     with (progress or Progress(quiet=True)).task("masks", len(findings)) as advance:
         for finding in findings:
-            name = PurePosixPath(finding.image_id).with_suffix(".png")
-            if name.is_absolute() or ".." in name.parts or name in taken:
-                raise UsageError(f"masks: image {finding.image_id!r} has no file name of its own below {folder}")
-            taken.add(name)
-            _write(folder / "masks" / name, finding.mask * 255)
-            _write(folder / "scores" / name, (finding.score_map.clamp(0, 1) * 255).round())
+            name = names[finding.image_id]
+            _write(outputs, folder / "masks" / name, finding.mask * 255)
+            _write(outputs, folder / "scores" / name, (finding.score_map.clamp(0, 1) * 255).round())
             written.append(folder / "masks" / name)
             advance()
     return written
 
 
-def _write(file: Path, grey: Tensor) -> None:
+def _file_names(findings: Findings, folder: Path) -> dict[str, PurePosixPath]:
+    taken: dict[PurePosixPath, str] = {}
+    for image_id in findings.image_ids:
+        name = PurePosixPath(image_id).with_suffix(".png")
+        if name.is_absolute() or ".." in name.parts or name in taken:
+            raise UsageError(f"masks: image {image_id!r} has no file name of its own below {folder}")
+        taken[name] = image_id
+    return {image_id: name for name, image_id in taken.items()}
+
+
+def _write(outputs: Outputs, file: Path, grey: Tensor) -> None:
     picture = Image.fromarray(grey.numpy().astype(np.uint8))
-    write_bytes(file, lambda stream: picture.save(stream, format="PNG"))
+    outputs.write(file, lambda stream: picture.save(stream, format="PNG"))

@@ -20,9 +20,10 @@ from wsolfast.engine.evaluation.per_image import rounded, write_table
 from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, UsageError
+from wsolfast.engine.run.outputs import LIST, Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import Comparison, MapResults, MapRow
-from wsolfast.engine.run.run_folder import locked, write_json
+from wsolfast.engine.run.run_folder import locked, to_json
 from wsolfast.metrics import METRICS_VERSION, Protocol, get_protocol, mask_overlaps
 from wsolfast.metrics.functional import best_overlaps, predicted_boxes
 
@@ -30,7 +31,7 @@ _SAVE_EVERY = 1024
 _MAX_BOX = ("max_box_acc", "max_box_acc_v2", "iou30", "iou50", "iou70")
 _BOX_METRICS = ("gt_known_loc", *_MAX_BOX)
 _MASK_METRICS = ("px_ap", "p_iou", "peak_iou", "peak_t", "peak_iou_per_image", "peak_t_per_image")
-_COUNTERS, _RESULTS = "counters.pt", "results.json"
+_COUNTERS, _RESULTS, _CURVES, _ROWS = "counters.pt", "results.json", "curves.json", "per_image.json"
 
 
 def evaluate_maps(
@@ -88,8 +89,9 @@ def evaluate_maps(
     truth = GroundTruth(data.Dataset(source, split, data.View()), source.measured)
     counters = SplitMetrics(truth, chosen, baselines=not masked, max_box=max_box, pixel_thresholds=benchmark.thresholds)
     at = {} if thresholds_of is None else _best_thresholds(Path(thresholds_of), masked)
-    files = MapFiles(Path(scoremaps), truth.image_ids, out / _COUNTERS)
-    _make_folder(out)
+    outputs = Outputs(out, reads=[] if thresholds_of is None else [Path(thresholds_of) / _RESULTS])
+    files = MapFiles(Path(scoremaps), truth.image_ids, out / _COUNTERS, outputs)
+    _make_folder(out, outputs)
     with locked(out):
         compared = _compare(truth, files, compare, benchmark, progress) if compare else None
         images = MapPass(files.load, f"the counters in {out}", progress)
@@ -98,7 +100,8 @@ def evaluate_maps(
         rate = round(counted / (time.monotonic() - counting), 1) if counted else None
         numbers, curves, threshold = _numbers(counters, at)
         rows = _Rows(counters, threshold)
-        write_table(out / "per_image.json", images.read_in_turns(files.batches(), "images one by one"), rows.describe)
+        one_by_one = images.read_in_turns(files.batches(), "images one by one")
+        write_table(out / _ROWS, one_by_one, rows.describe, write=outputs.write)
         results = MapResults(
             **numbers | {"metrics": {name: numbers["metrics"][name] for name in wanted}},
             num_images=len(files),
@@ -113,8 +116,8 @@ def evaluate_maps(
             evaluated=now(),
             environment=describe_environment(),
         )
-        write_json(out / "curves.json", curves, indent=None)
-        write_json(out / _RESULTS, results.to_json())
+        outputs.write_text(out / _CURVES, to_json(curves, indent=None))
+        outputs.write_text(out / _RESULTS, to_json(results.to_json()))
     return results
 
 
@@ -235,11 +238,12 @@ def _best_thresholds(results: Path, masked: bool) -> dict[str, float]:
     return found
 
 
-def _make_folder(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    held = [file.name for file in out.iterdir() if not file.name.startswith(".")]
-    if held and _COUNTERS not in held and _RESULTS not in held:
+def _make_folder(out: Path, outputs: Outputs) -> None:
+    held = out.is_dir() and any(not file.name.startswith(".") for file in out.iterdir())
+    if held and not (out / LIST).is_file():
         raise UsageError(f"{out} exists and holds something else; choose another --out")
+    outputs.check(*(out / name for name in (_RESULTS, _CURVES, _ROWS)))
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _compare(truth: GroundTruth, files: MapFiles, count: int, benchmark: Protocol, progress: Progress) -> Comparison:

@@ -14,8 +14,8 @@ from wsolfast.data import DataError
 from wsolfast.engine.evaluation.measure import SplitMetrics
 from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
-from wsolfast.engine.run.run_folder import write_bytes
 
 _BATCH = 128
 _TYPES = ("float64", "float32", "float16", "uint8")
@@ -28,13 +28,14 @@ class MapFiles:
         folder: holds the files.
         image_ids: of the images.
         counters: where the counters are.
+        outputs: of the folder that the counters lie in.
 
     Raises:
         MissingError: if a file is missing.
     """
 
-    def __init__(self, folder: Path, image_ids: Sequence[str], counters: Path):
-        self.counters = counters
+    def __init__(self, folder: Path, image_ids: Sequence[str], counters: Path, outputs: Outputs):
+        self.counters, self.outputs = counters, outputs
         self.files = [folder / f"{image_id}.npy" for image_id in image_ids]
         missing = [file for file in self.files if not file.is_file()]
         if missing:
@@ -61,7 +62,7 @@ class MapFiles:
     def save_counters(self, metrics: SplitMetrics, done: int, identity: str) -> None:
         """Keep what was counted of the first ``done`` images; ``identity`` says what the counters depend on."""
         state = {"identity": identity, "done": done, "stamp": self._stamp(done), "state": metrics.state_dict()}
-        write_bytes(self.counters, lambda stream: torch.save(state, stream))
+        self.outputs.write(self.counters, lambda stream: torch.save(state, stream))
 
     def resume(self, metrics: SplitMetrics, identity: str, progress: Progress) -> int:
         """Take over the counters that :meth:`save_counters` kept, if they are of the same maps and settings.
@@ -75,7 +76,12 @@ class MapFiles:
             kept = torch.load(self.counters, weights_only=True)
             fits = kept["identity"] == identity and kept["stamp"] == self._stamp(kept["done"])
         except Exception as error:
-            progress.log(f"{self.counters}: cannot be read ({error}); starting over")
+            kept_as = ""
+            if not self.outputs.may_write(self.counters):
+                aside = self.outputs.free(self.counters)
+                self.counters.rename(aside)
+                kept_as = f", kept as {aside.name}"
+            progress.log(f"{self.counters}: cannot be read ({error}){kept_as}; starting over")
             return 0
         if not fits:
             progress.log(f"{self.counters}: counted from other score maps or settings; starting over")

@@ -26,6 +26,8 @@ def write_table(
     batches: Iterator[MapBatch | None],
     describe: Callable[[MapBatch], Sequence[Record]],
     class_names: Sequence[str] = (),
+    *,
+    write: Callable[[Path, Callable[..., object]], None] = write_bytes,
 ) -> None:
     """Write the rows of all processes; none is kept in memory.
 
@@ -34,13 +36,14 @@ def write_table(
         batches: this process's: of every turn that the processes take the one that is its own, or None.
         describe: makes the rows of a batch.
         class_names: written in front of the rows if there are any.
+        write: puts the file at its place, given what writes into a stream.
     """
     rows = (
         row for batch in batches for part in from_all([] if batch is None else list(describe(batch))) for row in part
     )
     head = {"class_names": list(class_names)} if class_names else {}
     if is_first():
-        write_bytes(file, lambda stream: _write(stream, head | {"frame": "image"}, rows))
+        write(file, lambda stream: _write(stream, head | {"frame": "image"}, rows))
     for _ in rows:
         pass
 

@@ -15,8 +15,9 @@ from wsolfast.engine.report.evidence import collect_evidence
 from wsolfast.engine.report.gallery import Shot, judged, take_shots, worst_first
 from wsolfast.engine.report.training_charts import draw_training
 from wsolfast.engine.run.errors import MissingError
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.results import EvalResults, ImageRow
-from wsolfast.engine.run.run_folder import RunFolder, write_bytes
+from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.run_records import RunRecord, read_evaluations
 from wsolfast.metrics.functional import predicted_masks
 from wsolfast.recipe import Recipe, as_measured, parse_recipe
@@ -26,6 +27,7 @@ def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[
     """Draw the training curves of every run, and a contact sheet of each of its evaluations.
 
     The files are ``<run>-training.png`` and ``<run>-<evaluation>.png``, where ``<run>`` is the name of its folder.
+    Where two would have one name, or another program's file has it, it is ``<run>-<evaluation>-2.png``.
 
     Args:
         runs: run folders.
@@ -38,7 +40,11 @@ def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[
     Raises:
         MissingError: if a folder holds no run, or one of its files is damaged.
     """
-    drawn: dict[Path, Image.Image] = {}
+    outputs, drawn = Outputs(folder), dict[Path, Image.Image]()
+
+    def place(name: str) -> Path:
+        return outputs.free(folder / f"{name}.png", drawn)
+
     notes: list[str] = []
     for path in map(Path, runs):
         records = read_evaluations(path)
@@ -46,14 +52,14 @@ def write_sheets(runs: Sequence[Path], folder: Path, *, each: int = 4) -> tuple[
         if curves is None:
             notes.append(f"{path.name} has no training log, so it has no training curve.")
         else:
-            drawn[folder / f"{path.name}-training.png"] = curves
+            drawn[place(f"{path.name}-training")] = curves
         for record in records:
             if record.images:
-                drawn[folder / f"{path.name}-{record.evaluation.name}.png"] = draw_contact_sheet(record, each, notes)
+                drawn[place(f"{path.name}-{record.evaluation.name}")] = draw_contact_sheet(record, each, notes)
             else:
                 notes.append(f"{record.evaluation} holds no per-image table, so it has no contact sheet.")
     for file, picture in drawn.items():
-        write_bytes(file, lambda stream, picture=picture: picture.save(stream, format="PNG"))
+        outputs.write(file, lambda stream, picture=picture: picture.save(stream, format="PNG"))
     return list(drawn), notes
 
 

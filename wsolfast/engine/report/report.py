@@ -11,7 +11,7 @@ from wsolfast.engine.report import pictures
 from wsolfast.engine.report.charts import Chart, Series, line_chart, thin_out
 from wsolfast.engine.report.gallery import ERRORS, collect_shots, draw_sheet, worst_shots
 from wsolfast.engine.report.training_charts import training_charts
-from wsolfast.engine.run.run_folder import write_bytes, write_text
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.run_records import RunRecord, read_runs
 
 METRICS = {
@@ -282,7 +282,11 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
 
     Raises:
         MissingError: if a folder holds no run, or one of its files is damaged.
+        UsageError: if one of the two files is there and of another program.
     """
+    output = Path(output)
+    outputs, picture = Outputs(output.parent), output.parent / "report.png"
+    outputs.check(output, picture)
     records = read_runs(runs)
     notes = _missing(records)
     shots = collect_shots(records, images, notes)
@@ -314,8 +318,7 @@ def write_report(runs: Sequence[Path], output: Path, *, images: int = 48) -> Pat
         notes=notes,
         version=__version__,
     )
-    output = Path(output)
-    write_text(output, page)
+    outputs.write_text(output, page)
     sheet = draw_sheet(shots, title)
-    write_bytes(output.parent / "report.png", lambda stream: sheet.save(stream, format="PNG"))
+    outputs.write(picture, lambda stream: sheet.save(stream, format="PNG"))
     return output

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ class RunFolder:
         self.recipe = parse_recipe((self.path / "recipe.toml").read_text(encoding="utf-8"), self.path.name)
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Recipe, *, exist_ok: bool = False) -> "RunFolder":
+    def create(
+        cls, path: str | Path, recipe: Recipe, *, exist_ok: bool = False, reads: Iterable[str | Path] = ()
+    ) -> "RunFolder":
         """Start a run of ``recipe`` in the folder ``path``.
 
         A run that left nothing yet, because its data was not found for instance, is replaced without being asked for.
@@ -60,21 +62,26 @@ class RunFolder:
             path: the folder, which is made.
             recipe: what is trained.
             exist_ok: start the run that is there over; its results are removed.
+            reads: files and folders that the new run needs, besides those that its recipe names.
 
         Raises:
-            UsageError: if there is a run already, or a folder that is no run.
+            UsageError: if there is a run already, a folder that is no run, or something in it that the new run needs.
         """
-        path = Path(path)
-        on_first(lambda: cls._start(path, recipe, exist_ok))
+        path, needed = Path(path), [*map(str, reads), *_named_by(recipe)]
+        on_first(lambda: cls._start(path, recipe, exist_ok, needed))
         return cls(path)
 
     @classmethod
-    def _start(cls, path: Path, recipe: Recipe, exist_ok: bool) -> None:
+    def _start(cls, path: Path, recipe: Recipe, exist_ok: bool, needed: Sequence[str]) -> None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not (path / "recipe.toml").is_file():
+            # A recipe alone may be a user's own.
+            if not all((path / name).is_file() for name in ("recipe.toml", "env.json")):
                 raise UsageError(f"{path} exists and is no run folder; choose another --name")
             if not exist_ok and any((path / name).exists() for name in _OWNED):
                 raise UsageError(f"{path} exists; continue it with --resume {path}, or start it over with --exist-ok")
+            for given in needed:
+                if Path(given).expanduser().resolve().is_relative_to(path.resolve()):
+                    raise UsageError(f"{given} is needed, and lies in the run that would be replaced: {path}")
         path.mkdir(parents=True, exist_ok=True)
         with _held(path, ".lock"):
             for name in (*_OWNED, _CLASSES):
@@ -119,6 +126,11 @@ class RunFolder:
         """Count ``seconds`` spent on training, over all the times that the run was continued."""
         self.update_environment(seconds=round(self._environment().get("seconds", 0.0) + seconds, 2))
 
+    @property
+    def replaceable(self) -> bool:
+        """Whether the command that made this run makes it anew every time, as the demo does."""
+        return bool(self._environment().get("replaceable"))
+
     def _environment(self) -> dict[str, Any]:
         file = self.path / "env.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -149,6 +161,12 @@ class RunFolder:
             InUseError: if another process holds it.
         """
         return locked(self.path, part)
+
+
+def _named_by(recipe: Recipe) -> list[str]:
+    """Files and folders that a recipe reads."""
+    named = [recipe.data.root, recipe.evaluate.classifier, *(stage.backbone.weights for stage in recipe.stage)]
+    return [name for name in named if name is not None and Path(name).expanduser().exists()]
 
 
 @contextlib.contextmanager
@@ -192,4 +210,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
     """Write JSON as :func:`write_bytes` does; NaN is refused."""
-    write_text(path, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value, indent=indent))
+
+
+def to_json(value: object, *, indent: int | None = 2) -> str:
+    """Return JSON as :func:`write_json` writes it."""
+    return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
