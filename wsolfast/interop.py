@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wsolfast import ops
 from wsolfast._nearest import nearest
+from wsolfast.ops._checks import as_integer, as_size, as_tensor, holds_integers, in_one_precision
 
 
 def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, Tensor]:
@@ -59,6 +60,8 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: i
     Raises:
         ValueError: if ``tokens`` is not 3-d or the patches do not fill the grid.
     """
+    tokens = as_tensor("tokens_to_map", "tokens", tokens)
+    prefix = as_integer("tokens_to_map", "prefix", prefix)
     if tokens.dim() != 3 or not 0 <= prefix < tokens.shape[1]:
         raise ValueError(
             f"tokens_to_map: expected tokens [N, {prefix} + h*w, C] with a patch, got {list(tokens.shape)}; "
@@ -66,7 +69,7 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: i
         )
     patches = tokens.shape[1] - prefix
     side = math.isqrt(patches)
-    height, width = (side, side) if grid is None else grid
+    height, width = (side, side) if grid is None else as_size("tokens_to_map", "grid", grid, "(h, w)")
     if height * width != patches or height < 1:
         raise ValueError(
             f"tokens_to_map: {patches} patches do not fill a grid of {height} x {width}; give grid=(h, w), "
@@ -84,8 +87,9 @@ def class_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
 
     Args:
         features (Tensor[N, C, h, w]): what the classifier sees the mean of, or patch tokens as a map.
-        weight (Tensor[K, C]): the classifier's; trailing axes of size 1, as of a 1×1 convolution, are allowed.
-        classes (Tensor[N] or Tensor[N, M]): int64, whose maps are wanted.
+        weight (Tensor[K, C]): the classifier's; trailing axes of size 1, as of a 1×1 convolution, are allowed. One
+            of float32 beside features of 16 bits gives float32 maps.
+        classes (Tensor[N] or Tensor[N, M]): integers, whose maps are wanted.
 
     Returns:
         Tensor[N, h, w] or Tensor[N, M, h, w]: in [0, 1]; a constant map is zero.
@@ -93,16 +97,24 @@ def class_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
     Raises:
         ValueError: if shapes do not fit or a class is none of the K.
     """
-    matrix = weight.flatten(1)
+    features, weight = as_tensor("class_maps", "features", features), as_tensor("class_maps", "weight", weight)
+    classes = as_tensor("class_maps", "classes", classes, features)
+    features, weight = in_one_precision(features, weight)
+    matrix = weight.flatten(1) if weight.dim() else weight
     if features.dim() != 4 or weight.dim() < 2 or matrix.shape[1] != features.shape[1]:
         raise ValueError(
             f"class_maps: expected features [N, C, h, w] and weight [K, C], "
             f"got {list(features.shape)} and {list(weight.shape)}"
         )
-    if classes.dim() not in (1, 2) or len(classes) != len(features) or classes.dtype != torch.int64:
+    if features.dtype != weight.dtype or not features.is_floating_point():
         raise ValueError(
-            f"class_maps: expected int64 classes of {len(features)} images, got {classes.dtype} {list(classes.shape)}"
+            f"class_maps: expected features and weight of one floating dtype, got {features.dtype} and {weight.dtype}"
         )
+    if classes.dim() not in (1, 2) or len(classes) != len(features) or not holds_integers(classes):
+        raise ValueError(
+            f"class_maps: expected integer classes of {len(features)} images, got {classes.dtype} {list(classes.shape)}"
+        )
+    classes = classes.to(torch.int64)
     if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < len(matrix):
         raise ValueError(
             f"class_maps: classes are 0 to {len(matrix) - 1}, got {int(classes.min())} to {int(classes.max())}"

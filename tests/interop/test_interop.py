@@ -183,8 +183,8 @@ def test_tokens_that_are_no_map_are_refused(shape, options, message):
     ("weight", "classes", "message"),
     [
         (torch.zeros(5, 4), torch.zeros(2, dtype=torch.int64), "expected features"),
-        (torch.zeros(5, 3), torch.zeros(3, dtype=torch.int64), "expected int64 classes of 2 images"),
-        (torch.zeros(5, 3), torch.zeros(2), "expected int64 classes"),
+        (torch.zeros(5, 3), torch.zeros(3, dtype=torch.int64), "expected integer classes of 2 images"),
+        (torch.zeros(5, 3), torch.zeros(2), "expected integer classes"),
         (torch.zeros(5, 3), torch.tensor([0, 5]), "classes are 0 to 4, got 0 to 5"),
     ],
 )

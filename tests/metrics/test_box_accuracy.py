@@ -158,15 +158,15 @@ def test_a_state_dict_survives_torch_save(tmp_path):
 MAPS, SIZES, BOXES, LABEL, TOPK = images(2)
 BAD = [
     ({"gt_boxes": [BOXES[0], BOXES[1][:0]]}, "image 1 has no true box"),
-    ({"gt_boxes": [BOXES[0], BOXES[1][:, :3]]}, r"true boxes \[G, 4\], image 1 has"),
+    ({"gt_boxes": [BOXES[0], BOXES[1][:, :3]]}, r"true boxes \[G, 4\] of real numbers, image 1 has"),
     ({"gt_boxes": [BOXES[0], BOXES[1].flip(1)]}, "image 1 has a true box that is empty"),
     ({"gt_boxes": BOXES[:1]}, "2 score maps, but true boxes of 1"),
     ({"image_sizes": SIZES[:1]}, "2 pairs of positive integers"),
     ({"image_sizes": SIZES.float()}, "2 pairs of positive integers"),
     ({"image_sizes": SIZES * 0}, "2 pairs of positive integers"),
-    ({"label": None}, r"expected label \[2\], got None"),
-    ({"label": LABEL[:1]}, r"expected label \[2\], got \[1\]"),
-    ({"topk_classes": TOPK[0]}, r"expected topk_classes \[2, 5\], got \[5\]"),
+    ({"label": LABEL[:1]}, r"integers of shape \[2\] for label, got torch.int64 \[1\]"),
+    ({"label": LABEL.double()}, r"integers of shape \[2\] for label, got torch.float64"),
+    ({"topk_classes": TOPK[0]}, r"expected topk_classes as integers \[2, 5\], got torch.int64 \[5\]"),
     ({"score_maps": MAPS[:, None]}, r"map 0 has shape \[1, 7, 7\]"),
 ]
 

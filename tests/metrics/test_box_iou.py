@@ -60,8 +60,8 @@ def test_no_box_gives_no_row_and_no_true_box_no_column():
 @pytest.mark.parametrize(
     ("boxes", "truths", "message"),
     [
-        ((4,), (1, 4), r"expected boxes \[N, 4\], got \[4\]"),
-        ((2, 4), (1, 5), r"expected gt_boxes \[G, 4\], got \[1, 5\]"),
+        ((4,), (1, 4), r"expected boxes \[N, 4\] of real numbers, got torch.float32 \[4\]"),
+        ((2, 4), (1, 5), r"expected gt_boxes \[G, 4\] of real numbers, got .* \[1, 5\]"),
     ],
 )
 def test_other_shapes_are_refused(boxes, truths, message):

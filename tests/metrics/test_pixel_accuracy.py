@@ -115,7 +115,7 @@ def test_masks_shrink_as_opencv_does(shape):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (torch.zeros(4, 4), "masks uint8"),
+        (torch.zeros(4, 4), "masks of integers or bool"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), r"mask 0 is torch.uint8 \[1, 4, 4\]"),
         (torch.full((4, 4), 2, dtype=torch.uint8), "mask 0 holds values other than"),
     ],

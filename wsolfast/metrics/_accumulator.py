@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import check_type
+
 
 class Accumulator:
     """Integer counters: ``update`` adds a batch to them, ``compute`` turns them into numbers.
@@ -41,6 +43,17 @@ class Accumulator:
         """Return the numbers of everything counted so far; ``at`` as for :meth:`summarize`."""
         return self.summarize(self._state, at)
 
+    def scalars(self, at: Any = None) -> dict[str, float]:
+        """Return :meth:`compute`'s numbers flat, each a plain number, as a logger takes them; curves are left out.
+
+        Args:
+            at: as for :meth:`summarize`.
+
+        Returns:
+            Numbers by name; one inside a table has both names, as in ``cam_threshold/gt_known_loc``.
+        """
+        return flat(self.compute(at))
+
     def reset(self) -> None:
         """Forget everything counted."""
         self._state = {name: zero.clone() for name, zero in self.zeros.items()}
@@ -75,15 +88,37 @@ class Accumulator:
         Raises:
             ValueError: if they are of another configuration.
         """
+        check_type(type(self).__name__, "state", state, Mapping)
         if set(state) != {"config", *self.zeros}:
             raise ValueError(f"{type(self).__name__}: expected counters {sorted(self.zeros)}, got {sorted(state)}")
         self._check_config(state["config"])
         self._state = {name: state[name].to(torch.int64).clone() for name in self.zeros}
 
+    def __repr__(self) -> str:
+        return described(type(self).__name__, self._config, self._state)
+
     def _check_config(self, other: Mapping[str, object]) -> None:
         for name, value in self._config.items():
             if other.get(name) != value:
                 raise ValueError(f"{type(self).__name__}: counters of another {_named(name, value, other.get(name))}")
+
+
+def flat(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Return the plain numbers of ``summarize``'s, those of inner tables as outer/inner; curves are left out."""
+    found: dict[str, float] = {}
+    for name, value in numbers.items():
+        if isinstance(value, Mapping) and name != "curves":
+            found |= {f"{name}/{inner}": number for inner, number in flat(value).items()}
+        elif isinstance(value, int | float):
+            found[name] = value
+    return found
+
+
+def described(kind: str, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return how an accumulator shows itself: its protocol or size, and how many images it has counted."""
+    protocol = config.get("protocol")
+    about = f"size={config['size']}" if protocol is None else f"protocol={protocol['name']!r}"
+    return f"{kind}({about}, images={int(state['images'])})"
 
 
 def _named(name: str, ours: object, theirs: object) -> str:

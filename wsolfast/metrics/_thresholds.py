@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from wsolfast.ops._checks import as_number
+
 
 def pick(counts: Tensor, thresholds: Sequence[float], at: float | None, metric: str) -> tuple[int, float]:
     """Return the counter [T] at threshold ``at``, or the largest (the first among equals), and its threshold.
@@ -24,8 +26,10 @@ def place(values: Tensor | np.ndarray, thresholds: Sequence[float], at: float | 
     """
     if at is None:
         return int(values.argmax())
+    at = as_number(metric, "at", at)
     index = min(range(len(thresholds)), key=lambda k: abs(thresholds[k] - at))
-    if abs(thresholds[index] - at) > 1e-9:
+    # A threshold that went through float32 is off by less.
+    if abs(thresholds[index] - at) > 1e-7:
         raise ValueError(
             f"{metric}: threshold {at:g} was not counted, the nearest is {thresholds[index]:g}; "
             f"give thresholds=[...] when constructing"

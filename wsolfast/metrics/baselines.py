@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from wsolfast.ops._checks import as_number, as_size, as_tensor, holds_reals
+
 
 def center_box(image_sizes: Tensor, fraction: float = 0.8) -> Tensor:
     """Return the central box that spans ``fraction`` of each side.
@@ -15,15 +17,20 @@ def center_box(image_sizes: Tensor, fraction: float = 0.8) -> Tensor:
         Tensor[N, 4]: float64, xyxy, half-open; for :meth:`BoxAccuracy.update_boxes`.
 
     Raises:
-        ValueError: if ``fraction`` is outside (0, 1].
+        ValueError: if ``fraction`` is outside (0, 1], or the sizes are no pairs.
 
     Example:
         >>> center_box(torch.tensor([[100, 50]]), fraction=0.5).tolist()
         [[25.0, 12.5, 75.0, 37.5]]
     """
-    if not 0 < fraction <= 1:
+    if not 0 < as_number("center_box", "fraction", fraction) <= 1:
         raise ValueError(f"center_box: fraction must be in (0, 1], got {fraction}")
-    sizes = torch.as_tensor(image_sizes, dtype=torch.float64)
+    sizes = as_tensor("center_box", "image_sizes", image_sizes)
+    if sizes.dim() != 2 or sizes.shape[1] != 2 or not holds_reals(sizes):
+        raise ValueError(
+            f"center_box: expected image_sizes as pairs (w, h) [N, 2], got {sizes.dtype} {list(sizes.shape)}"
+        )
+    sizes = sizes.to(torch.float64)
     margin = sizes * (1 - fraction) / 2
     return torch.cat([margin, sizes - margin], 1)
 
@@ -35,7 +42,7 @@ def center_gaussian(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
     all sizes whatever ``sigma`` is, as long as the outer ones keep a level above zero after quantisation.
 
     Args:
-        size: (H, W).
+        size: (H, W), or the side of a square.
         sigma: standard deviation as a share of the shorter side.
 
     Returns:
@@ -49,7 +56,8 @@ def center_gaussian(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
         >>> score_map.argmax().item(), score_map[1, 2].item()
         (7, 1.0)
     """
-    height, width = size
+    height, width = size = as_size("center_gaussian", "size", size)
+    sigma = as_number("center_gaussian", "sigma", sigma)
     if height < 1 or width < 1 or not sigma > 0:
         raise ValueError(f"center_gaussian: size and sigma must be positive, got {size} and {sigma}")
     y = torch.arange(height, dtype=torch.float64) - height // 2

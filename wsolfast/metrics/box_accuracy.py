@@ -9,8 +9,9 @@ from torch import Tensor
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import percent, pick, wanted
-from wsolfast.metrics.frames import is_constant
-from wsolfast.metrics.protocols import Protocol, get_protocol
+from wsolfast.metrics.frames import as_score_maps, is_constant
+from wsolfast.metrics.protocols import Protocol, as_protocol, get_protocol
+from wsolfast.ops._checks import as_tensor, as_tensors, as_vector, check_classes, holds_integers
 
 _LEVELS = get_protocol("wsolevaluation").iou_thresholds
 _LEVEL_NAMES = ("iou30", "iou50", "iou70")
@@ -42,12 +43,10 @@ class BoxAccuracy(Accumulator):
     def __init__(
         self,
         protocol: str | Protocol = "wsolevaluation",
-        thresholds: Sequence[float] | None = None,
+        thresholds: Sequence[float] | float | None = None,
         max_box: bool = True,
     ):
-        self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-        if thresholds is not None:
-            self.protocol = replace(self.protocol, thresholds=tuple(map(float, thresholds)))
+        self.protocol = with_thresholds(protocol, thresholds)
         self._benchmark = get_protocol("wsolevaluation")
         if replace(self.protocol, thresholds=self._benchmark.thresholds) == self._benchmark:
             self._benchmark = self.protocol
@@ -84,6 +83,7 @@ class BoxAccuracy(Accumulator):
         Raises:
             ValueError: if shapes do not fit or an image has no true box.
         """
+        score_maps, gt_boxes = as_score_maps(score_maps), as_tensors("metrics", "gt_boxes", gt_boxes)
         images = (score_maps, image_sizes, gt_boxes)
         counts: dict[str, Tensor] = {}
         hits = None
@@ -115,8 +115,6 @@ class BoxAccuracy(Accumulator):
             ValueError: if shapes do not fit or an image has no true box.
         """
         protocol = self.protocol
-        if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) != len(gt_boxes):
-            raise ValueError(f"BoxAccuracy: expected boxes [{len(gt_boxes)}, 4], got {list(boxes.shape)}")
         hits = functional.given_box_hits(boxes, gt_boxes, protocol.rule, protocol.iou_thresholds)
         # One row for all thresholds.
         counts = self._class_counts(hits[:, None], label, topk_classes)
@@ -186,15 +184,33 @@ class BoxAccuracy(Accumulator):
         return numbers | {"cam_threshold": chosen, "curves": curves}
 
 
+def with_thresholds(protocol: str | Protocol, thresholds: Sequence[float] | float | None) -> Protocol:
+    """Return the protocol, with other thresholds if there are any; one number is one threshold.
+
+    Raises:
+        TypeError: if it is no protocol, or the thresholds are no numbers.
+        ValueError: if there is no protocol of that name, or no threshold.
+    """
+    protocol = as_protocol(protocol)
+    if thresholds is None:
+        return protocol
+    return replace(protocol, thresholds=tuple(as_vector("metrics", "thresholds", thresholds).tolist()))
+
+
 def right_classes(label: Tensor | None, topk_classes: Tensor, images: int) -> tuple[Tensor, Tensor]:
     """Return two bool [N]: the label is the best class, and the label is among the five best.
 
     Raises:
         ValueError: if the shapes do not fit.
     """
-    if label is None or tuple(label.shape) != (images,):
-        raise ValueError(f"metrics: expected label [{images}], got {None if label is None else list(label.shape)}")
-    if topk_classes.dim() != 2 or len(topk_classes) != images or topk_classes.shape[1] < 1:
-        raise ValueError(f"metrics: expected topk_classes [{images}, 5], got {list(topk_classes.shape)}")
-    right = (topk_classes[:, :5] == label[:, None]).cpu()
+    label = as_tensor("metrics", "label", label)
+    topk_classes = as_tensor("metrics", "topk_classes", topk_classes)
+    check_classes("metrics", "label", label, images)
+    fits = topk_classes.dim() == 2 and len(topk_classes) == images and topk_classes.shape[1] > 0
+    if not fits or not holds_integers(topk_classes):
+        raise ValueError(
+            f"metrics: expected topk_classes as integers [{images}, 5], got {topk_classes.dtype} "
+            f"{list(topk_classes.shape)}"
+        )
+    right = topk_classes[:, :5].to("cpu", torch.int64) == label[:, None].to("cpu", torch.int64)
     return right[:, 0], right.any(1)

@@ -1,7 +1,7 @@
 """Shares of the kinds of errors in the Top-1 localisation error."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -9,10 +9,13 @@ from torch import Tensor
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import percent, pick
-from wsolfast.metrics.box_accuracy import right_classes
-from wsolfast.metrics.frames import is_constant
+from wsolfast.metrics.box_accuracy import right_classes, with_thresholds
+from wsolfast.metrics.frames import as_score_maps, is_constant
 from wsolfast.metrics.functional import ERROR_KINDS
-from wsolfast.metrics.protocols import Protocol, get_protocol
+from wsolfast.metrics.protocols import Protocol
+from wsolfast.ops._checks import as_tensor, holds_integers
+
+_KINDS = len(ERROR_KINDS)
 
 
 class ErrorSplit(Accumulator):
@@ -34,10 +37,8 @@ class ErrorSplit(Accumulator):
         100.0
     """
 
-    def __init__(self, protocol: str | Protocol = "spa", thresholds: Sequence[float] | None = None):
-        self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-        if thresholds is not None:
-            self.protocol = replace(self.protocol, thresholds=tuple(map(float, thresholds)))
+    def __init__(self, protocol: str | Protocol = "spa", thresholds: Sequence[float] | float | None = None):
+        self.protocol = with_thresholds(protocol, thresholds)
         self._config = {"protocol": asdict(self.protocol)}
         self.zeros = {
             "images": torch.zeros((), dtype=torch.int64),
@@ -62,12 +63,24 @@ class ErrorSplit(Accumulator):
         Raises:
             ValueError: if shapes do not fit or an image has no true box.
         """
+        score_maps = as_score_maps(score_maps)
         first, _ = right_classes(label, topk_classes, len(score_maps))
         kinds = functional.error_kinds(score_maps, image_sizes, gt_boxes, first, self.protocol)
         return _kind_counts(kinds) | {"maps_constant": is_constant(score_maps).sum().cpu()}
 
     def update_kinds(self, kinds: Tensor) -> None:
-        """Add images whose kinds (Tensor[N, T], index into ``ERROR_KINDS``) are known already."""
+        """Add images whose kinds (Tensor[N, T], index into ``ERROR_KINDS``) are known already.
+
+        Raises:
+            ValueError: if they are no such indices, or not of as many thresholds.
+        """
+        kinds, wide = as_tensor("ErrorSplit", "kinds", kinds), len(self.protocol.thresholds)
+        fits = kinds.dim() == 2 and kinds.shape[1] == wide and holds_integers(kinds)
+        if not fits or not ((kinds >= 0) & (kinds < _KINDS)).all():
+            raise ValueError(
+                f"ErrorSplit: expected kinds as integers from 0 to {_KINDS - 1} of shape [N, {wide}], "
+                f"got {kinds.dtype} {list(kinds.shape)}"
+            )
         for name, value in _kind_counts(kinds).items():
             self._state[name] += value
 
@@ -97,5 +110,5 @@ class ErrorSplit(Accumulator):
 
 
 def _kind_counts(kinds: Tensor) -> dict[str, Tensor]:
-    one_hot = torch.nn.functional.one_hot(kinds, len(ERROR_KINDS))
+    one_hot = torch.nn.functional.one_hot(kinds.long(), _KINDS)
     return {"images": torch.tensor(len(kinds)), "kinds": one_hot.sum(0)}

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.metrics.protocols import Protocol
-from wsolfast.ops._checks import as_tensor, as_tensors
+from wsolfast.ops._checks import as_tensor, as_tensors, holds_integers, holds_reals
 from wsolfast.ops.score_map_boxes import check_values, is_in_range
 
 # float64 pixels that one batch of resized maps may hold.
 _BATCH_PIXELS = 1 << 22
+# Of a side of the image: no real annotation that we know reaches farther.
+_FARTHEST = 1.1
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,26 @@ def frames(
     """Yield batches of maps of one size that go to one frame, with the true boxes in it.
 
     Raises:
-        ValueError: if the lengths differ, a map is not [h, w], or a true box is missing, empty or not finite.
+        TypeError: if an argument holds no numbers.
+        ValueError: if the lengths differ, a map is not [h, w], or a true box is missing, empty, not finite or outside
+            its image.
 
     Example:
         >>> sizes = torch.tensor([[8, 6], [5, 5], [8, 6]])
         >>> [(batch.index, batch.frame) for batch in frames(torch.zeros(3, 4, 4), sizes, None, get_protocol("spa"))]
         [([0, 2], (6, 8)), ([1], (5, 5))]
     """
+    score_maps = as_score_maps(score_maps)
     sizes = checked_image_sizes(image_sizes, len(score_maps))
     truths = [torch.empty(0, 4, dtype=torch.float64)] * len(score_maps)
     if gt_boxes is not None:
-        if len(gt_boxes) != len(score_maps):
-            raise ValueError(f"metrics: {len(score_maps)} score maps, but true boxes of {len(gt_boxes)} images")
-        truths = gt_in_frame(checked_gt_boxes(gt_boxes), sizes, protocol)
+        checked = checked_gt_boxes(gt_boxes)
+        if len(checked) != len(score_maps):
+            raise ValueError(f"metrics: {len(score_maps)} score maps, but true boxes of {len(checked)} images")
+        check_inside(checked, sizes)
+        truths = gt_in_frame(checked, sizes, protocol)
     groups: dict[tuple, list[int]] = {}
     for n, one in enumerate(score_maps):
-        if one.dim() != 2:
-            raise ValueError(f"metrics: expected a score map [h, w] per image, map {n} has shape {list(one.shape)}")
         groups.setdefault((tuple(one.shape), _frame_size(sizes[n], protocol)), []).append(n)
     for (own, target), members in groups.items():
         size = target or own
@@ -198,7 +203,7 @@ def is_constant(score_maps: Tensor | Sequence[Tensor]) -> Tensor:
     if not isinstance(maps, Tensor):
         found = [is_constant(one[None]) for one in maps]
         return torch.cat(found) if found else torch.empty(0, dtype=torch.bool)
-    if maps.dim() != 3 or 0 in maps.shape[1:] or maps.is_complex():
+    if 0 in maps.shape[1:] or maps.is_complex():
         raise ValueError(
             f"is_constant: expected real score maps [N, h, w] with pixels, got {maps.dtype} {list(maps.shape)}"
         )
@@ -209,15 +214,28 @@ def is_constant(score_maps: Tensor | Sequence[Tensor]) -> Tensor:
 def as_score_maps(score_maps: Any) -> Tensor | list[Tensor]:
     """Return score maps as a tensor [N, h, w] or, if they may differ in size, as a list of tensors [h, w].
 
+    Raises:
+        TypeError: if there are no maps.
+        ValueError: if one is not [h, w].
+
     Example:
         >>> as_score_maps([np.zeros((2, 2)), np.ones((3, 3))])[1].shape
         torch.Size([3, 3])
     """
     if isinstance(score_maps, np.ndarray) and score_maps.dtype != object:
-        return as_tensor("metrics", "score_maps", score_maps)
+        score_maps = as_tensor("metrics", "score_maps", score_maps)
     if isinstance(score_maps, Tensor) and score_maps.dim() > 0:
+        _check_map(0, score_maps.shape[1:])
         return score_maps
-    return as_tensors("metrics", "score_maps", score_maps)
+    maps = as_tensors("metrics", "score_maps", score_maps)
+    for n, one in enumerate(maps):
+        _check_map(n, one.shape)
+    return maps
+
+
+def _check_map(n: int, shape: torch.Size) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"metrics: expected a score map [h, w] per image, map {n} has shape {list(shape)}")
 
 
 def as_float64(values: Sequence | Tensor) -> Tensor:
@@ -237,8 +255,8 @@ def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]
         >>> checked_image_sizes(torch.tensor([[640, 480]]), 1)
         [(640, 480)]
     """
-    sizes = torch.as_tensor(image_sizes)
-    if tuple(sizes.shape) != (count, 2) or sizes.is_floating_point() or (sizes < 1).any():
+    sizes = as_tensor("metrics", "image_sizes", image_sizes)
+    if tuple(sizes.shape) != (count, 2) or not holds_integers(sizes) or (sizes.to(torch.int64) < 1).any():
         raise ValueError(
             f"metrics: expected image_sizes as {count} pairs of positive integers (w, h), got {sizes.dtype} "
             f"{list(sizes.shape)}"
@@ -246,19 +264,55 @@ def checked_image_sizes(image_sizes: Tensor, count: int) -> list[tuple[int, int]
     return [(width, height) for width, height in sizes.tolist()]
 
 
+def check_inside(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError, which names the image, if a true box lies outside it, or sizes seem to be (h, w).
+
+    Annotations that people made reach beyond their images by a little, up to 6 % of a side in CUB: that is no error.
+    Sizes are taken for exchanged where a box reaches much farther but lies inside the image turned on its side.
+
+    Example:
+        >>> check_inside([torch.tensor([[10.0, 10.0, 501.0, 90.0]])], [(500, 100)])
+    """
+    if not gt_boxes:
+        return
+    counts = torch.tensor([len(boxes) for boxes in gt_boxes], dtype=torch.int64)
+    boxes, sizes = torch.cat([*gt_boxes]), as_float64(image_sizes).repeat_interleave(counts, 0)
+    outside = (boxes[:, :2] >= sizes).any(1) | (boxes[:, 2:] <= 0).any(1)
+    turned = (boxes[:, 2:] > sizes * _FARTHEST).any(1) & (boxes[:, 2:] <= sizes.flip(1)).all(1)
+    wrong = (outside | turned).nonzero()
+    if len(wrong) == 0:
+        return
+    k = int(wrong[0])
+    n = int(torch.searchsorted(counts.cumsum(0), k, right=True))
+    width, height = image_sizes[n]
+    lies = "lies outside" if outside[k] else "reaches far beyond"
+    raise ValueError(
+        f"metrics: image {n}: true box {boxes[k].tolist()} {lies} its image, {width} wide and {height} high"
+        + (f", and would fit into {height} by {width}: expected image_sizes as (w, h)" if turned[k] else "")
+    )
+
+
+def _rows_of_boxes(n: int, boxes: Tensor) -> Tensor:
+    if boxes.numel() == 0:
+        raise ValueError(f"metrics: image {n} has no true box; leave it out or annotate it")
+    rows = boxes[None] if boxes.dim() == 1 else boxes
+    if rows.dim() != 2 or rows.shape[1] != 4 or not holds_reals(rows):
+        raise ValueError(
+            f"metrics: expected true boxes [G, 4] of real numbers, image {n} has {boxes.dtype} {list(boxes.shape)}"
+        )
+    return rows.to("cpu", torch.float64)
+
+
 def checked_gt_boxes(gt_boxes: Sequence[Tensor]) -> list[Tensor]:
     """Return each image's boxes as float64 [G, 4]; raise ValueError, which names the image, if that cannot be.
+
+    One box may be [4].
 
     Example:
         >>> checked_gt_boxes([torch.tensor([[1, 2, 3, 4]])])
         [tensor([[1., 2., 3., 4.]], dtype=torch.float64)]
     """
-    checked = [torch.as_tensor(boxes, dtype=torch.float64).cpu() for boxes in gt_boxes]
-    for n, boxes in enumerate(checked):
-        if boxes.dim() != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"metrics: expected true boxes [G, 4], image {n} has {list(boxes.shape)}")
-        if len(boxes) == 0:
-            raise ValueError(f"metrics: image {n} has no true box; leave it out or annotate it")
+    checked = [_rows_of_boxes(n, boxes) for n, boxes in enumerate(as_tensors("metrics", "gt_boxes", gt_boxes))]
     together = torch.cat([*checked, torch.empty(0, 4, dtype=torch.float64)])
     proper = together.isfinite().all(1) & (together[:, 2:] > together[:, :2]).all(1)
     if not proper.all():

@@ -8,9 +8,18 @@ import torch
 from torch import Tensor
 
 from wsolfast import ops
-from wsolfast.metrics.frames import FrameBatch, as_float64, checked_gt_boxes, compared_boxes, frames, image_boxes
-from wsolfast.metrics.protocols import Protocol
+from wsolfast.metrics.frames import (
+    FrameBatch,
+    as_float64,
+    as_score_maps,
+    checked_gt_boxes,
+    compared_boxes,
+    frames,
+    image_boxes,
+)
+from wsolfast.metrics.protocols import Protocol, as_protocol
 from wsolfast.ops import BoxRule
+from wsolfast.ops._checks import as_number, as_tensor, as_tensors, as_vector, check_type, holds_reals
 
 ERROR_KINDS = ("cls", "correct", "m_ins", "part", "more", "ot")
 
@@ -37,9 +46,10 @@ def box_iou(boxes: Tensor, gt_boxes: Tensor, *, plus_one: bool = False) -> Tenso
         >>> box_iou(boxes, torch.tensor([[0, 0, 2, 2]])).tolist()
         [[1.0], [0.5], [0.0]]
     """
+    boxes, gt_boxes = as_tensor("box_iou", "boxes", boxes), as_tensor("box_iou", "gt_boxes", gt_boxes)
     for expected, given in (("boxes [N, 4]", boxes), ("gt_boxes [G, 4]", gt_boxes)):
-        if given.dim() != 2 or given.shape[1] != 4:
-            raise ValueError(f"box_iou: expected {expected}, got {list(given.shape)}")
+        if given.dim() != 2 or given.shape[1] != 4 or not holds_reals(given):
+            raise ValueError(f"box_iou: expected {expected} of real numbers, got {given.dtype} {list(given.shape)}")
     return _iou(boxes.double()[:, None], gt_boxes.double()[None], 1.0 if plus_one else 0.0)
 
 
@@ -57,7 +67,7 @@ def box_hits(
         score_maps (Tensor[N, h, w] or list of Tensor[h, w]): one map per image, at any size.
         image_sizes (Tensor[N, 2]): (w, h) of the original images, pixels.
         gt_boxes: for each image a float64 [G, 4], xyxy, half-open, original pixels, G >= 1.
-        protocol: the way to score.
+        protocol: the way to score, or its name.
         thresholds (Tensor[T]): instead of the protocol's.
         iou_thresholds (Tensor[I]): instead of the protocol's.
 
@@ -75,6 +85,7 @@ def box_hits(
         >>> box_hits(score_map, sizes, gt_boxes, get_protocol("spa"), torch.tensor([0.3]), levels)
         tensor([[[ True, False]]])
     """
+    protocol = as_protocol(protocol)
     return rule_hits(score_maps, image_sizes, gt_boxes, protocol, [protocol.rule], thresholds, iou_thresholds)[0]
 
 
@@ -101,8 +112,10 @@ def rule_hits(
         >>> [hits.item() for hits in rule_hits(score_map, sizes, gt_boxes, protocol, rules, torch.tensor([0.3]))]
         [False, True]
     """
-    thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
-    levels = as_float64(protocol.iou_thresholds if iou_thresholds is None else iou_thresholds)
+    score_maps, protocol = as_score_maps(score_maps), as_protocol(protocol)
+    gt_boxes, thresholds = as_tensors("metrics", "gt_boxes", gt_boxes), _thresholds(protocol, thresholds)
+    given = protocol.iou_thresholds if iou_thresholds is None else iou_thresholds
+    levels = as_vector("metrics", "iou_thresholds", given)
     shape = (len(score_maps), len(thresholds), len(levels))
     device = score_maps[0].device if len(score_maps) else torch.device("cpu")
     hits = [torch.zeros(shape, dtype=torch.bool, device=device) for _ in rules]
@@ -137,7 +150,8 @@ def best_overlaps(
         >>> best_overlaps(score_map, sizes, gt_boxes, get_protocol("spa"), torch.tensor([0.3])).tolist()
         [[0.5]]
     """
-    thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
+    score_maps, protocol = as_score_maps(score_maps), as_protocol(protocol)
+    gt_boxes, thresholds = as_tensors("metrics", "gt_boxes", gt_boxes), _thresholds(protocol, thresholds)
     overlaps = torch.zeros(len(score_maps), len(thresholds), dtype=torch.float64)
     for batch in frames(score_maps, image_sizes, gt_boxes, protocol):
         overlaps[batch.index] = _batch_overlaps(batch, thresholds, protocol.rule, protocol)
@@ -165,6 +179,8 @@ def predicted_boxes(
         >>> predicted_boxes(score_map, torch.tensor([[16, 32]]), get_protocol("spa"), 0.5)
         [tensor([[ 4.,  8., 12., 24.]], dtype=torch.float64)]
     """
+    score_maps, protocol = as_score_maps(score_maps), as_protocol(protocol)
+    threshold = as_number("predicted_boxes", "threshold", threshold)
     half_open = replace(protocol.rule, box_end="exclusive")
     boxes: list[Tensor] = [torch.empty(0)] * len(score_maps)
     for batch in frames(score_maps, image_sizes, None, protocol):
@@ -185,6 +201,8 @@ def predicted_masks(
         >>> mask.shape, mask.sum()
         (torch.Size([8, 8]), tensor(16))
     """
+    score_maps, protocol = as_score_maps(score_maps), as_protocol(protocol)
+    threshold = as_number("predicted_masks", "threshold", threshold)
     masks: list[Tensor] = [torch.empty(0)] * len(score_maps)
     for batch in frames(score_maps, image_sizes, None, protocol):
         for k, one in enumerate(batch.normalized(protocol.rule).maps):
@@ -225,10 +243,17 @@ def error_kinds(
         >>> ERROR_KINDS[error_kinds(score_map, sizes, gt_boxes, right, get_protocol("spa"), threshold).item()]
         'part'
     """
+    score_maps, protocol = as_score_maps(score_maps), as_protocol(protocol)
+    class_is_right = as_tensor("error_kinds", "class_is_right", class_is_right)
+    if class_is_right.dtype != torch.bool or tuple(class_is_right.shape) != (len(score_maps),):
+        raise ValueError(
+            f"error_kinds: expected class_is_right as bool [{len(score_maps)}], got {class_is_right.dtype} "
+            f"{list(class_is_right.shape)}"
+        )
     rule = protocol.rule
     if rule.selection == "all":
         raise ValueError('error_kinds: needs one box per map, but the rule has selection="all"')
-    thresholds = as_float64(protocol.thresholds if thresholds is None else thresholds)
+    gt_boxes, thresholds = as_tensors("metrics", "gt_boxes", gt_boxes), _thresholds(protocol, thresholds)
     kinds = torch.zeros(len(score_maps), len(thresholds), dtype=torch.int64)
     for batch in frames(score_maps, image_sizes, gt_boxes, protocol):
         for k, (boxes, _) in enumerate(_boxes_of(batch, thresholds, rule)):
@@ -265,7 +290,7 @@ def given_box_hits(
     """Return whether boxes that come from no score map (a regressor's, a baseline's) are right.
 
     Args:
-        boxes (Tensor[N, 4]): float64, one per image, xyxy, half-open, pixels of the original image.
+        boxes (Tensor[N, 4]): one per image, xyxy, half-open, pixels of the original image.
         gt_boxes: as for :func:`box_hits`.
         rule: its ``hit`` and ``gt`` are used; without rounding, inclusive boxes overlap as half-open ones do.
         iou_thresholds (Tensor[I]): overlaps.
@@ -273,16 +298,27 @@ def given_box_hits(
     Returns:
         Tensor[N, I]: bool.
 
+    Raises:
+        TypeError: if an argument holds no numbers.
+        ValueError: if shapes do not fit or an image has no true box.
+
     Example:
         >>> boxes, gt_boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), [torch.tensor([[0.0, 0.0, 4.0, 6.0]])]
         >>> given_box_hits(boxes, gt_boxes, get_protocol("spa").rule, [0.5, 0.7])
         tensor([[ True, False]])
     """
-    levels = as_float64(iou_thresholds)
-    truths = [boxes[:1] if rule.gt == "first" else boxes for boxes in checked_gt_boxes(gt_boxes)]
+    check_type("given_box_hits", "rule", rule, BoxRule)
+    boxes = as_tensor("given_box_hits", "boxes", boxes)
+    levels = as_vector("given_box_hits", "iou_thresholds", iou_thresholds)
+    checked = checked_gt_boxes(gt_boxes)
+    if tuple(boxes.shape) != (len(checked), 4) or not holds_reals(boxes):
+        raise ValueError(
+            f"given_box_hits: expected boxes [{len(checked)}, 4] of real numbers, got {boxes.dtype} {list(boxes.shape)}"
+        )
+    truths = [boxes[:1] if rule.gt == "first" else boxes for boxes in checked]
     counts = torch.tensor([len(boxes) for boxes in truths], dtype=torch.int64)
     every = torch.cat([*truths, torch.empty(0, 4, dtype=torch.float64)])
-    own = boxes.double().repeat_interleave(counts, 0)
+    own = boxes.to("cpu", torch.float64).repeat_interleave(counts, 0)
     ious = _iou(own, every, 0.0)
     return _reaches(torch.segment_reduce(ious, "max", lengths=counts)[:, None], levels, rule)
 
@@ -322,10 +358,17 @@ def mask_iou_curve(histogram: Tensor) -> np.ndarray:
 
 
 def _cumulated(histogram: Tensor) -> tuple[np.ndarray, np.ndarray, int]:
+    histogram = as_tensor("pixel metrics", "histogram", histogram)
+    if histogram.dim() != 2 or len(histogram) != 2 or not holds_reals(histogram):
+        raise ValueError(f"pixel metrics: expected a histogram [2, B], got {histogram.dtype} {list(histogram.shape)}")
     counts = histogram.cpu().numpy()[:, ::-1].cumsum(1)
     if counts[1, -1] == 0:
         raise ValueError("pixel metrics: no object pixel in any mask")
     return counts[1], counts[0], counts[1, -1]
+
+
+def _thresholds(protocol: Protocol, given: Tensor | None) -> Tensor:
+    return as_vector("metrics", "thresholds", protocol.thresholds if given is None else given)
 
 
 def _batch_hits(batch: FrameBatch, thresholds: Tensor, levels: Tensor, rule: BoxRule, protocol: Protocol) -> Tensor:

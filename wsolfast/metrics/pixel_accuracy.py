@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,9 +11,10 @@ from wsolfast import ops
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import place, wanted
-from wsolfast.metrics.frames import as_float64, is_constant
+from wsolfast.metrics.frames import as_float64, as_score_maps, is_constant
 from wsolfast.metrics.protocols import get_protocol
 from wsolfast.ops import BoxRule
+from wsolfast.ops._checks import as_integer, as_number, as_tensors, as_vector, holds_integers
 
 _LEVEL_EDGES = as_float64(range(257))
 # Per-image overlaps are summed as multiples of this, so that no order of summation changes the last bit.
@@ -42,10 +44,13 @@ class PixelAccuracy(Accumulator):
         (50.0, 50.0, 50.0)
     """
 
-    def __init__(self, size: int = 224, thresholds: Sequence[float] | None = None):
+    def __init__(self, size: int = 224, thresholds: Sequence[float] | float | None = None):
         benchmark = get_protocol("wsolevaluation")
-        self.size = size
-        self._thresholds = benchmark.thresholds if thresholds is None else tuple(map(float, thresholds))
+        self.size = size = _side("PixelAccuracy", size)
+        given = benchmark.thresholds if thresholds is None else thresholds
+        self._thresholds = tuple(as_vector("PixelAccuracy", "thresholds", given).tolist())
+        if not all(low < high for low, high in pairwise((*self._thresholds, 1.0))):
+            raise ValueError("PixelAccuracy: expected rising thresholds below 1")
         self._edges = as_float64([*self._thresholds, 1.0, 2.0, 3.0])
         self._scores = benchmark.rule
         self._levels = BoxRule(interpolation="none", normalization="minmax_eps", eps=1e-10)
@@ -65,11 +70,13 @@ class PixelAccuracy(Accumulator):
 
         Args:
             score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as the method leaves them.
-            masks: for each image a uint8 [H, W] at the original size: 0 background, 1 object, 255 ignored.
+            masks: for each image integers [H, W] at the original size: 0 background, 1 object, 255 ignored; or bool.
 
         Raises:
+            TypeError: if an argument holds no numbers.
             ValueError: if the lengths differ or a mask holds other values.
         """
+        score_maps, masks = as_score_maps(score_maps), as_tensors("PixelAccuracy", "masks", masks)
         if len(masks) != len(score_maps):
             raise ValueError(f"PixelAccuracy: {len(score_maps)} score maps, but {len(masks)} masks")
         counts = {name: zero.clone() for name, zero in self.zeros.items()}
@@ -145,12 +152,20 @@ def mask_overlaps(
     Returns:
         One number in [0, 1] per image; 0 where the mask has no object pixel.
 
+    Raises:
+        TypeError: if an argument holds no numbers.
+        ValueError: if the lengths differ or a mask holds other values.
+
     Example:
         >>> score_map, mask = torch.zeros(1, 8, 8), torch.zeros(8, 8, dtype=torch.uint8)
         >>> score_map[0, 2:6, 2:6], mask[2:6, 2:4] = 1, 1
         >>> mask_overlaps(score_map, [mask], threshold=0.5, size=8)
         [0.5]
     """
+    score_maps, masks = as_score_maps(score_maps), as_tensors("mask_overlaps", "masks", masks)
+    if len(masks) != len(score_maps):
+        raise ValueError(f"mask_overlaps: {len(score_maps)} score maps, but {len(masks)} masks")
+    size, threshold = _side("mask_overlaps", size), as_number("mask_overlaps", "threshold", threshold)
     edges, rule = as_float64([0.0, threshold, 3.0]), get_protocol("wsolevaluation").rule
     overlaps = []
     for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
@@ -162,11 +177,21 @@ def mask_overlaps(
 
 
 def _checked_mask(n: int, mask: Tensor) -> Tensor:
-    if mask.dtype != torch.uint8 or mask.dim() != 2:
-        raise ValueError(f"PixelAccuracy: expected masks uint8 [H, W], mask {n} is {mask.dtype} {list(mask.shape)}")
-    if not torch.isin(mask, torch.tensor([0, 1, 255], dtype=torch.uint8, device=mask.device)).all():
+    if mask.dim() != 2 or not (holds_integers(mask) or mask.dtype == torch.bool):
+        raise ValueError(
+            f"PixelAccuracy: expected masks of integers or bool [H, W], mask {n} is {mask.dtype} {list(mask.shape)}"
+        )
+    mask = mask if mask.dtype == torch.uint8 else mask.to(torch.int64)
+    if not torch.isin(mask, torch.tensor([0, 1, 255], dtype=mask.dtype, device=mask.device)).all():
         raise ValueError(f"PixelAccuracy: mask {n} holds values other than 0 (background), 1 (object), 255 (ignored)")
-    return mask
+    return mask.to(torch.uint8)
+
+
+def _side(what: str, size: int) -> int:
+    side = as_integer(what, "size", size)
+    if side < 1:
+        raise ValueError(f"{what}: expected a positive size, got {side}")
+    return side
 
 
 def _nearest(mask: Tensor, size: int) -> Tensor:

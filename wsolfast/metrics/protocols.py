@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wsolfast.ops import BoxRule
+from wsolfast.ops._checks import check_type
 
 GT_BOX_ENDS = ("exclusive", "clipped", "inclusive")
 
@@ -86,6 +87,24 @@ def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def as_protocol(protocol: object) -> Protocol:
+    """Return a record as it is, that of a name otherwise.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if there is none of that name.
+
+    Example:
+        >>> as_protocol("spa") == as_protocol(get_protocol("spa"))
+        True
+    """
+    if isinstance(protocol, str):
+        return get_protocol(protocol)
+    check_type("metrics", "protocol", protocol, Protocol)
+    assert isinstance(protocol, Protocol)
+    return protocol
 
 
 def _steps(first: int, last: int, per_unit: int) -> tuple[float, ...]:

@@ -34,8 +34,17 @@ class _Wrapped(_Metric):
 
     def compute(self) -> dict:
         """Return the numbers of everything counted so far, as the accumulator's ``summarize`` does."""
-        state: dict[str, Tensor] = {name: getattr(self, name).cpu() for name in self._counts.zeros}
-        return self._counts.summarize(state)
+        return self._counts.summarize(self._state_on_host())
+
+    def scalars(self) -> dict[str, float]:
+        """Return :meth:`compute`'s numbers flat, each a plain number, as ``self.log_dict`` takes them."""
+        return _accumulator.flat(self.compute())
+
+    def __repr__(self) -> str:
+        return _accumulator.described(type(self).__name__, self._counts._config, self._state_on_host())
+
+    def _state_on_host(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name).cpu() for name in self._counts.zeros}
 
 
 class BoxAccuracy(_Wrapped):

@@ -57,7 +57,7 @@ def as_vector(op: str, name: str, value: Any, like: Tensor | None = None) -> Ten
     vector = as_tensor(op, name, value, like)
     if vector.dim() == 0:
         vector = vector[None]
-    if vector.dim() != 1 or vector.is_complex() or vector.dtype == torch.bool:
+    if vector.dim() != 1 or not holds_reals(vector):
         raise ValueError(f"{op}: expected {name} as real numbers of shape [n], got {vector.dtype} {list(vector.shape)}")
     return vector.to(torch.float64)
 
@@ -72,8 +72,9 @@ def as_mask(op: str, name: str, value: Any, like: Tensor | None = None) -> Tenso
     mask = as_tensor(op, name, value, like)
     if mask.dtype == torch.uint8:
         return mask
-    if mask.is_floating_point() or mask.is_complex():
+    if not holds_integers(mask) and mask.dtype != torch.bool:
         raise ValueError(f"{op}: expected {name} as integers or bool, got {mask.dtype} {list(mask.shape)}")
+    mask = mask.to(torch.int64)
     return torch.where((mask == 0) | (mask == 1), mask, 255).to(torch.uint8)
 
 
@@ -107,6 +108,18 @@ def as_size(op: str, name: str, value: Any, order: str = "(H, W)") -> tuple[int,
         raise TypeError(f"{op}: expected {name} as {order} or one integer, got {_described(value)}") from None
 
 
+def as_integer(op: str, name: str, value: Any) -> int:
+    """Return an integer of any kind.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    try:
+        return _integer(value)
+    except TypeError:
+        raise TypeError(f"{op}: expected {name} as an integer, got {_described(value)}") from None
+
+
 def as_flag(op: str, name: str, value: Any) -> bool:
     """Return a truth value.
 
@@ -126,11 +139,20 @@ def check_type(op: str, name: str, value: Any, kind: type) -> None:
 
 def check_classes(op: str, name: str, classes: Tensor, images: int) -> None:
     """Raise a ValueError unless ``classes`` holds an integer for each of ``images``."""
-    real = classes.is_floating_point() or classes.is_complex()
-    if real or classes.dtype == torch.bool or classes.shape != (images,):
+    if not holds_integers(classes) or classes.shape != (images,):
         raise ValueError(
             f"{op}: expected integers of shape [{images}] for {name}, got {classes.dtype} {list(classes.shape)}"
         )
+
+
+def holds_integers(tensor: Tensor) -> bool:
+    """Return whether the dtype is one of integers, which bool is not."""
+    return holds_reals(tensor) and not tensor.is_floating_point()
+
+
+def holds_reals(tensor: Tensor) -> bool:
+    """Return whether the dtype is one of real numbers, which bool is not."""
+    return not tensor.is_complex() and tensor.dtype != torch.bool
 
 
 def in_one_precision(*tensors: Tensor) -> Sequence[Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsolfast.ops._checks import as_tensor, as_vector, check_classes
+from wsolfast.ops._checks import as_tensor, as_vector, check_classes, holds_reals
 from wsolfast.ops._registry import define_op
 from wsolfast.ops.box_rule import BoxRule
 from wsolfast.ops.score_map_boxes import checked_arguments, values_can_be_read
@@ -70,7 +70,7 @@ def box_sweep_hits(
     """
     maps, thresholds, size_list = checked_arguments("box_sweep_hits", maps, thresholds, rule, size)
     gt_boxes = as_tensor("box_sweep_hits", "gt_boxes", gt_boxes, maps)
-    if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or gt_boxes.is_complex() or gt_boxes.dtype == torch.bool:
+    if gt_boxes.dim() != 2 or gt_boxes.shape[1] != 4 or not holds_reals(gt_boxes):
         raise ValueError(
             f"box_sweep_hits: expected gt_boxes as real numbers [G, 4], got {gt_boxes.dtype} {list(gt_boxes.shape)}"
         )
