@@ -1,6 +1,6 @@
 """A data set is a source (which images, labels and boxes there are) seen through a view (how they become tensors)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,10 @@ class Source:
 
     def header_size(self, index: int) -> tuple[int, int] | None:
         """Return (width, height) that the file of image ``index`` itself says; None without one."""
+        return None
+
+    def told_size(self, index: int) -> tuple[int, int] | None:
+        """Return (width, height) that the annotations say of image ``index``; None where they do not."""
         return None
 
     def annotation(self, index: int) -> Annotation:
@@ -205,9 +209,12 @@ class Dataset(torch.utils.data.Dataset):
         found = {size: cache.get(position, state, name) for size, cache in self._caches.items()}
         kept = {size: pair for size, pair in found.items() if pair is not None}
         if kept and len(kept) == len(found):
-            return {size: whole for size, (whole, _) in kept.items()}, next(iter(kept.values()))[1]
+            image_size = next(iter(kept.values()))[1]
+            check_size(self._source, position, image_size)
+            return {size: whole for size, (whole, _) in kept.items()}, image_size
         pixels = self._source.read(position)
         image_size = (pixels.shape[1], pixels.shape[0])
+        check_size(self._source, position, image_size)
         wholes = {size: view.warp(pixels) for size, view in self._warps.items()}
         for size, cache in self._caches.items():
             if size not in kept:
@@ -278,8 +285,14 @@ class Dataset(torch.utils.data.Dataset):
 
         Raises:
             RuntimeError: for ``train_weaksup``, whose boxes never reach training.
+            DataError: if a box lies outside the image.
         """
-        return self._source.annotation(self._annotated(index))
+        position = self._annotated(index)
+        found = self._source.annotation(position)
+        outside = next(boxes_outside(found), None)
+        if outside is not None:
+            raise DataError(f"{self._source.describe(position)}: {outside}")
+        return found
 
     def mask(self, index: int) -> Tensor | None:
         """Mask of image ``index``, uint8 [H, W]: 0 background, 1 object, 255 ignore; None if it has none.
@@ -288,9 +301,16 @@ class Dataset(torch.utils.data.Dataset):
 
         Raises:
             RuntimeError: for ``train_weaksup``, whose masks never reach training.
+            DataError: if it is missing or broken, or has another size than the image.
         """
-        mask = self._source.mask(self._annotated(index))
-        return None if mask is None else torch.from_numpy(mask)
+        position = self._annotated(index)
+        mask = self._source.mask(position)
+        if mask is None:
+            return None
+        size = self._source.told_size(position) or self._source.header_size(position)
+        if self._source.masks_fit and size and mask.shape != size[::-1]:
+            raise DataError(f"{self._source.describe(position)}: {mask_differs(mask, size)}")
+        return torch.from_numpy(mask)
 
     def _annotated(self, index: int) -> int:
         if self.split == "train_weaksup":
@@ -333,6 +353,34 @@ class BoxTable:
 def boxes_of(table: BoxTable | None, index: int) -> Tensor:
     """Return the boxes [B, 4] of one image; none of a split that is trained on labels."""
     return torch.zeros((0, 4), dtype=torch.float64) if table is None else table.of(index)
+
+
+def check_size(source: Source, index: int, size: tuple[int, int]) -> None:
+    """Compare (width, height) of an image with what its annotation says.
+
+    Raises:
+        DataError: if they differ; the message names both.
+    """
+    told = source.told_size(index)
+    if told is not None and told != size:
+        turned = told == size[::-1]
+        hint = "; boxes are those of the image as EXIF turns it, or set data.options.orient=false" if turned else ""
+        raise DataError(
+            f"{source.describe(index)}: the image is {size[0]}x{size[1]}, its annotation says {told[0]}x{told[1]}{hint}"
+        )
+
+
+def boxes_outside(annotation: Annotation) -> Iterator[str]:
+    """Yield what is wrong with every box that has no part inside the image."""
+    width, height = annotation.size
+    for x0, y0, x1, y1 in annotation.boxes.tolist():
+        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+            yield f"the box {[x0, y0, x1, y1]} lies outside the image, which is {width}x{height}"
+
+
+def mask_differs(mask: np.ndarray, size: tuple[int, int]) -> str:
+    """Return what is wrong with a mask [H, W] that has another size than its image."""
+    return f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {size[0]}x{size[1]}"
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -93,6 +93,9 @@ class FileSource(Source):
     def header_size(self, index: int) -> tuple[int, int]:
         return image_size(self.path(index), self._orient)
 
+    def told_size(self, index: int) -> tuple[int, int] | None:
+        return self._sizes.get(index)
+
     def annotation(self, index: int) -> Annotation:
         if index not in self._sizes:
             self._sizes[index] = self.header_size(index)

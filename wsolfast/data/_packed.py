@@ -63,6 +63,10 @@ class PackedSource(Source):
     def header_size(self, index: int) -> tuple[int, int]:
         return image_size(self.content(index), self._orient)
 
+    def told_size(self, index: int) -> tuple[int, int] | None:
+        width, height = self._sizes[index].tolist()
+        return (width, height) if width and height else None
+
     def annotation(self, index: int) -> Annotation:
         if not self._sizes[index].all():
             self._sizes[index] = self.header_size(index)

@@ -150,12 +150,14 @@ def test_sixteen_bit_grayscale_keeps_its_upper_bits(tmp_path):
     assert decode.decode(tmp_path / "a.png")[..., 0].tolist() == [[0, 0], [1, 255]]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "mpo"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_to_pixels_and_size(write_image, decoder, orientation):
+def test_exif_orientation_is_applied_to_pixels_and_size(write_image, decoder, orientation, suffix):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    path = write_image("a.jpg", width=48, height=32, exif=exif)
-    with Image.open(path) as image:
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    path = write_image(f"a.{suffix}", width=48, height=32, exif=exif, **lossless)
+    with Image.open(write_image(f"b.{suffix}", width=48, height=32, **lossless)) as image:
         stored = np.asarray(image.convert("RGB"))
     upright = {
         1: stored,

@@ -3,7 +3,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from wsolfast.data import DataError, check, open_dataset
+from wsolfast.data import DataError, check, index, open_dataset
 
 SYNSETS = ("n01440764", "n01443537")
 
@@ -199,3 +199,13 @@ def test_benchmark_metadata_brings_imagenet_v2(real_data, tree):
     (tree / "val2/0").mkdir(parents=True)
     Image.new("RGB", dataset.annotations(0).size).save(tree / "val2/0/0.jpeg")
     assert dataset[0].placement.image_size == dataset.annotations(0).size
+
+
+def test_a_size_that_is_not_the_images_is_told(tree):
+    dataset = open_dataset("ilsvrc", tree, "test")
+    assert dataset[0].image.shape == (3, 30, 40)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"val_00000003.JPEG: the image is 40x30, its annotation says 30x40"):
+            dataset[2]
+        index("ilsvrc", tree)
+        dataset = open_dataset("ilsvrc", tree, "test")

@@ -110,7 +110,9 @@ def test_other_columns_and_boxes_by_their_names(tmp_path):
     assert dataset.class_names == ("class 0", "class 1", "class 2")
     assert [dataset.annotations(i).boxes.tolist() for i in range(3)] == [[[1, 2, 6, 8]], [], []]
     assert dataset.annotations(0).size == (240, 200)
-    assert dataset[0].image.shape == (3, 20, 24)
+    assert dataset[1].image.shape == (3, 20, 24)
+    with pytest.raises(DataError, match=r"birds.parquet, row 0: the image is 24x20, its annotation says 240x200"):
+        dataset[0]
 
 
 def test_shards_of_a_table_are_the_table(tree, tmp_path):

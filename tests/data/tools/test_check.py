@@ -46,7 +46,7 @@ def test_whole_tree_is_ok_and_counted(tree):
             lambda tree: Image.new("RGB", (30, 40)).save(tree / "b.jpg"),
             False,
             "size differs from the annotation",
-            "b.jpg: the file is 30x40, the annotation says 40x30",
+            "b.jpg: the image is 30x40, its annotation says 40x30",
         ),
         (
             lambda tree: Image.new("L", (30, 40), 1).save(tree / "c.png"),
@@ -59,7 +59,7 @@ def test_whole_tree_is_ok_and_counted(tree):
             lambda tree: (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", "50,5,60,6")),
             False,
             "box outside its image",
-            "c.jpg: [50.0, 5.0, 60.0, 6.0] in (40, 30)",
+            "c.jpg: the box [50.0, 5.0, 60.0, 6.0] lies outside the image, which is 40x30",
         ),
         (
             lambda tree: (tree / "annotations.csv").write_text(HEADER + ROWS.replace("0,0,40,30", ",,,")),

@@ -62,7 +62,7 @@ def decode_jpeg(encoded: bytes) -> np.ndarray | None:
     try:
         # It is strict: data that libjpeg warns of is an error, and so Pillow's to judge.
         return simplejpeg.decode_jpeg(encoded, "RGB")
-    except ValueError:
+    except Exception:
         return None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from wsolfast.data.errors import DataError
 from wsolfast.data.images import _jpeg
@@ -20,6 +20,7 @@ __all__ = [
     "decode",
     "decode_grey",
     "decode_mask",
+    "image_format",
     "image_size",
 ]
 
@@ -28,7 +29,17 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning level; an image above it is a de
 _ORIENTATION = 0x0112
 _SWAPS_AXES = {5, 6, 7, 8}
 _ADVICE = "repair or remove it, or open the data with skip_bad (--skip-bad)"
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INVERSE = {6: 8, 8: 6}  # every other turn undoes itself
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,9 @@ def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True)
                 return pixels
     with _open(file) as image:
         try:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image) if orient else image))
-        except _UNREADABLE as error:
-            raise DataError(f"{file}: cannot be decoded ({error}); {_ADVICE}") from error
+            return np.array(_to_rgb(_turn(image, orient)))
+        except Exception as error:  # Pillow's plugins raise whatever the bytes lead them to
+            raise DataError(f"{file}: cannot be decoded ({_words(error)}); {_ADVICE}") from error
 
 
 def decode_mask(file: Path | Encoded) -> np.ndarray:
@@ -92,8 +103,8 @@ def decode_mask(file: Path | Encoded) -> np.ndarray:
     with _open(file) as image:
         try:
             labels = np.array(image.convert("L") if image.mode == "1" else image)
-        except _UNREADABLE as error:
-            raise DataError(f"{file}: mask cannot be decoded ({error}); repair it") from error
+        except Exception as error:
+            raise DataError(f"{file}: mask cannot be decoded ({_words(error)}); repair it") from error
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise DataError(f"{file}: a mask is an 8-bit palette or grayscale image, this one has mode {image.mode}")
     values = set(np.unique(labels).tolist())
@@ -113,15 +124,24 @@ def decode_grey(file: Path | Encoded) -> np.ndarray:
     with _open(file) as image:
         try:
             return np.array(image.convert("L"))
-        except _UNREADABLE as error:
-            raise DataError(f"{file}: mask cannot be decoded ({error}); repair it") from error
+        except Exception as error:
+            raise DataError(f"{file}: mask cannot be decoded ({_words(error)}); repair it") from error
 
 
 def image_size(file: Path | Encoded, orient: bool = True) -> tuple[int, int]:
     """Read (width, height) from the file's header, as :func:`decode` would return it; no pixel is decoded."""
     with _open(file) as image:
-        width, height = image.size
+        try:
+            width, height = _stored_size(image)
+        except Exception as error:
+            raise DataError(f"{file}: cannot be read ({_words(error)}); {_ADVICE}") from error
         return (height, width) if orient and _orientation(image) in _SWAPS_AXES else (width, height)
+
+
+def image_format(file: Path | Encoded) -> str | None:
+    """Return Pillow's name of the file's format."""
+    with _open(file) as image:
+        return image.format
 
 
 def _open(file: Path | Encoded) -> Image.Image:
@@ -131,8 +151,8 @@ def _open(file: Path | Encoded) -> Image.Image:
         raise _missing(file) from None
     except UnidentifiedImageError:
         raise DataError(f"{file}: not an image; {_ADVICE}") from None
-    except _UNREADABLE as error:
-        raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
+    except Exception as error:
+        raise DataError(f"{file}: cannot be read ({_words(error)}); {_ADVICE}") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise DataError(f"{file}: {image.width}x{image.height} px is over the limit of {MAX_PIXELS} px; shrink it")
@@ -140,10 +160,33 @@ def _open(file: Path | Encoded) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the orientation, 1 to 8, that a file which is not yet loaded says of itself; 1 if it says none."""
     try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except _UNREADABLE:  # a broken EXIF block does not make the pixels unreadable
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block does not make the pixels unreadable
         return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    # Pillow turns a TIFF itself, and some of its versions tell the size that comes of that.
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
+def _turn(image: Image.Image, orient: bool) -> Image.Image:
+    """Return the upright image, or the stored one.
+
+    The orientation alone is read: ImageOps.exif_transpose writes the whole block anew, and fails where a part is odd.
+    """
+    orientation = _orientation(image)
+    turned_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)
+    image.load()
+    if orient == turned_by_pillow:
+        return image
+    turn = _TURNS[_INVERSE.get(orientation, orientation) if turned_by_pillow else orientation]
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -171,6 +214,10 @@ def _read(file: Path | Encoded) -> Encoded:
         raise _missing(file) from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _missing(file: Path | Encoded) -> DataError:

@@ -87,6 +87,11 @@ class _Source(FileSource):
         super().__init__(listing.folder, listing.image_ids, listing.labels, listing.names, **options)
         self._listing = listing
 
+    def told_size(self, index: int) -> tuple[int, int] | None:
+        if self._listing.boxes is None or index in self._sizes:
+            return super().told_size(index)
+        return self._listing.annotation(index).size
+
     def annotation(self, index: int) -> Annotation:
         if self._listing.boxes is None or index in self._sizes:
             return super().annotation(index)

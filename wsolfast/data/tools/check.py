@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wsolfast.data._base import SPLITS, Source
+from wsolfast.data._base import SPLITS, Source, boxes_outside, check_size, mask_differs
 from wsolfast.data._files import FileSource
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.sources import get_spec, open_files
@@ -147,12 +147,18 @@ def _check_image(source: Source, index: int, annotated: bool, decode: bool) -> _
             found.problems.append(("label without an image", f"{name}: no such file"))
         elif isinstance(source, FileSource) and not source.path(index).stat().st_size:
             found.problems.append(("unreadable image", f"{name}: the file is empty"))
-        elif annotated or decode:
+        elif annotated or decode or source.told_size(index):
             size = source.header_size(index)
         if size and decode:
-            source.read(index)
+            pixels = source.read(index)
+            size = pixels.shape[1], pixels.shape[0]
     except DataError as error:
         found.problems.append(("unreadable image", str(error)))
+    if size:
+        try:
+            check_size(source, index, size)
+        except DataError as error:
+            found.problems.append(("size differs from the annotation", str(error)))
     if annotated:
         _check_annotation(source, index, name, size, found)
     return found
@@ -166,16 +172,13 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
             found.problems.append(("unusable annotation", str(error)))
         return
     found.boxes = len(annotation.boxes)
-    if size and size != annotation.size:
-        what = f"{name}: the file is {size[0]}x{size[1]}, the annotation says {annotation.size[0]}x{annotation.size[1]}"
-        found.problems.append(("size differs from the annotation", what))
     if len(annotation.boxes.unique(dim=0)) < found.boxes:
         found.notes.append(("box given twice", name))
+    outside = list(boxes_outside(annotation))
+    found.problems += [("box outside its image", f"{name}: {what}") for what in outside]
     limit = torch.tensor(annotation.size * 2, dtype=torch.float64)
-    for box in annotation.boxes:
-        if bool((box[:2] >= limit[:2]).any() or (box[2:] <= 0).any()):
-            found.problems.append(("box outside its image", f"{name}: {box.tolist()} in {annotation.size}"))
-        elif bool((box < 0).any() or (box > limit).any()):
+    for box in annotation.boxes if not outside else ():
+        if bool((box < 0).any() or (box > limit).any()):
             found.notes.append(("box overruns its image", f"{name}: {box.tolist()} in {annotation.size}"))
     _check_mask(source, index, annotation.size, name, found)
     if not found.boxes and not found.masks:
@@ -194,8 +197,7 @@ def _check_mask(source: Source, index: int, size: tuple[int, int], name: str, fo
     if not (mask == 1).any():
         found.notes.append(("mask without an object", name))
     if source.masks_fit and mask.shape != size[::-1]:
-        what = f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]}, the image {size[0]}x{size[1]}"
-        found.problems.append(("size differs from the mask", what))
+        found.problems.append(("size differs from the mask", f"{name}: {mask_differs(mask, size)}"))
 
 
 def _unlabelled(sources: list[FileSource]) -> Iterator[str]:

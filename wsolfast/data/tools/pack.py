@@ -18,6 +18,7 @@ from wsolfast.data._packed import PackedSource
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError, SplitMissingError
+from wsolfast.data.images.decode import Encoded, image_format
 from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources import open_source
 from wsolfast.data.sources.shards import CLASS_IDS, CLASSES
@@ -122,10 +123,10 @@ def _write_shard(stream: BinaryIO, source: Source, part: range, annotated: bool)
 
 def _members(source: Source, index: int, annotated: bool) -> Iterator[tuple[str, bytes]]:
     content = _image(source, index)
-    with Image.open(io.BytesIO(content)) as image:
-        suffix = _SUFFIXES.get(image.format or "")
+    kind = image_format(Encoded(content, source.describe(index)))
+    suffix = _SUFFIXES.get(kind or "")
     if suffix is None:
-        raise DataError(f"{source.describe(index)}: {image.format} is not an image format of shards")
+        raise DataError(f"{source.describe(index)}: {kind} is not an image format of shards")
     label = int(source.labels[index])
     note: dict[str, object] = {"image_id": source.image_ids[index], "label": label}
     mask = source.mask(index) if annotated else None
