@@ -317,7 +317,7 @@ def test_comparing_needs_opencv_and_names_the_extra(folder, monkeypatch):
         ({"metrics": "iou50,top1_loc"}, UsageError, "no 'top1_loc' here; choose from gt_known_loc"),
         ({"protocol": "mine"}, UsageError, "--protocol: unknown protocol 'mine'"),
         ({"dataset": "OpenImages"}, UsageError, "give their folder as --mask-root"),
-        ({"dataset": "absent"}, DataError, "absent.test: no such folder"),
+        ({"dataset": "absent"}, DataError, "test: no such folder; it holds the lists"),
     ],
 )
 def test_arguments_that_cannot_be_meant(folder, options, error, text):
