@@ -65,7 +65,7 @@ def localize(
     require_any(paths)
     outputs = Outputs(folder, reads=paths)
     outputs.check(folder / "boxes.json")
-    progress, names = progress or Progress(quiet=True), run.class_names()
+    progress, names = progress or Progress(quiet=True), run.shown_class_names()
     recipe = _recipe(run, len(names), device, post)
     label = None if class_name is None else _find_class(class_name, names)
     protocol, view, second_view = eval_protocol(recipe), eval_view(recipe), classifier_view(recipe)

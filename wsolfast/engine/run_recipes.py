@@ -12,7 +12,7 @@ from wsolfast.engine.run.errors import Interrupted, UsageError
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training.train import change_runtime, train
+from wsolfast.engine.training.train import change_runtime, recipe_hash, train
 from wsolfast.recipe import Recipe
 
 
@@ -37,7 +37,7 @@ class Job:
         """Return ``"finished"``, ``"started"`` or ``"to do"``."""
         if not (self.path / "recipe.toml").is_file():
             return "to do"
-        return "started" if _results(RunFolder(self.path), self) is None else "finished"
+        return "started" if _kept(self) is None else "finished"
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def run_recipes(
 
 
 def _run(job: Job, progress: Progress, *, again: bool, gaussian: bool) -> EvalResults:
-    run = _open(job, again=again)
-    results = from_first(_results(run, job) if is_first() and not again else None)
+    results = from_first(_kept(job) if is_first() and not again else None)
     if results is None:
+        run = _open(job, again=again)
         # A network that is measured as it is needs no images to train on.
         if any(stage.epochs for stage in run.recipe.stage):
             train(run, progress)
@@ -115,8 +115,13 @@ def _check_replaceable(jobs: Sequence[Job]) -> None:
             raise UsageError(f"{job.path} was made by another command and is not replaced; choose another folder")
 
 
-def _results(run: RunFolder, job: Job) -> EvalResults | None:
+def _kept(job: Job) -> EvalResults | None:
     """Return the results of the job's last evaluation; None if there are none, or a stage was trained since."""
+    if not (job.path / "recipe.toml").is_file():
+        return None
+    run = RunFolder(job.path)
+    if recipe_hash(run.recipe) != recipe_hash(job.recipe):
+        return None
     file = run.eval_path(eval_name(run, job.measured(), run.recipe.evaluate.split)) / "results.json"
     weights = [run.weights_path(stage.name) for stage in run.recipe.stage]
     trained = [weight.stat().st_mtime_ns for weight in weights if weight.is_file()]

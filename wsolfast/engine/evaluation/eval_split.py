@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 from wsolfast import data
 from wsolfast.data.tensor_files import fingerprint
@@ -94,6 +95,12 @@ class EvalSplit:
         images = [f"{self.dataset.image_ids[i]}\0{int(self.dataset.labels[i])}" for i in self.indices]
         self.maps = ScoreMaps(self.folder / "maps", self._identity(network), images)
         self.batches, self.done = from_first(self.maps.batches(self.recipe.evaluate.batch_size))
+
+    def keep_apart(self, folder: Path, network: Network) -> None:
+        """Take score maps below ``folder`` if an evaluation of this split rests on others: they stay as they are."""
+        if from_first(bool(self.missing()) and (self.folder / "results.json").is_file()):
+            self.folder = folder / self.dataset.split
+            self.plan(network)
 
     def missing(self, shard: EvalShard = WHOLE) -> list[range]:
         """Return the batches of a shard that are not on disk."""

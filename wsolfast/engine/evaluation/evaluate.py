@@ -65,7 +65,6 @@ def evaluate(
     with run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
         network, test, fullsup = _open(run, recipe, limit)
         _check_shards(merge_shards, test, fullsup)
-        run.keep_class_names(test.dataset.class_names)
         metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
         images = EvalPass(test, network, progress)
         seconds = images.count(metrics)
@@ -162,6 +161,8 @@ def _open(run: RunFolder, recipe: Recipe, limit: int | None) -> tuple[Network, E
         fullsup = EvalSplit.open_if_there(run, recipe, "train_fullsup", limit)
     for split in filter(None, (test, fullsup)):
         split.plan(network)
+    if fullsup is not None:
+        fullsup.keep_apart(test.folder, network)
     return network, test, fullsup
 
 

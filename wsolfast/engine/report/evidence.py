@@ -35,7 +35,7 @@ def collect_evidence(
         MissingError: if the run is not finished.
         DataError: if the data set is not there, or has another image of that name no more.
     """
-    names = run.class_names()
+    names = run.shown_class_names()
     device, localizer = choose_device(recipe.runtime.device), localizer_of(recipe)
     method = load_localizer(run, recipe, len(names)).eval().to(device)
     with torch.inference_mode():

@@ -113,6 +113,24 @@ class RunFolder:
         file = self.path / _CLASSES
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
+    def shown_class_names(self) -> list[str]:
+        """Return :meth:`class_names`, or names to show where none were kept.
+
+        A run that was never trained here, a published checkpoint for instance, is shown with the names in the results
+        of its evaluation, ``test`` before all others; empty if there are none either. Its classes are not matched by
+        them: an evaluation decides nothing for the next one.
+        """
+        if names := self.class_names():
+            return names
+        tables = self.path.glob("eval/*/per_image.json")
+        for table in sorted(tables, key=lambda table: (table.parent.name != "test", table)):
+            with table.open(encoding="utf-8") as stream:
+                head = stream.readline()
+            # The rows begin behind the first line; of many images, they are megabytes.
+            with contextlib.suppress(ValueError):
+                return json.loads(head.rstrip() + "]}").get("class_names", [])
+        return []
+
     def replace_recipe(self, recipe: Recipe) -> None:
         """Keep ``recipe`` as the run's own, for instance when its data moved."""
         self.recipe = recipe
