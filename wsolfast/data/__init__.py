@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 NAMES = list_names()
+_log = logging.getLogger(__name__)
 # Imported on first use: whoever opens a data set needs none of them.
 _TOOLS = {
     "check": ("CheckReport", "check"),
@@ -121,6 +123,8 @@ def open_dataset(
         # Said here if it cannot be, and not at the first image in every loading process.
         chosen_decoder(options["decoder"])
     source = open_source(name, root, split, **options)
+    for remark in source.remarks:
+        _log.warning("%s", remark)
     identity = {
         "data": [name, None if root is None else str(Path(root).resolve()), split],
         # Every decoder gives the same pixels.

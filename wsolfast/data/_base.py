@@ -54,6 +54,7 @@ class Source:
         class_ids: what the annotations number the classes by, from 0; None where that is their position.
         has_masks: True if :meth:`mask` answers.
         masks_fit: True if masks have the size of their images.
+        remarks: what is odd about the files and does not hinder, one line each.
     """
 
     image_ids: Sequence[str]
@@ -62,6 +63,7 @@ class Source:
     class_ids: Sequence[int] | None = None
     has_masks: bool = False
     masks_fit: bool = True
+    remarks: Sequence[str] = ()
 
     def read(self, index: int) -> np.ndarray:
         """Return the pixels of image ``index``, uint8 [H, W, 3]."""

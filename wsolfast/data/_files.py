@@ -12,6 +12,8 @@ from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Decoder, decode, decode_mask, image_size
 from wsolfast.data.images.masks import InstanceMasks, unite_labels, unite_masks
 
+_STRAY = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+
 
 @dataclass
 class ImageRecord:
@@ -140,6 +142,23 @@ def file_state(path: Path) -> int:
     except OSError:
         return 0
     return (found.st_mtime_ns * 0x9E3779B97F4A7C15 + found.st_size) & 0xFFFFFFFFFFFFFFFF
+
+
+def is_stray(name: str) -> bool:
+    """Return True for a hidden entry of a folder, or one that an operating system puts there: never data."""
+    return name.startswith(".") or name.lower() in _STRAY
+
+
+def listed_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name."""
+    return sorted(entry for entry in folder.iterdir() if not is_stray(entry.name) and entry.is_dir())
+
+
+def glob_files(root: Path, pattern: str) -> list[Path]:
+    """Return the files below ``root`` that match, sorted; stray ones only where the pattern spells their name."""
+    spelt = set(pattern.split("/"))
+    found = (path for path in root.glob(pattern) if path.is_file())
+    return sorted(path for path in found if not any(map(is_stray, {*path.relative_to(root).parts} - spelt)))
 
 
 def relative_path(text: str, where: str) -> str:

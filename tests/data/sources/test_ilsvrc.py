@@ -209,3 +209,43 @@ def test_a_size_that_is_not_the_images_is_told(tree):
             dataset[2]
         index("ilsvrc", tree)
         dataset = open_dataset("ilsvrc", tree, "test")
+
+
+def stray(folder):
+    """What editors and operating systems leave in a folder."""
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        (folder / name).mkdir()
+        shutil.copy(next(folder.rglob("*.JPEG")), folder / name / "copy.JPEG")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._n01440764_1.JPEG", "._ILSVRC2012_val_00000001.xml"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_hidden_and_system_entries_are_no_data(tree, write_text, listed):
+    if listed:
+        write_text("LOC_synset_mapping.txt", "".join(f"{synset} {synset}\n" for synset in SYNSETS))
+    splits = ("train_weaksup", "test")
+    expected = [open_dataset("ilsvrc", tree, split) for split in splits]
+    for folder in (tree / "train", tree / "train" / SYNSETS[0], tree / "val"):
+        stray(folder)
+    (tree / "Annotations/CLS-LOC/val/._ILSVRC2012_val_00000009.xml").write_bytes(b"\0")
+    for split, before in zip(splits, expected, strict=True):
+        dataset = open_dataset("ilsvrc", tree, split)
+        assert dataset.image_ids == before.image_ids
+        assert dataset.class_names == before.class_names
+        assert dataset.labels.equal(before.labels)
+
+
+def test_a_folder_without_images_is_named_and_not_numbered(tree, write_text, caplog):
+    (tree / "train/n00000001").mkdir()
+    dataset = open_dataset("ilsvrc", tree, "train_weaksup")
+    assert dataset.class_names == SYNSETS
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    told = [f"{tree}/train/n00000001: no image in it, so it is no class"]
+    assert caplog.messages == told
+    assert check("ilsvrc", tree).notes["stray folder"] == told
+    # The data set's own list has the class.
+    write_text("LOC_synset_mapping.txt", "".join(f"{synset} {synset}\n" for synset in ("n00000001", *SYNSETS)))
+    dataset = open_dataset("ilsvrc", tree, "train_weaksup")
+    assert dataset.class_names == ("n00000001", *SYNSETS)
+    assert dataset.labels.tolist() == [1, 1, 2, 2]

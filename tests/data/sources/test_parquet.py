@@ -211,3 +211,11 @@ def test_options_that_cannot_be_meant(tree, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"needs pyarrow: pip install 'wsolfast\[parquet\]'"):
         open_dataset("parquet", tree, "test")
+
+
+def test_hidden_folders_hold_no_tables(tree):
+    expected = open_dataset("parquet", tree, "test").image_ids
+    for folder in (".cache", "data/.ipynb_checkpoints", "__MACOSX"):
+        write(tree / folder / "test-00000-of-00001.parquet", rows_of(3), FEATURES)
+    assert open_dataset("parquet", tree, "test").image_ids == expected
+    assert len(open_dataset("parquet", tree, "test", files=".cache/{split}-*.parquet")) == 3

@@ -342,3 +342,12 @@ def test_the_command_packs_and_says_what_it_did(wsolfast, folder, tmp_path):
     code, _, err = wsolfast("data", "pack", "folder", folder)
     assert code == 2
     assert "expected NAME ROOT DIR" in err
+
+
+def test_files_of_an_operating_system_are_no_shards_and_no_images(tmp_path):
+    write_shard(tmp_path / "a-test-0.tar", [*GOOD, ("._1.jpg", b"x"), ("__MACOSX/._1.jpg", b"x"), (".DS_Store", b"x")])
+    (tmp_path / "._a-test-0.tar").write_bytes(b"\0\5\x16\7")
+    assert open_dataset("shards", tmp_path, "test", shards="*{split}*.tar").image_ids == ("1.jpg",)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.DS_Store").touch()
+    pack("synthetic", None, tmp_path / "out", num_train=1, num_val=1, num_test=1, size=32, num_classes=2)

@@ -144,6 +144,7 @@ def test_a_mask_alone_will_do_where_there_are_masks(tree):
 
 def test_what_does_not_hinder_is_a_note(tree, write_image):
     write_image("d.jpg")
+    (tree / "._d.jpg").touch()
     (tree / "annotations.csv").write_text(HEADER + ROWS.replace("5,5,6,6", "5,5,41,6"))
     report = check("folder", tree)
     assert report.ok

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from wsolfast.data._base import Annotation
-from wsolfast.data._files import read_lines
+from wsolfast.data._files import glob_files, is_stray, listed_folders, read_lines
 from wsolfast.data.errors import DataError, SplitMissingError
 
 LAYOUT = """\
@@ -40,6 +40,7 @@ class Listing:
     synsets: list[str]  # one per class
     names: list[str]  # one per class
     boxes: Path | None  # the folder of the XML files; None for the training set
+    remarks: tuple[str, ...] = ()  # what is odd and does not hinder
 
     def annotation(self, index: int) -> Annotation:
         """Read size and boxes of a validation image from its XML.
@@ -88,29 +89,43 @@ def list_split(root: Path, split: str) -> Listing:
         DataError: if a folder or list is missing or malformed.
     """
     folder = image_folder(root)
-    synsets, names = read_classes(root, folder)
+    synsets, names, remarks = read_classes(root, folder)
     if split == "train_weaksup":
-        return Listing(folder, *_images_by_synset(folder, "train", synsets), synsets, names, None)
+        return Listing(folder, *_images_by_synset(folder, "train", synsets), synsets, names, None, remarks)
     boxes = next((root / name for name in _BOX_FOLDERS if (root / name).is_dir()), None)
     if boxes is None:
         raise DataError(f"{root / _BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each")
-    return Listing(folder, *_validation_images(root, folder, boxes, synsets), synsets, names, boxes)
+    return Listing(folder, *_validation_images(root, folder, boxes, synsets), synsets, names, boxes, remarks)
 
 
-def read_classes(root: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Return synsets in class order, and their names."""
+def read_classes(root: Path, folder: Path) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Return synsets in class order, their names, and a line for every folder that would be a class if it had an image.
+
+    Without a list, the classes are the folders of the training images, or else of the validation images.
+    """
     mapping = _list_file(root, _MAPPING)
     if mapping is not None:
         rows = [line.split(maxsplit=1) for line in read_lines(mapping, "one synset and its name per line")]
-        return [row[0] for row in rows], [row[-1] for row in rows]
+        return [row[0] for row in rows], [row[-1] for row in rows], ()
     for name in ("train", "val"):
         if (folder / name).is_dir():
-            synsets = sorted(entry.name for entry in (folder / name).iterdir() if entry.is_dir())
+            places = listed_folders(folder / name)
+            empty = [place for place in places if next(_image_names(place), None) is None]
+            synsets = [place.name for place in places if place not in empty]
             if synsets:
-                return synsets, synsets
+                return synsets, synsets, tuple(f"{place}: no image in it, so it is no class" for place in empty)
     raise DataError(
         f"{root / 'LOC_synset_mapping.txt'}: missing, and there are no synset folders to take the class order from"
     )
+
+
+def _image_names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if not is_stray(entry.name) and _is_image(entry.name))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def _list_file(root: Path, name: str) -> Path | None:
@@ -121,12 +136,13 @@ def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list
     if not (folder / name).is_dir():
         raise SplitMissingError(f"{folder / name}: missing; expected\n{LAYOUT}")
     image_ids, labels = [], []
-    for entry in sorted(path for path in (folder / name).iterdir() if path.is_dir()):
-        if entry.name not in synsets:
-            raise DataError(f"{entry}: {entry.name} is not among the {len(synsets)} classes of LOC_synset_mapping.txt")
-        files = sorted(file.name for file in entry.iterdir() if file.suffix.lower() in _SUFFIXES)
+    position = {synset: label for label, synset in enumerate(synsets)}
+    for entry in listed_folders(folder / name):
+        files = sorted(_image_names(entry))
+        if files and entry.name not in position:
+            raise DataError(f"{entry}: {entry.name} is not among the {len(synsets)} classes")
         image_ids += [f"{name}/{entry.name}/{file}" for file in files]
-        labels += [synsets.index(entry.name)] * len(files)
+        labels += [position[entry.name] for _ in files]
     if not image_ids:
         raise DataError(f"{folder / name}: no image in it; expected\n{LAYOUT}")
     return image_ids, labels
@@ -136,11 +152,11 @@ def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]
     """List images and labels of ``val/``, and images that have boxes and are not there, to be missed by name."""
     if not (folder / "val").is_dir():
         raise SplitMissingError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
-    by_synset = any(entry.is_dir() for entry in (folder / "val").iterdir())
+    by_synset = bool(listed_folders(folder / "val"))
     if by_synset:
         image_ids, labels = _images_by_synset(folder, "val", synsets)
     else:
-        files = sorted(file.name for file in (folder / "val").iterdir() if file.suffix.lower() in _SUFFIXES)
+        files = sorted(_image_names(folder / "val"))
         if not files:
             raise DataError(f"{folder / 'val'}: no image in it; expected\n{LAYOUT}")
         image_ids, labels = [f"val/{file}" for file in files], []
@@ -158,7 +174,7 @@ def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]
         return synset
 
     labels = labels or [position[synset_of(Path(image_id).stem)] for image_id in image_ids]
-    absent = {file.stem for file in boxes.glob("*.xml")} - {Path(image_id).stem for image_id in image_ids}
+    absent = {file.stem for file in glob_files(boxes, "*.xml")} - {Path(image_id).stem for image_id in image_ids}
     for stem in sorted(absent):
         synset = synset_of(stem)
         image_ids.append(f"val/{synset}/{stem}.JPEG" if by_synset else f"val/{stem}.JPEG")

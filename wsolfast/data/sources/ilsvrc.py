@@ -71,7 +71,7 @@ def open_source(
     if split in FOLDERS:
         return _Source(list_split(root, split), decoder=decoder, orient=orient)
     folder = image_folder(root)
-    _, names = read_classes(root, folder)
+    _, names, _ = read_classes(root, folder)
     if metadata is None:
         raise SplitMissingError(
             f"{root}: ILSVRC has no train_fullsup split; give metadata=DIR (the benchmark's metadata/ILSVRC) and "
@@ -85,6 +85,7 @@ class _Source(FileSource):
 
     def __init__(self, listing: Listing, **options: Any):
         super().__init__(listing.folder, listing.image_ids, listing.labels, listing.names, **options)
+        self.remarks = listing.remarks
         self._listing = listing
 
     def told_size(self, index: int) -> tuple[int, int] | None:

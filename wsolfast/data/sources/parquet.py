@@ -21,7 +21,7 @@ import numpy as np
 from wsolfast._nearest import nearest
 from wsolfast.data._base import SPLITS, BoxTable
 from wsolfast.data._classes import check_positions, occurring, renumber
-from wsolfast.data._files import file_state, relative_path
+from wsolfast.data._files import file_state, glob_files, relative_path
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
@@ -194,7 +194,7 @@ def _pyarrow() -> tuple[ModuleType, ModuleType]:
 
 def _files(root: Path, split: str, pattern: str) -> list[Path]:
     for name in _NAMES[FOLDERS[split]]:
-        found = sorted(root.glob(relative_path(pattern.replace("{split}", name), "files")))
+        found = glob_files(root, relative_path(pattern.replace("{split}", name), "files"))
         if found:
             return found
     return []

@@ -25,7 +25,7 @@ import numpy as np
 
 from wsolfast.data._base import SPLITS, BoxTable
 from wsolfast.data._classes import check_positions, occurring
-from wsolfast.data._files import file_state, read_lines, relative_path
+from wsolfast.data._files import file_state, glob_files, read_lines, relative_path
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
@@ -166,7 +166,7 @@ class _Image:
 
 
 def _shards(root: Path, split: str, pattern: str) -> list[Path]:
-    return sorted(root.glob(relative_path(pattern.replace("{split}", FOLDERS[split]), "shards")))
+    return glob_files(root, relative_path(pattern.replace("{split}", FOLDERS[split]), "shards"))
 
 
 def _classes(root: Path, pattern: str, labels: np.ndarray, split: str) -> tuple[list[str], list[int] | None]:

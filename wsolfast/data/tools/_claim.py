@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from wsolfast.data._files import is_stray
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError
 
@@ -20,7 +21,7 @@ def claim(folder: Path, name: str, settings: dict) -> None:
     """
     file, settings = folder / name, json.loads(json.dumps(settings, default=str))
     if not file.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not is_stray(entry.name) for entry in folder.iterdir()):
             raise DataError(f"{folder}: is not empty, and nothing of this command's; choose another folder")
         write_bytes(file, lambda stream: stream.write((json.dumps(settings, indent=2) + "\n").encode()))
         return

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from wsolfast.data._base import SPLITS, Source, boxes_outside, check_size, mask_differs
-from wsolfast.data._files import FileSource
+from wsolfast.data._files import FileSource, is_stray
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.sources import get_spec, open_files
 
@@ -104,6 +104,9 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
         told = report.problems.setdefault("split cannot be read", [])
         # A file of several splits has its faults in each of them.
         told += [fault for fault in refusal.faults if fault not in told]
+    remarks = list(dict.fromkeys(remark for source in sources.values() for remark in source.remarks))
+    if remarks:
+        report.notes["stray folder"] = remarks
     for split, source in sources.items():
         _check_source(source, split, decode, report)
     files = [source for source in sources.values() if isinstance(source, FileSource)]
@@ -208,5 +211,9 @@ def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
     for folder in folders:
         if folder.is_dir():
             for entry in os.scandir(folder):
-                if entry.name.lower().endswith(_SUFFIXES) and os.path.normpath(entry.path) not in known:
+                if (
+                    entry.name.lower().endswith(_SUFFIXES)
+                    and not is_stray(entry.name)
+                    and os.path.normpath(entry.path) not in known
+                ):
                     yield entry.path
