@@ -230,7 +230,8 @@ def test_an_unforeseen_error_is_a_row_with_its_type(tiny_file, tmp_path, monkeyp
     jobs, _ = plan(tmp_path, patterns=[tiny_file])
     found = reproduce(jobs, tmp_path)
     assert found.recipes["tiny"].runs[0].failure == "KeyError: 'bug'"
-    assert "Traceback" in (jobs[0].path / "train.log").read_text()
+    assert "Traceback" in jobs[0].path.with_name(f"{jobs[0].path.name}.log").read_text()
+    assert not jobs[0].path.exists()
 
 
 def test_stages_of_a_recipe_are_run_and_resumed(tiny_file, tmp_path, coarse_sweep, monkeypatch):

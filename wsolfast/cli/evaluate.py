@@ -24,6 +24,7 @@ from wsolfast.cli._options import (
     Workers,
     decoder_override,
     echo,
+    is_run,
     refuse_company,
     run_path,
     runtime_overrides,
@@ -98,7 +99,7 @@ def evaluate(
     if shard and merge_shards:
         raise RecipeError("--shard does a part, --merge-shards measures all: give one of them")
     part = EvalShard.parse(shard) if shard else None
-    if Path(target).is_dir():
+    if is_run(target):
         if weights is not None:
             raise RecipeError("--weights goes with a recipe; a run has its own")
         run = RunFolder(target)

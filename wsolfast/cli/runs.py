@@ -17,6 +17,7 @@ from wsolfast.cli._options import (
     Weights,
     Workers,
     echo,
+    is_run,
     refuse_company,
     run_path,
     runtime_overrides,
@@ -69,7 +70,7 @@ def localize(
 
     refuse_company("localize")
     require_any(images)
-    if Path(target).is_dir():
+    if is_run(target):
         if weights is not None:
             raise RecipeError("--weights goes with a recipe; a run has its own")
         run = RunFolder(target)

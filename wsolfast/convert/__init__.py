@@ -128,8 +128,14 @@ def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> 
     Raises:
         UsageError: if there is a run already, or something else.
     """
+    run = RunFolder.create(path, conversion.recipe, exist_ok=exist_ok, reads=[conversion.file])
+    with run.starting():
+        _write(conversion, run)
+    return run
+
+
+def _write(conversion: Conversion, run: RunFolder) -> None:
     recipe = conversion.recipe
-    run = RunFolder.create(path, recipe, exist_ok=exist_ok, reads=[conversion.file])
     stage = recipe.stage[-1]
     about = {"method": stage.method, "recipe": recipe.name, "stage": stage.name, "source": conversion.source}
     save_weights(run.weights_path(stage.name), conversion.tensors, about)
@@ -149,7 +155,6 @@ def write_run(conversion: Conversion, path: Path, *, exist_ok: bool = False) -> 
         "dropped": conversion.dropped,
     }
     write_json(run.path / "card.json", card)
-    return run
 
 
 def _source(name: str) -> ModuleType:

@@ -62,16 +62,17 @@ def localize(
         MissingError: if none of the files exists, the run is not finished, or nothing tells its classes.
     """
     paths, folder = [Path(file) for file in files], Path(output)
-    require_any(paths)
-    outputs = Outputs(folder, reads=paths)
-    outputs.check(folder / "boxes.json")
     progress, names = progress or Progress(quiet=True), run.shown_class_names()
-    recipe = _recipe(run, len(names), device, post)
-    label = None if class_name is None else _find_class(class_name, names)
-    protocol, view, second_view = eval_protocol(recipe), eval_view(recipe), classifier_view(recipe)
-    threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
-    network = Network(run, recipe, len(names))
-    predictor, target = network.predictor, network.device
+    with run.starting():
+        require_any(paths)
+        outputs = Outputs(folder, reads=paths)
+        outputs.check(folder / "boxes.json")
+        recipe = _recipe(run, len(names), device, post)
+        label = None if class_name is None else _find_class(class_name, names)
+        protocol, view, second_view = eval_protocol(recipe), eval_view(recipe), classifier_view(recipe)
+        threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
+        network = Network(run, recipe, len(names))
+        predictor, target = network.predictor, network.device
     wanted = None if label is None else torch.tensor([label], device=target)
     found, failed = [], []
     taken: set[Path] = set()

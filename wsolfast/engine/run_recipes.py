@@ -11,7 +11,7 @@ from wsolfast.engine.run.distributed import from_first, is_first, on_first, worl
 from wsolfast.engine.run.errors import Interrupted, UsageError
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults
-from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.run.run_folder import RunFolder, write_text
 from wsolfast.engine.training.train import change_runtime, recipe_hash, train
 from wsolfast.recipe import Recipe
 
@@ -83,8 +83,12 @@ def run_recipes(
                 raise
             failure = _describe(error)
             progress.log(f"failed: {failure}")
+            told = "failed: " + "".join(traceback.format_exception(error))
             if (job.path / "recipe.toml").is_file():
-                RunFolder(job.path).log("failed: " + "".join(traceback.format_exception(error)))
+                RunFolder(job.path).log(told)
+            else:
+                # A run that could not start leaves no folder.
+                write_text(job.path.with_name(f"{job.path.name}.log"), told)
             yield Outcome(job, None, failure)
 
 

@@ -335,7 +335,7 @@ def test_an_unfinished_run_says_how_to_finish_it(tiny, tmp_path):
 
 
 def test_a_protocol_that_is_not_there_is_a_recipe_error(trained):
-    with pytest.raises(RecipeError, match=r"evaluate\.protocol: unknown protocol 'spaa'"):
+    with pytest.raises(RecipeError, match=r"evaluate\.protocol: no protocol 'spaa'; did you mean 'spa'\?"):
         evaluate(trained, recipe_with(trained, protocol="spaa"))
 
 

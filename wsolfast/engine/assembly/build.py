@@ -16,7 +16,7 @@ from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localiz
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
 from wsolfast.methods import Method
-from wsolfast.metrics import Protocol, get_protocol
+from wsolfast.metrics import PROTOCOLS, Protocol, get_protocol
 from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, RuntimeSpec, ScheduleSpec, StageSpec
 
 
@@ -139,10 +139,10 @@ def eval_protocol(recipe: Recipe) -> Protocol:
     Raises:
         RecipeError: if there is no such protocol.
     """
-    try:
-        protocol = get_protocol(recipe.evaluate.protocol)
-    except ValueError as error:
-        raise RecipeError(f"evaluate.protocol: {error}") from None
+    name = recipe.evaluate.protocol
+    if name not in PROTOCOLS:
+        raise RecipeError(f"evaluate.protocol: no protocol {name!r}; {nearest(name, PROTOCOLS)}")
+    protocol = get_protocol(name)
     if protocol.frame == "crop":
         resize = recipe.evaluate.resize if isinstance(recipe.evaluate.resize, int) else protocol.resize
         return replace(protocol, input_size=recipe.data.crop or protocol.input_size, resize=resize)
@@ -278,7 +278,7 @@ def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
     try:
         return methods.Refined(method, **spec.scg)
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"evaluate.scg: {error}") from error
+        raise RecipeError(f"evaluate.scg: {str(error).removeprefix('scg: ')}") from error
 
 
 def _check_options(where: str, constructor: Callable, options: dict, given: tuple[str, ...]) -> None:

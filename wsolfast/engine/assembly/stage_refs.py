@@ -56,9 +56,9 @@ def classifier_of(recipe: Recipe) -> StageRef | None:
         MissingError: if it is neither a stage nor the folder of a run.
     """
     localizer, wanted = localizer_of(recipe).stage, recipe.evaluate.classifier
-    able = [stage for stage in recipe.stage if _classifies(stage)]
+    able = [stage for stage in recipe.stage if classifies(stage)]
     if wanted is None:
-        if _classifies(localizer):
+        if classifies(localizer):
             return None
         if not able:
             raise RecipeError(
@@ -74,12 +74,17 @@ def classifier_of(recipe: Recipe) -> StageRef | None:
         raise MissingError(f"evaluate.classifier: neither a stage ({_names(recipe)}) nor a run folder: {wanted!r}")
     run = RunFolder(wanted)
     stage = localizer_of(run.recipe).stage
-    if not _classifies(stage):
+    if not classifies(stage):
         raise RecipeError(f"evaluate.classifier: {wanted}: its stage {stage.name!r} does not classify")
     return StageRef(run.recipe, stage, run)
 
 
-def _classifies(stage: StageSpec) -> bool:
+def classifies(stage: StageSpec) -> bool:
+    """Return whether the stage's method tells classes apart.
+
+    Raises:
+        RecipeError: if there is no such method.
+    """
     try:
         return methods.get_stage(stage.method).classifies
     except KeyError as error:

@@ -113,6 +113,7 @@ class EvalSplit:
         Raises:
             RunError: if it cannot be written.
         """
+        self.run.keep()
         try:
             self.maps.save(batch)
         except OSError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from wsolfast import data
 from wsolfast.engine.assembly.build import describe_device, eval_protocol
 from wsolfast.engine.assembly.network import Network
+from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.evaluation.eval_pass import EvalPass
 from wsolfast.engine.evaluation.eval_split import EvalShard, EvalSplit
 from wsolfast.engine.evaluation.measure import SplitMetrics
@@ -59,10 +60,10 @@ def evaluate(
     """
     recipe = as_measured(recipe or run.recipe)
     progress = progress if progress and is_first() else Progress(quiet=True)
-    protocol = eval_protocol(recipe)
     keep_freed_memory()
     started = time.monotonic()
-    with run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
+    with run.starting(), run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
+        protocol = eval_protocol(recipe)
         network, test, fullsup = _open(run, recipe, limit)
         _check_shards(merge_shards, test, fullsup)
         metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
@@ -134,7 +135,7 @@ def evaluate_shard(
     progress = progress if progress and is_first() else Progress(quiet=True)
     keep_freed_memory()
     alone = run.lock(f"shard-{shard.number}-of-{shard.count}")
-    with alone, deterministic_algorithms(recipe.runtime.deterministic):
+    with run.starting(), alone, deterministic_algorithms(recipe.runtime.deterministic):
         network, *splits = _open(run, recipe, limit)
         for split in filter(None, splits):
             EvalPass(split, network, progress).compute_shard(shard)
@@ -154,6 +155,7 @@ def evaluate_shard(
 
 def _open(run: RunFolder, recipe: Recipe, limit: int | None) -> tuple[Network, EvalSplit, EvalSplit | None]:
     """Open the networks, the split that is measured, and train_fullsup for its best thresholds, if it is there."""
+    check_recipe(recipe)
     test = EvalSplit(run, recipe, recipe.evaluate.split, limit)
     network = Network(run, recipe, len(test.dataset.class_names))
     fullsup = None

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsolfast._nearest import nearest_three
 from wsolfast.data import atomic
 from wsolfast.engine.run.distributed import is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError, UsageError
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
+# What was there before, until the new run has got going.
+_ASIDE = ".replaced"
 _OWNED = (
     "metrics.jsonl",
     "train.log",
@@ -30,12 +33,14 @@ _OWNED = (
     "localized",
     "card.json",
 )
-
 _CLASSES = "classes.json"
+_MADE = (*_OWNED, "recipe.toml", "env.json", _CLASSES)
 
 
 class RunFolder:
     """Folder ``runs/<name>/``. :meth:`create` starts a run, the constructor opens one that is there.
+
+    A start may fail: :meth:`starting` then leaves things as they were, the run that was to be replaced included.
 
     Args:
         path: the folder.
@@ -46,9 +51,10 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not (self.path / "recipe.toml").is_file():
-            raise MissingError(f"{self.path} is no run folder: it has no recipe.toml")
+        require_run(self.path)
         self.recipe = parse_recipe((self.path / "recipe.toml").read_text(encoding="utf-8"), self.path.name)
+        self._made: list[Path] | None = None  # folders that this start has made; None of a run that is not new
+        self._recipe_before: str | None = None
 
     @classmethod
     def create(
@@ -68,11 +74,18 @@ class RunFolder:
             UsageError: if there is a run already, a folder that is no run, or something in it that the new run needs.
         """
         path, needed = Path(path), [*map(str, reads), *_named_by(recipe)]
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         on_first(lambda: cls._start(path, recipe, exist_ok, needed))
-        return cls(path)
+        run = cls(path)
+        run._made = made if is_first() else None
+        return run
 
     @classmethod
     def _start(cls, path: Path, recipe: Recipe, exist_ok: bool, needed: Sequence[str]) -> None:
+        if (path / _ASIDE).is_dir():
+            # A start was killed before it got going.
+            with _held(path, ".lock"):
+                _take_back(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             # A recipe alone may be a user's own.
             if not all((path / name).is_file() for name in ("recipe.toml", "env.json")):
@@ -84,13 +97,46 @@ class RunFolder:
                     raise UsageError(f"{given} is needed, and lies in the run that would be replaced: {path}")
         path.mkdir(parents=True, exist_ok=True)
         with _held(path, ".lock"):
-            for name in (*_OWNED, _CLASSES):
-                if (path / name).is_dir():
-                    shutil.rmtree(path / name)
-                else:
-                    (path / name).unlink(missing_ok=True)
+            for name in filter(lambda name: (path / name).exists(), _MADE):
+                (path / _ASIDE).mkdir(exist_ok=True)
+                (path / name).rename(path / _ASIDE / name)
             write_text(path / "recipe.toml", dump_recipe(recipe))
             write_json(path / "env.json", describe_environment() | {"seed": recipe.seed})
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Undo a start if an error comes before :meth:`keep`, which is called at the end at the latest."""
+        try:
+            yield
+        except BaseException:
+            self._undo()
+            raise
+        self.keep()
+
+    def keep(self) -> None:
+        """Call the start a success: what was replaced is gone from now on."""
+        self._made = self._recipe_before = None
+        if is_first():
+            shutil.rmtree(self.path / _ASIDE, ignore_errors=True)
+
+    def _undo(self) -> None:
+        # Another process may have gone on with what is there.
+        with contextlib.suppress(InUseError), _held(self.path, ".lock"):
+            self._take_back()
+
+    def _take_back(self) -> None:
+        if self._recipe_before is not None:
+            write_text(self.path / "recipe.toml", self._recipe_before)
+        if self._made is not None:
+            _take_back(self.path)
+            if self.path in self._made:
+                for lock in self.path.glob(".lock*"):
+                    lock.unlink()
+            for folder in self._made:
+                # One that holds something by now stays.
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        self._made = self._recipe_before = None
 
     def stage_path(self, stage: str) -> Path:
         """Return the folder of a stage: the run folder itself if it is the only one."""
@@ -131,8 +177,15 @@ class RunFolder:
                 return json.loads(head.rstrip() + "]}").get("class_names", [])
         return []
 
-    def replace_recipe(self, recipe: Recipe) -> None:
-        """Keep ``recipe`` as the run's own, for instance when its data moved."""
+    def replace_recipe(self, recipe: Recipe, *, until_kept: bool = False) -> None:
+        """Make ``recipe`` the run's own, for instance when its data moved.
+
+        Args:
+            recipe: replaces the run's own.
+            until_kept: the old one comes back if :meth:`starting` ends in an error.
+        """
+        if until_kept:
+            self._recipe_before = (self.path / "recipe.toml").read_text(encoding="utf-8")
         self.recipe = recipe
         write_text(self.path / "recipe.toml", dump_recipe(recipe))
 
@@ -179,6 +232,37 @@ class RunFolder:
             InUseError: if another process holds it.
         """
         return locked(self.path, part)
+
+
+def require_run(path: Path) -> None:
+    """Refuse a folder that holds no run.
+
+    Raises:
+        MissingError: that names the three nearest runs beside it, or says that there are none.
+    """
+    if (path / "recipe.toml").is_file():
+        return
+    if path.exists():
+        raise MissingError(f"{path} is no run folder: it has no recipe.toml; name a folder that a training run wrote")
+    if not path.parent.is_dir():
+        raise MissingError(f"there is no run at {path}, and no folder {path.parent}")
+    runs = [str(file.parent) for file in path.parent.glob("*/recipe.toml")]
+    hint = f"; {nearest_three(str(path), runs)}" if runs else f", and no other in {path.parent}"
+    raise MissingError(f"there is no run at {path}{hint}")
+
+
+def _take_back(path: Path) -> None:
+    """Remove what a start has written, and put back what it found."""
+    aside = path / _ASIDE
+    for name in _MADE:
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
+        if (aside / name).exists():
+            (aside / name).rename(path / name)
+    if aside.is_dir():
+        aside.rmdir()
 
 
 def _named_by(recipe: Recipe) -> list[str]:

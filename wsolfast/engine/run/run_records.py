@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.results import Curves, EvalResults, ImageRow, ImageTable
+from wsolfast.engine.run.run_folder import require_run
 from wsolfast.methods import display_name, list_methods
 
 
@@ -85,8 +86,7 @@ def _label(method: str, added: Sequence[str]) -> str:
 
 def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     recipe_file = path / "recipe.toml"
-    if not recipe_file.is_file():
-        raise MissingError(f"{path} is no run folder: it has no recipe.toml; name a folder that a training run wrote")
+    require_run(path)
     text = recipe_file.read_text(encoding="utf-8")
     try:
         recipe = tomllib.loads(text)

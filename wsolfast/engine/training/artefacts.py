@@ -24,7 +24,7 @@ from wsolfast.engine.run.run_folder import RunFolder, write_bytes
 from wsolfast.engine.run.signals import StopRequest
 from wsolfast.engine.training.loading import load_batches
 from wsolfast.methods import Method
-from wsolfast.recipe import RecipeError, StageSpec
+from wsolfast.recipe import Recipe, RecipeError, StageSpec
 from wsolfast.types import Batch
 
 FIELDS = ("pseudo_mask",)
@@ -83,6 +83,19 @@ def save(
     method.train(was_training)
 
 
+def check_uses(recipe: Recipe) -> None:
+    """Look whether batches have the fields that stages read from earlier ones.
+
+    Raises:
+        RecipeError: that names the first one that they have not.
+    """
+    for stage in recipe.stage:
+        for field in stage.uses:
+            if field not in FIELDS:
+                where = f"stage.{stage.name}.uses.{field}"
+                raise RecipeError(f"{where}: batches have no such field; {nearest(field, FIELDS)}")
+
+
 def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
     """Read what ``stage`` uses of earlier stages, by batch field: one tensor with a row per training image.
 
@@ -93,8 +106,6 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
     found = {}
     for field, source in stage.uses.items():
         where = f"stage.{stage.name}.uses.{field}"
-        if field not in FIELDS:
-            raise RecipeError(f"{where}: batches have no such field; {nearest(field, FIELDS)}")
         parts = []
         files = sorted(_folder(run, source).glob("*.safetensors"))
         again = f"delete {run.weights_path(source)} and resume: stage {source!r} then writes it again"

@@ -69,7 +69,7 @@ class NonFiniteSteps:
 
     def __init__(self, run: RunFolder, stage: str, log: Callable[[str], None]):
         self.allowed, self.stage, self.log = run.recipe.runtime.skip_nonfinite, stage, log
-        self.file = run.path / "nonfinite.json"
+        self.run, self.file = run, run.path / "nonfinite.json"
         self.rows: list[dict[str, object]] = []
 
     def add(self, result: StepResult, at: TrainPosition, image_ids: Sequence[str]) -> None:
@@ -82,6 +82,7 @@ class NonFiniteSteps:
         listed = ", ".join(f"{name} = {value}" for name, value in values.items())
         where = {"stage": self.stage, "epoch": at.epoch, "step": at.step}
         self.rows.append(where | {"values": listed, "images": list(image_ids)})
+        self.run.keep()
         write_json(self.file, self.rows)
         text = f"stage {self.stage}, epoch {at.epoch}, step {at.step}: {listed}; images {', '.join(image_ids)}"
         if len(self.rows) > self.allowed:

@@ -17,6 +17,7 @@ from wsolfast.engine.assembly.build import (
     rate_at,
 )
 from wsolfast.engine.assembly.checkpoint import derive_seed, save_weights, seed_everything
+from wsolfast.engine.assembly.preflight import check_recipe, check_stages
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
@@ -48,12 +49,16 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
     Raises:
         Interrupted: a signal asked for a stop; the checkpoint is written.
         RunError: the loss or the gradient is not finite; the message names the step and its images.
-        RecipeError: the checkpoint was written under another recipe.
+        RecipeError: something in the recipe cannot be meant, or the checkpoint was written under another one. What was
+            there before the start of a run is there again.
     """
     progress = progress if progress and distributed.is_first() else Progress(quiet=True)
-    device = choose_device(run.recipe.runtime.device)
     keep_freed_memory()
-    with run.lock(), StopRequest() as stop, deterministic_algorithms(run.recipe.runtime.deterministic):
+    deterministic = deterministic_algorithms(run.recipe.runtime.deterministic)
+    with run.starting(), run.lock(), StopRequest() as stop, deterministic:
+        device = choose_device(run.recipe.runtime.device)
+        check_recipe(run.recipe)
+        artefacts.check_uses(run.recipe)
         finished = distributed.from_first([run.weights_path(stage.name).exists() for stage in run.recipe.stage])
         if all(finished):
             return
@@ -62,7 +67,9 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         try:
             for index, done in enumerate(finished):
                 if not done:
-                    StageTraining(run, index, device, progress, stop).train()
+                    stage = StageTraining(run, index, device, progress, stop)
+                    stage.check_later_stages()
+                    stage.train()
             run.update_environment(finished=now())
         finally:
             run.add_seconds(time.monotonic() - started)
@@ -72,11 +79,11 @@ def change_runtime(run: RunFolder, recipe: Recipe) -> None:
     """Let the run continue with ``recipe``, which may differ in ``runtime`` and ``data.root``.
 
     Raises:
-        RecipeError: if it differs in anything else; the run's own recipe stays.
+        RecipeError: if it differs in anything else; the run's own recipe stays, as it does if training cannot start.
     """
     if recipe_hash(recipe) != recipe_hash(run.recipe):
         raise RecipeError(f"{run.path}: a run continues with its own recipe; only runtime.* and data.root may change")
-    run.replace_recipe(recipe)
+    run.replace_recipe(recipe, until_kept=True)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -123,6 +130,14 @@ class StageTraining:
         self.gradients = GradientAccumulator(self.method, device, recipe.runtime)
         self.nonfinite = NonFiniteSteps(run, stage.name, self._log)
 
+    def check_later_stages(self) -> None:
+        """Look at what is built when this stage is done: the next ones, and the refinement of maps.
+
+        Raises:
+            RecipeError: if something cannot be built.
+        """
+        check_stages(self.run.recipe, len(self.dataset.class_names), self.stage, self.method)
+
     def train(self) -> None:
         """Train to the end and leave the weights.
 
@@ -131,6 +146,7 @@ class StageTraining:
             RunError: the loss or the gradient is not finite.
         """
         stage, at, steps_per_epoch = self.stage, self.at, self.order.steps_per_epoch
+        first = at.step
         self._log_start()
         self._hold_images()
         self.method.train()
@@ -139,6 +155,8 @@ class StageTraining:
                 log = EpochLog(self.run, stage, steps_per_epoch)
                 for indices, parts in self.remaining():
                     result = self.step(indices, parts)
+                    if at.step == first:
+                        self.run.keep()
                     advance(1, log.add(result, at, images=len(indices), rate=self._rate(at.step)))
                     at.advance(steps_per_epoch)
                     epoch_ends = at.step_in_epoch == 0

@@ -1,0 +1,80 @@
+"""Checks of a whole recipe before anything runs: what is built or measured hours later, and what is not used at all."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import torch
+
+from wsolfast._nearest import nearest
+from wsolfast.engine.assembly.build import (
+    build_method,
+    build_optimizer,
+    classifier_view,
+    eval_view,
+    find_weights,
+    refine,
+)
+from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, localizer_of
+from wsolfast.engine.run.errors import MissingError
+from wsolfast.methods import Method, SelfCorrelation
+from wsolfast.ops import CorrelationRule
+from wsolfast.recipe import Recipe, RecipeError, StageSpec, as_measured
+
+_FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Look at all names of a recipe and of its variants, used or not; nothing is opened or built.
+
+    Raises:
+        RecipeError: that names the key, and the name that is nearest to what it says.
+        MissingError: if the classifier is neither a stage nor a run.
+    """
+    for name in ("", *(variant.name for variant in recipe.variant)):
+        spec = dataclasses.replace(recipe.evaluate, variant=name)
+        _check_evaluation(as_measured(dataclasses.replace(recipe, evaluate=spec)))
+
+
+def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: Method) -> None:
+    """Build what comes after a stage without memory for its weights: later stages, their optimizers, the refinement.
+
+    Args:
+        recipe: to look at.
+        num_classes: of the data set.
+        current: the stage that is to be trained.
+        method: of that stage.
+
+    Raises:
+        RecipeError: if a stage, its optimizer or ``evaluate.scg`` cannot be built as the recipe says.
+        MissingError: if the weights that a stage starts from are a file that is not there.
+    """
+    networks = {current.name: method}
+    with torch.device("meta"):
+        for stage in recipe.stage[recipe.stage.index(current) + 1 :]:
+            weights = find_weights(stage.backbone.weights, recipe.data.root)
+            if weights.endswith(_FILES) and not Path(weights).expanduser().is_file():
+                raise MissingError(f"stage.{stage.name}.backbone.weights: no weights at {weights}")
+            networks[stage.name] = build_method(recipe, stage, num_classes, pretrained=False)
+            build_optimizer(networks[stage.name], stage.optim, f"stage.{stage.name}.optim")
+        spec, localizer = recipe.evaluate, localizer_of(recipe).stage
+        if spec.post != "none" or spec.scg:
+            if localizer.name not in networks:
+                networks[localizer.name] = build_method(recipe, localizer, num_classes, pretrained=False)
+            refine(networks[localizer.name], dataclasses.replace(spec, post="scg"))
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    spec = recipe.evaluate
+    eval_view(recipe)
+    localizer = localizer_of(recipe).stage
+    # One that cannot tell classes may be trained before the run that ranks them for it.
+    if spec.classifier is not None or classifies(localizer):
+        classifier_of(recipe)
+        classifier_view(recipe)
+    taken = inspect.signature(SelfCorrelation.__init__).parameters.values()
+    known = [one.name for one in taken if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    known += [field.name for field in dataclasses.fields(CorrelationRule)]
+    for key in spec.scg:
+        if key not in known:
+            raise RecipeError(f"unknown key {f'evaluate.scg.{key}'!r}; {nearest(key, known)}")
