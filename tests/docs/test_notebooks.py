@@ -29,7 +29,7 @@ def test_cells_run(notebook, tmp_path, monkeypatch):
         exec(compile(code, f"{notebook.name}, code cell {i}", "exec"), namespace)
     if notebook.stem == "localize_your_photo":
         assert (tmp_path / "localized" / "boxes.json").is_file()
-        assert namespace["found"]["images"][0]["boxes"]
+        assert namespace["found"].images[0].boxes
     else:
         assert 0 < namespace["found"]["gt_known_loc"] <= 100
         assert len(set(namespace["table"].values())) > 1  # protocols differ

@@ -2,12 +2,16 @@
 
 
 class DataError(Exception):
-    """A file, annotation or split that cannot be used; the message names it and says what to do."""
+    """A file, annotation or split that cannot be used; the message names it and says what to do.
+
+    Args:
+        message: one line.
+        faults: a message for each fault where there are several.
+    """
 
     exit_code = 3
 
     def __init__(self, message: str, faults: tuple[str, ...] = ()):
-        """Take a message, and one for each fault where there are several."""
         # A loader's worker passes its whole traceback on as the message; what follows this class's name is ours.
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
         super().__init__(message.rpartition(name)[2].rstrip())

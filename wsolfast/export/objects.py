@@ -15,6 +15,9 @@ def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
         finding: of an image.
         class_names: one per class.
 
+    Returns:
+        The detections: a box each.
+
     Raises:
         ImportError: if supervision is not installed.
     """

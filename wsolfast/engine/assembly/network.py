@@ -27,10 +27,10 @@ def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
     """
     recipe, stage, own, run = ref.recipe, ref.stage, run.class_names(), ref.run or run
     known = stage.num_classes or len(run.class_names())
-    if stage.epochs and own and run.class_names() and run.class_names() != own:
-        raise RecipeError(f"evaluate.classifier: {run.path} has other classes, or the same ones in another order")
     if ref.run is not None and known != num_classes:
         raise RecipeError(f"evaluate.classifier: {run.path} knows {known} classes, the data set has {num_classes}")
+    if stage.epochs and own and run.class_names() and run.class_names() != own:
+        raise RecipeError(f"evaluate.classifier: {run.path} has other classes, or the same ones in another order")
     weights = run.weights_path(stage.name)
     if not weights.is_file() and stage.epochs > 0:
         raise MissingError(f"{weights}: missing, the run is not finished; wsolfast train --resume {run.path}")
