@@ -175,10 +175,15 @@ def relative_path(text: str, where: str) -> str:
 
 def read_lines(path: Path, purpose: str) -> list[str]:
     """Read the lines of a text file of annotations, blank ones left out."""
+    return [line for _, line in numbered_lines(path, purpose)]
+
+
+def numbered_lines(path: Path, purpose: str) -> list[tuple[int, str]]:
+    """Read what :func:`read_lines` does, each line with its number in the file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: missing; it holds {purpose}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    return [line for line in text.splitlines() if line.strip()]
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Decoder, Encoded, decode, decode_mask, image_size
+from wsolfast.data.images.decode import Decoder, Encoded, decode, decode_mask, image_format, image_size
 
 
 class PackedSource(Source):
@@ -76,6 +76,15 @@ class PackedSource(Source):
     def mask(self, index: int) -> np.ndarray | None:
         content = self.mask_content(index)
         return None if content is None else decode_mask(content)
+
+
+def format_of(content: bytes, name: str) -> str | None:
+    """Return Pillow's name of the format of an image's bytes.
+
+    Raises:
+        DataError: if they are no image.
+    """
+    return image_format(Encoded(content, name))
 
 
 def check_boxes(boxes: Any, where: str) -> list[list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import MAX_POSITION, check_positions
-from wsolfast.data._files import FileSource, read_lines, relative_path
+from wsolfast.data._files import FileSource, numbered_lines, relative_path
 from wsolfast.data.errors import DataError, SplitMissingError
 
 _LABELS = "class_labels.txt"
@@ -49,7 +49,9 @@ def read_metadata(folder: Path, split: str) -> Metadata:
     image_ids, labels, position = _read_classes(folder, split)
     if split == "train_weaksup":
         return Metadata(image_ids, labels, {}, BoxTable.from_lists([[] for _ in image_ids]))
-    sizes = {index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2)}
+    sizes = {
+        index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2, once=True)
+    }
     boxes: list[list[list[int]]] = [[] for _ in image_ids]
     for index, corners in _rows(folder / "localization.txt", position, 4):
         boxes[index].append(corners)
@@ -57,7 +59,13 @@ def read_metadata(folder: Path, split: str) -> Metadata:
 
 
 def metadata_source(
-    metadata: str | Path, split: str, folder: Path, class_names: Sequence[str], **options: Any
+    metadata: str | Path,
+    split: str,
+    folder: Path,
+    class_names: Sequence[str],
+    *,
+    kept: Sequence[int] | None = None,
+    **options: Any,
 ) -> FileSource:
     """Open the images below ``folder`` that :func:`read_metadata` lists.
 
@@ -66,15 +74,34 @@ def metadata_source(
         split: which images.
         folder: where their ids start.
         class_names: one per class.
+        kept: take the images of these classes only, and number the classes in this order.
         **options: of :class:`FileSource`.
 
     Raises:
         DataError: as :func:`read_metadata`.
     """
     found = read_metadata(Path(metadata), split)
+    if kept is not None:
+        found = _select(found, kept)
+        if not found.image_ids:
+            raise SplitMissingError(
+                f"{metadata}: split {split!r} has no image of the {len(kept)} classes that are there"
+            )
     check_positions(found.labels, class_names, Path(metadata) / FOLDERS[split] / _LABELS)
     return FileSource(
         folder, found.image_ids, found.labels, class_names, boxes=found.boxes, sizes=found.sizes, **options
+    )
+
+
+def _select(found: Metadata, kept: Sequence[int]) -> Metadata:
+    """Return the images of some classes, numbered in the order of ``kept``."""
+    position = {label: new for new, label in enumerate(kept)}
+    indices = [index for index, label in enumerate(found.labels) if label in position]
+    return Metadata(
+        [found.image_ids[index] for index in indices],
+        [position[found.labels[index]] for index in indices],
+        {new: found.sizes[index] for new, index in enumerate(indices) if index in found.sizes},
+        BoxTable.from_lists([found.boxes.of(index).tolist() for index in indices]),
     )
 
 
@@ -94,7 +121,7 @@ def read_mask_metadata(folder: Path, split: str) -> MaskMetadata:
     masks: list[list[str]] = [[] for _ in image_ids]
     ignored: list[str | None] = [None] * len(image_ids)
     file = folder / "localization.txt"
-    for number, line in enumerate(read_lines(file, "an image id, a mask file and an ignore file per line"), 1):
+    for number, line in numbered_lines(file, "an image id, a mask file and an ignore file per line"):
         where = f"{file}, line {number}"
         image_id, *files = line.rsplit(",", 2)
         if len(files) != 2:
@@ -118,11 +145,16 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
     if not folder.is_dir():
         raise SplitMissingError(f"{folder}: no such folder; it holds the lists of split {split!r}")
     ids_file = folder / "image_ids.txt"
-    image_ids = [relative_path(line, str(ids_file)) for line in read_lines(ids_file, "one image id per line")]
+    lines: dict[str, int] = {}
+    for number, line in numbered_lines(ids_file, "one image id per line"):
+        first = lines.setdefault(relative_path(line, f"{ids_file}, line {number}"), number)
+        if first != number:
+            raise DataError(f"{ids_file}, line {number}: {line} is listed in line {first} already; remove one of them")
+    image_ids = list(lines)
     if not image_ids:
         raise DataError(f"{ids_file}: empty; split {split!r} needs one image id per line")
     position = {image_id: index for index, image_id in enumerate(image_ids)}
-    labels = {index: values[0] for index, values in _rows(folder / _LABELS, position, 1)}
+    labels = {index: values[0] for index, values in _rows(folder / _LABELS, position, 1, once=True)}
     unlabelled = next((image_ids[index] for index in range(len(image_ids)) if index not in labels), None)
     if unlabelled is not None:
         raise DataError(f"{folder / _LABELS}: no label for image {unlabelled}")
@@ -132,9 +164,10 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
     return image_ids, [labels[index] for index in range(len(image_ids))], position
 
 
-def _rows(file: Path, position: dict[str, int], count: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield (index of the image, its ``count`` whole numbers) for each line."""
-    for number, line in enumerate(read_lines(file, f"an image id and {count} whole numbers per line"), 1):
+def _rows(file: Path, position: dict[str, int], count: int, *, once: bool = False) -> Iterator[tuple[int, list[int]]]:
+    """Yield (index of the image, its ``count`` whole numbers) for each line; ``once`` allows an image one line."""
+    lines: dict[str, int] = {}
+    for number, line in numbered_lines(file, f"an image id and {count} whole numbers per line"):
         image_id, *words = line.rsplit(",", count)
         try:
             values = [int(word) for word in words]
@@ -144,4 +177,7 @@ def _rows(file: Path, position: dict[str, int], count: int) -> Iterator[tuple[in
             raise DataError(f"{file}, line {number}: expected an image id and {count} whole numbers, got {line!r}")
         if image_id not in position:
             raise DataError(f"{file}, line {number}: {image_id} is not in image_ids.txt")
+        if once and lines.setdefault(image_id, number) != number:
+            first = lines[image_id]
+            raise DataError(f"{file}, line {number}: {image_id} is listed in line {first} already; remove one of them")
         yield position[image_id], values

@@ -98,7 +98,7 @@ def test_benchmark_metadata_brings_cubv2(tree, write_text, write_image):
         ("classes.txt", None, r"classes.txt: missing; it holds the class names"),
         ("image_class_labels.txt", "1 1\n", r"image_class_labels.txt: image \d is missing in image_class_labels.txt"),
         ("images.txt", "1 a.jpg\n", r"image \d is missing in images.txt; the two files must list the same images"),
-        ("images.txt", "1 a.jpg\n1 b.jpg\n", r"images.txt, line 2: expected a new id and a value, got '1 b.jpg'"),
+        ("images.txt", "1 a.jpg\n1 b.jpg\n", r"images.txt, line 2: the id 1 is listed already"),
         ("bounding_boxes.txt", "1 2.0 3.0\n", r"bounding_boxes.txt: image 1 needs 4 numbers, got '2.0 3.0'"),
         ("train_test_split.txt", "".join(f"{k} 1\n" for k in range(1, 7)), r"split.txt: split 'test' is empty"),
         ("image_class_labels.txt", "".join(f"{k} 3\n" for k in range(1, 7)), r"image 1 has class 3, classes.txt has 2"),

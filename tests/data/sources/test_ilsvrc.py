@@ -3,7 +3,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from wsolfast.data import DataError, check, index, open_dataset
+from wsolfast.data import DataError, SplitMissingError, check, index, open_dataset
 
 SYNSETS = ("n01440764", "n01443537")
 
@@ -243,9 +243,102 @@ def test_a_folder_without_images_is_named_and_not_numbered(tree, write_text, cap
     assert dataset.labels.tolist() == [0, 0, 1, 1]
     told = [f"{tree}/train/n00000001: no image in it, so it is no class"]
     assert caplog.messages == told
-    assert check("ilsvrc", tree).notes["stray folder"] == told
+    assert check("ilsvrc", tree).notes["folder or annotation without an image"] == told
     # The data set's own list has the class.
     write_text("LOC_synset_mapping.txt", "".join(f"{synset} {synset}\n" for synset in ("n00000001", *SYNSETS)))
     dataset = open_dataset("ilsvrc", tree, "train_weaksup")
     assert dataset.class_names == ("n00000001", *SYNSETS)
     assert dataset.labels.tolist() == [1, 1, 2, 2]
+
+
+@pytest.fixture
+def some_classes(tree, write_image, write_text):
+    """Two of five classes, and the annotations of all."""
+    write_text("LOC_synset_mapping.txt", "".join(f"{synset} {synset[-1]}\n" for synset in ("n0", *SYNSETS, "n8", "n9")))
+    for synset in ("n0", "n8", "n9"):
+        write_text(f"Annotations/CLS-LOC/val/ILSVRC2012_val_1{synset}.xml", annotation((synset, (1, 2, 11, 12))))
+    write_image("val/ILSVRC2012_val_1n9.JPEG", format="JPEG")
+    return tree
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_some_of_the_classes_can_be_read_alone(some_classes, listed, indexed):
+    if not listed:
+        (some_classes / "LOC_synset_mapping.txt").unlink()
+        with pytest.raises(DataError, match=r"'n9' of .* is not among the 2 classes; .* set data.options.subset=true"):
+            open_dataset("ilsvrc", some_classes, "test")
+    if indexed:
+        assert index("ilsvrc", some_classes, subset=True).images == {"train_weaksup": 4, "test": 3}
+    for split, labels in (("train_weaksup", [0, 0, 1, 1]), ("test", [1, 0, 0])):
+        dataset = open_dataset("ilsvrc", some_classes, split, subset=True)
+        assert dataset.labels.tolist() == labels
+        assert dataset.class_names == (("4", "7") if listed else SYNSETS)
+        if listed:
+            dataset.number_by_id(5)
+            assert dataset.labels.tolist() == [label + 1 for label in labels]
+    Image.new("RGB", (30, 40)).save(some_classes / "val/ILSVRC2012_val_00000003.JPEG", "JPEG")
+    assert check("ilsvrc", some_classes, subset=True).ok
+
+
+def test_annotations_without_an_image_name_the_option(some_classes):
+    report = check("ilsvrc", some_classes)
+    (told,) = report.notes["folder or annotation without an image"]
+    assert told.endswith("2 of 6 annotations have no image; data.options.subset=true leaves such annotations out")
+
+
+def test_a_list_that_has_a_class_or_an_image_twice_is_named(tree, write_text):
+    write_text("LOC_val_solution.csv", "ImageId,PredictionString\na,n01440764 1 2 3 4\na,n01443537 1 2 3 4\n")
+    with pytest.raises(DataError, match=r"LOC_val_solution.csv: a is listed twice"):
+        open_dataset("ilsvrc", tree, "test")
+    write_text("LOC_synset_mapping.txt", f"{SYNSETS[0]} a\n{SYNSETS[1]} b\n{SYNSETS[0]} a\n")
+    with pytest.raises(DataError, match=r"LOC_synset_mapping.txt: n01440764 is listed twice"):
+        open_dataset("ilsvrc", tree, "train_weaksup")
+
+
+def test_an_index_is_renewed_when_an_empty_folder_gets_an_image(tree, write_image):
+    (tree / "train/n00000001").mkdir()
+    index("ilsvrc", tree)
+    assert open_dataset("ilsvrc", tree, "test").class_names == SYNSETS
+    write_image("train/n00000001/1.JPEG", format="JPEG")
+    assert open_dataset("ilsvrc", tree, "test").class_names == ("n00000001", *SYNSETS)
+
+
+def test_metadata_of_all_classes_serves_some(some_classes, write_text):
+    names = ("a", "b", "c")
+    write_text("meta/val/image_ids.txt", "".join(f"val2/{name}.jpeg\n" for name in names))
+    write_text("meta/val/class_labels.txt", "val2/a.jpeg,2\nval2/b.jpeg,0\nval2/c.jpeg,1\n")
+    write_text("meta/val/image_sizes.txt", "".join(f"val2/{name}.jpeg,{k + 5},9\n" for k, name in enumerate(names)))
+    write_text(
+        "meta/val/localization.txt", "".join(f"val2/{name}.jpeg,0,0,{k + 3},8\n" for k, name in enumerate(names))
+    )
+    dataset = open_dataset("ilsvrc", some_classes, "train_fullsup", metadata=some_classes / "meta", subset=True)
+    assert dataset.image_ids == ("val2/a.jpeg", "val2/c.jpeg")
+    assert dataset.labels.tolist() == [1, 0]
+    assert [dataset.annotations(i).size for i in range(2)] == [(5, 9), (7, 9)]
+    assert [dataset.annotations(i).boxes.tolist() for i in range(2)] == [[[0, 0, 3, 8]], [[0, 0, 5, 8]]]
+    write_text("meta/val/class_labels.txt", "val2/a.jpeg,0\nval2/b.jpeg,0\nval2/c.jpeg,0\n")
+    with pytest.raises(SplitMissingError, match="has no image of the 2 classes that are there"):
+        open_dataset("ilsvrc", some_classes, "train_fullsup", metadata=some_classes / "meta", subset=True)
+    (some_classes / "LOC_synset_mapping.txt").unlink()
+    with pytest.raises(DataError, match=r"LOC_synset_mapping.txt: missing; with subset it tells the labels"):
+        open_dataset("ilsvrc", some_classes, "train_fullsup", metadata=some_classes / "meta", subset=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        ("image_ids.txt", "a.jpeg\n\nb.jpeg\na.jpeg\n", 4),
+        ("class_labels.txt", "a.jpeg,0\nb.jpeg,1\n\nb.jpeg,0\n", 4),
+        ("image_sizes.txt", "a.jpeg,5,9\na.jpeg,5,9\nb.jpeg,5,9\n", 2),
+    ],
+)
+def test_an_id_that_metadata_list_twice_is_named_with_its_file_and_line(tree, write_text, file, text, line):
+    write_text("meta/val/image_ids.txt", "a.jpeg\nb.jpeg\n")
+    write_text("meta/val/class_labels.txt", "a.jpeg,0\nb.jpeg,1\n")
+    write_text("meta/val/image_sizes.txt", "a.jpeg,5,9\nb.jpeg,5,9\n")
+    write_text("meta/val/localization.txt", "a.jpeg,0,0,5,9\na.jpeg,0,0,2,3\nb.jpeg,0,0,5,9\n")
+    assert len(open_dataset("ilsvrc", tree, "train_fullsup", metadata=tree / "meta").annotations(0).boxes) == 2
+    write_text(f"meta/val/{file}", text)
+    with pytest.raises(DataError, match=rf"{file}, line {line}: [ab].jpeg is listed in line [12] already"):
+        open_dataset("ilsvrc", tree, "train_fullsup", metadata=tree / "meta")

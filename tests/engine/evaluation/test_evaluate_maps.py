@@ -317,6 +317,7 @@ def test_comparing_needs_opencv_and_names_the_extra(folder, monkeypatch):
         ({"metrics": "iou50,top1_loc"}, UsageError, "no 'top1_loc' here; choose from gt_known_loc"),
         ({"protocol": "mine"}, UsageError, "--protocol: unknown protocol 'mine'"),
         ({"dataset": "OpenImages"}, UsageError, "give their folder as --mask-root"),
+        ({"dataset": "cub"}, UsageError, "has 'CUB'; give it in these letters"),
         ({"dataset": "absent"}, DataError, "test: no such folder; it holds the lists"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ _IMAGE_FOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 _BOX_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val")
 _LIST_FOLDERS = (".", "ILSVRC")
 _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
+_SUBSET_HINT = "; where only some of ImageNet's classes are there, set data.options.subset=true"
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
@@ -39,6 +41,7 @@ class Listing:
     labels: list[int]
     synsets: list[str]  # one per class
     names: list[str]  # one per class
+    class_ids: list[int] | None  # positions in the list of all classes, where these are some of them
     boxes: Path | None  # the folder of the XML files; None for the training set
     remarks: tuple[str, ...] = ()  # what is odd and does not hinder
 
@@ -82,41 +85,88 @@ def image_folder(root: Path) -> Path:
     raise DataError(f"{root}: neither train/ nor val/ is there; expected\n{LAYOUT}")
 
 
-def list_split(root: Path, split: str) -> Listing:
+def list_split(root: Path, split: str, subset: bool = False) -> Listing:
     """List the images of ``train_weaksup`` or ``test``.
+
+    Args:
+        root: of the tree.
+        split: which images.
+        subset: the classes are those with an image, and annotations without an image or of another class do not count.
 
     Raises:
         DataError: if a folder or list is missing or malformed.
     """
     folder = image_folder(root)
-    synsets, names, remarks = read_classes(root, folder)
+    classes = read_classes(root, folder, subset)
     if split == "train_weaksup":
-        return Listing(folder, *_images_by_synset(folder, "train", synsets), synsets, names, None, remarks)
+        images = _images_by_synset(folder, "train", classes.synsets, subset)
+        return Listing(folder, *images, classes.synsets, classes.names, classes.ids, None, classes.remarks)
     boxes = next((root / name for name in _BOX_FOLDERS if (root / name).is_dir()), None)
     if boxes is None:
         raise DataError(f"{root / _BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each")
-    return Listing(folder, *_validation_images(root, folder, boxes, synsets), synsets, names, boxes, remarks)
+    image_ids, labels, absent = _validation_images(root, folder, boxes, classes.synsets, subset)
+    remarks = classes.remarks
+    if absent:
+        hint = "data.options.subset=true leaves such annotations out"
+        remarks += (f"{boxes}: {absent} of {len(image_ids)} annotations have no image; {hint}",)
+    return Listing(folder, image_ids, labels, classes.synsets, classes.names, classes.ids, boxes, remarks)
 
 
-def read_classes(root: Path, folder: Path) -> tuple[list[str], list[str], tuple[str, ...]]:
-    """Return synsets in class order, their names, and a line for every folder that would be a class if it had an image.
+@dataclass(frozen=True)
+class Classes:
+    """Classes of a tree, in their order."""
 
-    Without a list, the classes are the folders of the training images, or else of the validation images.
+    synsets: list[str]
+    names: list[str]
+    ids: list[int] | None = None  # positions in the list of all classes, where these are some of them
+    remarks: tuple[str, ...] = ()
+
+
+def read_classes(root: Path, folder: Path, subset: bool = False) -> Classes:
+    """Read the classes: those of the list, or else the folders of training or of validation images that hold one.
+
+    Args:
+        root: has the list.
+        folder: has the images.
+        subset: of a list, take the classes that have an image in the first folder of images that there is.
+
+    Raises:
+        DataError: if there is neither a list nor a folder of a class, or the list has a class twice.
     """
     mapping = _list_file(root, _MAPPING)
     if mapping is not None:
         rows = [line.split(maxsplit=1) for line in read_lines(mapping, "one synset and its name per line")]
-        return [row[0] for row in rows], [row[-1] for row in rows], ()
-    for name in ("train", "val"):
-        if (folder / name).is_dir():
-            places = listed_folders(folder / name)
-            empty = [place for place in places if next(_image_names(place), None) is None]
-            synsets = [place.name for place in places if place not in empty]
-            if synsets:
-                return synsets, synsets, tuple(f"{place}: no image in it, so it is no class" for place in empty)
+        synsets = [row[0] for row in rows]
+        if len(set(synsets)) < len(synsets):
+            twice = next(synset for synset, count in Counter(synsets).items() if count > 1)
+            raise DataError(f"{mapping}: {twice} is listed twice; remove one of the lines")
+        if not subset:
+            return Classes(synsets, [row[-1] for row in rows])
+        there = set(_folders_with_images(folder)[0])
+        ids = [class_id for class_id, synset in enumerate(synsets) if synset in there]
+        return Classes([synsets[k] for k in ids], [rows[k][-1] for k in ids], ids)
+    found, empty = _folders_with_images(folder)
+    if found:
+        return Classes(found, found, None, tuple(f"{place}: no image in it, so it is no class" for place in empty))
     raise DataError(
         f"{root / 'LOC_synset_mapping.txt'}: missing, and there are no synset folders to take the class order from"
     )
+
+
+def _folders_with_images(folder: Path) -> tuple[list[str], list[Path]]:
+    """Return the names of the synset folders that hold an image, and the other ones, of ``train`` or else ``val``."""
+    for name in ("train", "val"):
+        places = listed_folders(folder / name) if (folder / name).is_dir() else []
+        empty = [place for place in places if next(_image_names(place), None) is None]
+        if len(empty) < len(places):
+            return [place.name for place in places if place not in empty], empty
+    return [], []
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Return the synset folders of all images, those without an image, too."""
+    places = [folder / name for name in FOLDERS.values()]
+    return [entry for place in places if place.is_dir() for entry in listed_folders(place)]
 
 
 def _image_names(folder: Path) -> Iterator[str]:
@@ -132,15 +182,17 @@ def _list_file(root: Path, name: str) -> Path | None:
     return next((root / place / name for place in _LIST_FOLDERS if (root / place / name).is_file()), None)
 
 
-def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list[str], list[int]]:
+def _images_by_synset(folder: Path, name: str, synsets: list[str], subset: bool) -> tuple[list[str], list[int]]:
     if not (folder / name).is_dir():
         raise SplitMissingError(f"{folder / name}: missing; expected\n{LAYOUT}")
     image_ids, labels = [], []
     position = {synset: label for label, synset in enumerate(synsets)}
     for entry in listed_folders(folder / name):
         files = sorted(_image_names(entry))
-        if files and entry.name not in position:
-            raise DataError(f"{entry}: {entry.name} is not among the {len(synsets)} classes")
+        if entry.name not in position:
+            if files and not subset:
+                raise DataError(f"{entry}: {entry.name} is not among the {len(synsets)} classes{_SUBSET_HINT}")
+            continue
         image_ids += [f"{name}/{entry.name}/{file}" for file in files]
         labels += [position[entry.name] for _ in files]
     if not image_ids:
@@ -148,13 +200,18 @@ def _images_by_synset(folder: Path, name: str, synsets: list[str]) -> tuple[list
     return image_ids, labels
 
 
-def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]) -> tuple[list[str], list[int]]:
-    """List images and labels of ``val/``, and images that have boxes and are not there, to be missed by name."""
+def _validation_images(
+    root: Path, folder: Path, boxes: Path, synsets: list[str], subset: bool
+) -> tuple[list[str], list[int], int]:
+    """List images and labels of ``val/``; images that have boxes and are not there are among them, and counted.
+
+    With ``subset``, neither absent images nor those of other classes are listed.
+    """
     if not (folder / "val").is_dir():
         raise SplitMissingError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
     by_synset = bool(listed_folders(folder / "val"))
     if by_synset:
-        image_ids, labels = _images_by_synset(folder, "val", synsets)
+        image_ids, labels = _images_by_synset(folder, "val", synsets, subset)
     else:
         files = sorted(_image_names(folder / "val"))
         if not files:
@@ -169,17 +226,24 @@ def _validation_images(root: Path, folder: Path, boxes: Path, synsets: list[str]
         if solution and stem not in named:
             raise DataError(f"{solution}: no label for image {stem}")
         synset = named[stem] if solution else read_xml(source)[1][0][0]
-        if synset not in position:
-            raise DataError(f"{source}: {synset!r} of {stem} is not among the {len(synsets)} classes")
+        if synset not in position and not subset:
+            raise DataError(f"{source}: {synset!r} of {stem} is not among the {len(synsets)} classes{_SUBSET_HINT}")
         return synset
 
-    labels = labels or [position[synset_of(Path(image_id).stem)] for image_id in image_ids]
+    if not by_synset:
+        found = [(image_id, position.get(synset_of(Path(image_id).stem))) for image_id in image_ids]
+        image_ids = [image_id for image_id, label in found if label is not None]
+        labels = [label for _, label in found if label is not None]
+    if subset:
+        if not image_ids:
+            raise SplitMissingError(f"{folder / 'val'}: no image of the {len(synsets)} classes that are there")
+        return image_ids, labels, 0
     absent = {file.stem for file in glob_files(boxes, "*.xml")} - {Path(image_id).stem for image_id in image_ids}
     for stem in sorted(absent):
         synset = synset_of(stem)
         image_ids.append(f"val/{synset}/{stem}.JPEG" if by_synset else f"val/{stem}.JPEG")
         labels.append(position[synset])
-    return image_ids, labels
+    return image_ids, labels, len(absent)
 
 
 def _read_solution(file: Path) -> dict[str, str]:
@@ -189,7 +253,12 @@ def _read_solution(file: Path) -> dict[str, str]:
     bad = next((row for row in rows if len(row) != 2 or not row[1].split()), None)
     if bad is not None:
         raise DataError(f"{file}: expected 'ImageId,PredictionString', got {','.join(bad)!r}")
-    return {stem: prediction.split()[0] for stem, prediction in rows}
+    found: dict[str, str] = {}
+    for stem, prediction in rows:
+        if stem in found:
+            raise DataError(f"{file}: {stem} is listed twice; remove one of the lines")
+        found[stem] = prediction.split()[0]
+    return found
 
 
 def read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import ClassTable
-from wsolfast.data._files import FileSource, read_lines, relative_path
+from wsolfast.data._files import FileSource, numbered_lines, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Decoder
@@ -139,10 +139,12 @@ def _sha1(path: str) -> str:
 def _table(file: Path, purpose: str) -> dict[str, str]:
     """Read lines ``key value`` into a table."""
     table = {}
-    for number, line in enumerate(read_lines(file, purpose), 1):
+    for number, line in numbered_lines(file, purpose):
         key, _, value = line.strip().partition(" ")
-        if not value or key in table:
-            raise DataError(f"{file}, line {number}: expected a new id and a value, got {line!r}")
+        if key in table:
+            raise DataError(f"{file}, line {number}: the id {key} is listed already; remove one of the lines")
+        if not value:
+            raise DataError(f"{file}, line {number}: expected an id and a value, got {line!r}")
         table[key] = value
     return table
 

@@ -38,6 +38,7 @@ from wsolfast.data.sources._ilsvrc_tree import (
     FOLDERS,
     LAYOUT,
     Listing,
+    class_folders,
     consulted,
     image_folder,
     list_split,
@@ -55,6 +56,7 @@ def open_source(
     *,
     metadata: str | Path | None = None,
     val_images: str | Path | None = None,
+    subset: bool = False,
     decoder: Decoder = "auto",
     orient: bool = True,
 ) -> FileSource:
@@ -65,25 +67,39 @@ def open_source(
         split: which images.
         metadata: the benchmark's ``metadata/ILSVRC``, for ``train_fullsup`` only.
         val_images: the folder in which the benchmark's ``val2/`` lies; ``root`` unless told.
+        subset: only some of the classes are there: they are those with training images (or else validation images),
+            and what is annotated of others does not count.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
     """
     if split in FOLDERS:
-        return _Source(list_split(root, split), decoder=decoder, orient=orient)
+        return _Source(list_split(root, split, subset), decoder=decoder, orient=orient)
     folder = image_folder(root)
-    _, names, _ = read_classes(root, folder)
+    classes = read_classes(root, folder, subset)
     if metadata is None:
         raise SplitMissingError(
             f"{root}: ILSVRC has no train_fullsup split; give metadata=DIR (the benchmark's metadata/ILSVRC) and "
             "val_images=DIR (where val2/ of ImageNetV2 lies)"
         )
-    return metadata_source(metadata, split, Path(val_images or folder), names, decoder=decoder, orient=orient)
+    if subset and classes.ids is None:
+        raise DataError(f"{root / 'LOC_synset_mapping.txt'}: missing; with subset it tells the labels of {metadata}")
+    return metadata_source(
+        metadata,
+        split,
+        Path(val_images or folder),
+        classes.names,
+        kept=classes.ids,
+        class_ids=classes.ids,
+        decoder=decoder,
+        orient=orient,
+    )
 
 
 class _Source(FileSource):
     """Images of the tree; the XML of an image is read when its boxes are asked for and the index does not tell them."""
 
     def __init__(self, listing: Listing, **options: Any):
+        options["class_ids"] = listing.class_ids
         super().__init__(listing.folder, listing.image_ids, listing.labels, listing.names, **options)
         self.remarks = listing.remarks
         self._listing = listing
@@ -100,17 +116,18 @@ class _Source(FileSource):
 
 
 def _open_indexed(
-    root: Path, split: str, *, decoder: Decoder = "auto", orient: bool = True, **_: Any
+    root: Path, split: str, *, subset: bool = False, decoder: Decoder = "auto", orient: bool = True, **_: Any
 ) -> FileSource | None:
     """Open the split from its index; None if there is none, or it does not hold any more (then said)."""
-    if not _index_path(root, split).exists():
+    path = _index_path(root, split, subset)
+    if not path.exists():
         return None
     try:
-        listing, arrays = _read(root, split)
+        listing, arrays = _read(root, path)
     except Unusable as reason:
         _log.warning(
             "%s: %s; the files are read instead. Renew it: wsolfast data index ilsvrc %s",
-            _index_path(root, split),
+            path,
             reason,
             root,
         )
@@ -123,7 +140,9 @@ def _open_indexed(
     return _Source(listing, **annotations, decoder=decoder, orient=orient)
 
 
-def _index(root: Path, split: str, *, task: Task, workers: int | None, force: bool, **_: Any) -> IndexedSplit | None:
+def _index(
+    root: Path, split: str, *, task: Task, workers: int | None, force: bool, subset: bool = False, **_: Any
+) -> IndexedSplit | None:
     """Write the index of a split, unless the one that is there still holds.
 
     Raises:
@@ -131,15 +150,17 @@ def _index(root: Path, split: str, *, task: Task, workers: int | None, force: bo
     """
     if split not in FOLDERS or not (image_folder(root) / FOLDERS[split]).is_dir():
         return None
-    if not force and _index_path(root, split).exists():
+    path = _index_path(root, split, subset)
+    if not force and path.exists():
         try:
-            return IndexedSplit(len(_read(root, split)[0].labels), built=False)
+            return IndexedSplit(len(_read(root, path)[0].labels), built=False)
         except Unusable:
             pass
     started = time.time_ns()
     before = _states(root, consulted(root))
-    listing = list_split(root, split)
-    before |= _states(root, listing.folders())
+    listing = list_split(root, split, subset)
+    # A folder without an image is no class until it has one.
+    before |= _states(root, [*listing.folders(), *class_folders(listing.folder)])
     arrays = {"image_ids": pack_texts(listing.image_ids), "labels": np.array(listing.labels, np.int64)}
     unreadable: tuple[str, ...] = ()
     with task(f"index {split}", len(listing.image_ids)) as advance:
@@ -154,10 +175,11 @@ def _index(root: Path, split: str, *, task: Task, workers: int | None, force: bo
         "folder": str(listing.folder.relative_to(root)),
         "synsets": listing.synsets,
         "names": listing.names,
+        "class_ids": listing.class_ids,
         "box_folder": None if listing.boxes is None else str(listing.boxes.relative_to(root)),
         "fingerprint": before,
     }
-    write_index(_index_path(root, split), header, arrays)
+    write_index(path, header, arrays)
     return IndexedSplit(len(listing.image_ids), unreadable)
 
 
@@ -186,17 +208,17 @@ def _annotation_arrays(found: list[Annotation | DataError]) -> dict[str, np.ndar
     return {"sizes": np.array(sizes, np.int64), "boxes": boxes.boxes, "offsets": boxes.offsets}
 
 
-def _index_path(root: Path, split: str) -> Path:
-    return root / FOLDER / f"ilsvrc-{split}.safetensors"
+def _index_path(root: Path, split: str, subset: bool) -> Path:
+    return root / FOLDER / f"ilsvrc-{split}{'-subset' * subset}.safetensors"
 
 
-def _read(root: Path, split: str) -> tuple[Listing, dict[str, np.ndarray]]:
+def _read(root: Path, path: Path) -> tuple[Listing, dict[str, np.ndarray]]:
     """Read a split and its annotations from the index.
 
     Raises:
         Unusable: if it is damaged, or the tree has changed.
     """
-    header, arrays = read_index(_index_path(root, split))
+    header, arrays = read_index(path)
     changed = _changed(root, header["fingerprint"])
     if changed is not None:
         raise Unusable(f"stale, {changed} has changed")
@@ -206,6 +228,7 @@ def _read(root: Path, split: str) -> tuple[Listing, dict[str, np.ndarray]]:
         arrays["labels"].tolist(),
         header["synsets"],
         header["names"],
+        header.get("class_ids"),
         header["box_folder"] and root / header["box_folder"],
     )
     return listing, arrays

@@ -106,7 +106,7 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
         told += [fault for fault in refusal.faults if fault not in told]
     remarks = list(dict.fromkeys(remark for source in sources.values() for remark in source.remarks))
     if remarks:
-        report.notes["stray folder"] = remarks
+        report.notes["folder or annotation without an image"] = remarks
     for split, source in sources.items():
         _check_source(source, split, decode, report)
     files = [source for source in sources.values() if isinstance(source, FileSource)]
@@ -211,9 +211,6 @@ def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
     for folder in folders:
         if folder.is_dir():
             for entry in os.scandir(folder):
-                if (
-                    entry.name.lower().endswith(_SUFFIXES)
-                    and not is_stray(entry.name)
-                    and os.path.normpath(entry.path) not in known
-                ):
+                is_image = entry.name.lower().endswith(_SUFFIXES) and not is_stray(entry.name)
+                if is_image and os.path.normpath(entry.path) not in known:
                     yield entry.path

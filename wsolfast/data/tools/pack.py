@@ -14,11 +14,10 @@ from PIL import Image
 
 from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import FileSource
-from wsolfast.data._packed import PackedSource
+from wsolfast.data._packed import PackedSource, format_of
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError, SplitMissingError
-from wsolfast.data.images.decode import Encoded, image_format
 from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources import open_source
 from wsolfast.data.sources.shards import CLASS_IDS, CLASSES
@@ -123,7 +122,7 @@ def _write_shard(stream: BinaryIO, source: Source, part: range, annotated: bool)
 
 def _members(source: Source, index: int, annotated: bool) -> Iterator[tuple[str, bytes]]:
     content = _image(source, index)
-    kind = image_format(Encoded(content, source.describe(index)))
+    kind = format_of(content, source.describe(index))
     suffix = _SUFFIXES.get(kind or "")
     if suffix is None:
         raise DataError(f"{source.describe(index)}: {kind} is not an image format of shards")

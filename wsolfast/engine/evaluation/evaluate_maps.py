@@ -201,7 +201,13 @@ class _Rows:
 
 
 def _below(folder: str | Path, dataset: str) -> Path:
-    return Path(folder, dataset) if Path(folder, dataset).is_dir() else Path(folder)
+    if Path(folder, dataset).is_dir():
+        return Path(folder, dataset)
+    names = [entry.name for entry in Path(folder).iterdir()] if Path(folder).is_dir() else []
+    meant = next((name for name in names if name.lower() == dataset.lower()), None)
+    if meant is not None:
+        raise UsageError(f"--dataset {dataset!r}: {folder} has {meant!r}; give it in these letters")
+    return Path(folder)
 
 
 def _sweep(name: str, interval: float | None) -> Protocol:
