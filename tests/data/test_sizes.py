@@ -79,3 +79,19 @@ def test_pixels_sizes_and_boxes_of_a_turned_image_agree(annotate, tmp_path, name
     if size:
         with pytest.raises(DataError, match=r"set data.options.orient=false"):
             open_dataset("shards", shards, "test")[0]
+
+
+def test_an_image_that_is_too_long_for_its_shorter_side_is_told(annotate):
+    root = annotate("20000,1,1,0,3,1,test,", pixels=np.zeros((1, 20_000, 3), np.uint8))
+    message = r"a.png: 20000x1 px with data.keep_aspect becomes 5120000x256, over the limit of 89478485 px"
+    with pytest.raises(DataError, match=message):
+        open_dataset("folder", root, "test", resize=256, keep_aspect=True)[0]
+    with pytest.raises(DataError, match="no readable image; 1 were skipped"):
+        open_dataset("folder", root, "test", resize=256, keep_aspect=True, skip_bad=True)
+    assert open_dataset("folder", root, "test", resize=256)[0].image.shape == (3, 256, 256)
+
+
+def test_a_set_of_one_class_is_told(annotate):
+    assert check("folder", annotate("40,30,1,2,3,4,test,")).notes["one class"] == [
+        "class 0: nothing is learned where nothing is told apart"
+    ]

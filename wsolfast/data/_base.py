@@ -217,7 +217,7 @@ class Dataset(torch.utils.data.Dataset):
         pixels = self._source.read(position)
         image_size = (pixels.shape[1], pixels.shape[0])
         check_size(self._source, position, image_size)
-        wholes = {size: view.warp(pixels) for size, view in self._warps.items()}
+        wholes = {size: view.warp(pixels, name) for size, view in self._warps.items()}
         for size, cache in self._caches.items():
             if size not in kept:
                 cache.put(position, state, wholes[size], image_size)
@@ -322,7 +322,9 @@ class Dataset(torch.utils.data.Dataset):
     def _readable(self) -> list[int]:
         def complaint(index: int) -> str | None:
             try:
-                self._source.read(index)
+                pixels = self._source.read(index)
+                for view in self._warps.values():
+                    view.check_length(pixels, self._source.describe(index))
             except DataError as error:
                 return str(error)
             return None

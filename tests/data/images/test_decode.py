@@ -150,6 +150,22 @@ def test_sixteen_bit_grayscale_keeps_its_upper_bits(tmp_path):
     assert decode.decode(tmp_path / "a.png")[..., 0].tolist() == [[0, 0], [1, 255]]
 
 
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+def test_twelve_bits_in_a_file_of_sixteen_are_refused(tmp_path, suffix, shape):
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / f"a.{suffix}"
+    for most, refused in ((4095, True), (300, True), (4096, False), (65535, False), (0, False)):
+        values = np.zeros(shape, np.uint16)
+        values[1:] = most
+        cv2.imwrite(str(path), values)
+        if refused:
+            with pytest.raises(DataError, match=rf"a.{suffix}: cannot be decoded \(at most 12 of its 16 bits are used"):
+                decode.decode(path)
+        else:
+            assert decode.decode(path).max() == most >> 8
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "mpo"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_to_pixels_and_size(write_image, decoder, orientation, suffix):

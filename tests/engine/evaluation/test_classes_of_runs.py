@@ -129,3 +129,15 @@ def test_a_validation_split_that_cannot_be_read_is_told_and_not_passed_over(of_f
     (tmp_path / "val.json").write_text("{")
     with pytest.raises(DataError, match=r"val.json: not a COCO file"):
         evaluate(run)
+
+
+def test_training_images_of_one_class_are_told(of_files, tmp_path, caplog):
+    write_coco(tmp_path, "train", {"red": 1, "green": 2})
+    recipe = of_files()
+    open_training_data(recipe, recipe.stage[0])
+    assert caplog.messages == []
+    file = tmp_path / "train.json"
+    file.write_text(file.read_text().replace('"category_id": 2', '"category_id": 1'))
+    open_training_data(recipe, recipe.stage[0])
+    (told,) = caplog.messages
+    assert told == "data: every training image is of class 'red'; nothing is learned where nothing is told apart"

@@ -26,6 +26,7 @@ __all__ = [
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning level; an image above it is a decompression bomb or not a photograph
 
+_TWELVE_BITS = 1 << 12
 _ORIENTATION = 0x0112
 _SWAPS_AXES = {5, 6, 7, 8}
 _ADVICE = "repair or remove it, or open the data with skip_bad (--skip-bad)"
@@ -56,7 +57,8 @@ class Encoded:
 def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True) -> np.ndarray:
     """Decode an image file to RGB.
 
-    Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. The orientation that EXIF
+    Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. Of 16 bits the upper ones
+    are kept, so 12 in a file of 16 are refused. The orientation that EXIF
     records is applied, so annotations are those of the upright image.
 
     Args:
@@ -83,7 +85,9 @@ def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True)
                 return pixels
     with _open(file) as image:
         try:
-            return np.array(_to_rgb(_turn(image, orient)))
+            # The tiles are gone when it is loaded.
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+            return np.array(_to_rgb(_turn(image, orient), deep))
         except Exception as error:  # Pillow's plugins raise whatever the bytes lead them to
             raise DataError(f"{file}: cannot be decoded ({_words(error)}); {_ADVICE}") from error
 
@@ -189,9 +193,14 @@ def _turn(image: Image.Image, orient: bool) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, deep: bool) -> Image.Image:
+    """Convert an image; ``deep`` if its file has 16 bits, of which Pillow keeps the upper ones where it has colours."""
+    if deep and not image.mode.startswith("I"):
+        _refuse_twelve_bits(np.asarray(image.convert("RGB")).astype(np.uint16) << 8)
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        _refuse_twelve_bits(values)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"{image.mode!r} pixels have no defined range; store it with 8 or 16 bits")
     if image.has_transparency_data:
@@ -203,6 +212,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _turned(file: Encoded) -> bool:
     with _open(file) as image:
         return _orientation(image) != 1
+
+
+def _refuse_twelve_bits(values: np.ndarray) -> None:
+    if 0 < values.max() < _TWELVE_BITS:
+        raise ValueError(
+            "at most 12 of its 16 bits are used, which would come out nearly black: stretch them, or store 8"
+        )
 
 
 def _read(file: Path | Encoded) -> Encoded:

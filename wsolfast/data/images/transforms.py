@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wsolfast.data.errors import DataError
 from wsolfast.data.images._rand_augment import DRAWS, MAGNITUDES, rand_augment
+from wsolfast.data.images.decode import MAX_PIXELS
 
 # View.resize and View.keep_aspect: what the resized whole image depends on, besides the image.
 Size = tuple[int | tuple[int, int] | None, bool]
@@ -155,18 +156,37 @@ class View:
         Returns:
             uint8 tensor [3, h, w], contiguous, and where it lies in the image.
         """
-        return self.cut(self.warp(pixels), (pixels.shape[1], pixels.shape[0]), draws, name)
+        return self.cut(self.warp(pixels, name), (pixels.shape[1], pixels.shape[0]), draws, name)
 
-    def warp(self, pixels: np.ndarray) -> Tensor:
+    def warp(self, pixels: np.ndarray, name: str = "image") -> Tensor:
         """Resize the whole image: what :meth:`cut` takes from, and all that depends on nothing random.
 
         Args:
             pixels: uint8 array [H, W, 3].
+            name: what an error calls the image.
 
         Returns:
             uint8 tensor [3, h, w].
+
+        Raises:
+            DataError: if the image is so long that, at this shorter side, it would exceed ``MAX_PIXELS``.
         """
+        self.check_length(pixels, name)
         return resize(torch.from_numpy(pixels).permute(2, 0, 1), self._target(*pixels.shape[:2]))
+
+    def check_length(self, pixels: np.ndarray, name: str) -> None:
+        """Refuse an image that :meth:`warp` would enlarge beyond ``MAX_PIXELS``.
+
+        Raises:
+            DataError: if it is so long at this shorter side.
+        """
+        height, width = pixels.shape[:2]
+        rows, columns = self._target(height, width)
+        if self.keep_aspect and rows * columns > MAX_PIXELS:
+            raise DataError(
+                f"{name}: {width}x{height} px with data.keep_aspect becomes {columns}x{rows}, over the limit of "
+                f"{MAX_PIXELS} px; leave it out (--skip-bad) or warp it"
+            )
 
     def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:
         """Cut the view from what :meth:`warp` gave: all that is random.

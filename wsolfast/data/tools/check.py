@@ -104,6 +104,9 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
         told = report.problems.setdefault("split cannot be read", [])
         # A file of several splits has its faults in each of them.
         told += [fault for fault in refusal.faults if fault not in told]
+    alone = {source.class_names[0] for source in sources.values() if len(source.class_names) == 1}
+    if alone:
+        report.notes["one class"] = [f"{name}: nothing is learned where nothing is told apart" for name in alone]
     remarks = list(dict.fromkeys(remark for source in sources.values() for remark in source.remarks))
     if remarks:
         report.notes["folder or annotation without an image"] = remarks

@@ -1,6 +1,7 @@
 """Parts of a recipe: data sets, methods, optimizers, devices."""
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from wsolfast.engine.run.errors import BackendError
 from wsolfast.methods import Method
 from wsolfast.metrics import PROTOCOLS, Protocol, get_protocol
 from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, RuntimeSpec, ScheduleSpec, StageSpec
+
+_log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,7 +91,7 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
         DataError: if the split cannot be opened, or has a class that the run does not know.
     """
     ref, spec = StageRef(recipe, stage), recipe.data
-    return _open(
+    dataset = _open(
         recipe,
         "train_weaksup",
         class_names,
@@ -99,6 +102,10 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
         crop_area=spec.crop_area,
         rand_augment=spec.rand_augment,
     )
+    if len(dataset.labels.unique()) == 1:
+        name = dataset.class_names[int(dataset.labels[0])]
+        _log.warning("data: every training image is of class %r; nothing is learned where nothing is told apart", name)
+    return dataset
 
 
 def open_export_data(recipe: Recipe, split: str = "train_weaksup", class_names: Sequence[str] = ()) -> data.Dataset:
