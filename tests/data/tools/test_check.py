@@ -22,11 +22,13 @@ def tree(tmp_path, write_image, write_text):
 def test_whole_tree_is_ok_and_counted(tree):
     report = check("folder", tree, decode=True)
     assert report.ok
-    assert not report.notes
+    assert report.notes == {"class without a training image": ["bee"]}
     assert str(report).splitlines()[1:] == [
         "  train_weaksup  1 images, 1 classes",
         "  train_fullsup  1 images, 1 classes, 1 boxes",
         "  test           1 images, 1 classes, 1 boxes, 1 masks",
+        "note: class without a training image (1)",
+        "  bee",
         "ok",
     ]
 

@@ -139,5 +139,7 @@ def test_training_images_of_one_class_are_told(of_files, tmp_path, caplog):
     file = tmp_path / "train.json"
     file.write_text(file.read_text().replace('"category_id": 2', '"category_id": 1'))
     open_training_data(recipe, recipe.stage[0])
-    (told,) = caplog.messages
-    assert told == "data: every training image is of class 'red'; nothing is learned where nothing is told apart"
+    assert caplog.messages == [
+        "data: every training image is of class 'red'; nothing is learned where nothing is told apart",
+        "data: 1 of 2 classes have no training image ('green')",
+    ]

@@ -107,6 +107,9 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
     alone = {source.class_names[0] for source in sources.values() if len(source.class_names) == 1}
     if alone:
         report.notes["one class"] = [f"{name}: nothing is learned where nothing is told apart" for name in alone]
+    untrained = _untrained(sources)
+    if untrained:
+        report.notes["class without a training image"] = untrained
     remarks = list(dict.fromkeys(remark for source in sources.values() for remark in source.remarks))
     if remarks:
         report.notes["folder or annotation without an image"] = remarks
@@ -204,6 +207,15 @@ def _check_mask(source: Source, index: int, size: tuple[int, int], name: str, fo
         found.notes.append(("mask without an object", name))
     if source.masks_fit and mask.shape != size[::-1]:
         found.problems.append(("size differs from the mask", f"{name}: {mask_differs(mask, size)}"))
+
+
+def _untrained(sources: dict[str, Source]) -> list[str]:
+    """Return the classes that are measured and not trained: other splits have images of them alone."""
+    training = sources.get("train_weaksup")
+    if training is None:
+        return []
+    missing = set().union(*(source.labels.tolist() for source in sources.values())) - set(training.labels.tolist())
+    return [training.class_names[label] for label in sorted(missing)]
 
 
 def _unlabelled(sources: list[FileSource]) -> Iterator[str]:

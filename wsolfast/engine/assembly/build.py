@@ -105,6 +105,13 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
     if len(dataset.labels.unique()) == 1:
         name = dataset.class_names[int(dataset.labels[0])]
         _log.warning("data: every training image is of class %r; nothing is learned where nothing is told apart", name)
+    known = set(dataset.labels.tolist())
+    untrained = [name for label, name in enumerate(dataset.class_names) if label not in known]
+    if untrained and stage.num_classes is None:
+        first = ", ".join(map(repr, untrained[:3])) + ", ..." * (len(untrained) > 3)
+        _log.warning(
+            "data: %d of %d classes have no training image (%s)", len(untrained), len(dataset.class_names), first
+        )
     return dataset
 
 
