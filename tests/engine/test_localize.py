@@ -1,9 +1,11 @@
 """``localize`` and ``evaluate`` say the same of the same image."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from wsolfast.engine.evaluation.evaluate import evaluate
@@ -11,6 +13,7 @@ from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.localize import localize
 from wsolfast.engine.report.pictures import draw_boxes, overlay
 from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.methods.cam import CAM
 from wsolfast.recipe import dump_recipe, parse_recipe
 
 CLASSES = 6
@@ -95,3 +98,41 @@ def test_photos_and_other_files_are_never_replaced_by_overlays(tiny, tmp_path, p
     assert (code, err.count("\n")) == (2, 1)
     assert "boxes.json exists and is not of this command" in err
     assert (photos / "boxes.json").read_text() == "[]"
+
+
+@pytest.fixture
+def flat(monkeypatch):
+    """Every map of CAM has one value everywhere."""
+    original = CAM.localize_features
+
+    def flattened(self, *arguments, **options):
+        found = original(self, *arguments, **options)
+        return dataclasses.replace(found, localization_map=torch.full_like(found.localization_map, 0.3))
+
+    monkeypatch.setattr(CAM, "localize_features", flattened)
+
+
+def test_a_constant_map_is_counted_and_gives_no_box(tiny, tmp_path, photos, coarse_sweep, wsolfast, flat):
+    run = untrained(tiny, tmp_path, photos).path
+    code, out, err = wsolfast("eval", run)
+    assert code == 0, err
+    assert f"{CLASSES} score maps have one value everywhere (maps_constant)" in out
+    assert json.loads((run / "eval/test/results.json").read_text())["maps_constant"] == CLASSES
+    code, out, err = wsolfast("localize", run, photos / "0.png", "--out", "found")
+    assert code == 0, err
+    assert "no box: its score map has one value everywhere" in out
+    assert json.loads((tmp_path / "found/boxes.json").read_text())["images"][0]["boxes"] == []
+    code, _, err = wsolfast("export", run, "--to", "coco", "--out", "found.json")
+    assert code == 0, err
+    assert json.loads((tmp_path / "found.json").read_text())["annotations"] == []
+    code, _, err = wsolfast("export", run, "--to", "masks", "--out", "masks")
+    assert code == 0, err
+    assert not np.asarray(Image.open(tmp_path / "masks/masks/0.png")).any()
+
+
+def test_maps_that_show_something_are_not_called_constant(tiny, tmp_path, photos, coarse_sweep, wsolfast):
+    run = untrained(tiny, tmp_path, photos).path
+    code, out, _ = wsolfast("eval", run)
+    assert code == 0
+    assert "maps_constant" not in out
+    assert json.loads((run / "eval/test/results.json").read_text())["maps_constant"] == 0

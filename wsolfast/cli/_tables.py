@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from wsolfast.engine.run.results import EvalResults, MapResults
@@ -66,12 +67,21 @@ def print_results(results: "EvalResults", paper: "Paper | None") -> None:
         console.print(f"top-1 boxes, percent: {shares}")
     if results.pixel is not None:
         console.print(f"masks of {results.pixel.images} images, Peak-T {results.pixel.peak_threshold}")
+    _print_constant(console, results.maps_constant)
     console.print(
         f"{results.num_images} images of {results.split}, protocol {results.protocol}, "
         f"{'regions' if results.error_split is None else 'boxes'} at "
         f"{results.cam_threshold:.3g} ({results.cam_threshold_source}), "
         f"{results.images_per_second:.1f} images/s"
     )
+
+
+def _print_constant(console: "Console", maps: int | None) -> None:
+    if maps:
+        console.print(
+            f"{maps} score map{'s have' if maps > 1 else ' has'} one value everywhere (maps_constant): "
+            "the box of such a map is rounding noise"
+        )
 
 
 def print_map_results(results: "MapResults", out: Path) -> None:
@@ -102,6 +112,7 @@ def print_map_results(results: "MapResults", out: Path) -> None:
         console.print(f"{compared.images} images × {compared.thresholds} thresholds identical to {compared.with_}")
     if results.maps_not_finite:
         console.print(f"{results.maps_not_finite} score maps hold a NaN or an infinity: they count as empty")
+    _print_constant(console, results.maps_constant)
     console.print(
         f"{results.num_images} images of {results.dataset} {results.split}"
         + (f", protocol {results.protocol}" if results.protocol else "")

@@ -91,6 +91,7 @@ def localize(
     if not quiet:
         for image in found.images:
             boxes = " ".join(str([round(value) for value in box]) for box in image.boxes)
+            boxes = boxes or "no box: its score map has one value everywhere"
             echo(f"{image.file}: {image.class_name or image.class_id} ({image.score:.2f}) {boxes}")
         echo(f"written: {output}/boxes.json")
     if found.failed:

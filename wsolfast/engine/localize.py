@@ -21,6 +21,7 @@ from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults, LocalizedImage, LocalizeResults, UnreadableImage
 from wsolfast.engine.run.run_folder import RunFolder, to_json
+from wsolfast.metrics import is_constant
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
@@ -40,6 +41,8 @@ def localize(
     progress: Progress | None = None,
 ) -> LocalizeResults:
     """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
+
+    A score map that has one value everywhere shows nothing: no box is cut from it.
 
     Only files of an earlier call are replaced. Where another file has an overlay's name, the overlay is
     ``<name>-2.png``.
@@ -91,6 +94,8 @@ def localize(
             shown = int(classes[0, 0]) if label is None else label
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
             boxes = predicted_boxes(maps, extent, protocol, threshold)[0]
+            if is_constant(maps)[0]:
+                boxes = boxes[:0]
             picture = draw_boxes(overlay(Image.fromarray(pixels), maps[0]), boxes)
             png = outputs.free(folder / f"{file.stem}.png", taken)
             taken.add(png)

@@ -13,13 +13,13 @@ from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.results import EvalResults, ImageRow, ImageTable
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.metrics import Protocol
+from wsolfast.metrics import Protocol, is_constant
 from wsolfast.metrics.functional import predicted_boxes
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Boxes, score map and mask of an image, by the map of its label."""
+    """Boxes, score map and mask of an image, by the map of its label; all empty where that map is constant."""
 
     image_id: str  # as the data set calls it
     size: tuple[int, int]  # (width, height) of the original
@@ -77,6 +77,10 @@ class Findings:
         boxes = predicted_boxes(score_map[None], torch.tensor([[width, height]]), self._protocol, self.threshold)[0]
         whole = at_image_size(score_map, (width, height), self._protocol)
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        if is_constant(score_map[None])[0]:
+            # What a resize makes of it is rounding noise, stretched to the whole range.
+            boxes, whole = boxes[:0], torch.zeros_like(whole)
+            return Finding(row.image_id, (width, height), row.label, score, boxes, whole, whole > 0)
         mask = self._protocol.rule.foreground(whole, self.threshold)
         return Finding(row.image_id, (width, height), row.label, score, boxes, whole, mask)
 

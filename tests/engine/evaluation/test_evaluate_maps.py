@@ -415,3 +415,11 @@ def test_counters_survive_without_pickled_code(folder):
     evaluate(folder)
     kept = torch.load(folder / "out" / "counters.pt", weights_only=True)
     assert kept["done"] == 4
+
+
+def test_constant_maps_are_counted_and_told(wsolfast, folder):
+    np.save(folder / "scoremaps" / "a" / "1.jpg.npy", np.full((7, 7), 0.3))
+    code, out, _ = wsolfast(*MAPS)
+    assert code == 0
+    assert "1 score map has one value everywhere (maps_constant)" in out
+    assert json.loads((folder / "runs" / "maps-CUB-test" / "results.json").read_text())["maps_constant"] == 1

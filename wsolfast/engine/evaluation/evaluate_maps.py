@@ -24,7 +24,7 @@ from wsolfast.engine.run.outputs import LIST, Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import Comparison, MapResults, MapRow
 from wsolfast.engine.run.run_folder import locked, to_json
-from wsolfast.metrics import METRICS_VERSION, Protocol, get_protocol, mask_overlaps
+from wsolfast.metrics import METRICS_VERSION, Protocol, get_protocol, is_constant, mask_overlaps
 from wsolfast.metrics.functional import best_overlaps, predicted_boxes
 
 _SAVE_EVERY = 1024
@@ -108,6 +108,7 @@ def evaluate_maps(
             compared=compared,
             images_without_box=None if masked else len(source.image_ids) - len(files),
             maps_not_finite=rows.not_finite,
+            maps_constant=rows.constant,
             dataset=dataset,
             split=split,
             scoremaps=str(scoremaps),
@@ -176,15 +177,16 @@ class _Annotations(data.Source):
 
 
 class _Rows:
-    """Rows of ``per_image.json``, and the number of score maps that hold a NaN or an infinity."""
+    """Rows of ``per_image.json``, and the numbers of score maps that are constant or not finite."""
 
     def __init__(self, metrics: SplitMetrics, threshold: float):
-        self.metrics, self.threshold, self.not_finite = metrics, threshold, 0
+        self.metrics, self.threshold, self.not_finite, self.constant = metrics, threshold, 0, 0
 
     def describe(self, batch: MapBatch) -> list[MapRow]:
         """Return a row for each image."""
         truth, maps = self.metrics.ground_truth, list(batch.maps)
         self.not_finite += sum(not one.isfinite().all() for one in maps)
+        self.constant += int(is_constant(maps).sum())
         indices = [truth.indices[position] for position in batch.images]
         about = [(index, truth.dataset.image_ids[index], int(truth.dataset.labels[index])) for index in indices]
         if self.metrics.masks is not None:

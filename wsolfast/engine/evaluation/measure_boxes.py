@@ -72,6 +72,7 @@ class BoxCounters(Counters):
         return Measurement(
             num_images=int(self._images[0]),
             images_without_box=int(self._images[1]),
+            maps_constant=numbers["maps_constant"],
             metrics=_metrics(numbers),
             oracle_threshold=oracle,
             cam_threshold=(oracle if transferred is None else at)["gt_known_loc"],

@@ -100,6 +100,7 @@ class MaskCounters(Counters):
         return Measurement(
             num_images=images,
             images_without_mask=asked - images,
+            maps_constant=self.pixels.compute()["maps_constant"],
             metrics={"top1_cls": 100 * first / images, "top5_cls": 100 * five / images},
             oracle_threshold={},
             cam_threshold=thresholds["p_iou"],

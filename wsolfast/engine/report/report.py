@@ -253,6 +253,12 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
             notes.append(f"{run.label} kept no per-image table, so it is missing from the gallery and the class table.")
         if not run.history and any(stage.get("epochs", 1) for stage in run.recipe.get("stage", ())):
             notes.append(f"{run.label} has no training log, so it has no training curve.")
+    for run in runs:
+        if run.results is not None and run.results.maps_constant:
+            notes.append(
+                f"{run.label} has {run.results.maps_constant} score maps with one value everywhere; "
+                "the boxes of these are rounding noise."
+            )
     evaluated = [run.results for run in runs if run.results is not None]
     if evaluated and not any(one.pixel for one in evaluated):
         notes.append("This data set has no object masks, so there are no pixel metrics (PxAP, Peak-IoU).")

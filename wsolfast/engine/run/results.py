@@ -109,6 +109,7 @@ class Measurement(Record):
     baselines: dict[str, dict[str, float]]  # "center_box", "center_gaussian" -> metrics
     images_without_box: int | None = None  # left out of the metrics of boxes
     images_without_mask: int | None = None  # left out of the metrics of masks
+    maps_constant: int | None = None  # have one value everywhere: what is measured of them is rounding noise
     transferred_thresholds: dict[str, float] | None = None  # metric -> best threshold on train_fullsup
     transferred_threshold: float | None = None  # the one of iou50
     transferred: dict[str, float] | None = None  # metrics at these
@@ -246,6 +247,7 @@ class MapResults(Record):
     transferred: dict[str, float] | None = None  # metrics at these
     baselines: dict[str, dict[str, float]] | None = None  # "center_box" -> metrics
     images_without_box: int | None = None  # left out
+    maps_constant: int | None = None  # have one value everywhere, as in Measurement
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ class LocalizedImage(Record):
     class_id: int  # the class that is localised
     class_name: str | None  # None if the run knows no names
     score: float  # probability of the class
-    boxes: list[list[float]]  # half-open xyxy, pixels of the upright image
+    boxes: list[list[float]]  # half-open xyxy, pixels of the upright image; none where the score map is constant
     overlay: str  # PNG of the score map and the boxes over the image
 
 
