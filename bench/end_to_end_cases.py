@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsolfast import data
+from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.recipe import Recipe, StageSpec, load_recipe
 
 # Batches that training in memory goes round.
@@ -130,9 +131,10 @@ def recipe_of(case: EndToEnd, root: Path, device: str, trained: str | None) -> R
         trained: the stage that will be trained; those before it, or all, are left as they start.
     """
     settings = ["data.name=ilsvrc", f"data.root={root}", "data.options={}", f"runtime.device={device}"]
-    if device == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        settings.append("runtime.amp=none")  # emulated there, bfloat16 is slower than float32
     recipe = load_recipe(case.recipe, (*case.overrides, *settings, "runtime.workers=0"))
+    # The contenders take what ours does.
+    runtime = replace(recipe.runtime, amp=choose_amp(recipe.runtime.amp, torch.device(device)))
+    recipe = replace(recipe, runtime=runtime)
 
     def prepared(stage: StageSpec) -> StageSpec:
         return replace(

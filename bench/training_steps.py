@@ -94,7 +94,9 @@ class Training:
             self.collate["published"] = artefacts.Collate(exported, label_maker(self.ours.method))
 
     def _open(self, index: int) -> StageTraining:
-        return StageTraining(self.run, index, self.device, Progress(quiet=True), StopRequest())
+        return StageTraining(
+            self.run, index, self.device, self.run.recipe.runtime.amp, Progress(quiet=True), StopRequest()
+        )
 
     def check(self) -> None:
         """Compare the engine's loss of a batch with the published one.

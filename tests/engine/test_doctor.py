@@ -38,5 +38,6 @@ def test_gpus_are_listed(monkeypatch):
     cuda = doctor.torch.cuda
     monkeypatch.setattr(cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cuda, "get_device_capability", lambda device: ((7, 5), (9, 0))[device.index])
     monkeypatch.setattr(cuda, "get_device_name", lambda index: f"card {index}")
     assert doctor.examine()["devices"] == ["cpu", "cuda:0 card 0", "cuda:1 card 1"]

@@ -94,7 +94,7 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("stage.batch_size=0", "must not be negative or zero"),
         ("stage.optim.name=lamb", "expected one of sgd, adam, got 'lamb'"),
         ("evaluate.post=crf", "evaluate.post: expected one of none, scg, got 'crf'"),
-        ("runtime.amp=fp16", "expected one of none, bf16"),
+        ("runtime.amp=fp16", "expected one of none, bf16, auto"),
         ("data.name=[1]", "data.name: expected a string, got"),
         ("stage.schedule.milestones=[1, 2.5]", "stage.schedule.milestones: expected an integer, got 2.5"),
         ("stage.schedule={milestones=[3], gamma=[0.1, 0.5]}", "expected one number or 1, one per milestone, got 2"),

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ RENAMED = {
     "stage.model.scg_post": "stage.model.scg.post",
     "stage.model.resize_roundtrip": "stage.model.scg.resize_roundtrip",
     "evaluate.scg.hsc_variant": "evaluate.scg.variant",
+}
+
+
+# Values that are others today, by the names of the recipes and the line of the record, with the line of today.
+CHANGED = {
+    # bfloat16 only where the device is fast at it. What was measured with it says so in its results.
+    ("cub50/*", 'runtime.amp = "bf16"'): 'runtime.amp = "auto"',
+    ("pets3/*", 'runtime.amp = "bf16"'): 'runtime.amp = "auto"',
 }
 
 
@@ -70,7 +79,9 @@ def test_a_recipe_means_what_it_meant(name):
     assert name in list_recipes()
     recipe = load_recipe(name)
     stages = [stage.name for stage in recipe.stage]
-    before, now = {renamed(line, stages) for line in RECORD[name]}, lines_of(recipe)
+    changed = {old: new for (names, old), new in CHANGED.items() if fnmatch(name, names)}
+    assert changed.keys() <= set(RECORD[name])
+    before, now = {renamed(changed.get(line, line), stages) for line in RECORD[name]}, lines_of(recipe)
     assert sorted(before - now) == sorted(now - before) == [], "the first were, the second are"
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from wsolfast.engine.run.progress import Progress
 
 Device = Annotated[str | None, typer.Option(help="Run on this device: auto, cpu, cuda or cuda:N.")]
-Amp = Annotated[str | None, typer.Option(help="Compute in mixed precision (bf16), or not (none).")]
+Amp = Annotated[
+    str | None,
+    typer.Option(help="Compute in mixed precision (bf16), or not (none), or where the device is fast at it (auto)."),
+]
 Workers = Annotated[
     int | None,
     typer.Option(help="Load images with this many processes, in an evaluation with threads; -1 chooses the number."),

@@ -30,7 +30,7 @@ app = typer.Typer()
 @app.command(
     epilog="Examples:\n\n"
     "  wsolfast train demo/spa\n\n"
-    "  wsolfast train spa_cub_vgg16 data.root=/data/CUB_200_2011 --device cuda --amp bf16\n\n"
+    "  wsolfast train spa_cub_vgg16 data.root=/data/CUB_200_2011 --amp auto\n\n"
     "  wsolfast train cub50/cam data.root=DIR stage.backbone.weights=FILE stage.optim.lr=0.01 --name try2\n\n"
     "  wsolfast train --resume runs/try2\n\n"
     "  torchrun --nproc-per-node 8 -m wsolfast train spa_ilsvrc_vgg16 data.root=/data/ilsvrc",

@@ -10,6 +10,7 @@ import torch
 
 from wsolfast import ops
 from wsolfast._compat import import_torchvision
+from wsolfast.engine.assembly.precision import why_bf16_is_slow
 from wsolfast.engine.run.environment import package_version
 
 # Package, module and purpose.
@@ -33,6 +34,7 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "torch": torch.__version__,
         "devices": _devices(),
+        "bf16": _bf16(),
         "threads": torch.get_num_threads(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "compiled_kernels": ops.extension_status() or "loaded",
@@ -49,6 +51,12 @@ def _devices() -> list[str]:
         return [f"cpu ({why})"]
     names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return ["cpu", *names]
+
+
+def _bf16() -> list[str]:
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    reasons = {name: why_bf16_is_slow(torch.device(name)) for name in ("cpu", *names)}
+    return [f"{name}: {'fast' if reason is None else f'slow, {reason}'}" for name, reason in reasons.items()]
 
 
 def _box_engine() -> str:

@@ -74,7 +74,7 @@ def localize(
         label = None if class_name is None else _find_class(class_name, names)
         protocol, view, second_view = eval_protocol(recipe), eval_view(recipe), classifier_view(recipe)
         threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
-        network = Network(run, recipe, len(names))
+        network = Network(run, recipe, len(names), progress.log)
         predictor, target = network.predictor, network.device
     wanted = None if label is None else torch.tensor([label], device=target)
     found, failed = [], []

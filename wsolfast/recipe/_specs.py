@@ -148,7 +148,8 @@ class RuntimeSpec:
     """``[runtime]``: how the work is done; results depend on it only through rounding."""
 
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
-    amp: Literal["none", "bf16"] = "none"
+    # "auto": bfloat16 where the device multiplies it faster than float32.
+    amp: Literal["none", "bf16", "auto"] = "none"
     channels_last: bool = False
     compile: bool = False  # the backbone, by torch.compile
     fused_optimizer: bool = False  # one kernel for all parameters

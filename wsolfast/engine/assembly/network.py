@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from wsolfast.engine.assembly.build import build_method, choose_device, find_weights, refine
 from wsolfast.engine.assembly.checkpoint import load_weights, seed_everything
+from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
 from wsolfast.engine.run.errors import MissingError
@@ -56,11 +58,18 @@ class Network:
         run: has the weights.
         recipe: says which stages these are, and how they run.
         num_classes: of the data set.
+        log: is given a warning where the precision that is asked for is slow.
+
+    Attributes:
+        amp: ``"bf16"`` or ``"none"``, what ``runtime.amp`` comes to on the device.
     """
 
-    def __init__(self, run: RunFolder, recipe: Recipe, num_classes: int):
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, num_classes: int, log: Callable[[str], None] = lambda text: None
+    ):
         self.run, self.recipe, self.num_classes = run, recipe, num_classes
         self.device = choose_device(recipe.runtime.device)
+        self.amp = choose_amp(recipe.runtime.amp, self.device, log)
         self.localizer, self.classifier = localizer_of(recipe), classifier_of(recipe)
 
     @cached_property
@@ -75,7 +84,7 @@ class Network:
             device=self.device,
             crop=(self.classifier or self.localizer).crop if spec.ten_crop else None,
             topk=max(5, spec.topk),
-            amp=runtime.amp,
+            amp=self.amp,
             channels_last=runtime.channels_last,
             compiled=runtime.compile,
             singly=runtime.deterministic,
@@ -98,7 +107,7 @@ class Network:
         parts += [] if self.classifier is None else [self._identity_of(self.classifier)]
         spec = self.recipe.evaluate
         runtime = self.recipe.runtime
-        return [*itertools.chain(*parts), runtime.amp, runtime.deterministic, spec.post, spec.scg]
+        return [*itertools.chain(*parts), self.amp, runtime.deterministic, spec.post, spec.scg]
 
     def _identity_of(self, ref: StageRef) -> list[object]:
         stage = ref.stage

@@ -64,7 +64,7 @@ def evaluate(
     started = time.monotonic()
     with run.starting(), run.lock(), deterministic_algorithms(recipe.runtime.deterministic):
         protocol = eval_protocol(recipe)
-        network, test, fullsup = _open(run, recipe, limit)
+        network, test, fullsup = _open(run, recipe, limit, progress)
         _check_shards(merge_shards, test, fullsup)
         metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
         images = EvalPass(test, network, progress)
@@ -96,7 +96,7 @@ def evaluate(
             limit=limit,
             ten_crop=recipe.evaluate.ten_crop,
             decoder=data.chosen_decoder(recipe.data.decoder or "auto"),
-            amp=recipe.runtime.amp,
+            amp=network.amp,
             device=describe_device(network.device),
             images_per_second=round(len(test.indices) / seconds["all"], 2),
             throughput=throughput,
@@ -136,7 +136,7 @@ def evaluate_shard(
     keep_freed_memory()
     alone = run.lock(f"shard-{shard.number}-of-{shard.count}")
     with run.starting(), alone, deterministic_algorithms(recipe.runtime.deterministic):
-        network, *splits = _open(run, recipe, limit)
+        network, *splits = _open(run, recipe, limit, progress)
         for split in filter(None, splits):
             EvalPass(split, network, progress).compute_shard(shard)
         unfinished = _unfinished(shard.count, *splits)
@@ -153,11 +153,13 @@ def evaluate_shard(
         return None
 
 
-def _open(run: RunFolder, recipe: Recipe, limit: int | None) -> tuple[Network, EvalSplit, EvalSplit | None]:
+def _open(
+    run: RunFolder, recipe: Recipe, limit: int | None, progress: Progress
+) -> tuple[Network, EvalSplit, EvalSplit | None]:
     """Open the networks, the split that is measured, and train_fullsup for its best thresholds, if it is there."""
     check_recipe(recipe)
     test = EvalSplit(run, recipe, recipe.evaluate.split, limit)
-    network = Network(run, recipe, len(test.dataset.class_names))
+    network = Network(run, recipe, len(test.dataset.class_names), progress.log)
     fullsup = None
     if recipe.evaluate.split != "train_fullsup":
         fullsup = EvalSplit.open_if_there(run, recipe, "train_fullsup", limit)

@@ -57,14 +57,26 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
+def cpu_flags() -> frozenset[str]:
+    """Return the instructions that Linux says the first processor has; empty on other systems."""
+    for line in _cpu_info():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _cpu_info() -> list[str]:
+    try:
+        return _CPU_INFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
 def cpu_name() -> str:
     """Return the processor's name, on x86 with family and model number: of some machines the name says little."""
-    try:
-        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
     # Of the first core; the others say the same.
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(_cpu_info()))}
     name = fields.get("model name") or platform.processor() or platform.machine()
     if "cpu family" not in fields:
         return name

@@ -33,11 +33,12 @@ class GradientAccumulator:
     Args:
         method: on ``device``; its parameters get the gradients.
         device: where parts of a batch are moved to.
-        runtime: the precision and the memory format.
+        runtime: the memory format.
+        amp: the precision, ``"bf16"`` or ``"none"``.
     """
 
-    def __init__(self, method: Method, device: torch.device, runtime: RuntimeSpec):
-        self.device, self.runtime = device, runtime
+    def __init__(self, method: Method, device: torch.device, runtime: RuntimeSpec, amp: str):
+        self.device, self.runtime, self.amp = device, runtime, amp
         self.losses: nn.Module = _Losses(method)
         if distributed.world_size() > 1:
             devices = [device] if device.type == "cuda" else None
@@ -62,7 +63,7 @@ class GradientAccumulator:
                 batch = replace(batch, image=batch.image.to(memory_format=torch.channels_last))
             share = len(batch.image_id) / count
             with self._synchronization(last=number == len(parts)):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.amp == "bf16"):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
                     losses = self.losses(batch, state)
                 # DDP takes the mean over the processes, whose shares add up to one.
                 (losses["loss"] * (share * distributed.world_size())).backward()

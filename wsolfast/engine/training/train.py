@@ -17,6 +17,7 @@ from wsolfast.engine.assembly.build import (
     rate_at,
 )
 from wsolfast.engine.assembly.checkpoint import derive_seed, save_weights, seed_everything
+from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.preflight import check_recipe, check_stages
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.allocator import keep_freed_memory
@@ -62,12 +63,13 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         finished = distributed.from_first([run.weights_path(stage.name).exists() for stage in run.recipe.stage])
         if all(finished):
             return
+        amp = choose_amp(run.recipe.runtime.amp, device, progress.log)
         started = time.monotonic()
-        run.update_environment(device=describe_device(device), processes=distributed.world_size())
+        run.update_environment(device=describe_device(device), amp=amp, processes=distributed.world_size())
         try:
             for index, done in enumerate(finished):
                 if not done:
-                    stage = StageTraining(run, index, device, progress, stop)
+                    stage = StageTraining(run, index, device, amp, progress, stop)
                     stage.check_later_stages()
                     stage.train()
             run.update_environment(finished=now())
@@ -100,6 +102,7 @@ class StageTraining:
         run: has the recipe; checkpoints, logs and weights go there.
         index: of the stage in the recipe.
         device: where to train.
+        amp: the precision, ``"bf16"`` or ``"none"``.
         progress: where to show how far it is.
         stop: asks for a stop after the running step.
 
@@ -108,9 +111,12 @@ class StageTraining:
         MissingError: if what it needs of an earlier stage, or every checkpoint, cannot be read.
     """
 
-    def __init__(self, run: RunFolder, index: int, device: torch.device, progress: Progress, stop: StopRequest):
+    def __init__(
+        self, run: RunFolder, index: int, device: torch.device, amp: str, progress: Progress, stop: StopRequest
+    ):
         recipe, stage = run.recipe, run.recipe.stage[index]
-        self.run, self.stage, self.device, self.progress, self.stop = run, stage, device, progress, stop
+        self.run, self.stage, self.device, self.amp = run, stage, device, amp
+        self.progress, self.stop = progress, stop
         self.seed = recipe.seed + index
         self.dataset = open_training_data(recipe, stage, run.class_names())
         run.keep_class_names(self.dataset.class_names)
@@ -127,7 +133,7 @@ class StageTraining:
         self.order = DataOrder(self.dataset.labels, stage, self.seed, self.method.batch_sampler)
         self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
         self.at = self.checkpoints.restore(saved, self.method, self.optimizer) if saved else TrainPosition()
-        self.gradients = GradientAccumulator(self.method, device, recipe.runtime)
+        self.gradients = GradientAccumulator(self.method, device, recipe.runtime, amp)
         self.nonfinite = NonFiniteSteps(run, stage.name, self._log)
 
     def check_later_stages(self) -> None:
@@ -233,6 +239,7 @@ class StageTraining:
         self._log(
             f"{stage.name}: {stage.method} on {len(self.dataset)} images of {len(self.dataset.class_names)} classes, "
             f"{stage.epochs} epochs of {self.order.steps_per_epoch} steps on {self.device}"
+            + (", bf16" if self.amp == "bf16" else "")
             + (f", {processes} processes" if processes > 1 else "")
             + (f", resumed at step {self.at.step}" if self.at.step else "")
         )

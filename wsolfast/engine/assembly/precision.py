@@ -1,0 +1,51 @@
+"""The precision that networks run in, and whether a device is fast at bfloat16; nothing is measured."""
+
+from collections.abc import Callable
+
+import torch
+
+from wsolfast.engine.run.distributed import from_all
+from wsolfast.engine.run.environment import cpu_flags
+
+# Instructions that multiply bfloat16: of x86, and, as Linux calls it, of ARM.
+_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
+# Compute capability of the first GPUs that do.
+_AMPERE = (8, 0)
+
+
+def choose_amp(wanted: str, device: torch.device, log: Callable[[str], None] = lambda text: None) -> str:
+    """Return ``"bf16"`` or ``"none"``, the same in all processes that share a run.
+
+    Args:
+        wanted: ``runtime.amp``; ``"auto"`` takes bfloat16 where the devices of all processes are fast at it.
+        device: of this process.
+        log: is given one line where bfloat16 is asked for and the device is slow at it.
+    """
+    reason = why_bf16_is_slow(device)
+    if wanted == "auto":
+        return "none" if any(from_all(reason is not None)) else "bf16"
+    if wanted == "bf16" and reason is not None:
+        log(f"warning: runtime.amp = bf16 is many times slower than float32 here: {reason}; --amp auto avoids it")
+    return wanted
+
+
+def why_bf16_is_slow(device: torch.device) -> str | None:
+    """Return what a device lacks for bfloat16 to be faster than float32; None if nothing."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= _AMPERE:
+            return None
+        return f"{torch.cuda.get_device_name(device)} has compute capability {'.'.join(map(str, capability))}, not 8.0"
+    flags = cpu_flags()
+    # Where the system lists no instructions, torch may know; what it calls supported may be emulated.
+    fast = any(name in flags for name in _INSTRUCTIONS) if flags else _torch_knows()
+    if not fast:
+        return "this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)"
+    if not torch.backends.mkldnn.is_available():
+        return "torch is built without oneDNN, which uses the CPU's bfloat16 instructions"
+    return None
+
+
+def _torch_knows() -> bool:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
