@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Rooms of wsolfast/ and the rooms each may import, besides torch, the standard library and declared packages.
 ALLOWED = {
     "_nearest": set(),
+    "_system": set(),
     "types": set(),
     "recipe": set(),
     "reference": set(),
@@ -33,7 +34,7 @@ ALLOWED = {
     "testing": {"ops", "types", "kernels"},
     "recipes": set(),
 }
-EVERYWHERE = {"_nearest"}
+EVERYWHERE = {"_nearest", "_system"}
 # Rooms of engine/ and data/, from the ground up, and those of the same folder that each may import. Files beside the
 # rooms of engine/ are whole jobs, which may import each other; data/__init__ names what others may ask for.
 INSIDE = {

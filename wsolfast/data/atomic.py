@@ -25,7 +25,8 @@ def write_bytes(path: Path, write: Callable[[BinaryIO], object], *, durable: boo
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    if durable:
+    # Windows opens no folders.
+    if durable and os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from wsolfast import _numpy
+from wsolfast._system import count_cores
 from wsolfast.compat.wsolevaluation._evaluators import EVALUATORS
 from wsolfast.compat.wsolevaluation._maps import CamDataset, normalize_scoremap, t2n
 from wsolfast.compat.wsolevaluation._metadata import configure_metadata, get_image_ids
@@ -112,7 +113,7 @@ def evaluate_wsol(
         multi_contour_eval=multi_contour_eval,
     )
     maps = CamDataset(scoremap_root, get_image_ids(metadata))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         for start in range(0, len(maps), _CHUNK):
             part = range(start, min(start + _CHUNK, len(maps)))
             for counted in pool.map(lambda index: evaluator._count(*maps[index]), part):

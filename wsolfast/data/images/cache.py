@@ -16,7 +16,6 @@ error and not a signal, and so is a file that somebody cuts. The folder must be 
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -37,6 +36,7 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
+from wsolfast._system import lock_file, unlock_file
 from wsolfast.data.atomic import write_bytes
 
 VERSION = 1
@@ -272,11 +272,11 @@ class ImageCache:
     def _alone(self, descriptor: int) -> Iterator[None]:
         """Keep other threads and processes from writing."""
         with self._turn:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor)
             try:
                 yield
             finally:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                unlock_file(descriptor)
 
     def _close(self, reason: int, told: str) -> None:
         """Take nothing more in this process, and say why unless another one has."""
@@ -300,7 +300,8 @@ def _forget_all() -> None:
         cache._forget()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 class _DamagedError(Exception):
@@ -311,7 +312,7 @@ class _DamagedError(Exception):
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from making or growing a cache in ``folder``."""
     with (folder / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock_file(stream)
         yield
 
 

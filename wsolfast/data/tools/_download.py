@@ -1,6 +1,5 @@
 """One large file over HTTP: continued where it broke off, and looked at before it is believed."""
 
-import fcntl
 import hashlib
 import http.client
 import re
@@ -13,6 +12,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO
 
+from wsolfast._system import lock_file
 from wsolfast.data.errors import DataError, FetchError
 
 _CHUNK = 1 << 20
@@ -41,7 +41,7 @@ def download(url: str, file: Path, *, sha256: str, max_bytes: int, advance: Call
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(stream, wait=False)
         except OSError:
             raise FetchError(f"{file}: another process is downloading it") from None
         reached = stream.seek(0, 2)

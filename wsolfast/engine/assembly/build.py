@@ -13,6 +13,7 @@ import torch
 from wsolfast import backbones, data, methods
 from wsolfast._compat import without_compiler
 from wsolfast._nearest import nearest
+from wsolfast._system import count_cores
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
@@ -58,7 +59,7 @@ def count_workers(wanted: int) -> int:
 
     Processes of one run on one machine share its cores.
     """
-    cores = len(os.sched_getaffinity(0)) // find_rank().local_world_size
+    cores = count_cores() // find_rank().local_world_size
     if wanted >= 0:
         return wanted
     return 0 if cores <= 4 else min(8, cores // 2)
@@ -73,7 +74,7 @@ def count_decoders(wanted: int, device: torch.device) -> int:
 
     A GPU keeps all cores busy with decoding; on a CPU the network wants them, and waits for no image.
     """
-    cores = len(os.sched_getaffinity(0)) // find_rank().local_world_size
+    cores = count_cores() // find_rank().local_world_size
     if wanted >= 0:
         return wanted
     return max(1, min(16, cores if device.type == "cuda" else cores // 2))

@@ -1,7 +1,6 @@
 """Score maps of other programs: ``<folder>/<image id>.npy``, and how far they have been counted."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsolfast._system import count_cores
 from wsolfast.data import DataError
 from wsolfast.engine.evaluation.measure import SplitMetrics
 from wsolfast.engine.evaluation.score_maps import MapBatch
@@ -56,7 +56,7 @@ class MapFiles:
             MissingError: if a file cannot be read.
             DataError: if it holds no score map.
         """
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(count_cores()) as pool:
             return MapBatch(part.start, list(pool.map(read_map, self.files[part.start : part.stop])))
 
     def save_counters(self, metrics: SplitMetrics, done: int, identity: str) -> None:

@@ -4,7 +4,6 @@ Where several processes share a run, the first one writes; the others' calls of 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wsolfast._nearest import nearest_three
+from wsolfast._system import lock_file
 from wsolfast.data import atomic
 from wsolfast.engine.run.distributed import is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
@@ -75,7 +75,14 @@ class RunFolder:
         """
         path, needed = Path(path), [*map(str, reads), *_named_by(recipe)]
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        on_first(lambda: cls._start(path, recipe, exist_ok, needed))
+        try:
+            on_first(lambda: cls._start(path, recipe, exist_ok, needed))
+        except InUseError:
+            raise
+        except BaseException:
+            if is_first():
+                _remove_made(path, made)
+            raise
         run = cls(path)
         run._made = made if is_first() else None
         return run
@@ -129,13 +136,7 @@ class RunFolder:
             write_text(self.path / "recipe.toml", self._recipe_before)
         if self._made is not None:
             _take_back(self.path)
-            if self.path in self._made:
-                for lock in self.path.glob(".lock*"):
-                    lock.unlink()
-            for folder in self._made:
-                # One that holds something by now stays.
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+            _remove_made(self.path, self._made)
         self._made = self._recipe_before = None
 
     def stage_path(self, stage: str) -> Path:
@@ -265,6 +266,17 @@ def _take_back(path: Path) -> None:
         aside.rmdir()
 
 
+def _remove_made(path: Path, made: Sequence[Path]) -> None:
+    """Remove the folders that a start has made: that of the run, and those above it."""
+    if path in made:
+        for lock in path.glob(".lock*"):
+            lock.unlink()
+    for folder in made:
+        # One that holds something by now stays.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def _named_by(recipe: Recipe) -> list[str]:
     """Files and folders that a recipe reads."""
     named = [recipe.data.root, recipe.evaluate.classifier, *(stage.backbone.weights for stage in recipe.stage)]
@@ -285,7 +297,7 @@ def locked(path: Path, part: str | None = None) -> Iterator[None]:
 def _held(path: Path, name: str, *, shared: bool = False) -> Iterator[None]:
     with (path / name).open("a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            lock_file(stream, shared=shared, wait=False)
         except OSError:
             stream.seek(0)
             raise InUseError(
