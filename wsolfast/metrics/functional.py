@@ -368,7 +368,9 @@ def _cumulated(histogram: Tensor) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _thresholds(protocol: Protocol, given: Tensor | None) -> Tensor:
-    return as_vector("metrics", "thresholds", protocol.thresholds if given is None else given)
+    if given is None:
+        return torch.tensor(protocol.thresholds, dtype=torch.float64)
+    return as_vector("metrics", "thresholds", given)
 
 
 def _batch_hits(batch: FrameBatch, thresholds: Tensor, levels: Tensor, rule: BoxRule, protocol: Protocol) -> Tensor:
