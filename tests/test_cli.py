@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from wsolfast import cli, recipe
@@ -107,7 +108,15 @@ def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):
     assert (tmp_path / "runs/demo-cam/eval/test-scg/results.json").is_file()
     code, out, err = wsolfast("eval", "runs/demo-cam", "--protocol", "spa")
     assert code == 0, err
-    for title in ("Top-1 Cls", "GT-known Loc", "MaxBoxAccV2", "centre box", "threshold of train_fullsup", "PxAP"):
+    for title in (
+        "Top-1 Cls",
+        "GT-known Loc",
+        "MaxBoxAccV2",
+        "centre box",
+        "oracle threshold",
+        "transferred threshold",
+        "PxAP",
+    ):
         assert title in out
     code, out, _ = wsolfast("eval", "runs/demo-cam", "--limit", 3, "--json")
     assert code == 0
@@ -239,7 +248,7 @@ def test_unreadable_images_stop_a_run_or_are_left_out_with_a_count(wsolfast, tmp
     assert "1.png" in err
     code, out, err = wsolfast("train", *words, "--skip-bad")
     assert code == 0, err
-    assert "1 unreadable images are left out" in out + err
+    assert "1 unreadable image is left out" in out + err
     code, out, err = wsolfast("eval", "runs/demo-cam", "--skip-bad")
     assert code == 0, err
     assert "2 images of test" in out + err
@@ -335,3 +344,56 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "continue with: wsolfast train --resume runs/demo-cam" in err.splitlines()[-1]
+
+
+def every_option():
+    def walk(command, path):
+        yield " ".join(path) or "wsolfast", command.help
+        for parameter in command.params:
+            if getattr(parameter, "help", None) is not None:
+                yield " ".join([*path, parameter.name]), parameter.help
+        for name, inside in getattr(command, "commands", {}).items():
+            yield from walk(inside, [*path, name])
+
+    return list(walk(typer.main.get_command(cli.app), []))
+
+
+@pytest.mark.parametrize(
+    ("where", "text"), [pytest.param(*one, id=one[0]) for one in every_option() if not one[0].startswith("data ")]
+)
+def test_help_is_whole_sentences(where, text):
+    first = text.strip().split()[0]
+    assert text.strip().endswith(".")
+    assert first[0].isupper()
+    assert len(text.split()) > 1
+    # A command's first word says what it does; a noun alone begins no sentence.
+    assert first not in ("Of", "On", "What", "Where", "How", "That", "Only", "Whether", "Besides")
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_lines_for_people_are_not_wrapped_without_a_terminal(tmp_path, columns):
+    long = "a-folder-with-a-name-that-is-longer-than-any-line-of-a-terminal-is-wide-or-should-be"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": columns}
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "wsolfast", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    out, err = run("train", *TINY, "--name", long)
+    assert f"measure it: wsolfast eval runs/{long}\n" in out
+    assert "1 epoch of 2 steps on cpu" in err
+    out, _ = run("eval", f"runs/{long}")
+    assert "8 images of test, protocol wsolevaluation, boxes at" in out.splitlines()[-1]
+    assert out.splitlines()[-1].endswith("images/s")
+    assert "oracle threshold  transferred threshold  centre box" in out.splitlines()[0]
+    assert "Top-1 boxes, percent: Misclassified" in out
+    assert "Part " in out
+    assert "More " in out

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsolfast.cli._options import echo
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from wsolfast.engine.run.results import EvalResults, MapResults
@@ -22,6 +23,16 @@ _METRICS = {
     "p_iou": "pIoU",
     "peak_iou": "Peak-IoU",
 }
+# The kinds of errors of Top-1 boxes as SPA's paper has them, and the other answers.
+_ERRORS = {
+    "misclassified": "Misclassified",
+    "correct": "Correct",
+    "multi_instance": "Multi-instance",
+    "part": "Part",
+    "more": "More",
+    "other": "Other",
+}
+_NO_EDGE = 10_000
 _MAP_METRICS = _METRICS | {
     "iou30": "  IoU 0.3",
     "iou50": "  IoU 0.5",
@@ -44,13 +55,23 @@ def _table(rows: dict[str, dict[str, str]], columns: list[str]) -> "Table":
     return table
 
 
-def print_results(results: "EvalResults", paper: "Paper | None") -> None:
-    """One evaluation: a row per metric, the centre box beside it, and what the numbers rest on."""
+def _print_table(table: "Table") -> None:
     from rich.console import Console
 
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file has no edge to wrap at.
+        console.width = _NO_EDGE
+    console.print(table)
+
+
+def print_results(results: "EvalResults", paper: "Paper | None") -> None:
+    """One evaluation: a row per metric, the centre box beside it, and what the numbers rest on."""
+    from wsolfast.engine.run.words import count
+
     given = {
-        "best threshold": results.measured,
-        "threshold of train_fullsup": results.transferred,
+        "oracle threshold": results.measured,
+        "transferred threshold": results.transferred,
         "centre box": results.baselines["center_box"],
         "published": paper.numbers() if paper else None,
     }
@@ -60,38 +81,39 @@ def print_results(results: "EvalResults", paper: "Paper | None") -> None:
         for key, title in _METRICS.items()
         if any(key in numbers for numbers in columns.values())
     }
-    console = Console(highlight=False)
-    console.print(_table(rows, list(columns)))
+    _print_table(_table(rows, list(columns)))
     if results.error_split is not None:
-        shares = ", ".join(f"{kind.replace('_', ' ')} {share:.1f}" for kind, share in vars(results.error_split).items())
-        console.print(f"top-1 boxes, percent: {shares}")
+        shares = ", ".join(f"{_ERRORS[kind]} {share:.1f}" for kind, share in vars(results.error_split).items())
+        echo(f"Top-1 boxes, percent: {shares}")
     if results.pixel is not None:
-        console.print(f"masks of {results.pixel.images} images, Peak-T {results.pixel.peak_threshold}")
-    _print_constant(console, results.maps_constant)
-    console.print(
-        f"{results.num_images} images of {results.split}, protocol {results.protocol}, "
+        echo(f"masks of {count(results.pixel.images, 'image')}, Peak-T {results.pixel.peak_threshold}")
+    _echo_constant(results.maps_constant)
+    echo(
+        f"{count(results.num_images, 'image')} of {results.split}, protocol {results.protocol}, "
         f"{'regions' if results.error_split is None else 'boxes'} at "
         f"{results.cam_threshold:.3g} ({results.cam_threshold_source}), "
         f"{results.images_per_second:.1f} images/s"
     )
 
 
-def _print_constant(console: "Console", maps: int | None) -> None:
+def _echo_constant(maps: int | None) -> None:
+    from wsolfast.engine.run.words import count
+
     if maps:
-        console.print(
-            f"{maps} score map{'s have' if maps > 1 else ' has'} one value everywhere (maps_constant): "
+        echo(
+            f"{count(maps, 'score map')} {'has' if maps == 1 else 'have'} one value everywhere (maps_constant): "
             "the box of such a map is rounding noise"
         )
 
 
 def print_map_results(results: "MapResults", out: Path) -> None:
     """One evaluation of score maps on disk: a row per metric, its threshold and the centre box beside it."""
-    from rich.console import Console
+    from wsolfast.engine.run.words import count
 
     given = {
-        "best threshold": results.metrics,
+        "oracle threshold": results.metrics,
         "at": results.oracle_threshold,
-        "other split's threshold": results.transferred,
+        "transferred threshold": results.transferred,
         "its": results.transferred_thresholds,
         "centre box": (results.baselines or {}).get("center_box"),
     }
@@ -105,16 +127,18 @@ def print_map_results(results: "MapResults", out: Path) -> None:
         }
         for key in results.metrics
     }
-    console = Console(highlight=False)
-    console.print(_table(rows, list(columns)))
+    _print_table(_table(rows, list(columns)))
     compared, rate = results.compared, results.images_per_second
     if compared is not None:
-        console.print(f"{compared.images} images × {compared.thresholds} thresholds identical to {compared.with_}")
+        many = f"{count(compared.images, 'image')} × {count(compared.thresholds, 'threshold')}"
+        echo(f"{many} identical to {compared.with_}")
     if results.maps_not_finite:
-        console.print(f"{results.maps_not_finite} score maps hold a NaN or an infinity: they count as empty")
-    _print_constant(console, results.maps_constant)
-    console.print(
-        f"{results.num_images} images of {results.dataset} {results.split}"
+        several = results.maps_not_finite > 1
+        maps = f"{count(results.maps_not_finite, 'score map')} {'hold' if several else 'holds'}"
+        echo(f"{maps} a NaN or an infinity: {'they count' if several else 'it counts'} as empty")
+    _echo_constant(results.maps_constant)
+    echo(
+        f"{count(results.num_images, 'image')} of {results.dataset} {results.split}"
         + (f", protocol {results.protocol}" if results.protocol else "")
         + (f", {rate:.0f} images/s" if rate else ", counted before")
         + f"; {out}"
@@ -123,8 +147,6 @@ def print_map_results(results: "MapResults", out: Path) -> None:
 
 def print_comparison(results: "dict[str, EvalResults]") -> None:
     """Several evaluations of the same images, a row each, and the centre box below them."""
-    from rich.console import Console
-
     shown = ("top1_cls", "gt_known_loc", "max_box_acc", "max_box_acc_v2")
     titles = {key: _METRICS[key] for key in shown}
     rows = {
@@ -134,4 +156,4 @@ def print_comparison(results: "dict[str, EvalResults]") -> None:
     }
     center = next(iter(results.values())).baselines["center_box"]
     rows["centre box"] = {titles[key]: f"{center[key]:.1f}" for key in titles if key != "top1_cls"}
-    Console(highlight=False).print(_table(rows, [*titles.values(), "images/s"]))
+    _print_table(_table(rows, [*titles.values(), "images/s"]))

@@ -20,8 +20,8 @@ Md = Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write the
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw ratios to the strongest peer: .png or .svg.")
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Threads = Annotated[int, typer.Option(min=1, help="On a CPU.")]
+Device = Annotated[str, typer.Option(help="Run on this device: cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="Use this many threads on a CPU.")]
 Minutes = Annotated[
     float, typer.Option(min=0, help="Start no measurement after these; exit code 1 says that some are missing.")
 ]
@@ -41,18 +41,25 @@ def _choice(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
     "  wsolfast bench ops --device cuda --json gpu.json --minutes 9",
 )
 def ops(
-    op: Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only this op; may be repeated.")] = None,
+    op: Annotated[
+        list[str] | None, typer.Option("--op", metavar="NAME", help="Time only this op; it may be repeated.")
+    ] = None,
     peer: Annotated[
         list[str] | None,
-        typer.Option("--peer", metavar="NAME", help="Only peers whose names start so; may be repeated."),
+        typer.Option("--peer", metavar="NAME", help="Time only peers whose names start so; it may be repeated."),
     ] = None,
     device: Device = "cpu",
-    cases: Annotated[str | None, typer.Option(help="cpu, cuda or tiny; the device's if not given.")] = None,
+    cases: Annotated[
+        str | None, typer.Option(help="Take these cases: cpu, cuda or tiny; the default is those of the device.")
+    ] = None,
     threads: Threads = 1,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Of each measurement, which is done twice.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Measure for so long, and twice; the default is the bench's.")
+    ] = None,
     minutes: Minutes = float("inf"),
     ceilings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What python -m wsolfast.bench.ceilings measured.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Read from this file what python -m wsolfast.bench.ceilings measured."),
     ] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Measure nothing, show the rows of --json.")] = False,
     json: Json = None,
@@ -93,9 +100,14 @@ def ops(
 def evaluate(
     what: Annotated[
         list[str] | None,
-        typer.Option("--what", help="boxes, labels (SPOL's pseudo labels) or stream (50,000 maps); all if not given."),
+        typer.Option(
+            "--what",
+            help="Time boxes, labels (SPOL's pseudo labels) or stream (50,000 maps); the default is all.",
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer kinds of maps, fewer maps, a short stream.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take fewer kinds of maps, fewer maps and a short stream.")
+    ] = False,
     json: Json = None,
     md: Md = None,
     plot: Plot = None,
@@ -119,19 +131,24 @@ def evaluate(
 )
 def loader(
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of JPEG files; images are rendered if not given.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Read the JPEG files of this folder; the default is rendered images."),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many of them, evenly spread.")] = 256,
-    side: Annotated[int, typer.Option(min=1, help="That images are warped to, in pixels.")] = 256,
+    images: Annotated[int, typer.Option(min=1, help="Read this many of them, evenly spread.")] = 256,
+    side: Annotated[int, typer.Option(min=1, help="Warp images to squares of this many pixels a side.")] = 256,
     decoder: Annotated[
         list[str] | None,
-        typer.Option("--decoder", metavar="NAME", help="pil or simplejpeg; all that are installed if not given."),
+        typer.Option(
+            "--decoder", metavar="NAME", help="Decode by pil or simplejpeg; the default is all that are installed."
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Besides one; as many as there are cores if not given.")
+        int | None, typer.Option(min=1, help="Use this many threads, besides one; the default is the number of cores.")
     ] = None,
-    cache_gb: Annotated[float, typer.Option(min=0, help="Room of the cache of decoded images; 0 leaves it out.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often every image is read.")] = 3,
+    cache_gb: Annotated[
+        float, typer.Option(min=0, help="Give the cache of decoded images this much room; 0 leaves it out.")
+    ] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Read every image this many times.")] = 3,
     json: Json = None,
     md: Md = None,
     plot: Plot = None,
@@ -165,12 +182,12 @@ def loader(
 def e2e(
     case: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help="Only cases whose names start so; may be repeated."),
+        typer.Option("--case", metavar="NAME", help="Time only cases whose names start so; it may be repeated."),
     ] = None,
-    work: Annotated[str | None, typer.Option(help="train or evaluate; both if not given.")] = None,
-    source: Annotated[str | None, typer.Option(help="Images from memory or jpeg; both if not given.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small network, to see that it works.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="How often contenders take turns.")] = 7,
+    work: Annotated[str | None, typer.Option(help="Time this work: train or evaluate; the default is both.")] = None,
+    source: Annotated[str | None, typer.Option(help="Take images from memory or jpeg; the default is both.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Take a small network, to see that it works.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Let contenders take turns this many times.")] = 7,
     device: Device = "cpu",
     threads: Threads = 1,
     minutes: Minutes = float("inf"),
@@ -208,8 +225,8 @@ def e2e(
     "  wsolfast bench compare bench/results/eval-epyc-zen4-1thread.json new.json --fail-below 0.9",
 )
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="What --json wrote then.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="What --json wrote now.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Read what --json wrote then.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Read what --json wrote now.")],
     fail_below: Annotated[
         float | None, typer.Option(min=0, help="Exit with 5 if any ratio old / new of ours is smaller.")
     ] = None,

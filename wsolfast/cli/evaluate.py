@@ -50,7 +50,8 @@ app = typer.Typer()
 )
 def evaluate(
     what: Annotated[
-        list[str], typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", help="A run, or a recipe; then its changes.")
+        list[str],
+        typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", help="Measure this run or recipe, with these changes."),
     ],
     split: Annotated[str | None, typer.Option(help="Measure this split: test or train_fullsup.")] = None,
     protocol: Protocol = None,
@@ -134,7 +135,8 @@ def evaluate(
 )
 def eval_maps(
     scoremaps: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Score maps: DIR/<image id>.npy, as wsolevaluation writes them.")
+        Path,
+        typer.Argument(metavar="DIR", help="Measure the score maps DIR/<image id>.npy, as wsolevaluation writes them."),
     ],
     metadata: Annotated[Path, typer.Option(help="Read annotations from this metadata folder of wsolevaluation.")],
     dataset: Annotated[str, typer.Option(help="Take this folder of the metadata: CUB, ILSVRC or OpenImages.")],
@@ -154,7 +156,10 @@ def eval_maps(
         typer.Option(metavar="opencv:N", help="First compare N images with plain OpenCV; exit with 5 at a difference."),
     ] = None,
     thresholds_of: Annotated[
-        Path | None, typer.Option(help="Also measure at the best thresholds of another split, whose results are here.")
+        Path | None,
+        typer.Option(
+            help="Also measure at transferred thresholds: the best ones of another split, whose results are here."
+        ),
     ] = None,
     runs: Runs = Path("runs"),
     out: Annotated[

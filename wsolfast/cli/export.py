@@ -22,7 +22,9 @@ class Format(StrEnum):
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run; coco and masks need an evaluated one.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Export this trained run; coco and masks need an evaluated one.")
+    ],
     to: Annotated[
         Format, typer.Option(help="Write COCO detections, PNG masks and score maps, or the network as a graph.")
     ],
@@ -42,6 +44,7 @@ def export(
     """Write the findings of a run, or its network, for other tools."""
     from wsolfast import export as exporter
     from wsolfast.engine.run.run_folder import RunFolder
+    from wsolfast.engine.run.words import count
 
     folder, progress = RunFolder(run), show_progress(quiet)
     if to in (Format.onnx, Format.torch):
@@ -49,7 +52,7 @@ def export(
         said = exporter.write_network(folder, out, onnx=to is Format.onnx, topk=topk, batch=batch)
     else:
         findings = exporter.read_findings(folder, split, threshold)
-        said = f"{len(findings)} images at threshold {findings.threshold:g}"
+        said = f"{count(len(findings), 'image')} at threshold {findings.threshold:g}"
         if to is Format.coco:
             out = out or run / "export" / f"{split}.json"
             exporter.write_coco(findings, out, progress)

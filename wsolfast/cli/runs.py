@@ -41,9 +41,12 @@ app = typer.Typer()
 )
 def localize(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|RECIPE", help="A trained run, or a recipe of a network as it is.")
+        str,
+        typer.Argument(
+            metavar="RUN|RECIPE", help="Localise with this trained run, or with this recipe's network as it is."
+        ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Localise the object in these image files.")],
     out: Annotated[Path | None, typer.Option(help="Write into this folder; the default is RUN/localized.")] = None,
     weights: Weights = None,
     name: Name = None,
@@ -106,7 +109,12 @@ def localize(
     "  wsolfast convert model-32 --source spol",
 )
 def convert(
-    what: Annotated[list[str], typer.Argument(metavar="FILE [KEY=VALUE]...", help="A published checkpoint.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE [KEY=VALUE]...", help="Convert this published checkpoint, with these changes of its recipe."
+        ),
+    ],
     source: Annotated[
         str | None, typer.Option(help="Read tensors of this code base; the default is told from them.")
     ] = None,
@@ -187,7 +195,9 @@ def demo(
 
 @app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs, the baseline first.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Show these evaluated runs; the baseline comes first.")
+    ],
     images: Annotated[int, typer.Option(min=0, help="Show at most this many images in the gallery.")] = 48,
     out: Annotated[
         Path | None, typer.Option(help="Write this page; the default is report/index.html in the last run.")

@@ -40,10 +40,10 @@ COLUMNS = {
 _NUMBERS, _TABLE = "reproduce.json", "reproduce.md"
 _CENTRES = {"center_box": "centre box", "center_gaussian": "centre Gaussian"}
 _LEGEND = (
-    "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the threshold "
-    "that is best on the test split, as published ones are; *transferred* is the one chosen on train_fullsup. "
+    "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the oracle "
+    "threshold, the best one on the test split, as published ones are; *transferred* is the best one on train_fullsup. "
     "Misclassified and the kinds of error are shares of all images, of the Top-1 box at the transferred threshold "
-    "(at the best one without train_fullsup); the rest is correct. Images a second are those of the stage that "
+    "(at the oracle threshold without train_fullsup); the rest is correct. Images a second are those of the stage that "
     "localises and of the network's pass over the test images."
 )
 

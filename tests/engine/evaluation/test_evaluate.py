@@ -130,7 +130,7 @@ def test_a_threshold_chosen_on_train_fullsup_is_judged_on_test(trained):
     chosen = evaluate(trained, recipe_with(trained, split="train_fullsup"))
     assert results.transferred_thresholds == chosen.oracle_threshold
     assert results.cam_threshold == chosen.oracle_threshold["gt_known_loc"]
-    assert results.cam_threshold_source == "train_fullsup"
+    assert results.cam_threshold_source == "transferred"
     curves = saved(trained, "curves.json")
     place = curves["thresholds"].index(results.transferred_thresholds["iou50"])
     assert results.transferred["iou50"] == curves["iou50"][place]

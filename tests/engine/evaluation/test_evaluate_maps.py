@@ -330,7 +330,7 @@ def test_maps_that_are_not_finite_are_counted_and_told(wsolfast, folder):
     np.save(folder / "scoremaps" / "a" / "1.jpg.npy", np.full((7, 7), np.nan))
     code, out, _ = wsolfast(*MAPS, "--compare", "opencv:4")
     assert code == 0
-    assert "1 score maps hold a NaN or an infinity: they count as empty" in out
+    assert "1 score map holds a NaN or an infinity: it counts as empty" in out
 
 
 def test_broken_score_maps_are_named(folder):

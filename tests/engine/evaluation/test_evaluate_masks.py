@@ -73,7 +73,7 @@ def test_pixels_are_measured_where_there_are_no_boxes(masked):
     chosen = counted(masked, "train_fullsup")[0].compute()["cam_threshold"]
     assert results.transferred_thresholds == chosen
     assert results.transferred == {name: accuracy.compute(at=chosen)[name] for name in chosen}
-    assert (results.cam_threshold, results.cam_threshold_source) == (chosen["p_iou"], "train_fullsup")
+    assert (results.cam_threshold, results.cam_threshold_source) == (chosen["p_iou"], "transferred")
     assert results.error_split is None
     assert saved(masked, "results.json") == results.to_json()
 

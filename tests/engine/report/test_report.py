@@ -163,7 +163,7 @@ def write_run(
             **{kind: 100 * np.mean([row.error == kind for row in rows]) for kind in gallery.ERRORS}
         ),
         cam_threshold=0.2,
-        cam_threshold_source="train_fullsup" if transferred else "oracle",
+        cam_threshold_source="transferred" if transferred else "oracle",
         images_per_second=151.3,
         environment={"command": f"wsolfast eval runs/{method}"},
     )
@@ -445,16 +445,20 @@ def test_oracle_and_transferred_thresholds_are_marked(pair):
     root, _, page = pair
     curves = json.loads((root / "spa/eval/test/curves.json").read_text(encoding="utf-8"))
     top = int(np.argmax(curves["iou50"]))
-    says = next(svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("IoU ≥ 0.5"))
-    assert f"SPA: best {curves['iou50'][top]:.1f} % at threshold {curves['thresholds'][top]:.2f} (oracle)" in says
+    says = next(
+        svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("MaxBoxAccV2 at IoU ≥ 0.5")
+    )
+    assert f"SPA: {curves['iou50'][top]:.1f} % at the oracle threshold, {curves['thresholds'][top]:.2f}" in says
     there = np.interp(0.31, curves["thresholds"], curves["iou50"])
-    assert f"SPA: {there:.1f} % at threshold 0.31, chosen on train_fullsup" in says
-    says = next(svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("IoU ≥ 0.7"))
+    assert f"SPA: {there:.1f} % at the transferred threshold, 0.31" in says
+    says = next(
+        svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("MaxBoxAccV2 at IoU ≥ 0.7")
+    )
     there = np.interp(0.37, curves["thresholds"], curves["iou70"])
-    assert f"SPA: {there:.1f} % at threshold 0.37, chosen on train_fullsup" in says
+    assert f"SPA: {there:.1f} % at the transferred threshold, 0.37" in says
     found = json.loads((root / "spa/eval/test/results.json").read_text(encoding="utf-8"))["metrics"]
     moved = f"SPA {found['gt_known_loc'] - 1.5:.1f} {found['max_box_acc'] - 2:.1f}"
-    assert moved in page.words.split("Thresholds chosen on train_fullsup GT-known Loc MaxBoxAcc")[1]
+    assert moved in page.words.split("Transferred thresholds GT-known Loc MaxBoxAcc")[1]
 
 
 def test_class_table_counts_boxes_and_classes(pair):
@@ -488,11 +492,11 @@ def test_one_run_without_masks_and_transferred_threshold(tmp_path):
     run = write_run(tmp_path / "spa", images=8, masks=False, transferred=False)
     page = Page.of(report.write_report([run], tmp_path / "index.html"))
     assert "no object masks" in page.words
-    assert "No threshold was chosen on train_fullsup" in page.words
+    assert "There is no transferred threshold" in page.words
     assert "Peak-IoU Peak-T" not in page.words
-    assert "Thresholds chosen" not in page.words
-    assert "boxes are cut at the threshold that is best for this split" in page.words
-    assert "the coloured bars, like the boxes below, at the threshold that is best for this split" in page.words
+    assert "Transferred thresholds" not in page.words
+    assert "boxes are cut at the oracle threshold, the best one on this split" in page.words
+    assert "the coloured bars, like the boxes below, at the oracle threshold, the best one on this split" in page.words
     assert "points ahead" not in page.words
 
 

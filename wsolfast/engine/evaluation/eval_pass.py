@@ -18,6 +18,7 @@ from wsolfast.engine.evaluation.score_maps import MapBatch
 from wsolfast.engine.evaluation.stopwatch import FIELDS, Stopwatch
 from wsolfast.engine.run.distributed import from_all, on_first, rank, sum_over_all, world_size
 from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.words import count, left_out
 
 
 class EvalPass(MapPass):
@@ -102,7 +103,7 @@ class EvalPass(MapPass):
         split, log = self.split, self.progress.log
         name, folder, skipped = split.dataset.split, split.maps.folder, split.dataset.skipped
         if skipped:
-            log(f"{name}: {len(skipped)} unreadable images are left out")
+            log(f"{name}: {left_out(len(skipped))}")
         for message in skipped:
             log(f"skipped: {message}")
         for message in split.dataset.describe_cache():
@@ -111,7 +112,7 @@ class EvalPass(MapPass):
             log(f"{name}: score maps are up to date ({folder})")
         elif split.done:
             kept = sum(map(len, split.done))
-            log(f"{name}: score maps of {kept} of {len(split.indices)} images are there ({folder})")
+            log(f"{name}: score maps of {kept} of {count(len(split.indices), 'image')} are there ({folder})")
 
 
 def compute_score_maps(

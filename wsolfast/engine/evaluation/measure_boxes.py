@@ -76,7 +76,7 @@ class BoxCounters(Counters):
             metrics=_metrics(numbers),
             oracle_threshold=oracle,
             cam_threshold=(oracle if transferred is None else at)["gt_known_loc"],
-            cam_threshold_source="oracle" if transferred is None else "train_fullsup",
+            cam_threshold_source="oracle" if transferred is None else "transferred",
             baselines={name: _metrics(one.compute()) for name, one in self._baselines.items()},
             transferred_thresholds=None if transferred is None else transferred["cam_threshold"],
             transferred_threshold=None if transferred is None else transferred["cam_threshold"].get("iou50"),

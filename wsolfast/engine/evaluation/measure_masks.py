@@ -89,7 +89,7 @@ class MaskCounters(Counters):
         overlaps = {name: transferred[name] for name in _OVERLAPS}
         return replace(
             found,
-            cam_threshold_source="train_fullsup" if boxes is None else boxes.cam_threshold_source,
+            cam_threshold_source="transferred" if boxes is None else boxes.cam_threshold_source,
             transferred=(found.transferred or {}) | overlaps,
             transferred_thresholds=(found.transferred_thresholds or {}) | transferred["cam_threshold"],
         )

@@ -16,8 +16,8 @@ from wsolfast.recipe import RecipeError, parse_recipe
 
 ERRORS = {
     "correct": ("Correct", "right class, and the box overlaps a true box by more than half"),
-    "part": ("Partial", "most of the box lies on the object, but it covers only a part of it; SPA's “Part”"),
-    "more": ("Too large", "the box covers the object and much besides; SPA's “More”"),
+    "part": ("Part", "most of the box lies on the object, but it covers only a part of it"),
+    "more": ("More", "the box covers the object and much besides"),
     "multi_instance": ("Multi-instance", "one box spans several objects; SPA's “M-Ins”"),
     "misclassified": ("Misclassified", "the predicted class is wrong, wherever the box is"),
     "other": ("Other", "the box misses in another way"),

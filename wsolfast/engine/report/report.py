@@ -13,24 +13,25 @@ from wsolfast.engine.report.gallery import ERRORS, collect_shots, draw_sheet, wo
 from wsolfast.engine.report.training_charts import training_charts
 from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.run_records import RunRecord, read_runs
+from wsolfast.engine.run.words import count
 
 METRICS = {
     "top1_cls": ("Top-1 Cls", "images whose predicted class is right"),
     "top1_loc": ("Top-1 Loc", "images whose predicted class is right and whose box overlaps by half"),
     "gt_known_loc": ("GT-known Loc", "images whose box overlaps by half when the true class is given"),
-    "max_box_acc": ("MaxBoxAcc", "boxes that overlap by half, at the best threshold of the score maps"),
+    "max_box_acc": ("MaxBoxAcc", "boxes that overlap by half, at the oracle threshold"),
     "max_box_acc_v2": ("MaxBoxAccV2", "the same, averaged over overlaps of 0.3, 0.5 and 0.7"),
 }
 MASK_METRICS = {
     "top1_cls": METRICS["top1_cls"],
     "px_ap": ("PxAP", "average precision over all pixels of the split, at every threshold"),
-    "p_iou": ("pIoU", "overlap of object and high scores over all pixels, at the best threshold"),
+    "p_iou": ("pIoU", "overlap of object and high scores over all pixels, at the oracle threshold"),
     "peak_iou": ("Peak-IoU", "the same, of scores in 256 steps at the masks' own size"),
     "peak_iou_per_image": ("Peak-IoU, per image", "the same, as the mean of the images' overlaps"),
 }
 THRESHOLD_SOURCES = {
-    "train_fullsup": "the threshold chosen on train_fullsup",
-    "oracle": "the threshold that is best for this split",
+    "transferred": "the transferred threshold, the best one on train_fullsup",
+    "oracle": "the oracle threshold, the best one on this split",
 }
 OVERLAPS = {"iou30": 0.3, "iou50": 0.5, "iou70": 0.7}
 REASONS = {"sample": "sample", "worst": "worst boxes", "gain": "largest gains", "loss": "largest losses"}
@@ -66,7 +67,7 @@ def _summary(runs: Sequence[RunRecord]) -> str:
         return "None of these runs has been evaluated yet, so there are no boxes to show."
     best, score = ranked[0], ranked[0].measured[metric]
     assert best.results is not None  # it has a number
-    images = f"{best.results.num_images:,} {best.results.split} images"
+    images = count(best.results.num_images, f"{best.results.split} image")
     words = f"{best.label} finds the object in {score:.1f}\u00a0% of {images} when the class is given"
     if metric == "px_ap":
         words = f"{best.label} finds the pixels of the object in {images} with a PxAP of {score:.1f}\u00a0%"
@@ -91,8 +92,9 @@ def _settings(run: RunRecord) -> str:
     layouts = dict.fromkeys(
         f"{backbone.get('name', '')} {backbone.get('layout', '')}".strip() for backbone in backbones
     )
-    epochs = " + ".join(str(stage["epochs"]) for stage in stages if stage.get("epochs") is not None)
-    return " · ".join([*filter(None, layouts), *([f"{epochs} epochs"] if epochs else [])])
+    epochs = [stage["epochs"] for stage in stages if stage.get("epochs") is not None]
+    said = f"{' + '.join(map(str, epochs))} {'epoch' if epochs == [1] else 'epochs'}" if epochs else None
+    return " · ".join(filter(None, [*layouts, said]))
 
 
 def _table(runs: Sequence[RunRecord], metrics: Mapping[str, tuple[str, str]]) -> list[dict]:
@@ -135,7 +137,7 @@ def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[t
     evaluated = [(run.label, run.results) for run in runs if run.results is not None]
     transferred = [(label, one.transferred) for label, one in evaluated if one.transferred]
     pixel = [(label, vars(one.pixel)) for label, one in evaluated if one.pixel is not None]
-    kinds = [("Thresholds chosen on train_fullsup", metrics | masks, transferred)]
+    kinds = [("Transferred thresholds", metrics | masks, transferred)]
     if _boxed(runs):
         kinds.append(("Against object masks", masks | {"peak_threshold": "Peak-T"}, pixel))
     tables = []
@@ -148,14 +150,14 @@ def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[t
 
 
 def _threshold_marks(run: RunRecord, key: str, thresholds: np.ndarray, values: np.ndarray) -> list[tuple]:
-    """Return the oracle's point on a curve and, where there is one, that of the threshold chosen on train_fullsup."""
+    """Return the points of the oracle and, where there is one, of the transferred threshold on a curve."""
     top = int(values.argmax())
-    says = f"{run.label}: best {values[top]:.1f} % at threshold {thresholds[top]:.2f} (oracle)"
+    says = f"{run.label}: {values[top]:.1f} % at the oracle threshold, {thresholds[top]:.2f}"
     marks = [(thresholds[top], values[top], "oracle", says)]
     chosen = (run.results.transferred_thresholds or {}).get(key) if run.results is not None else None
     if chosen is not None:
         value = float(np.interp(chosen, thresholds, values))
-        says = f"{run.label}: {value:.1f} % at threshold {chosen:.2f}, chosen on train_fullsup"
+        says = f"{run.label}: {value:.1f} % at the transferred threshold, {chosen:.2f}"
         marks.append((float(chosen), value, "transferred", says))
     return marks
 
@@ -166,8 +168,8 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
         return []
     if all(run.results is None or run.results.transferred_threshold is None for run in runs):
         notes.append(
-            "No threshold was chosen on train_fullsup, so the curves mark only the oracle threshold, "
-            "which is picked on the very images it is judged on."
+            "There is no transferred threshold, so the curves mark the oracle threshold alone, "
+            "which is picked on the very images that it is judged on."
         )
     charts = []
     for key, overlap in OVERLAPS.items():
@@ -182,10 +184,10 @@ def _threshold_charts(runs: Sequence[RunRecord], notes: list[str]) -> list[Chart
         center = _baseline(runs).get(key)
         charts.append(
             line_chart(
-                f"IoU ≥ {overlap}",
+                f"MaxBoxAccV2 at IoU ≥ {overlap}",
                 series,
                 x_label="threshold",
-                y_label="box accuracy, %",
+                y_label=f"MaxBoxAccV2 at IoU {overlap}, %",
                 x_ticks=(0, 0.25, 0.5, 0.75, 1),
                 y_ticks=(0, 25, 50, 75, 100),
                 levels=[(center, "centre box")] if center is not None else [],
@@ -256,8 +258,8 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         if run.results is not None and run.results.maps_constant:
             notes.append(
-                f"{run.label} has {run.results.maps_constant} score maps with one value everywhere; "
-                "the boxes of these are rounding noise."
+                f"{run.label} has {count(run.results.maps_constant, 'score map')} with one value everywhere; "
+                "a box of such a map is rounding noise."
             )
     evaluated = [run.results for run in runs if run.results is not None]
     if evaluated and not any(one.pixel for one in evaluated):

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of long work: a bar on a terminal, elsewhere a line now and then; both say how long it will take."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from wsolfast.engine.run.words import duration
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -54,10 +56,14 @@ class Progress:
 class _Lines:
     def __init__(self, log: Callable[[str], None], what: str, total: int, done: int):
         self.log, self.what, self.total, self.done = log, what, total, done
-        self.logged_at = time.monotonic()
+        self.logged_at = self.started_at = time.monotonic()
+        # Done in an earlier call, which says nothing of the speed of this one.
+        self.before = done
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
-        if time.monotonic() - self.logged_at >= _SECONDS_BETWEEN_LINES:
-            self.logged_at = time.monotonic()
-            self.log(f"{self.what} {self.done}/{self.total} {note}".rstrip())
+        now = time.monotonic()
+        if now - self.logged_at >= _SECONDS_BETWEEN_LINES:
+            self.logged_at = now
+            left = (now - self.started_at) / (self.done - self.before) * (self.total - self.done)
+            self.log("  ".join(filter(None, [f"{self.what} {self.done}/{self.total}", note, f"{duration(left)} left"])))

@@ -99,13 +99,13 @@ class ErrorShares(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Record):
-    """Numbers of a split of images. All of ``metrics`` are at the threshold that is best for each of them."""
+    """Numbers of a split of images. All of ``metrics`` are at their oracle thresholds."""
 
     num_images: int  # that were measured
     metrics: dict[str, float]  # percent by name
     oracle_threshold: dict[str, float]  # metric -> best threshold on these images
     cam_threshold: float  # of per_image.json, and of whoever shows boxes
-    cam_threshold_source: str  # "train_fullsup" or "oracle"
+    cam_threshold_source: str  # "transferred" or "oracle"
     baselines: dict[str, dict[str, float]]  # "center_box", "center_gaussian" -> metrics
     images_without_box: int | None = None  # left out of the metrics of boxes
     images_without_mask: int | None = None  # left out of the metrics of masks

@@ -27,6 +27,7 @@ from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest
+from wsolfast.engine.run.words import count, left_out
 from wsolfast.engine.training import artefacts
 from wsolfast.engine.training.checkpointer import Checkpointer
 from wsolfast.engine.training.gradients import GradientAccumulator, StepResult, agree, gradient_norm
@@ -237,8 +238,9 @@ class StageTraining:
     def _log_start(self) -> None:
         stage, processes = self.stage, distributed.world_size()
         self._log(
-            f"{stage.name}: {stage.method} on {len(self.dataset)} images of {len(self.dataset.class_names)} classes, "
-            f"{stage.epochs} epochs of {self.order.steps_per_epoch} steps on {self.device}"
+            f"{stage.name}: {stage.method} on {count(len(self.dataset), 'image')} "
+            f"of {count(len(self.dataset.class_names), 'class', 'classes')}, "
+            f"{count(stage.epochs, 'epoch')} of {count(self.order.steps_per_epoch, 'step')} on {self.device}"
             + (", bf16" if self.amp == "bf16" else "")
             + (f", {processes} processes" if processes > 1 else "")
             + (f", resumed at step {self.at.step}" if self.at.step else "")
@@ -246,7 +248,7 @@ class StageTraining:
         if self.method.backbone.load_report is not None:
             self._log(str(self.method.backbone.load_report))
         if self.dataset.skipped:
-            self._log(f"{len(self.dataset.skipped)} unreadable images are left out")
+            self._log(left_out(len(self.dataset.skipped)))
         for message in self.dataset.skipped:
             self._log(f"skipped: {message}")
         for message in self.dataset.describe_cache():
