@@ -136,3 +136,24 @@ def test_maps_that_show_something_are_not_called_constant(tiny, tmp_path, photos
     assert code == 0
     assert "maps_constant" not in out
     assert json.loads((run / "eval/test/results.json").read_text())["maps_constant"] == 0
+
+
+def test_odd_photos_do_not_keep_the_others_from_being_localised(tiny, tmp_path, photos):
+    run = untrained(tiny, tmp_path, photos)
+    run.keep_class_names([f"class {k}" for k in range(CLASSES)])
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0128] = 6, 2
+    files = [photos / name for name in ("turned.jpg", "broken.jpg", "0.png")]
+    Image.new("RGB", (60, 40)).save(files[0], exif=exif)
+    # A ResolutionUnit that is a text, which Pillow reads and cannot write.
+    files[0].write_bytes(files[0].read_bytes().replace(b"\x01\x28\x00\x03", b"\x01\x28\x00\x02"))
+    files[1].write_bytes(files[0].read_bytes()[:-300])
+    found = localize(run, files, tmp_path / "out")
+    assert [one.file for one in found.images] == [str(files[0]), str(files[2])]
+    assert found.images[0].size == [40, 60]
+    assert [one.file for one in found.failed] == [str(files[1])]
+    stored = RunFolder.create(tmp_path / "stored", tiny("data.name=folder", f"data.root={photos}", "stage.epochs=0"))
+    stored.keep_class_names([f"class {k}" for k in range(CLASSES)])
+    recipe = stored.recipe
+    stored.replace_recipe(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, options={"orient": False})))
+    assert localize(stored, files[:1], tmp_path / "as stored").images[0].size == [60, 40]

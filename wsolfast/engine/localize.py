@@ -82,14 +82,14 @@ def localize(
     with progress.task("images", len(paths)) as advance, deterministic_algorithms(recipe.runtime.deterministic):
         for file in paths:
             try:
-                pixels = decode(file)
+                pixels = decode(file, orient=bool(recipe.data.options.get("orient", True)))
+                image = view(pixels, [], str(file))[0][None].to(target)
+                wide = None if second_view is None else second_view(pixels, [], str(file))[0][None].to(target)
             except data.DataError as error:
                 failed.append(UnreadableImage(str(file), str(error)))
                 progress.log(f"skipped: {error}")
                 advance()
                 continue
-            image = view(pixels, [], str(file))[0][None].to(target)
-            wide = None if second_view is None else second_view(pixels, [], str(file))[0][None].to(target)
             maps, classes, scores = (one.cpu() for one in predictor(image, wide, wanted))
             shown = int(classes[0, 0]) if label is None else label
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
