@@ -8,7 +8,7 @@ from typing import Any
 from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import MAX_POSITION, check_positions
 from wsolfast.data._files import FileSource, numbered_lines, relative_path
-from wsolfast.data.errors import DataError, SplitMissingError
+from wsolfast.data.errors import DataError, Faults, SplitMissingError
 
 _LABELS = "class_labels.txt"
 FOLDERS = {"train_weaksup": "train", "train_fullsup": "val", "test": "test"}
@@ -53,8 +53,13 @@ def read_metadata(folder: Path, split: str) -> Metadata:
         index: (width, height) for index, (width, height) in _rows(folder / "image_sizes.txt", position, 2, once=True)
     }
     boxes: list[list[list[int]]] = [[] for _ in image_ids]
-    for index, corners in _rows(folder / "localization.txt", position, 4):
+    file, faults = folder / "localization.txt", Faults()
+    for index, corners in _rows(file, position, 4):
+        x0, y0, x1, y1 = corners
+        if not (0 <= x0 < x1 and 0 <= y0 < y1):
+            faults.add(DataError(f"{file}: {image_ids[index]}: a box is 0 <= x0 < x1 and 0 <= y0 < y1, got {corners}"))
         boxes[index].append(corners)
+    faults.raise_any()
     return Metadata(image_ids, labels, sizes, BoxTable.from_lists(boxes))
 
 
@@ -167,6 +172,7 @@ def _read_classes(folder: Path, split: str) -> tuple[list[str], list[int], dict[
 def _rows(file: Path, position: dict[str, int], count: int, *, once: bool = False) -> Iterator[tuple[int, list[int]]]:
     """Yield (index of the image, its ``count`` whole numbers) for each line; ``once`` allows an image one line."""
     lines: dict[str, int] = {}
+    faults = Faults()
     for number, line in numbered_lines(file, f"an image id and {count} whole numbers per line"):
         image_id, *words = line.rsplit(",", count)
         try:
@@ -174,10 +180,13 @@ def _rows(file: Path, position: dict[str, int], count: int, *, once: bool = Fals
         except ValueError:
             values = []
         if len(values) != count:
-            raise DataError(f"{file}, line {number}: expected an image id and {count} whole numbers, got {line!r}")
-        if image_id not in position:
-            raise DataError(f"{file}, line {number}: {image_id} is not in image_ids.txt")
-        if once and lines.setdefault(image_id, number) != number:
-            first = lines[image_id]
-            raise DataError(f"{file}, line {number}: {image_id} is listed in line {first} already; remove one of them")
-        yield position[image_id], values
+            fault = f"expected an image id and {count} whole numbers, got {line[:80]!r}"
+        elif image_id not in position:
+            fault = f"{image_id} is not in image_ids.txt"
+        elif once and lines.setdefault(image_id, number) != number:
+            fault = f"{image_id} is listed in line {lines[image_id]} already; remove one of them"
+        else:
+            yield position[image_id], values
+            continue
+        faults.add(DataError(f"{file}, line {number}: {fault}"))
+    faults.raise_any()

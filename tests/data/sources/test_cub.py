@@ -158,3 +158,16 @@ def test_an_image_has_one_id(tree, write_text):
     write_text("images.txt", "".join(f"{key} {path}\n" for key, path, *_ in IMAGES).replace("a_3", "a_2"))
     with pytest.raises(DataError, match=r"images.txt: 001.Albatross/a_2.jpg is image 2 and image 3"):
         open_dataset("cub", tree, "test")
+
+
+@pytest.mark.parametrize("box", ["1 2 nan 4", "nan 2 3 4", "1 2 inf 4", "1 2 -3 4"])
+def test_all_boxes_without_an_area_are_named(tree, write_text, box):
+    write_text("bounding_boxes.txt", "".join(f"{key} {box}\n" for key, *_ in IMAGES))
+    with pytest.raises(DataError, match=r"the box of image 1 has no area: .* \(1 more: wsolfast data check"):
+        open_dataset("cub", tree, "test")
+
+
+def test_an_image_is_of_training_or_of_test(tree, write_text):
+    write_text("train_test_split.txt", "".join(f"{key} {2 if key == '3' else 1}\n" for key, *_ in IMAGES))
+    with pytest.raises(DataError, match=r"train_test_split.txt: image 3 is 1 \(training\) or 0 \(test\), got 2"):
+        open_dataset("cub", tree, "test")

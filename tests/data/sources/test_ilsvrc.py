@@ -342,3 +342,20 @@ def test_an_id_that_metadata_list_twice_is_named_with_its_file_and_line(tree, wr
     write_text(f"meta/val/{file}", text)
     with pytest.raises(DataError, match=rf"{file}, line {line}: [ab].jpeg is listed in line [12] already"):
         open_dataset("ilsvrc", tree, "train_fullsup", metadata=tree / "meta")
+
+
+def test_flipped_boxes_of_metadata_are_named(tree, write_text):
+    write_text("meta/val/image_ids.txt", "a.jpeg\nb.jpeg\n")
+    write_text("meta/val/class_labels.txt", "a.jpeg,0\nb.jpeg,1\n")
+    write_text("meta/val/image_sizes.txt", "a.jpeg,5,9\nb.jpeg,5,9\n")
+    write_text("meta/val/localization.txt", "a.jpeg,0,0,5,9\na.jpeg,3,0,2,3\nb.jpeg,0,0,5,0\n")
+    message = r"localization.txt: a.jpeg: a box is 0 <= x0 < x1 .* got \[3, 0, 2, 3\] \(1 more"
+    with pytest.raises(DataError, match=message):
+        open_dataset("ilsvrc", tree, "train_fullsup", metadata=tree / "meta")
+
+
+def test_all_broken_xml_files_are_named(tree, write_text):
+    for k in (1, 3):
+        write_text(f"Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{k}.xml", "<annotation>")
+    told = check("ilsvrc", tree).problems["split cannot be read"]
+    assert [message.split(".xml")[0][-1] for message in told] == ["1", "3"]

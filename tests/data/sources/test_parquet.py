@@ -148,6 +148,9 @@ def test_cached_images_of_a_table_are_its_own(tree, tmp_path, monkeypatch):
         ({"boxes": [[[3, 3, 2, 4]]] * 3}, "row 0: boxes are"),
         ({"boxes": [[[1, 2, float("nan"), 4]]] * 3}, "row 0: boxes are"),
         ({"boxes": [[[1, 2]]] * 3}, "row 0: boxes are"),
+        ({"boxes": [[[1, 2, None, 4]]] * 3}, "row 0: boxes are"),
+        ({"width": [24, 24, None], "height": [20, 20, 20]}, r"row 2: width and height are .* got \(None, 20\)"),
+        ({"width": [24, 24, 24], "height": [20, -20, 20]}, r"row 1: width and height are .* got \(24, -20\)"),
     ],
 )
 def test_what_rows_must_not_hold_is_refused(tmp_path, change, message):
@@ -219,3 +222,14 @@ def test_hidden_folders_hold_no_tables(tree):
         write(tree / folder / "test-00000-of-00001.parquet", rows_of(3), FEATURES)
     assert open_dataset("parquet", tree, "test").image_ids == expected
     assert len(open_dataset("parquet", tree, "test", files=".cache/{split}-*.parquet")) == 3
+
+
+def test_boxes_and_sizes_that_rows_do_not_have(tmp_path):
+    rows = rows_of(3) | {"width": [24, None, 24], "height": [20, None, 20], "boxes": [[[1, 2, None, 4]], None, None]}
+    write(tmp_path / "test-0.parquet", rows)
+    with pytest.raises(DataError, match="row 0: boxes are"):
+        open_dataset("parquet", tmp_path, "test", box_format="xywh")
+    write(tmp_path / "test-0.parquet", rows | {"boxes": [[[1, 2, 3, 4]], None, None]})
+    dataset = open_dataset("parquet", tmp_path, "test", box_format="xywh")
+    assert [dataset.annotations(i).size for i in range(3)] == [(24, 20)] * 3
+    assert [len(dataset.annotations(i).boxes) for i in range(3)] == [1, 0, 0]

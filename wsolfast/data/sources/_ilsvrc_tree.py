@@ -11,7 +11,7 @@ import torch
 
 from wsolfast.data._base import Annotation
 from wsolfast.data._files import glob_files, is_stray, listed_folders, read_lines
-from wsolfast.data.errors import DataError, SplitMissingError
+from wsolfast.data.errors import DataError, Faults, SplitMissingError
 
 LAYOUT = """\
 train/n01440764/n01440764_10026.JPEG
@@ -231,7 +231,13 @@ def _validation_images(
         return synset
 
     if not by_synset:
-        found = [(image_id, position.get(synset_of(Path(image_id).stem))) for image_id in image_ids]
+        found, faults = [], Faults()
+        for image_id in image_ids:
+            try:
+                found.append((image_id, position.get(synset_of(Path(image_id).stem))))
+            except DataError as error:
+                faults.add(error)
+        faults.raise_any()
         image_ids = [image_id for image_id, label in found if label is not None]
         labels = [label for _, label in found if label is not None]
     if subset:
@@ -282,7 +288,9 @@ def read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]
         raise DataError(f"{file}: size or bndbox is missing or not a number") from None
     if not objects:
         raise DataError(f"{file}: no object in it")
-    flat = next((box for _, box in objects if not (box[0] < box[2] and box[1] < box[3])), None)
+    flat = next(
+        (box for _, box in objects if not (-1e9 < box[0] < box[2] < 1e9 and -1e9 < box[1] < box[3] < 1e9)), None
+    )
     if flat is not None or min(size) < 1:
         raise DataError(f"{file}: size {size} or box {flat} has no area")
     return size, objects

@@ -11,7 +11,7 @@ from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import FileSource, numbered_lines, relative_path
 from wsolfast.data._spec import SourceSpec
-from wsolfast.data.errors import DataError, SplitMissingError
+from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.metadata import metadata_source
 
@@ -70,6 +70,10 @@ def _official(
     _refuse_repeats(paths, root / "images.txt")
     labels = _numbers(root / "image_class_labels.txt", "the class of every image", paths, 1)
     in_train = _numbers(root / "train_test_split.txt", "the official split", paths, 1)
+    odd = next((key for key in paths if in_train[key][0] not in (0, 1)), None)
+    if odd is not None:
+        file = root / "train_test_split.txt"
+        raise DataError(f"{file}: image {odd} is 1 (training) or 0 (test), got {in_train[odd][0]:.12g}")
     held_out = _held_out(paths, labels, in_train, val_per_class)
 
     def split_of(key: str) -> str:
@@ -89,9 +93,12 @@ def _official(
     if split != "train_weaksup":
         file = root / "bounding_boxes.txt"
         corners = _numbers(file, "the box of every image", paths, 4)
-        bad = next((key for key in keys if min(corners[key][2:]) <= 0), None)
-        if bad is not None:
-            raise DataError(f"{file}: the box of image {bad} has no area: {corners[bad]} (x y width height)")
+        faults = Faults()
+        for key in keys:
+            finite = all(abs(edge) < 1e9 for edge in corners[key])
+            if not (finite and corners[key][2] > 0 and corners[key][3] > 0):
+                faults.add(DataError(f"{file}: the box of image {key} has no area: {corners[key]} (x y width height)"))
+        faults.raise_any()
         boxes = BoxTable.from_lists([[_corners(*corners[key])] for key in keys])
     return FileSource(
         root / "images",
@@ -151,14 +158,15 @@ def _table(file: Path, purpose: str) -> dict[str, str]:
 
 def _numbers(file: Path, purpose: str, paths: dict[str, str], count: int) -> dict[str, list[float]]:
     """Read lines ``key number...`` into a table, one for every image and for nothing else."""
-    table = {}
+    table, faults = {}, Faults()
     for key, value in _table(file, purpose).items():
         try:
             table[key] = [float(number) for number in value.split()]
         except ValueError:
             table[key] = []
         if len(table[key]) != count:
-            raise DataError(f"{file}: image {key} needs {count} numbers, got {value!r}")
+            faults.add(DataError(f"{file}: image {key} needs {count} numbers, got {value!r}"))
+    faults.raise_any()
     for key in table.keys() ^ paths.keys():
         lacking = "images.txt" if key in table else file.name
         raise DataError(f"{file}: image {key} is missing in {lacking}; the two files must list the same images")

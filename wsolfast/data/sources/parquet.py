@@ -180,7 +180,8 @@ class _Table:
         faults.raise_any()
         self.sizes = np.zeros((len(rows), 2), np.int64)
         if {"width", "height"} <= set(table.column_names):
-            self.sizes = np.array([table[name].to_pylist() for name in ("width", "height")], np.int64).T
+            pairs = zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+            self.sizes = np.array([_size(pair, f"{file}, row {row}") for row, pair in enumerate(pairs)]).reshape(-1, 2)
 
 
 def _pyarrow() -> tuple[ModuleType, ModuleType]:
@@ -294,8 +295,19 @@ def _labels(values: list, file: Path) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+def _size(pair: tuple, where: str) -> tuple[int, int]:
+    """Return (width, height); zeros where the row has none."""
+    if pair == (None, None):
+        return (0, 0)
+    if not all(type(side) is int and 0 < side < 1 << 24 for side in pair):
+        raise DataError(f"{where}: width and height are positive whole numbers, got {str(pair)[:80]}")
+    return pair
+
+
 def _boxes(boxes: list, box_format: BoxFormat, where: str) -> list[list[float]]:
-    if box_format == "xywh" and all(isinstance(box, list) and len(box) == 4 for box in boxes):
+    numbers = isinstance(boxes, list) and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+    numbers = numbers and all(type(side) in (int, float) for box in boxes for side in box)
+    if box_format == "xywh" and numbers:
         boxes = [[x, y, x + width, y + height] for x, y, width, height in boxes]
     return check_boxes(boxes, where)
 
