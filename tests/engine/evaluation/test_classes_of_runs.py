@@ -143,3 +143,20 @@ def test_training_images_of_one_class_are_told(of_files, tmp_path, caplog):
         "data: every training image is of class 'red'; nothing is learned where nothing is told apart",
         "data: 1 of 2 classes have no training image ('green')",
     ]
+
+
+def test_a_split_that_cannot_be_measured_is_told_before_training(of_files, tmp_path, caplog):
+    for split in ("train", "val", "test"):
+        write_coco(tmp_path, split, {"red": 1, "green": 2})
+    recipe = of_files()
+    open_training_data(recipe, recipe.stage[0])
+    assert caplog.messages == []
+    (tmp_path / "val.json").write_text("{")
+    write_coco(tmp_path, "test", {"red": 1, "green": 2})
+    text = (tmp_path / "test.json").read_text()
+    (tmp_path / "test.json").write_text(text.replace('"green"', '"grene"'))
+    open_training_data(recipe, recipe.stage[0])
+    of_val, of_test = caplog.messages
+    assert of_val.startswith(f"data: split 'train_fullsup' cannot be measured: {tmp_path}/val.json: not a COCO file")
+    assert of_test.startswith(f"data: split 'test' cannot be measured: {tmp_path}/test.json: test1.png is of class")
+    assert "did you mean 'green'?" in of_test

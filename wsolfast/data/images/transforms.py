@@ -177,6 +177,10 @@ class View:
     def check_length(self, pixels: np.ndarray, name: str) -> None:
         """Refuse an image that :meth:`warp` would enlarge beyond ``MAX_PIXELS``.
 
+        Args:
+            pixels: uint8 array [H, W, 3].
+            name: what an error calls the image.
+
         Raises:
             DataError: if it is so long at this shorter side.
         """
