@@ -17,6 +17,7 @@ from wsolfast.convert._layout import Layout
 from wsolfast.convert._read_pool import read_pool
 from wsolfast.engine.assembly.build import build_method
 from wsolfast.engine.assembly.checkpoint import save_weights
+from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.run.environment import now
 from wsolfast.engine.run.errors import UsageError
 from wsolfast.engine.run.run_folder import RunFolder, write_json
@@ -83,6 +84,7 @@ def read_checkpoint(
     own = recipe or layout.recipes.get(outputs) or next(iter(layout.recipes.values()))
     words = [] if layout.classless else [f"stage.num_classes={outputs}"]
     resolved = _one_stage(load_recipe(own), layout, [*words, *_shape_overrides(found, layout, kept), *overrides])
+    check_recipe(resolved)
     (stage,) = resolved.stage
     with torch.device("meta"):
         wanted = build_method(resolved, stage, stage.num_classes or outputs, pretrained=False).state_dict()

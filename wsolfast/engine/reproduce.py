@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
+from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
@@ -71,7 +72,7 @@ def plan(
         The jobs, and the names of recipes that are left out because their data's folder is not given.
 
     Raises:
-        RecipeError: if a pattern matches nothing, or an override cannot be meant.
+        RecipeError: if a pattern matches nothing, or something in one of the recipes cannot be meant.
         MissingError: if a folder of data is not there.
     """
     data, overrides = data or {}, list(overrides)
@@ -88,6 +89,7 @@ def plan(
         place = [f"data.root={root}"] if root is not None and recipe.data.name != "synthetic" else []
         for seed in seeds:
             recipe = load_recipe(name, [*overrides, *place, f"seed={seed}"])
+            check_recipe(recipe)
             folder = f"{recipe.name.replace('/', '-')}-seed{seed}-{recipe_hash(recipe)[:8]}"
             jobs += [Job(output / "runs" / folder, recipe, name) for name in ("", *(v.name for v in recipe.variant))]
     return jobs, left_out

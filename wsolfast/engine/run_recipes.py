@@ -116,7 +116,9 @@ def _open(job: Job, *, again: bool) -> RunFolder:
 def _check_replaceable(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.path.exists() and not ((job.path / "recipe.toml").is_file() and RunFolder(job.path).replaceable):
-            raise UsageError(f"{job.path} was made by another command and is not replaced; choose another folder")
+            raise UsageError(
+                f"{job.path} was made by another command and is not replaced; choose another folder, or move it away"
+            )
 
 
 def _kept(job: Job) -> EvalResults | None:

@@ -214,3 +214,9 @@ def test_a_name_that_is_neither_recipe_nor_run_is_told_so(wsolfast):
     code, _, err = wsolfast("eval", "demo-cam")
     assert code == 2
     assert err == "error: no recipe named 'demo-cam', and no run folder either; did you mean 'demo/cam'?\n"
+
+
+def test_every_row_of_reproduce_is_looked_at_before_the_first_one_runs(tmp_path, wsolfast):
+    code, _, err = wsolfast("reproduce", "--recipes", "demo/cam", "--recipes", "demo/spa", "evaluate.protocol=spaa")
+    assert (code, err) == (2, "error: evaluate.protocol: no protocol 'spaa'; did you mean 'spa'?\n")
+    assert not (tmp_path / "runs").exists()
