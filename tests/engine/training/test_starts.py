@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from wsolfast.engine.assembly.preflight import check_recipe
+from wsolfast.engine.run.errors import UsageError
+from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import StageTraining, train
 from wsolfast.recipe import RecipeError, list_recipes, load_recipe
@@ -220,3 +222,17 @@ def test_every_row_of_reproduce_is_looked_at_before_the_first_one_runs(tmp_path,
     code, _, err = wsolfast("reproduce", "--recipes", "demo/cam", "--recipes", "demo/spa", "evaluate.protocol=spaa")
     assert (code, err) == (2, "error: evaluate.protocol: no protocol 'spaa'; did you mean 'spa'?\n")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("place", ["report", "localized", "report/sheets"])
+def test_starting_over_keeps_what_someone_else_put_into_the_run(trained, tiny, place):
+    folder = trained.path / place
+    Outputs(folder).write_text(folder / "index.html", "a page of ours")
+    note = folder / "note.txt"
+    note.write_text("of mine", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"note\.txt is not of this run, which would be replaced; move it away"):
+        RunFolder.create(trained.path, tiny("seed=5"), exist_ok=True)
+    assert note.read_text(encoding="utf-8") == "of mine"
+    note.unlink()
+    RunFolder.create(trained.path, tiny("seed=5"), exist_ok=True)
+    assert not folder.exists()

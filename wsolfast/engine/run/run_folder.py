@@ -18,6 +18,7 @@ from wsolfast.data import atomic
 from wsolfast.engine.run.distributed import is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError, UsageError
+from wsolfast.engine.run.outputs import LIST, Outputs
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
 # What was there before, until the new run has got going.
@@ -33,6 +34,8 @@ _OWNED = (
     "localized",
     "card.json",
 )
+# Of these, folders that people may keep things of their own in, since they look at what is there.
+_LOOKED_AT = ("report", "localized")
 _CLASSES = "classes.json"
 _MADE = (*_OWNED, "recipe.toml", "env.json", _CLASSES)
 
@@ -71,7 +74,8 @@ class RunFolder:
             reads: files and folders that the new run needs, besides those that its recipe names.
 
         Raises:
-            UsageError: if there is a run already, a folder that is no run, or something in it that the new run needs.
+            UsageError: if there is a run already, a folder that is no run, or something in it that the new run needs or
+                that someone else put there.
         """
         path, needed = Path(path), [*map(str, reads), *_named_by(recipe)]
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -102,6 +106,8 @@ class RunFolder:
             for given in needed:
                 if Path(given).expanduser().resolve().is_relative_to(path.resolve()):
                     raise UsageError(f"{given} is needed, and lies in the run that would be replaced: {path}")
+            for kept in _of_others(path):
+                raise UsageError(f"{kept} is not of this run, which would be replaced; move it away")
         path.mkdir(parents=True, exist_ok=True)
         with _held(path, ".lock"):
             for name in filter(lambda name: (path / name).exists(), _MADE):
@@ -250,6 +256,13 @@ def require_run(path: Path) -> None:
     runs = [str(file.parent) for file in path.parent.glob("*/recipe.toml")]
     hint = f"; {nearest_three(str(path), runs)}" if runs else f", and no other in {path.parent}"
     raise MissingError(f"there is no run at {path}{hint}")
+
+
+def _of_others(path: Path) -> Iterator[Path]:
+    """Yield the files of a run that none of its commands wrote as they are now."""
+    for file in sorted(file for name in _LOOKED_AT for file in (path / name).rglob("*") if file.is_file()):
+        if file.name != LIST and not Outputs(file.parent).may_write(file):
+            yield file
 
 
 def _take_back(path: Path) -> None:
