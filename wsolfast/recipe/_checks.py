@@ -20,6 +20,11 @@ def check(recipe: Recipe) -> None:
         gigabytes = getattr(recipe.runtime, key)
         if gigabytes is not None and not gigabytes >= 0:
             raise RecipeError(f"runtime.{key}: expected 0 or more, got {gigabytes}")
+    places = [("data", recipe.data), *((f"stage.{stage.name}", stage) for stage in recipe.stage)]
+    sides = [(f"{where}.{key}", getattr(table, key)) for where, table in places for key in ("resize", "crop")]
+    for key, size in (*sides, ("evaluate.resize", recipe.evaluate.resize)):
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+            raise RecipeError(f"{key}: expected 1 px or more, got {size}")
     if recipe.data.rand_augment is not None and any(stage.uses for stage in recipe.stage):
         raise RecipeError("data.rand_augment: moves pixels, which the maps of an earlier stage do not follow")
 
