@@ -38,6 +38,16 @@ def test_help_names_every_command_and_needs_no_torch():
         assert command in done.stdout
 
 
+@pytest.mark.parametrize(
+    "words", [("train", *TINY, "--runs", "notes"), ("data", "synth-imagenet", "notes/below", "--images", 1)]
+)
+def test_a_file_where_a_folder_is_needed_is_named(wsolfast, tmp_path, words):
+    (tmp_path / "notes").write_text("mine")
+    code, _, told = wsolfast(*words)
+    assert (code, told) == (2, "error: notes is a file, and a folder is needed there; name another place\n")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 def test_recipes_lists_all_and_shows_one(wsolfast):
     code, out, _ = wsolfast("recipes")
     assert code == 0

@@ -1,6 +1,7 @@
 """The ``wsolfast`` command. Torch is imported inside the commands, so that help is instant."""
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -33,14 +34,29 @@ def main() -> None:
         code = _exit_code(error)
         if code is None:
             raise
-        sys.stderr.write(f"error: {error}\n".replace("\n", " ").rstrip() + "\n")
+        sys.stderr.write(f"error: {_message(error)}\n".replace("\n", " ").rstrip() + "\n")
         sys.exit(code)
 
 
 def _exit_code(error: Exception) -> int | None:
     """What the error asks for; None for one that nobody foresaw, whose traceback is wanted."""
+    if _in_the_way(error) is not None:
+        return 2
     if isinstance(error, OSError) or type(error).__name__ == "OutOfMemoryError":
         return 1
     if isinstance(error, ImportError) and "pip install" in str(error):
         return 4
     return getattr(error, "exit_code", None)
+
+
+def _message(error: Exception) -> str:
+    file = _in_the_way(error)
+    return str(error) if file is None else f"{file} is a file, and a folder is needed there; name another place"
+
+
+def _in_the_way(error: Exception) -> Path | None:
+    """Return the file that stands where a folder was to be made, if that is the error."""
+    if not isinstance(error, FileExistsError | NotADirectoryError) or not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    return next((place for place in (path, *path.parents) if place.is_file()), None)
