@@ -63,6 +63,14 @@ def test_masks_of_several_rows_are_united(tree, write_text):
         dataset.mask(0)
 
 
+def test_two_spellings_of_a_path_are_one_image(tree, write_text):
+    write_text("annotations.csv", HEADER + ROWS + "./images//d.jpg,0,ant,40,30,7,8,9,10,test,\n")
+    assert open_source("folder", tree, "test").image_ids == ["images/c.jpg", "images/d.jpg"]
+    write_text("annotations.csv", HEADER + ROWS + "./images/d.jpg,0,ant,40,30,,,,,train,\n")
+    with pytest.raises(DataError, match=r"images/d.jpg is class 0 of train_weaksup here and class 0 of test above"):
+        open_source("folder", tree, "test")
+
+
 def test_training_split_knows_no_boxes(tree):
     dataset = open_dataset("folder", tree, "train_weaksup")
     assert dataset.image_ids == ("images/a.jpg",)

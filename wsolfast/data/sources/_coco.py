@@ -1,7 +1,7 @@
 """COCO detection files as single-label data: one class per image, its boxes."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsolfast.data._classes import ClassTable
@@ -78,7 +78,7 @@ class _Reading:
         if category not in self._labels:
             raise DataError(f"{where}: its image or category is not in the file")
         image = self.images[identity]
-        path = relative_path(str(image.get("file_name", "")), where)
+        path = str(PurePosixPath(relative_path(str(image.get("file_name", "")), where)))
         label = self._labels[category]
         record = self.records.setdefault(path, ImageRecord(label, self.split, _size(image, where)))
         if self._ids.setdefault(path, identity) != identity:

@@ -2,7 +2,7 @@
 
 import csv
 import difflib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import ImageList, ImageRecord, relative_path
@@ -77,7 +77,7 @@ def _check_columns(columns: list[str], file: Path) -> None:
 def _add(row: dict, where: str, images: dict[str, ImageRecord], classes: ClassTable, with_boxes: bool) -> None:
     if None in row or None in row.values():
         raise DataError(f"{where}: the row does not have as many fields as the header")
-    image_id = relative_path(row["image"], where)
+    image_id = str(PurePosixPath(relative_path(row["image"], where)))
     split = SPLIT_NAMES.get(row["split"], row["split"])
     if split not in SPLIT_NAMES.values():
         raise DataError(f"{where}: split is train, val or test, got {row['split']!r}")
