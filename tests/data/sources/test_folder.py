@@ -281,6 +281,12 @@ def test_coco_files_may_begin_with_a_byte_order_mark(tree):
     assert len(open_dataset("folder", tree, "test", annotations="test.json", images="images")) == 2
 
 
+def test_the_suffix_of_a_coco_file_may_be_in_capitals(tree, write_text):
+    write_text("test.JSON", json.dumps(COCO))
+    assert len(open_dataset("folder", tree, "test", annotations="test.JSON", images="images")) == 2
+    assert "bbox" in check("folder", tree, annotations="{split}.JSON", images="nowhere").layout
+
+
 def test_coco_files_that_number_by_themselves_are_matched_by_name(tree, write_text):
     write_text("instances_train.json", json.dumps(COCO))
     other = [{"id": 1, "name": "bee"}, {"id": 2, "name": "moth"}, {"id": 4, "name": "ant"}]

@@ -101,7 +101,7 @@ def _masks(records: Sequence[ImageRecord]) -> dict[int, str | tuple[str, ...] | 
 
 def _read(file: Path, split: str) -> ImageList:
     with_boxes = split != "train_weaksup"
-    return read_coco(file, split, with_boxes) if file.suffix == ".json" else read_csv(file, with_boxes)
+    return read_coco(file, split, with_boxes) if file.suffix.lower() == ".json" else read_csv(file, with_boxes)
 
 
 def _numbered_as(listed: ImageList, known: ImageList, file: Path, training: Path) -> ImageList:
@@ -117,7 +117,7 @@ def _numbered_as(listed: ImageList, known: ImageList, file: Path, training: Path
 
 
 def _layout(annotations: str = "", **_: Any) -> str:
-    return COCO_LAYOUT if annotations.endswith(".json") else LAYOUT
+    return COCO_LAYOUT if annotations.lower().endswith(".json") else LAYOUT
 
 
 SPEC = SourceSpec(open_source, layout=LAYOUT, layout_for=_layout)
