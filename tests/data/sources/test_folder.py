@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsolfast.data import DataError, check, open_dataset, open_source
+from wsolfast.data import DataError, check, open_dataset, open_source, pack
 
 HEADER = "image,class_id,class_name,width,height,x0,y0,x1,y1,split,mask\n"
 ROWS = """\
@@ -285,6 +285,14 @@ def test_the_suffix_of_a_coco_file_may_be_in_capitals(tree, write_text):
     write_text("test.JSON", json.dumps(COCO))
     assert len(open_dataset("folder", tree, "test", annotations="test.JSON", images="images")) == 2
     assert "bbox" in check("folder", tree, annotations="{split}.JSON", images="nowhere").layout
+
+
+def test_packing_refuses_splits_that_number_their_classes_differently(tree, write_text, tmp_path):
+    write_text("val.json", json.dumps(COCO))
+    write_text("test.json", json.dumps(COCO | {"categories": [{"id": 7, "name": "ant"}, {"id": 3, "name": "bee"}]}))
+    with pytest.raises(DataError, match="test and train_fullsup have other classes, or other orders"):
+        pack("folder", tree, tmp_path / "packed", annotations="{split}.json", images="images")
+    assert not (tmp_path / "packed").exists()
 
 
 def test_coco_files_that_number_by_themselves_are_matched_by_name(tree, write_text):

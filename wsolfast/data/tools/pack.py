@@ -65,7 +65,8 @@ def pack(
         PackSummary: how much is there, and how much of it is new.
 
     Raises:
-        DataError: if there is no split, a split or an image cannot be read, or ``output`` holds anything else.
+        DataError: if there is no split, a split or an image cannot be read, the splits number their classes in
+            different ways, or ``output`` holds anything else.
         ValueError: for an unknown name or option, or a number out of range.
     """
     if per_shard < 1:
@@ -78,6 +79,10 @@ def pack(
             refused.append(error)
     if not sources:
         raise refused[0]
+    split, *others = sources
+    odd = next((each for each in others if list(sources[each].class_names) != list(sources[split].class_names)), None)
+    if odd is not None:
+        raise DataError(f"{root}: {odd} and {split} have other classes, or other orders of them; shards have one list")
     output, task = Path(output), task or silent
     counts = {split: len(source.image_ids) for split, source in sources.items()}
     settings = {"version": _VERSION, "per_shard": per_shard, "images": counts, "options": options}
