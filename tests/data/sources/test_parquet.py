@@ -159,6 +159,35 @@ def test_what_rows_must_not_hold_is_refused(tmp_path, change, message):
         open_dataset("parquet", tmp_path, "test")[0]
 
 
+def test_sizes_that_are_not_told_are_read_from_the_images(tmp_path):
+    file = write(tmp_path / "test-0.parquet", rows_of(3) | {"width": [None, 24, 24.0], "height": [20, 20, 20]})
+    source = open_source("parquet", tmp_path, "test")
+    assert [source.told_size(i) for i in range(3)] == [None, (24, 20), (24, 20)]
+    assert source.annotation(0).size == (24, 20)
+    for width in (float("nan"), -24.0, 24.5):
+        write(file, rows_of(2) | {"width": [24.0, width], "height": [20, 20]})
+        with pytest.raises(DataError, match=r"row 1: width and height are positive whole numbers, got \("):
+            open_source("parquet", tmp_path, "test")
+
+
+def test_rows_without_an_image_are_named(tmp_path):
+    file = write(tmp_path / "test-0.parquet", rows_of(2) | {"image": [None, {"bytes": encoded(0), "path": "0.jpg"}]})
+    source = open_source("parquet", tmp_path, "test")
+    with pytest.raises(DataError, match="row 0: no bytes"):
+        source.read(0)
+    assert source.read(1).shape == (20, 24, 3)
+    pq.write_table(pyarrow.table({"image": [{"path": "0.jpg"}], "label": [0]}), file)
+    with pytest.raises(DataError, match="the column 'image' has no bytes"):
+        open_source("parquet", tmp_path, "test")
+
+
+def test_a_split_without_rows_is_no_split(tree):
+    write(tree / "data/test-00000-of-00001.parquet", rows_of(0), FEATURES)
+    report = check("parquet", tree)
+    assert report.unreadable == ["test"]
+    assert "split 'test' is empty" in report.problems["split cannot be read"][0]
+
+
 def test_splits_are_matched_by_the_names_of_their_classes(tree):
     features = {"label": {"names": ["cat", "ant", "bee"]}}
     write(tree / "data/test-00000-of-00001.parquet", rows_of(3), features)

@@ -69,6 +69,8 @@ def open_source(
         raise SplitMissingError(f"{root}: no file {files.replace('{split}', FOLDERS[split])}; expected\n{LAYOUT}")
     wanted = None if split == "train_weaksup" else boxes
     tables = [_Table(file, image, label, wanted, box_format) for file in found]
+    if not any(len(table.labels) for table in tables):
+        raise DataError(f"{found[0]}: split {split!r} is empty; the file has no row")
     names, ids = _classes(root, files, label, tables, split)
     return ParquetSource(tables, names, image, class_ids=ids, decoder=decoder, orient=orient)
 
@@ -161,6 +163,8 @@ class _Table:
                     raise DataError(f"{file}: no column {name!r}; it has {', '.join(schema.names)}")
             columns = [label, *(each for each in (boxes, "width", "height") if each in schema.names)]
             struct = pyarrow.types.is_struct(schema.field(image).type)
+            if struct and schema.field(image).type.get_field_index("bytes") < 0:
+                raise DataError(f"{file}: the column {image!r} has no bytes; paths to other files are not followed")
             paths = f"{image}.path" if struct and schema.field(image).type.get_field_index("path") >= 0 else None
             table = opened.read(columns=columns + ([paths] if paths else []), use_threads=False)
             sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
@@ -168,7 +172,7 @@ class _Table:
         self.class_names = _class_names(schema, label)
         self.labels = _labels(table[label].to_pylist(), file)
         rows = range(len(self.labels))
-        names = [row["path"] for row in table[image].to_pylist()] if paths else [None] * len(rows)
+        names = [row and row["path"] for row in table[image].to_pylist()] if paths else [None] * len(rows)
         self.image_ids = [name or f"{file.name}, row {row}" for row, name in zip(rows, names, strict=True)]
         given = table[boxes].to_pylist() if boxes in table.column_names else [[]] * len(rows)
         self.boxes, faults = [], Faults()
@@ -180,8 +184,7 @@ class _Table:
         faults.raise_any()
         self.sizes = np.zeros((len(rows), 2), np.int64)
         if {"width", "height"} <= set(table.column_names):
-            pairs = zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
-            self.sizes = np.array([_size(pair, f"{file}, row {row}") for row, pair in enumerate(pairs)]).reshape(-1, 2)
+            self.sizes = _sizes(table["width"].to_pylist(), table["height"].to_pylist(), file)
 
 
 def _pyarrow() -> tuple[ModuleType, ModuleType]:
@@ -295,13 +298,18 @@ def _labels(values: list, file: Path) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def _size(pair: tuple, where: str) -> tuple[int, int]:
-    """Return (width, height); zeros where the row has none."""
-    if pair == (None, None):
-        return (0, 0)
-    if not all(type(side) is int and 0 < side < 1 << 24 for side in pair):
-        raise DataError(f"{where}: width and height are positive whole numbers, got {str(pair)[:80]}")
-    return pair
+def _sizes(widths: list, heights: list, file: Path) -> np.ndarray:
+    """Return (width, height) of each row; 0 where it is not told."""
+    sizes, faults = np.zeros((len(widths), 2), np.int64), Faults()
+    for row, size in enumerate(zip(widths, heights, strict=True)):
+        if None in size or 0 in size:
+            continue
+        if all(isinstance(side, int | float) and 0 < side < 1 << 31 and side == int(side) for side in size):
+            sizes[row] = size
+        else:
+            faults.add(DataError(f"{file}, row {row}: width and height are positive whole numbers, got {size}"))
+    faults.raise_any()
+    return sizes
 
 
 def _boxes(boxes: list, box_format: BoxFormat, where: str) -> list[list[float]]:
