@@ -103,6 +103,13 @@ def test_benchmark_metadata_brings_cubv2(tree, write_text, write_image):
         ("train_test_split.txt", "".join(f"{k} 1\n" for k in range(1, 7)), r"split.txt: split 'test' is empty"),
         ("image_class_labels.txt", "".join(f"{k} 3\n" for k in range(1, 7)), r"image 1 has class 3, classes.txt has 2"),
         ("bounding_boxes.txt", "".join(f"{k} 1 2 0 4\n" for k in range(1, 7)), r"the box of image 1 has no area"),
+        ("bounding_boxes.txt", "".join(f"{k} nan 2 3 4\n" for k in range(1, 7)), r"the box of image 1 has no area"),
+        ("bounding_boxes.txt", "".join(f"{k} 1 2 inf 4\n" for k in range(1, 7)), r"the box of image 1 has no area"),
+        (
+            "train_test_split.txt",
+            "".join(f"{k} 2\n" for k in range(1, 7)),
+            r"image 1 is 1 \(train\) or 0 \(test\), got 2",
+        ),
         ("images.txt", "".join(f"{k} ../{k}.jpg\n" for k in range(1, 7)), r"'../1.jpg' is not a path below"),
     ],
 )
