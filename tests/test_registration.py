@@ -166,11 +166,12 @@ def test_a_device_that_is_too_old_is_named(monkeypatch, capability, runs):
     launch = _registry.lazy_launcher("an_op", "math:prod")
     values = torch.arange(1, 4)
     try:
-        if runs:
-            assert launch(values) == 6
-        else:
-            with pytest.raises(RuntimeError, match=r"an_op: .* 8\.0 .* newer, Old One has 7\.5; .* on the CPU"):
-                launch(values)
+        for given in (values, list(values)):
+            if runs:
+                assert launch(given) == 6
+            else:
+                with pytest.raises(RuntimeError, match=r"an_op: .* 8\.0 .* newer, Old One has 7\.5; .* on the CPU"):
+                    launch(given)
     finally:
         _registry.why_not_on.cache_clear()
 

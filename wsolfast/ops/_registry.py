@@ -127,7 +127,8 @@ def _has_kernel(qualified: str, key: str) -> bool:
 
 
 def _device_of(args: tuple[Any, ...]) -> torch.device:
-    return next(x.device for x in args if isinstance(x, torch.Tensor))
+    values = (value for x in args for value in (x if isinstance(x, list | tuple) else (x,)))
+    return next(value.device for value in values if isinstance(value, torch.Tensor))
 
 
 @cache
