@@ -239,6 +239,16 @@ def test_damaged_and_compressed_shards_are_named(tmp_path):
         open_dataset("shards", tmp_path, "test", shards="../{split}-*.tar")
 
 
+def test_shards_without_a_member_are_an_empty_split(tmp_path):
+    write_shard(tmp_path / "train-0.tar", GOOD)
+    write_shard(tmp_path / "test-0.tar", [])
+    report = check("shards", tmp_path)
+    assert "test" in report.unreadable
+    assert report.problems["split cannot be read"] == [
+        f"{tmp_path / 'test-0.tar'}: split 'test' is empty; the shards hold no image"
+    ]
+
+
 def test_a_member_of_negative_size_ends_the_reading(tmp_path):
     member = tarfile.TarInfo("2.jpg")
     member.size = -1024

@@ -236,6 +236,8 @@ def _scan(files: list[Path], split: str, workers: int | None, advance: Callable[
     with ThreadPoolExecutor(workers) as pool:
         by_shard = list(pool.map(scan, files))
     images = [image for found in by_shard for image in found]
+    if not images:
+        raise DataError(f"{files[0]}: split {split!r} is empty; the shards hold no image")
     twice = _first_twice(image.name for image in images)
     if twice is not None:
         raise DataError(f"{files[0].parent}: image {twice!r} comes twice in {split}; names are unique")
