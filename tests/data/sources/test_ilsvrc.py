@@ -120,6 +120,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</an
         ("<annotation/>", r"00000001.xml: size or bndbox is missing"),
         (annotation(), r"00000001.xml: no object in it"),
         (
+            annotation((SYNSETS[0], (1, 2, "inf", 5))),
+            r"00000001.xml: size \(40, 30\) or box \[1.0, 2.0, inf, 5.0\] has no area",
+        ),
+        (
             annotation((SYNSETS[0], (1, 2, 1, 5))),
             r"00000001.xml: size \(40, 30\) or box \[1.0, 2.0, 1.0, 5.0\] has no area",
         ),
@@ -137,6 +141,15 @@ def test_broken_xml_is_named(tree, write_text, text, message):
         write_text(file, text)
     with pytest.raises(DataError, match=message):
         dataset.annotations(0)
+
+
+def test_a_missing_annotation_is_told_once(tree):
+    file = next(tree.rglob("ILSVRC2012_val_00000001.xml"))
+    file.unlink()
+    told = [message for messages in check("ilsvrc", tree).problems.values() for message in messages]
+    assert [message for message in told if file.name in message] == [
+        f"{file}: missing; it holds the boxes of a validation image"
+    ]
 
 
 def test_missing_folders_say_what_a_right_tree_looks_like(tree, tmp_path_factory):

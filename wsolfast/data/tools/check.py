@@ -177,7 +177,8 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
     try:
         annotation = source.annotation(index)
     except DataError as error:
-        if size is not None or not found.problems:
+        told = {message for _, message in found.problems}
+        if str(error) not in told and (size is not None or not told):
             found.problems.append(("unusable annotation", str(error)))
         return
     found.boxes = len(annotation.boxes)
