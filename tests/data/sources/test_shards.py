@@ -105,6 +105,15 @@ def test_packing_keeps_to_its_folder(folder, tmp_path):
         pack("folder", folder, tmp_path / "again")
 
 
+def test_packing_does_not_go_on_with_other_labels(folder, tmp_path):
+    pack("folder", folder, tmp_path / "shards")
+    file = folder / "annotations.csv"
+    file.write_text(file.read_text().replace(",0,ant", ",0,zebra"))
+    with pytest.raises(DataError, match=r"was begun with other settings \(labels"):
+        pack("folder", folder, tmp_path / "shards")
+    assert "ant" in (tmp_path / "shards/classes.txt").read_text()
+
+
 def test_rendered_images_are_packed_without_loss(tmp_path):
     options = {"size": 32, "num_classes": 2, "num_train": 3, "num_val": 2, "num_test": 3}
     pack("synthetic", None, tmp_path / "shards", **options)

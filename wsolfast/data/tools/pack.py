@@ -1,5 +1,6 @@
 """A data set's images, labels, boxes and masks written as shards, see :mod:`wsolfast.data.sources.shards`."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -87,6 +88,9 @@ def pack(
     counts = {split: len(source.image_ids) for split, source in sources.items()}
     settings = {"version": _VERSION, "per_shard": per_shard, "images": counts, "options": options}
     settings["data"] = [name, None if root is None else str(Path(root).resolve())]
+    # Shards that are there keep their labels, so a list of classes that has changed would name them wrongly.
+    labelled = [[list(one.class_names), list(one.image_ids), one.labels.tolist()] for one in sources.values()]
+    settings["labels"] = hashlib.sha256(json.dumps(labelled).encode()).hexdigest()
     claim(output, _SETTINGS, settings)
     jobs = [
         (split, number, range(start, min(start + per_shard, counts[split])))
