@@ -342,7 +342,7 @@ def test_broken_score_maps_are_named(folder):
     with pytest.raises(MissingError, match=r"2\.jpg\.npy: no readable score map"):
         evaluate(folder)
     file.unlink()
-    with pytest.raises(MissingError, match=r"2\.jpg\.npy: missing, as are 0 of the other 3"):
+    with pytest.raises(MissingError, match=r"2\.jpg\.npy: missing; write the score map of every image"):
         evaluate(folder)
 
 

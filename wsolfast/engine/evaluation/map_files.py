@@ -39,8 +39,8 @@ class MapFiles:
         self.files = [folder / f"{image_id}.npy" for image_id in image_ids]
         missing = [file for file in self.files if not file.is_file()]
         if missing:
-            others = f"{len(missing) - 1} of the other {len(self.files) - 1}"
-            raise MissingError(f"{missing[0]}: missing, as are {others} score maps")
+            more = f", as are {len(missing) - 1} of the other {len(self.files) - 1} score maps" * (len(missing) > 1)
+            raise MissingError(f"{missing[0]}: missing{more}; write the score map of every image of the split")
 
     def __len__(self) -> int:
         return len(self.files)
