@@ -127,6 +127,18 @@ def test_a_broken_coco_file_is_a_problem_and_a_missing_one_is_not(tree):
         assert '"bbox": [1, 2, 9.5, 18]' in str(report)
 
 
+def test_an_image_in_two_splits_is_a_note(tree):
+    coco = {
+        "categories": [{"id": 1, "name": "ant"}],
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+    }
+    for split in ("train", "test"):
+        (tree / f"{split}.json").write_text(json.dumps(coco))
+    notes = check("folder", tree, annotations="{split}.json", images="images").notes
+    assert notes["image in two splits"] == [f"{tree / 'images/a.jpg'}: in train_weaksup and in test"]
+
+
 def test_an_empty_file_is_found_without_decoding(tree):
     (tree / "a.jpg").write_bytes(b"")
     assert check("folder", tree).problems == {"unreadable image": [f"{tree}/a.jpg: the file is empty"]}

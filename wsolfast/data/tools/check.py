@@ -116,6 +116,9 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
     for split, source in sources.items():
         _check_source(source, split, decode, report)
     files = [source for source in sources.values() if isinstance(source, FileSource)]
+    shared = list(_in_two_splits({split: one for split, one in sources.items() if isinstance(one, FileSource)}))
+    if shared:
+        report.notes["image in two splits"] = shared
     unlabelled = sorted(_unlabelled(files))
     if unlabelled:
         report.notes["image without a label"] = unlabelled
@@ -217,6 +220,16 @@ def _untrained(sources: dict[str, Source]) -> list[str]:
         return []
     missing = set().union(*(source.labels.tolist() for source in sources.values())) - set(training.labels.tolist())
     return [training.class_names[label] for label in sorted(missing)]
+
+
+def _in_two_splits(sources: dict[str, FileSource]) -> Iterator[str]:
+    """Yield image files that a later split has, too."""
+    seen: dict[str, str] = {}
+    for split, source in sources.items():
+        for path in {os.path.normpath(source.path(i)) for i in range(len(source.image_ids))}:
+            first = seen.setdefault(path, split)
+            if first != split:
+                yield f"{path}: in {first} and in {split}"
 
 
 def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
