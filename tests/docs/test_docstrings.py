@@ -1,12 +1,13 @@
 """Every public name says what it does, what it takes, what it gives and what it raises."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
 
 import pytest
-from pages import generate
+from pages import ROOT, generate
 
 import wsolfast.reference
 
@@ -88,3 +89,16 @@ def test_function_that_raises_says_so(name):
     body = inspect.getsource(FUNCTIONS[name])
     if re.search(r"^\s+raise (?!NotImplementedError)", body, re.MULTILINE):
         assert "Raises" in generate.sections(inspect.getdoc(FUNCTIONS[name]))
+
+
+@pytest.mark.parametrize("folder", ["wsolfast", "kernels", "bench"])
+def test_no_docstring_begins_as_a_question_does(folder):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{file.relative_to(ROOT)}: {text.splitlines()[0]}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, documented) and (text := ast.get_docstring(node))
+        if re.match(r"(What|Who|Whom|Where|Whether|Which)\b", text)
+    ]
+    assert not found, "say what a function does and what a class or module is:\n" + "\n".join(found)
