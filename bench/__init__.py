@@ -1,1 +1,1 @@
-"""What ``wsolfast bench`` times, each thing after its results were found right; installed as ``wsolfast.bench``."""
+"""Benchmarks of ``wsolfast bench``, each timed after its results were found right; installed as ``wsolfast.bench``."""

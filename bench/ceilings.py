@@ -1,4 +1,4 @@
-"""What the device can do at best: copies, matrix products, launches.
+"""Ceilings of the device: copies, matrix products, launches.
 
     python -m wsolfast.bench.ceilings [--device cuda] [--tiny] [--json FILE]
 

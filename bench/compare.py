@@ -66,7 +66,7 @@ def medians(before: Results, after: Results, contender: str | None) -> Iterator[
 
 
 def to_markdown(before: Results, after: Results, found: dict, broken: list[Key]) -> str:
-    """Where both were measured, warnings, the table, and cases that stand on one side only."""
+    """Return the machine of both, warnings, the table, and cases that stand on one side only."""
     parts = [f"# wsolfast bench compare: {before.bench}"]
     parts += [f"{name}:\n\n{provenance(each.environment)}" for name, each in (("Old", before), ("New", after))]
     parts += [f"WARNING: {text}" for text in differences(before.environment, after.environment)]
@@ -91,7 +91,7 @@ def to_markdown(before: Results, after: Results, found: dict, broken: list[Key])
 
 
 def differences(one: dict, other: dict) -> list[str]:
-    """What makes times hard to compare."""
+    """Return reasons why times are hard to compare."""
     return [
         f"different {name}: {one.get(name)} and {other.get(name)}"
         for name in MACHINE

@@ -1,4 +1,4 @@
-"""What is timed from end to end: recipes, at sizes that a machine can bear, and the speed that is wanted."""
+"""Cases that are timed from end to end: recipes, at sizes that a machine can bear, and the speed that is wanted."""
 
 import contextlib
 import tempfile

@@ -268,7 +268,7 @@ def cases(quick: bool):
 
 
 def notes(key: Key, rows: dict[str, dict]) -> list[str]:
-    """What a stream took in all."""
+    """Return the seconds that a stream took in all."""
     row = rows[OURS]
     if "wall_seconds" not in row:
         return []
@@ -276,7 +276,7 @@ def notes(key: Key, rows: dict[str, dict]) -> list[str]:
 
 
 def work(what: Sequence[str], quick: bool) -> Iterator[Callable[[], Iterator[dict]]]:
-    """What there is to measure, each giving rows."""
+    """Yield the cases to measure, each giving rows."""
     maps, budget = (3, 0.5) if quick else (6, 0.8)
     if "boxes" in what:
         for case in cases(quick):

@@ -110,7 +110,7 @@ class Step:
 
 
 class Check:
-    """What is known so far about one device and one state of the code, and the running of more."""
+    """Results so far of one device and one state of the code, and the running of more steps."""
 
     def __init__(self, folder: Path, device: str, end: float, lacking: Mapping[str, str] = {}):
         self.folder, self.device, self.end, self.lacking = folder, device, end, lacking
@@ -336,7 +336,7 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
 
 
 def cuda_homes() -> list[str]:
-    """Where CUDA's programs are that are not on PATH."""
+    """Return the folders of CUDA's programs that are not on PATH."""
     return [home for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
 
 
@@ -353,7 +353,7 @@ def device_tests() -> list[tuple[Path, str]]:
 
 
 def has_xdist(python: str) -> bool:
-    """Whether pytest can share a file's tests among processes."""
+    """Return whether pytest can share a file's tests among processes."""
     probe = "import importlib.util; print(importlib.util.find_spec('xdist') is not None)"
     return run_or_exit([python, "-c", probe]).split()[-1] == "True"
 

@@ -130,7 +130,7 @@ def need_module(module: str, cure: str) -> None:
 
 
 def environment(device: str, threads: int) -> dict:
-    """What a number depends on besides the code."""
+    """Return the facts that a number depends on besides the code."""
     facts = {
         "device": device_name(device),
         "torch": torch.__version__,

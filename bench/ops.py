@@ -220,7 +220,7 @@ def notes(key: Key, rows: dict[str, dict]) -> list[str]:
 
 
 def targets_of(case: BenchCase, mode: str) -> dict[str, float | str]:
-    """What is wanted in this mode; JSON has no infinity."""
+    """Return the targets in this mode; JSON has no infinity."""
     wanted = case.targets if mode in case.target_modes else {}
     return {name: "inf" if target == inf else target for name, target in wanted.items()}
 

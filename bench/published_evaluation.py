@@ -42,7 +42,7 @@ class ImageByImage:
 
     @torch.inference_mode()
     def hits(self, index: int) -> np.ndarray:
-        """Whether the box of the label's map is right, bool [T, I]; the others' boxes are found as well."""
+        """Return whether the box of the label's map is right, bool [T, I]; the others' boxes are found as well."""
         sample, note = self.dataset[index], self.dataset.annotations(index)
         truths = gt_in_frame([note.boxes], [note.size], self.protocol)[0].numpy()
         found = self.maps(self.method, sample.image[None], sample.label, note.size)

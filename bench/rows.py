@@ -1,4 +1,4 @@
-"""What every bench finds, in rows of one form: who did which case, in how many milliseconds.
+"""Results of every bench in rows of one form: who did which case, in how many milliseconds.
 
 A results file is ``{"bench": NAME, "environment": {...}, "rows": [...]}``. A row has the fields of :data:`KEYS`, the
 ``contender``, and a ``status``: "ok", "wrong: ..." where ours is not right, or why there are no times. With "ok" come
@@ -29,7 +29,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Results:
-    """What a file holds: rows by case and contender."""
+    """Content of a file: rows by case and contender."""
 
     bench: str
     environment: dict
@@ -62,7 +62,7 @@ class Results:
         return tuple(str(row[name]) for name in KEYS[self.bench])
 
     def wrong(self) -> dict[Key, str]:
-        """What differs, of the cases where ours is not right."""
+        """Return what differs, of the cases where ours is not right."""
         mine = {key: row[OURS]["status"] for key, row in self.cases.items() if OURS in row}
         return {key: status for key, status in mine.items() if status != "ok"}
 

@@ -44,7 +44,7 @@ def present(results: Results, notes: Notes, output: Output) -> None:
 
 
 def to_markdown(results: Results, notes: Notes) -> str:
-    """Where and how it was measured, and a table.
+    """Return where and how it was measured, and a table.
 
     Args:
         results: in which nothing is wrong.

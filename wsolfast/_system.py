@@ -1,4 +1,4 @@
-"""What not every operating system has: the cores that a process may use, and locks of files."""
+"""Services that not every operating system has: the cores that a process may use, and locks of files."""
 
 import os
 from typing import IO

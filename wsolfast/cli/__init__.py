@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """What the error asks for; None for one that nobody foresaw, whose traceback is wanted."""
+    """Return the exit code of an error; None for one that nobody foresaw, whose traceback is wanted."""
     if _in_the_way(error) is not None:
         return 2
     if isinstance(error, OSError) or type(error).__name__ == "OutOfMemoryError":

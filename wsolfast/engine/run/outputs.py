@@ -96,7 +96,7 @@ class Outputs:
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """What tells a file from all others, by whatever path it is named; None where there is none."""
+    """Return the key of a file, the same by whatever path it is named; None where there is none."""
     try:
         status = file.stat()
     except OSError:

@@ -206,7 +206,7 @@ class RunFolder:
 
     @property
     def replaceable(self) -> bool:
-        """Whether the command that made this run makes it anew every time, as the demo does."""
+        """True if the command that made this run makes it anew every time, as the demo does."""
         return bool(self._environment().get("replaceable"))
 
     def _environment(self) -> dict[str, Any]:
