@@ -79,7 +79,7 @@ def last_stage(method: Method, image: Tensor) -> Tensor:
 
 
 def network_logits(method: Method, image: Tensor) -> Tensor:
-    """Return the outputs of the method's network for a batch: logits [N, K], or a map [N, 1, h, w] if it tells no classes."""
+    """Return the network's outputs for a batch: logits [N, K], or a map [N, 1, h, w] if it tells no classes."""
     if method.classifies:
         return method.classify(image)
     fused = method.fusion(method.backbone(image)).fused
