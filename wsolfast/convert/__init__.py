@@ -1,6 +1,5 @@
 """Published checkpoints as runs. The folder is the registry: ``convert/<name>.py`` is the code base ``<name>``."""
 
-import difflib
 import hashlib
 import importlib
 import pkgutil
@@ -12,6 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from wsolfast._nearest import nearest
 from wsolfast.backbones import WeightsError, read_state
 from wsolfast.convert._layout import Layout
 from wsolfast.convert._read_pool import read_pool
@@ -175,10 +175,7 @@ def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> t
     known = list_sources()
     wanted = wanted and wanted.replace("-", "_")
     if wanted is not None and wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1)
-        raise UsageError(
-            f"--source {wanted!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
-        )
+        raise UsageError(f"--source {wanted!r}: {nearest(wanted, known)}")
     candidates = [(name, layout) for name in ([wanted] if wanted else known) for layout in _source(name).LAYOUTS]
     rated = [
         # Names alone do not tell a network with one class from one that knows no classes.

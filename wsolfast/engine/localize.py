@@ -1,6 +1,5 @@
 """Localisation of any image files with a trained run: overlays to look at, boxes to compute with."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 from wsolfast import data
+from wsolfast._nearest import nearest
 from wsolfast.data.images.decode import decode
 from wsolfast.engine.assembly.build import classifier_view, eval_protocol, eval_view
 from wsolfast.engine.assembly.network import Network
@@ -149,8 +149,7 @@ def _find_class(wanted: str, names: Sequence[str]) -> int:
         return list(names).index(wanted)
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
-    near = difflib.get_close_matches(wanted, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"give a name or a number below {len(names)}"
+    hint = nearest(wanted, names, f"give a name or a number below {len(names)}")
     raise UsageError(f"--class {wanted!r}: the run knows no such class; {hint}")
 
 

@@ -20,6 +20,11 @@ def check(recipe: Recipe) -> None:
         gigabytes = getattr(recipe.runtime, key)
         if gigabytes is not None and not gigabytes >= 0:
             raise RecipeError(f"runtime.{key}: expected 0 or more, got {gigabytes}")
+    counts = {"evaluate.batch_size": (recipe.evaluate.batch_size, 1), "evaluate.topk": (recipe.evaluate.topk, 1)}
+    counts["runtime.workers"] = (recipe.runtime.workers, -1)
+    for key, (count, least) in counts.items():
+        if count < least:
+            raise RecipeError(f"{key}: expected {least} or more, got {count}")
     places = [("data", recipe.data), *((f"stage.{stage.name}", stage) for stage in recipe.stage)]
     sides = [(f"{where}.{key}", getattr(table, key)) for where, table in places for key in ("resize", "crop")]
     for key, size in (*sides, ("evaluate.resize", recipe.evaluate.resize)):

@@ -358,3 +358,14 @@ def test_option_paths_stay_below_the_folder(tree):
     for option in ("annotations", "images"):
         with pytest.raises(DataError, match=f"{option}: '../x' is not a path below"):
             open_dataset("folder", tree, "test", **{option: "../x"})
+
+
+def test_whole_numbers_may_be_written_as_tables_with_gaps_write_them(tree, write_text):
+    rows = "images/a.jpg,1.0,40.0,30.0,1,2,10.5,20,test\nimages/b.jpg,0.0,40., 30 ,5,5,6,6,test\n"
+    write_text("floats.csv", "image,class_id,width,height,x0,y0,x1,y1,split\n" + rows)
+    source = open_source("folder", tree, "test", annotations="floats.csv")
+    assert source.labels.tolist() == [1, 0]
+    assert source.annotation(0).size == source.annotation(1).size == (40, 30)
+    write_text("floats.csv", "image,class_id,width,height,x0,y0,x1,y1,split\n" + rows.replace("40.0", "40.5"))
+    with pytest.raises(DataError, match=r"line 2: width and height are positive whole numbers, got 40\.5, 30\.0"):
+        open_source("folder", tree, "test", annotations="floats.csv")

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from pathlib import Path, PurePosixPath
 
 from wsolfast.data._classes import ClassTable
@@ -107,9 +108,8 @@ def _label(row: dict, where: str, classes: ClassTable) -> int:
         if not name:
             raise DataError(f"{where}: class_name is empty")
         return classes.add_name(name)
-    text = row["class_id"].strip()
-    label = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else -1
-    if label < 0:
+    label = _whole(row["class_id"])
+    if label is None:
         raise DataError(f"{where}: class_id is a whole number from 0, got {row['class_id'][:40]!r}")
     classes.add(label, name, where)
     return label
@@ -118,13 +118,16 @@ def _label(row: dict, where: str, classes: ClassTable) -> int:
 def _size(row: dict, where: str) -> tuple[int, int] | None:
     if not (row.get("width") and row.get("height")):
         return None
-    try:
-        size = int(row["width"]), int(row["height"])
-    except ValueError:
-        size = (0, 0)
-    if min(size) < 1:
+    width, height = _whole(row["width"]), _whole(row["height"])
+    if not (width and height):
         raise DataError(f"{where}: width and height are positive whole numbers, got {row['width']}, {row['height']}")
-    return size
+    return width, height
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number from 0, also as tables with gaps write it, 48.0; None if the text is none."""
+    digits = re.fullmatch(r"([0-9]+)(\.0*)?", text.strip())
+    return int(digits[1]) if digits and len(digits[1]) <= _MAX_DIGITS else None
 
 
 def _by(size: tuple[int, int]) -> str:
