@@ -105,8 +105,16 @@ def test_training_by_name_then_again_then_resumed(wsolfast, tmp_path):
 def test_an_error_of_the_system_is_one_line_and_an_unforeseen_one_keeps_its_traceback(wsolfast, tmp_path, monkeypatch):
     (tmp_path / "runs").write_text("a file in the way")
     code, _, err = wsolfast("train", *TINY)
-    assert (code, err.count("\n")) == (1, 1)
-    assert "runs" in err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "runs is a file, and a folder is needed there" in err
+
+    def full():
+        raise OSError(28, "No space left on device", "runs/demo-cam/train.log")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "app", full)
+        code, _, err = wsolfast()
+    assert (code, err) == (1, "error: [Errno 28] No space left on device: 'runs/demo-cam/train.log'\n")
     monkeypatch.setattr(cli, "app", lambda: {}["bug"])
     with pytest.raises(KeyError):
         cli.main()

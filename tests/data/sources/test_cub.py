@@ -108,7 +108,7 @@ def test_benchmark_metadata_brings_cubv2(tree, write_text, write_image):
         (
             "train_test_split.txt",
             "".join(f"{k} 2\n" for k in range(1, 7)),
-            r"image 1 is 1 \(train\) or 0 \(test\), got 2",
+            r"image 1 is 1 \(training\) or 0 \(test\), got 2",
         ),
         ("images.txt", "".join(f"{k} ../{k}.jpg\n" for k in range(1, 7)), r"'../1.jpg' is not a path below"),
     ],

@@ -160,7 +160,7 @@ def test_what_rows_must_not_hold_is_refused(tmp_path, change, message):
 
 
 def test_sizes_that_are_not_told_are_read_from_the_images(tmp_path):
-    file = write(tmp_path / "test-0.parquet", rows_of(3) | {"width": [None, 24, 24.0], "height": [20, 20, 20]})
+    file = write(tmp_path / "test-0.parquet", rows_of(3) | {"width": [None, 24, 24.0], "height": [None, 20, 20]})
     source = open_source("parquet", tmp_path, "test")
     assert [source.told_size(i) for i in range(3)] == [None, (24, 20), (24, 20)]
     assert source.annotation(0).size == (24, 20)

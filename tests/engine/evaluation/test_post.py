@@ -74,8 +74,8 @@ def test_localize_refines_and_takes_the_refined_threshold(trained, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluate.scg.delta=1", r"evaluate.scg: scg: no option 'delta'; did you mean 'delta_[hl]'"),
-        ("evaluate.scg.layers=['conv2']", "evaluate.scg: scg: layers: 'conv2' has stride"),
+        ("evaluate.scg.delta=1", r"unknown key 'evaluate.scg.delta'; did you mean 'delta_[hl]'"),
+        ("evaluate.scg.layers=['conv2']", "evaluate.scg: layers: 'conv2' has stride"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_a_recipe_error(trained, override, message):

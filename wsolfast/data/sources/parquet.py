@@ -302,7 +302,7 @@ def _sizes(widths: list, heights: list, file: Path) -> np.ndarray:
     """Return (width, height) of each row; 0 where it is not told."""
     sizes, faults = np.zeros((len(widths), 2), np.int64), Faults()
     for row, size in enumerate(zip(widths, heights, strict=True)):
-        if None in size or 0 in size:
+        if size in ((None, None), (0, 0)):
             continue
         if all(isinstance(side, int | float) and 0 < side < 1 << 31 and side == int(side) for side in size):
             sizes[row] = size

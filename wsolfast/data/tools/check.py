@@ -180,9 +180,10 @@ def _check_annotation(source: Source, index: int, name: str, size: tuple[int, in
     try:
         annotation = source.annotation(index)
     except DataError as error:
-        told = {message for _, message in found.problems}
-        if str(error) not in told and (size is not None or not told):
-            found.problems.append(("unusable annotation", str(error)))
+        # Whoever compared the sizes met it, too.
+        others = [problem for problem in found.problems if problem[1] != str(error)]
+        if size is not None or not others:
+            found.problems = [*others, ("unusable annotation", str(error))]
         return
     found.boxes = len(annotation.boxes)
     if len(annotation.boxes.unique(dim=0)) < found.boxes:
