@@ -67,7 +67,7 @@ def test_wheel_holds_kernels_recipes_and_the_report_and_runs_its_benches(tmp_pat
 )
 def test_nvcc_compiles_where_its_kernels_can_run(build_script, cuda_of_torch, device, environment, compiled, told):
     if not device and any(Path("/dev").glob("nvidia[0-9]*")):
-        pytest.skip("a device is here")
+        pytest.skip(reason="a device is here")
     script, output = build_script(environment, cuda_of_torch=cuda_of_torch, device=device)
     assert ("rule nvcc" in script) == compiled
     assert output.startswith(told)

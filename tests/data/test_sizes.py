@@ -1,4 +1,4 @@
-"""What annotations say of an image is compared with the image, and of a turned one all sources say the same."""
+"""Annotations are compared with the image, and all sources say the same of a turned one."""
 
 import numpy as np
 import pytest

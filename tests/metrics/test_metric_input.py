@@ -1,4 +1,4 @@
-"""What every metric makes of arrays, lists, numbers and things that are no numbers at all."""
+"""Metrics of arrays, lists, numbers and things that are no numbers at all."""
 
 import json
 
@@ -24,7 +24,7 @@ HISTOGRAM = torch.tensor([[3, 1, 0], [0, 4, 2]])
 
 
 def counted(kind, method="update", **options):
-    """What an accumulator computes of one call of its method."""
+    """Return the results of an accumulator after one call of its method."""
 
     def run(**call):
         metric = getattr(metrics, kind)(**options)

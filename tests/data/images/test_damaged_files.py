@@ -55,7 +55,7 @@ def damaged(kind, count):
 
 
 def looks(file):
-    """What every command does with an image file."""
+    """Read an image file as every command does."""
     yield lambda: decode.decode(file)
     yield lambda: decode.decode(file, "pil", orient=False)
     yield lambda: decode.image_size(file)

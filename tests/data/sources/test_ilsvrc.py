@@ -225,7 +225,7 @@ def test_a_size_that_is_not_the_images_is_told(tree):
 
 
 def stray(folder):
-    """What editors and operating systems leave in a folder."""
+    """Files that editors and operating systems leave in a folder."""
     for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
         (folder / name).mkdir()
         shutil.copy(next(folder.rglob("*.JPEG")), folder / name / "copy.JPEG")

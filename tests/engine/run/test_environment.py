@@ -37,8 +37,8 @@ def test_a_processor_is_named(tmp_path, monkeypatch, info, name):
 @pytest.mark.parametrize(
     ("argv", "command"),
     [
-        (["/opt/bin/wsolfast", "eval", "runs/my run"], "wsolfast eval 'runs/my run'"),
-        (["/opt/lib/wsolfast/__main__.py", "train", "demo/spa"], "wsolfast train demo/spa"),
+        (["/usr/bin/wsolfast", "eval", "runs/my run"], "wsolfast eval 'runs/my run'"),
+        (["/usr/lib/wsolfast/__main__.py", "train", "demo/spa"], "wsolfast train demo/spa"),
     ],
 )
 def test_the_command_is_one_that_can_be_given_again(monkeypatch, argv, command):

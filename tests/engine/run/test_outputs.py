@@ -1,4 +1,4 @@
-"""What a user had is not replaced: not by a name, not by another path to it, not after a change."""
+"""A user's files are not replaced: not by a name, not by another path to them, not after a change."""
 
 import pytest
 
