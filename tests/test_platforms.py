@@ -1,4 +1,4 @@
-"""Where Python lacks what Linux has, all that can be done without it is done, and the rest is one line."""
+"""Systems that lack what Linux has: all that can be done without it is done, and the rest is one line."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What every public op makes of arrays, lists, numbers, other dtypes and things that are no numbers at all."""
+"""Public ops on arrays, lists, numbers, other dtypes and things that are no numbers at all."""
 
 import inspect
 
@@ -346,6 +346,7 @@ def test_features_from_under_autocast_with_float32_beside_them(name, inside):
         found = run(name, call)[0]
     assert found.dtype == dtype
     exact = run(name, changed_to_float32(call))[0]
+    # One unit in the last place of bfloat16, whose weights and result are rounded, is 2**-7 of a value in [1, 2).
     rounded = 2**-7 if dtype == torch.bfloat16 else 0
     torch.testing.assert_close(found.float(), exact, rtol=rounded, atol=2 * rounded)
 
