@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.utils._device import _device_constructors
 
+from wsolfast.types import Batch, TrainState
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not torch.cuda.is_available():
     # Read when a kernel is defined: Triton's kernels then run on CPU tensors, one program after the other.
@@ -97,3 +99,16 @@ def _poisoned_empty(monkeypatch):
             return tensor
 
         monkeypatch.setattr(torch, name, poisoned)
+
+
+@pytest.fixture
+def batch():
+    """Six images of five classes."""
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    return Batch(image, torch.tensor([0, 1, 2, 3, 4, 0]), tuple("abcdef"))
+
+
+@pytest.fixture
+def state():
+    return TrainState(epoch=0, epochs=1, step=0, steps=10)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Rooms of wsolfast/ and the rooms each may import, besides torch, the standard library and declared packages.
 ALLOWED = {
+    "_choices": set(),
     "_nearest": set(),
     "_system": set(),
     "types": set(),
@@ -22,8 +23,21 @@ ALLOWED = {
     "metrics": {"ops", "types", "_compat"},
     "backbones": {"ops", "types", "_compat"},
     "data": {"types", "_compat"},
-    "methods": {"ops", "backbones", "types"},
-    "engine": {"ops", "metrics", "backbones", "data", "methods", "types", "recipe", "recipes", "_compat", "_numpy"},
+    "refinements": {"ops", "backbones", "types"},
+    "methods": {"ops", "backbones", "refinements", "types"},
+    "engine": {
+        "ops",
+        "metrics",
+        "backbones",
+        "data",
+        "refinements",
+        "methods",
+        "types",
+        "recipe",
+        "recipes",
+        "_compat",
+        "_numpy",
+    },
     "compat": {"metrics", "ops", "_numpy"},
     "convert": {"engine", "backbones", "recipe"},
     "interop": {"ops"},
@@ -34,7 +48,7 @@ ALLOWED = {
     "testing": {"ops", "types", "kernels"},
     "recipes": set(),
 }
-EVERYWHERE = {"_nearest", "_system"}
+EVERYWHERE = {"_choices", "_nearest", "_system"}
 # Rooms of engine/ and data/, from the ground up, and those of the same folder that each may import. Files beside the
 # rooms of engine/ are whole jobs, which may import each other; data/__init__ names what others may ask for.
 INSIDE = {

@@ -5,8 +5,8 @@ from typing import Literal
 import pytest
 
 from wsolfast import backbones
+from wsolfast._choices import choices_of
 from wsolfast.methods import Method, get_stage, list_stages
-from wsolfast.methods._options import choices_of
 
 EVERY = [(stage, option) for stage in list_stages() for option in choices_of(get_stage(stage).__init__)]
 

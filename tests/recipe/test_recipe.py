@@ -100,7 +100,7 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("data.crop=-3", "data.crop: expected 1 px or more, got -3"),
         ("stage.crop=0", "stage.localizer.crop: expected 1 px or more, got 0"),
         ("stage.optim.name=lamb", "expected one of sgd, adam, got 'lamb'"),
-        ("evaluate.post=crf", "evaluate.post: expected one of none, scg, got 'crf'"),
+        ("evaluate.refinements.scg.delta_h=1", "unknown key 'evaluate.refinements'"),
         ("runtime.amp=fp16", "expected one of none, bf16, auto"),
         ("data.name=[1]", "data.name: expected a string, got"),
         ("stage.schedule.milestones=[1, 2.5]", "stage.schedule.milestones: expected an integer, got 2.5"),

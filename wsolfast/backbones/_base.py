@@ -1,7 +1,7 @@
 """Base of every backbone: a chain of modules that reads raw images and gives the features of named stages."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,11 +140,41 @@ class Backbone(nn.Module):
 
     def extract(self, normalized: Tensor) -> dict[str, Tensor]:
         """Return the features of every stage of ``normalized`` images [N, 3, H, W], as :meth:`normalize` gives them."""
+        return self._run(normalized, self._steps)
+
+    def extract_from(self, stage: str, features: Tensor) -> dict[str, Tensor]:
+        """Return the features of every stage above ``stage``, of the ``features`` [N, C, h, w] that it gave.
+
+        Raises:
+            BackboneError: if there is no such stage.
+        """
+        return self._run(features, self._steps[self._position(stage, "to start from") + 1 :])
+
+    def features_with_graph(self, image: Tensor, stage: str) -> dict[str, Tensor]:
+        """Return the features of every stage, those above ``stage`` as functions of it: a graph begins there.
+
+        Nothing is kept of the layers below. Parameters that ask for gradients get them from the layers above.
+
+        Args:
+            image (Tensor[N, 3, H, W]): as for :meth:`forward`.
+            stage: one of ``stages``, whose features become a leaf that asks for a gradient.
+
+        Raises:
+            ValueError: if ``image`` has another shape or dtype.
+            BackboneError: if there is no such stage.
+        """
+        first = self._position(stage, "to start from") + 1
+        with torch.no_grad():
+            below = self._run(self.normalize(image), self._steps[:first])
+        leaf = below[stage].requires_grad_()
+        return below | {stage: leaf} | self._run(leaf, self._steps[first:])
+
+    def _run(self, x: Tensor, some: Sequence[tuple[str, str | None]]) -> dict[str, Tensor]:
         features = {}
-        for path, stage in self._steps:
-            normalized = self.get_submodule(path)(normalized)
+        for path, stage in some:
+            x = self.get_submodule(path)(x)
             if stage is not None:
-                features[stage] = normalized
+                features[stage] = x
         return features
 
     def insert(self, stage: str, name: str, module: nn.Module) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wsolfast._compat import import_timm
@@ -40,6 +41,28 @@ class TimmBackbone(Backbone):
         if self._channels_last:
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return {stage.name: x for stage, x in zip(self.stages, maps, strict=True)}
+
+    def extract_from(self, stage: str, features: Tensor) -> dict[str, Tensor]:
+        raise BackboneError(f"backbone: timm networks run as a whole, not from {stage!r} on; choose another backbone")
+
+    def features_with_graph(self, image: Tensor, stage: str) -> dict[str, Tensor]:
+        """Return the features of every stage with a graph; it begins at the image unless ``stage`` is the last.
+
+        A timm network runs as a whole.
+
+        Raises:
+            BackboneError: if later layers read the stage in another layout, so that it has no gradient.
+        """
+        if stage == self.stages[-1].name:
+            with torch.no_grad():
+                found = self.extract(self.normalize(image))
+            found[stage].requires_grad_()
+            return found
+        if self._channels_last:
+            raise BackboneError(
+                f"backbone: this timm network has no gradients at {stage!r}; choose {self.stages[-1].name!r}"
+            )
+        return self.extract(self.normalize(image).requires_grad_())
 
     def insert(self, stage: str, name: str, module: nn.Module) -> None:
         raise BackboneError(

@@ -38,7 +38,9 @@ Weights = Annotated[
     Path | None, typer.Option(help="Give a recipe these weights: a network's, or a trained run's model.safetensors.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Post = Annotated[str | None, typer.Option(help="Refine maps by scg, or not (none); the default is the recipe's.")]
+Post = Annotated[
+    str | None, typer.Option(help="Refine maps by scg, sem, grad_cam, ..., or not (none); the default is the recipe's.")
+]
 Protocol = Annotated[str | None, typer.Option(help="Evaluate by this protocol; the default is the recipe's.")]
 
 

@@ -54,7 +54,7 @@ def localize(
         class_name: name or number of the class to localise; None takes each image's most likely class.
         threshold: where the score map is cut; None takes the one that the run's evaluation chose.
         device: where the networks run; None does what the run's recipe says.
-        post: how maps are refined, ``"none"`` or ``"scg"``; None does what the run's recipe says.
+        post: the refinement of the maps, or ``"none"``; None does what the run's recipe says.
         progress: where to show how far it is.
 
     Returns:

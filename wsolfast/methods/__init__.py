@@ -10,12 +10,11 @@ import pkgutil
 
 from wsolfast._nearest import nearest
 from wsolfast.methods._base import Method
-from wsolfast.methods._scg import Refined, SelfCorrelation
+from wsolfast.methods._refined import Refined
 
 __all__ = [
     "Method",
     "Refined",
-    "SelfCorrelation",
     "display_name",
     "get_stage",
     "list_methods",

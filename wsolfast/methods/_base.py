@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsolfast._choices import check_choices
 from wsolfast.backbones import Backbone
-from wsolfast.methods._options import check_choices
+from wsolfast.refinements import LinearHead
 from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 
 
@@ -21,6 +23,8 @@ class Method(nn.Module):
     backbone: Backbone
     # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
     classifies: bool = True
+    # The logits are pooled maps of a linear classifier, which ``linear_head`` gives.
+    has_linear_head: bool = False
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         check_choices(cls.__module__.rpartition(".")[2], cls.__init__, options)
@@ -76,6 +80,16 @@ class Method(nn.Module):
             topk: how many predicted classes get a map; 0 with a label gives the label's map only.
             ranking (Tensor[N, K]): scores of all classes by another view of the images, for a map that combines the
                 classes by their rank; None ranks them by ``features``. Methods with a map per class ignore it.
+        """
+        raise NotImplementedError
+
+    def linear_head(self, features: Features) -> LinearHead:
+        """Return the linear classifier whose pooled class maps are the logits, for refinements that start from it.
+
+        Only a method that sets :attr:`has_linear_head` has one.
+
+        Args:
+            features: what :meth:`features` returned.
         """
         raise NotImplementedError
 
@@ -140,6 +154,12 @@ class Method(nn.Module):
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:
     """Return the share of the images whose most likely class is their label; without a gradient."""
     return (logits.detach().argmax(1) == label).float().mean()
+
+
+def wanted_classes(ranking: Tensor, label: Tensor | None, topk: int) -> Tensor:
+    """Return the classes [N, M] to localise: the label if there is one, then the ``topk`` most likely."""
+    predicted = ranking.topk(min(topk, ranking.shape[1]), dim=1).indices
+    return predicted if label is None else torch.cat((label[:, None], predicted), dim=1)
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
+from wsolfast.refinements import LinearHead
 
 HeadKind = Literal["conv3", "conv2", "linear", "pretrained"]
 # How many 3×3 convolutions stand before the classifier.
@@ -86,6 +87,10 @@ class CamHead(nn.Module):
             return self.pool(self.classifier(hidden))
         # Without a ReLU, pooling commutes with the 1×1 convolution.
         return functional.linear(hidden.mean((2, 3)), self.classifier.weight.flatten(1), self.classifier.bias)
+
+    def linear(self, hidden: Tensor) -> LinearHead:
+        """Return the classifier with what :attr:`hidden` gave, which it reads."""
+        return LinearHead(hidden, self.classifier.weight.flatten(1), bias_of(self.classifier), self.relu_maps)
 
     def _take_classifier(self, backbone: Backbone, num_classes: int) -> None:
         given = backbone.classifier

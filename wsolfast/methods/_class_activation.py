@@ -8,6 +8,7 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method
 from wsolfast.methods._cam_head import CamHead, HeadKind
+from wsolfast.refinements import LinearHead
 from wsolfast.types import Features, Localization
 
 
@@ -22,6 +23,8 @@ class ClassActivation(Method):
         dropout: share of values dropped before every convolution of the head.
         cam_relu: cut negative activations before min-max, as the SPA baseline does.
     """
+
+    has_linear_head = True
 
     def __init__(
         self,
@@ -40,6 +43,9 @@ class ClassActivation(Method):
 
     def classify_features(self, features: Features) -> Tensor:
         return self.head.logits(features[self.last_stage])
+
+    def linear_head(self, features: Features) -> LinearHead:
+        return self.head.linear(self.head.hidden(features[self.last_stage]))
 
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None

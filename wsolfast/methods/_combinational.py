@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from wsolfast import ops
 from wsolfast.backbones import Backbone
-from wsolfast.methods._base import Method
-from wsolfast.methods._combination import Combination, Gamma, wanted_classes
+from wsolfast.methods._base import Method, wanted_classes
 from wsolfast.methods._non_local import Activation, AttentionKind, insert_non_local_blocks, replace_activation, widen
+from wsolfast.refinements import LinearHead, project
+from wsolfast.refinements.ccam import Combination, Gamma
 from wsolfast.types import Features, Localization
 
 
@@ -22,7 +23,7 @@ class CombinationalMethod(Method):
         nl_kind: ``"embedded_gaussian"`` (published) or ``"dot_product"``.
         activation: ``"lrelu02"`` replaces the backbone's ReLUs by LeakyReLU(0.2), as released; ``"relu"`` keeps them.
         hidden_channels: width of two 3×3 convolutions before the classifier; 0 for none.
-        gamma: weights of the ranks, see :class:`~wsolfast.methods._combination.Combination`.
+        gamma: weights of the ranks, see :class:`~wsolfast.refinements.ccam.Combination`.
         gamma_m: ranks that count as likely in ``"nl_quadratic"``.
         gamma_r: ranks that count as unlikely in ``"sum"`` and ``"mean"``.
         gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
@@ -30,6 +31,8 @@ class CombinationalMethod(Method):
     Raises:
         ValueError: if an option is none of its choices or out of range.
     """
+
+    has_linear_head = True
 
     def __init__(
         self,
@@ -57,6 +60,9 @@ class CombinationalMethod(Method):
     def classify_features(self, features: Features) -> Tensor:
         return self._branch(self._widened(features))[0]
 
+    def linear_head(self, features: Features) -> LinearHead:
+        return LinearHead(self._widened(features), self.classifier.weight, self.classifier.bias)
+
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
@@ -78,8 +84,3 @@ class CombinationalMethod(Method):
     def _widened(self, features: Features) -> Tensor:
         """Return the features [N, C, h, w] whose mean is classified."""
         return self.hidden(features[self.last_stage])
-
-
-def project(vectors: Tensor, features: Tensor) -> Tensor:
-    """Return maps [N, M, h, w] of ``vectors`` [N, M, C] on ``features`` [N, C, h, w]."""
-    return (vectors @ features.flatten(2)).unflatten(2, features.shape[2:])

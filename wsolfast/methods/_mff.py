@@ -10,6 +10,7 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
+from wsolfast.refinements import LinearHead
 from wsolfast.types import Features
 
 FuseOp = Literal["multiply", "add", "concat"]
@@ -164,6 +165,10 @@ class RectifiedHead(nn.Module):
         weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
         maps = torch.baddbmm(bias_of(self.classifier)[classes][:, :, None], weight, features.flatten(2))
         return maps.relu().unflatten(2, features.shape[2:])
+
+    def linear(self, features: Tensor) -> LinearHead:
+        """Return the classifier with the ``features`` that it reads."""
+        return LinearHead(features, self.classifier.weight.flatten(1), bias_of(self.classifier), self.relu)
 
 
 def project(features: Tensor, weight: Tensor, gate: Tensor | None) -> Tensor:

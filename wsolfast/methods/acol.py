@@ -14,13 +14,15 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead, HeadKind
+from wsolfast.refinements import LinearHead
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 
 class ACoL(Method):
     """Two classifiers: A sees the features, B those without A's peaks; the map is the maximum of both maps.
 
-    The map of a class erases by A's map of that same class, as training does for the label. Logits are A's.
+    The map of a class erases by A's map of that same class, as training does for the label. Logits are A's, and so is
+    the linear head that refinements read.
 
     Args:
         backbone: its last stage feeds both heads.
@@ -33,6 +35,8 @@ class ACoL(Method):
     Raises:
         ValueError: if the threshold lies outside [0, 1].
     """
+
+    has_linear_head = True
 
     def __init__(
         self,
@@ -70,6 +74,9 @@ class ACoL(Method):
 
     def classify_features(self, features: Features) -> Tensor:
         return self.head.logits(features[self.last_stage])
+
+    def linear_head(self, features: Features) -> LinearHead:
+        return self.head.linear(self.head.hidden(features[self.last_stage]))
 
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None

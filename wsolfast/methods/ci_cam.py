@@ -14,11 +14,12 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy, bias_of
-from wsolfast.methods._combination import Gamma
-from wsolfast.methods._combinational import CombinationalMethod, project
+from wsolfast.methods._combinational import CombinationalMethod
 from wsolfast.methods._context_pool import ContextPool, Contribution, Rows
 from wsolfast.methods._non_local import Activation, AttentionKind
-from wsolfast.types import Batch, ParamGroup, TrainState
+from wsolfast.refinements import LinearHead, project
+from wsolfast.refinements.ccam import Gamma
+from wsolfast.types import Batch, Features, ParamGroup, TrainState
 
 
 class CICAM(CombinationalMethod):
@@ -138,6 +139,16 @@ class CICAM(CombinationalMethod):
     @property
     def _down_classifier(self) -> nn.Linear:
         return self.classifier if self.down_classifier is None else self.down_classifier
+
+    def linear_head(self, features: Features) -> LinearHead:
+        if self.map_branch == "up":
+            return super().linear_head(features)
+        seen, classifier = self._widened(features), self._down_classifier
+        if self.enhance is not None:
+            column, context = self._context(self.enhance, seen, self.classifier(seen.mean((2, 3))))
+            added = column[:, :, None] * context[:, None]
+            seen = seen * (1 + bias_of(self.enhance))[:, None, None] + (seen.flatten(2) * added).view_as(seen)
+        return LinearHead(seen, classifier.weight, classifier.bias)
 
     def _branch(self, features: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         if self.map_branch == "up":

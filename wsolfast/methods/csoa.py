@@ -16,11 +16,11 @@ from torch.nn import functional
 from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._balanced_batches import BalancedBatches
-from wsolfast.methods._base import Method, accuracy
+from wsolfast.methods._base import Method, accuracy, wanted_classes
 from wsolfast.methods._cam_head import CamHead
-from wsolfast.methods._combination import wanted_classes
 from wsolfast.methods._csoa_losses import Reduction, co_supervised_loss
 from wsolfast.methods._embedding import Embedding, MaskedEmbedding
+from wsolfast.refinements import LinearHead
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the range of the foreground map, and to the denominators of CoAug.
@@ -150,6 +150,14 @@ class CSoA(Method):
 
     def classify_features(self, features: Features) -> Tensor:
         return self._classify(self._hidden(features))
+
+    @property
+    # A method's own is a constant; here an option decides.
+    def has_linear_head(self) -> bool:  # type: ignore[override]
+        return self.scores == "late"
+
+    def linear_head(self, features: Features) -> LinearHead:
+        return self.late_head.linear(self.late_head.hidden(features[self.late]))
 
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None

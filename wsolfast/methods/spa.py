@@ -14,7 +14,8 @@ from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy
 from wsolfast.methods._cam_head import CamHead, HeadKind
-from wsolfast.methods._scg import SelfCorrelation
+from wsolfast.refinements import LinearHead
+from wsolfast.refinements.scg import SelfCorrelation
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the range in the released code's min-max of the coarse CAM.
@@ -43,6 +44,8 @@ class SPA(Method):
     Raises:
         ValueError: if an option is unknown, or does not fit the backbone.
     """
+
+    has_linear_head = True
 
     def __init__(
         self,
@@ -93,12 +96,15 @@ class SPA(Method):
     def classify_features(self, features: Features) -> Tensor:
         return self.head.logits(features[self.last_stage])
 
+    def linear_head(self, features: Features) -> LinearHead:
+        return self.head.linear(self.head.hidden(features[self.last_stage]))
+
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
         logits, classes, cam = self._coarse(features, label, topk)
         if self.refine is not None:
-            cam = self.refine(features, cam, size)
+            cam = self.refine.correlate(features, cam, size)
         return Localization(logits, classes, cam)
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from wsolfast import ops
 from wsolfast.backbones import Backbone
-from wsolfast.methods._base import Method, accuracy
-from wsolfast.methods._combination import wanted_classes
+from wsolfast.methods._base import Method, accuracy, wanted_classes
 from wsolfast.methods._mff import FuseOp, MFFNet, RectifiedHead, freeze_stem, init_convolutions, resize_aligned
 from wsolfast.methods._spol_losses import distillation_loss, segmentation_loss
+from wsolfast.refinements import LinearHead
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Added to the maximum by which the released code divides class maps.
@@ -45,6 +45,8 @@ class SPOLCam(Method):
         dropout: share of the features that the heads do not see in training.
         freeze_stem: keep the backbone's first convolution and the affine of its first batch norm.
     """
+
+    has_linear_head = True
 
     def __init__(
         self,
@@ -97,6 +99,9 @@ class SPOLCam(Method):
 
     def classify_features(self, features: Features) -> Tensor:
         return self.head.logits(self.fusion(features).fused)
+
+    def linear_head(self, features: Features) -> LinearHead:
+        return self.head.linear(self.fusion(features).fused)
 
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None

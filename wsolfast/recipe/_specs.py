@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from wsolfast.recipe._tables import OTHER_TABLES
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -128,9 +130,9 @@ class EvaluateSpec:
     resize: int | tuple[int, int] | None = (
         None  # what the localised image is warped to; data.crop or data.resize if absent
     )
-    # "scg" refines the maps of any method by self-correlation, as SPA does its own.
-    post: Literal["none", "scg"] = "none"
-    scg: dict[str, object] = field(default_factory=dict)  # options of methods.SelfCorrelation, for post = "scg"
+    post: str = "none"  # what refines the maps without training, one of wsolfast.refinements
+    # Every other table of [evaluate]: the options of the refinement of its name.
+    refinements: dict[str, dict[str, object]] = field(default_factory=dict, metadata=OTHER_TABLES)
     variant: str = ""  # the [[variant]] that is measured; none if empty
 
 

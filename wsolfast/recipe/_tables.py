@@ -12,6 +12,9 @@ import tomli_w
 from wsolfast._nearest import nearest
 from wsolfast.recipe._errors import RecipeError
 
+# Metadata of the field of a dataclass that takes every table which no other field is named after.
+OTHER_TABLES = {"other tables": True}
+
 
 def read(cls: type, table: object, where: str = "") -> Any:
     """Return a dataclass from a TOML table.
@@ -21,7 +24,13 @@ def read(cls: type, table: object, where: str = "") -> Any:
     """
     if not isinstance(table, dict):
         raise RecipeError(f"{where}: expected a table, got {table!r}")
-    hints = _hints(cls)
+    hints, others = _hints(cls), _other_tables(cls)
+    if others is not None:
+        tables = {key: value for key, value in table.items() if key not in hints and isinstance(value, dict)}
+        table = {key: value for key, value in table.items() if key not in tables}
+        if others in table:
+            raise RecipeError(f"unknown key {join(where, others)!r}; {nearest(others, [*hints.keys() - {others}])}")
+        table[others] = tables
     for key in table:
         if key not in hints:
             raise RecipeError(f"unknown key {join(where, key)!r}; {nearest(key, hints)}")
@@ -36,6 +45,12 @@ def required_keys(cls: type) -> set[str]:
     """Return the keys that a table must have, because the dataclass has no default for them."""
     fields = dataclasses.fields(cls)
     return {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+
+
+@cache
+def _other_tables(cls: type) -> str | None:
+    """Return the field that holds the tables of all names that no field has, or None."""
+    return next((f.name for f in dataclasses.fields(cls) if f.metadata == OTHER_TABLES), None)
 
 
 @cache
@@ -97,7 +112,10 @@ def _plain(value: object) -> Any:
     A recipe is then written the same way whatever it starts from: its hash names what a checkpoint continues.
     """
     if dataclasses.is_dataclass(value):
-        pairs = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        kind: Any = type(value)
+        others = _other_tables(kind)
+        pairs = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != others]
+        pairs += sorted(getattr(value, others).items()) if others else []
     elif isinstance(value, Mapping):
         pairs = sorted(value.items())
     elif isinstance(value, (list, tuple)):

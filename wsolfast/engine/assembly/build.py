@@ -300,14 +300,17 @@ def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
     """Return ``method`` with its maps refined as ``evaluate.post`` asks; itself if that is ``"none"``.
 
     Raises:
-        RecipeError: if an option of ``evaluate.scg`` is unknown or does not fit the backbone.
+        RecipeError: if there is no such refinement, an option of it is unknown or does not fit the backbone, or the
+            method lacks what it reads.
     """
     if spec.post == "none":
         return method
     try:
-        return methods.Refined(method, **spec.scg)
+        return methods.Refined(method, spec.post, **spec.refinements.get(spec.post, {}))
+    except KeyError as error:
+        raise RecipeError(f"evaluate.post: {error.args[0]}") from error
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"evaluate.scg: {str(error).removeprefix('scg: ')}") from error
+        raise RecipeError(f"evaluate.{spec.post}: {str(error).removeprefix(f'{spec.post}: ')}") from error
 
 
 def _check_options(where: str, constructor: Callable, options: dict, given: tuple[str, ...]) -> None:

@@ -107,7 +107,13 @@ class Network:
         parts += [] if self.classifier is None else [self._identity_of(self.classifier)]
         spec = self.recipe.evaluate
         runtime = self.recipe.runtime
-        return [*itertools.chain(*parts), self.amp, runtime.deterministic, spec.post, spec.scg]
+        return [
+            *itertools.chain(*parts),
+            self.amp,
+            runtime.deterministic,
+            spec.post,
+            spec.refinements.get(spec.post, {}),
+        ]
 
     def _identity_of(self, ref: StageRef) -> list[object]:
         stage = ref.stage

@@ -43,8 +43,9 @@ class Predictor:
         compiled: bool = False,
         singly: bool = False,
     ):
-        self.method = method.eval().to(device)
-        self.classifier = method if classifier is None else classifier.eval().to(device)
+        # Gradients, where a refinement takes them, are those of features.
+        self.method = method.eval().requires_grad_(False).to(device)
+        self.classifier = method if classifier is None else classifier.eval().requires_grad_(False).to(device)
         self.device, self.crop, self.topk, self.amp = device, crop, topk, amp
         self.compiled, self.singly = compiled, singly
         self.layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -1,11 +1,11 @@
 """Checks of a whole recipe before anything runs: what is built or measured hours later, and what is not used at all."""
 
 import dataclasses
-import inspect
 from pathlib import Path
 
 import torch
 
+from wsolfast import refinements
 from wsolfast._nearest import nearest
 from wsolfast.engine.assembly.build import (
     build_method,
@@ -17,8 +17,7 @@ from wsolfast.engine.assembly.build import (
 )
 from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, localizer_of
 from wsolfast.engine.run.errors import MissingError
-from wsolfast.methods import Method, SelfCorrelation
-from wsolfast.ops import CorrelationRule
+from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec, as_measured
 
 _FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
@@ -46,7 +45,7 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
         method: of that stage.
 
     Raises:
-        RecipeError: if a stage, its optimizer or ``evaluate.scg`` cannot be built as the recipe says.
+        RecipeError: if a stage, its optimizer or the refinement cannot be built as the recipe says.
         MissingError: if the weights that a stage starts from are a file that is not there.
     """
     networks = {current.name: method}
@@ -58,10 +57,10 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
             networks[stage.name] = build_method(recipe, stage, num_classes, pretrained=False)
             build_optimizer(networks[stage.name], stage.optim, f"stage.{stage.name}.optim")
         spec, localizer = recipe.evaluate, localizer_of(recipe).stage
-        if spec.post != "none" or spec.scg:
+        for post in {spec.post, *spec.refinements} - {"none"}:
             if localizer.name not in networks:
                 networks[localizer.name] = build_method(recipe, localizer, num_classes, pretrained=False)
-            refine(networks[localizer.name], dataclasses.replace(spec, post="scg"))
+            refine(networks[localizer.name], dataclasses.replace(spec, post=post))
 
 
 def _check_evaluation(recipe: Recipe) -> None:
@@ -72,9 +71,14 @@ def _check_evaluation(recipe: Recipe) -> None:
     if spec.classifier is not None or classifies(localizer):
         classifier_of(recipe)
         classifier_view(recipe)
-    taken = inspect.signature(SelfCorrelation.__init__).parameters.values()
-    known = [one.name for one in taken if one.kind is inspect.Parameter.KEYWORD_ONLY]
-    known += [field.name for field in dataclasses.fields(CorrelationRule)]
-    for key in spec.scg:
-        if key not in known:
-            raise RecipeError(f"unknown key {f'evaluate.scg.{key}'!r}; {nearest(key, known)}")
+    known = refinements.list_refinements()
+    if spec.post not in ("none", *known):
+        raise RecipeError(f"evaluate.post: no refinement named {spec.post!r}; {nearest(spec.post, ['none', *known])}")
+    for name, options in spec.refinements.items():
+        if name not in known:
+            keys = [field.name for field in dataclasses.fields(spec) if field.name != "refinements"]
+            raise RecipeError(f"unknown key {f'evaluate.{name}'!r}; {nearest(name, [*keys, *known])}")
+        for key in options:
+            if key not in refinements.options_of(name):
+                hint = nearest(key, refinements.options_of(name))
+                raise RecipeError(f"unknown key {f'evaluate.{name}.{key}'!r}; {hint}")

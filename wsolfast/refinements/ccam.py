@@ -1,10 +1,19 @@
-"""Combinational class activation maps: the maps of all classes, weighted by the rank of their scores (NL-CCAM)."""
+"""CCAM: Yang et al., "Combinational Class Activation Maps for Weakly Supervised Object Localization", WACV 2020.
 
+The map of an image combines those of all classes by the rank of their scores; inside NL-CCAM and CI-CAM and behind any
+method with a linear classifier.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from wsolfast import ops
+from wsolfast.backbones import StageInfo
+from wsolfast.refinements._base import Needs, Refinement, Seen, project
 
 Gamma = Literal["none", "t1b0", "t1b1", "linear", "nl_quadratic", "ci_quadratic", "sum", "mean"]
 
@@ -79,7 +88,40 @@ class Combination:
         return (by_class @ weight)[:, None]
 
 
-def wanted_classes(ranking: Tensor, label: Tensor | None, topk: int) -> Tensor:
-    """Return the classes [N, M] to localise: the label if there is one, then the ``topk`` most likely."""
-    predicted = ranking.topk(min(topk, ranking.shape[1]), dim=1).indices
-    return predicted if label is None else torch.cat((label[:, None], predicted), dim=1)
+class CombinationalMaps(Refinement):
+    """One map for all classes: those of a linear classifier, weighted by the rank of their classes.
+
+    Args:
+        stages: of the backbone.
+        gamma: weights of the ranks, see :class:`Combination`; with ``"none"`` each class keeps its CAM.
+        gamma_m: ranks that count as likely in ``"nl_quadratic"``.
+        gamma_r: ranks that count as unlikely in ``"sum"`` and ``"mean"``.
+        gamma_s: largest weight times ``gamma_r`` in ``"sum"``.
+
+    Raises:
+        ValueError: if an option is none of its choices or out of range.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageInfo],
+        *,
+        gamma: Gamma = "nl_quadratic",
+        gamma_m: int = 100,
+        gamma_r: int = 20,
+        gamma_s: float = 2.0,
+    ):
+        self.combination = Combination(gamma, gamma_m, gamma_r, gamma_s)
+
+    def needs(self, has_head: bool) -> Needs:
+        return Needs(head=True)
+
+    def __call__(self, seen: Seen) -> Tensor:
+        assert seen.head is not None
+        assert seen.ranking is not None
+        vectors = self.combination.class_vectors(seen.head.weight, seen.ranking, seen.classes)
+        return ops.min_max_normalize(project(vectors, seen.head.features))
+
+
+NAME = "CCAM"
+REFINEMENT = CombinationalMaps

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from wsolfast import backbones, ops
-from wsolfast.methods import Refined, SelfCorrelation, get_stage
+from wsolfast.methods import Refined, get_stage
+from wsolfast.refinements.scg import SelfCorrelation
 from wsolfast.testing import assert_close, seeded
 
 # A method with the smallest options that make it run on the batch of this folder.
@@ -32,7 +33,7 @@ def test_cam_refined_is_the_localisation_of_spa_with_its_weights(batch, roundtri
     spa = build("spa", refine=True, scg=options)
     cam = build("cam", cam_relu=True)
     cam.load_state_dict(spa.state_dict())
-    expected, found = (m.localize(batch.image, batch.label, topk=2) for m in (spa, Refined(cam, **options)))
+    expected, found = (m.localize(batch.image, batch.label, topk=2) for m in (spa, Refined(cam, "scg", **options)))
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.classes, expected.classes)
     # SPA adds 1e-10 to the range of its CAM.
@@ -46,7 +47,7 @@ def test_maps_of_any_method_are_refined_and_nothing_else_changes(method, batch):
     plain = build(method)
     expected = plain.localize(batch.image, batch.label, topk=1)
     features = plain.backbone(batch.image)
-    refined = Refined(plain, layers=["conv5"], resize_roundtrip=False, **SCG)
+    refined = Refined(plain, "scg", layers=["conv5"], resize_roundtrip=False, **SCG)
     found = refined.localize(batch.image, batch.label, topk=1)
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.classes, expected.classes)
@@ -58,7 +59,7 @@ def test_maps_of_any_method_are_refined_and_nothing_else_changes(method, batch):
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_refinement_takes_one_backbone_pass(method, batch):
-    refined = Refined(build(method))
+    refined = Refined(build(method), "scg")
     passes = []
     refined.backbone.register_forward_hook(lambda *_: passes.append(1))
     refined.localize(batch.image, batch.label)
@@ -71,7 +72,7 @@ def test_a_method_whose_maps_have_no_known_features_is_refused():
             return super().localize(255 - image, label, topk)
 
     with pytest.raises(ValueError, match="scg: Own defines localize; its maps can be refined if it defines localize_f"):
-        Refined(Own(backbones.build("small"), 5))
+        Refined(Own(backbones.build("small"), 5), "scg")
 
 
 @torch.no_grad()
@@ -79,7 +80,7 @@ def test_another_views_ranking_reaches_the_method(batch):
     plain = build("nl_ccam")
     ranking = torch.zeros(6, 5, dtype=torch.float64)
     ranking[:, 3] = 1
-    found = Refined(plain).localize(batch.image, topk=1, ranking=ranking)
+    found = Refined(plain, "scg").localize(batch.image, topk=1, ranking=ranking)
     assert found.classes.tolist() == [[3]] * 6
 
 
@@ -88,7 +89,9 @@ def test_maps_of_another_size_are_resized_to_the_features():
     features, maps = {"conv5": seeded((2, 3, 4, 5))}, torch.rand(2, 1, 16, 20)
     refine = SelfCorrelation((backbones.StageInfo("conv5", 3, 16),), **SCG)
     small = functional.interpolate(maps, (4, 5), mode="bilinear")
-    assert torch.equal(refine(features, maps, (64, 80)), ops.self_correlation_map([features["conv5"]], small, RULE))
+    assert torch.equal(
+        refine.correlate(features, maps, (64, 80)), ops.self_correlation_map([features["conv5"]], small, RULE)
+    )
 
 
 def test_layers_by_default_are_those_of_the_last_two_that_fit_the_map():
@@ -103,7 +106,7 @@ def test_layers_by_default_are_those_of_the_last_two_that_fit_the_map():
 )
 def test_a_layer_that_does_not_fit_is_named(layer, message):
     with pytest.raises(ValueError, match=f"scg: layers: .*{message}"):
-        Refined(build("cam"), layers=[layer])
+        Refined(build("cam"), "scg", layers=[layer])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_a_layer_that_does_not_fit_is_named(layer, message):
     ],
 )
 def test_options_are_the_same_in_spa_and_behind_any_method(options, message):
-    for refined in (lambda: build("spa", refine=True, scg=options), lambda: Refined(build("cam"), **options)):
+    for refined in (lambda: build("spa", refine=True, scg=options), lambda: Refined(build("cam"), "scg", **options)):
         with pytest.raises(ValueError, match=message):
             refined()
 
@@ -124,11 +127,11 @@ def test_options_are_the_same_in_spa_and_behind_any_method(options, message):
 def test_a_refined_method_makes_the_labels_that_it_made():
     plain = get_stage("spol.seg")(backbones.build("small"), 5, width=8)
     cam = torch.rand(8, 8)
-    assert torch.equal(Refined(plain).mask_maker()(cam, (32, 32)), plain.mask_maker()(cam, (32, 32)))
+    assert torch.equal(Refined(plain, "scg").mask_maker()(cam, (32, 32)), plain.mask_maker()(cam, (32, 32)))
 
 
 def test_a_refined_method_trains_as_it_did(batch, state):
     plain = build("cam").train()
-    refined = Refined(plain)
+    refined = Refined(plain, "scg")
     assert torch.equal(*(m.training_step(batch, state)["loss"] for m in (plain, refined)))
     assert [g.name for g in refined.param_groups()] == [g.name for g in plain.param_groups()]

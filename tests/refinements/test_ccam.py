@@ -3,7 +3,8 @@ from typing import get_args
 import pytest
 import torch
 
-from wsolfast.methods._combination import Combination, Gamma, wanted_classes
+from wsolfast.methods._base import wanted_classes
+from wsolfast.refinements.ccam import Combination, Gamma
 from wsolfast.testing import assert_close, seeded
 
 # (options, number of classes) -> weights of the ranks, from the published formulas by hand.

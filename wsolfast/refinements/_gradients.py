@@ -1,0 +1,98 @@
+"""Maps from the activations of a layer and the gradients of a class's logit there."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from wsolfast import ops
+from wsolfast.backbones import StageInfo
+from wsolfast.refinements._base import Needs, Refinement, Seen, check_stage, project
+
+
+class GradientMap(Refinement):
+    """A map of a class from the features :math:`A` of a layer and the gradient :math:`g` of the class's logit there.
+
+    Where the layer is what a linear classifier pools, the gradient is its weight divided by the number of positions,
+    and no backward pass runs. Elsewhere one backward pass per class, for all images at once, goes down to the layer.
+
+    Args:
+        stages: of the backbone.
+        layer: name of the stage; None for what the method's linear classifier reads, or for the last stage of a method
+            without one.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+
+    def __init__(self, stages: Sequence[StageInfo], *, layer: str | None = None):
+        if layer is not None:
+            check_stage(type(self).__module__.rpartition(".")[2], "layer", layer, stages)
+        self.layer, self.last = layer, stages[-1].name
+
+    def needs(self, has_head: bool) -> Needs:
+        if self.layer is None and has_head:
+            return Needs(head=True, scores=True)
+        return Needs(scores=True, graph_from=self.layer or self.last)
+
+    def __call__(self, seen: Seen) -> Tensor:
+        head = seen.head
+        if head is None:
+            stage = self.layer or self.last
+            return self._maps(seen, seen.features[stage], gradients_of(seen, stage))
+        height, width = head.features.shape[2:]
+        gradients: Iterable[Tensor] = (head.weight[seen.classes] / (height * width))[..., None, None].unbind(1)
+        if head.relu_maps:
+            counted = (head.class_maps(seen.classes) > 0).unbind(1)
+            gradients = (gradient * gate[:, None] for gradient, gate in zip(gradients, counted, strict=True))
+        return self._maps(seen, head.features, gradients)
+
+    @torch.no_grad()
+    def _maps(self, seen: Seen, features: Tensor, gradients: Iterable[Tensor]) -> Tensor:
+        assert seen.logits is not None
+        scores = as_float(seen.logits).gather(1, seen.classes).unbind(1)
+        # Three digits, which autocast would leave, are too few for sums over channels that nearly cancel.
+        with torch.autocast(features.device.type, enabled=False):
+            activations = as_float(features)
+            maps = [
+                self.of_class(activations, as_float(gradient), score)
+                for gradient, score in zip(gradients, scores, strict=True)
+            ]
+        if not maps:
+            return activations.new_zeros(len(features), 0, *features.shape[2:])
+        return ops.min_max_normalize(torch.stack(maps, 1))
+
+    @staticmethod
+    def of_class(features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
+        """Return the map [N, h, w] of a class, before it is scaled.
+
+        Args:
+            features (Tensor[N, C, h, w]): A, at least float32.
+            gradient (Tensor[N, C, h, w] or Tensor[N, C, 1, 1]): g; one that is the same everywhere is given once.
+            score (Tensor[N]): the logit of the class.
+        """
+        raise NotImplementedError
+
+
+def gradients_of(seen: Seen, stage: str) -> Iterator[Tensor]:
+    """Yield the gradients [N, C, h, w] of the classes' logits at a stage, one class of every image after another.
+
+    Images do not interact, so that one backward pass serves all of them.
+    """
+    assert seen.logits is not None
+    with torch.enable_grad():
+        scores = seen.logits.gather(1, seen.classes).unbind(1)
+    for score in scores:
+        yield torch.autograd.grad(score, seen.features[stage], torch.ones_like(score), retain_graph=True)[0]
+
+
+def weighted_sum(features: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum over channels [N, h, w] of ``features`` [N, C, h, w] times ``weight`` [N, C, h or 1, w or 1]."""
+    if weight.shape[2:] == (1, 1):
+        return project(weight.flatten(2).mT, features)[:, 0]
+    return torch.einsum("nchw,nchw->nhw", features, weight)
+
+
+def as_float(values: Tensor) -> Tensor:
+    """Return ``values`` in at least float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
