@@ -4,6 +4,7 @@
 // CTA solve each of them in global memory. Results do not depend on who solves a cut.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -11,6 +12,7 @@
 #include "cuda/box_components.cuh"
 #include "cuda/box_levels.cuh"
 #include "cuda/shared.cuh"
+#include "cuda/target.h"
 
 namespace wsolfast::cuda {
 
@@ -238,6 +240,35 @@ struct CutPlan {
 };
 
 constexpr int kMostWarps = 16, kCutThreads = kMostWarps * Warp::kSize;
+
+inline CutPlan plan_cuts(const DeviceLimits& limits, const PlaneShape& shape, int64_t images, int cuts) {
+  constexpr int64_t kWordBytes = 4, kFewWarps = 4;
+  const int64_t height = shape.height;
+  CutPlan plan{};
+  plan.most_runs = height * ((shape.width + 1) / 2);
+  // Room for three runs a row, and for one component in six runs.
+  int64_t runs = std::min(plan.most_runs, 3 * height + 64), items = std::min(runs, std::max<int64_t>(64, runs / 6));
+  const int64_t budget = limits.shared_bytes / kWordBytes, image = shape.words_of_image();
+  const int64_t wanted = std::min(cuts, kMostWarps);
+  plan.planes_in_shared = image + std::min(kFewWarps, wanted) * RunStore::words(shape.height, runs, items) <= budget;
+  const int64_t available = budget - (plan.planes_in_shared ? image : 0);
+  if (RunStore::words(shape.height, runs, items) > available) {
+    runs = std::max<int64_t>(0, 6 * (available - height - 2) / (18 + kFields));
+    items = runs / 6;
+  }
+  const int64_t words = RunStore::words(shape.height, runs, items);
+  plan.warps = static_cast<int>(std::clamp<int64_t>(available / words, 1, wanted));
+  plan.run_capacity = static_cast<int>(runs);
+  plan.item_capacity = static_cast<int>(items);
+  plan.shared_bytes = static_cast<size_t>((plan.warps * words + (plan.planes_in_shared ? image : 0)) * kWordBytes);
+  const int64_t ctas = 2 * static_cast<int64_t>(limits.processors);
+  plan.chunks =
+      static_cast<int>(std::clamp<int64_t>((ctas + images - 1) / images, 1, (cuts + plan.warps - 1) / plan.warps));
+  plan.words_of_slot = RunStore::words(shape.height, plan.most_runs, plan.most_runs);
+  plan.slots =
+      std::clamp<int64_t>(limits.overflow_bytes / kWordBytes / plan.words_of_slot, 1, std::min(ctas, images * cuts));
+  return plan;
+}
 
 template <Task kTask>
 __global__ void __launch_bounds__(kCutThreads, 1) box_cuts_kernel(CutProblem problem, CutPlan plan) {

@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "cuda/box_planes.cuh"
-#include "cuda/normalize_score_map.cuh"
+#include "cuda/resized_maps.cuh"
 
 namespace wsolfast::cuda {
 

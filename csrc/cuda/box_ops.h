@@ -1,16 +1,12 @@
 // Code that the bindings of the box ops share.
 #pragma once
 
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <functional>
 
 #include "boxes/packed_rule.h"
-#include "cuda/kernels.h"
+#include "cuda/binding.h"
+#include "cuda/box_pipeline.h"
 #include "cuda/score_maps.h"
-#include "cuda/scratch.h"
 
 namespace wsolfast::cuda {
 

@@ -1,5 +1,3 @@
-#include <torch/csrc/stable/library.h>
-
 #include "cuda/box_ops.h"
 
 namespace {
@@ -11,7 +9,7 @@ constexpr const char* kOp = "box_sweep_hits";
 // [N, h, w], [T], [G, 4], [N + 1], [I] -> [N, T, I]
 Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tensor gt_offsets, Tensor iou_thresholds,
                            std::vector<int64_t> size, std::vector<double> packed_rule) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  wsolfast::cuda::DeviceGuard guard(maps.get_device());
   const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
   const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   const Tensor truths = torch::stable::contiguous(gt_boxes), begins = torch::stable::contiguous(gt_offsets);
@@ -33,4 +31,4 @@ Tensor box_sweep_hits_cuda(Tensor maps, Tensor thresholds, Tensor gt_boxes, Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("box_sweep_hits", TORCH_BOX(&box_sweep_hits_cuda)); }
+WSOLFAST_CUDA_KERNELS(m) { m.impl("box_sweep_hits", TORCH_BOX(&box_sweep_hits_cuda)); }

@@ -15,6 +15,7 @@
 #include "cuda/box_components.cuh"
 #include "cuda/prior_map.cuh"
 #include "cuda/shared.cuh"
+#include "cuda/target.h"
 
 namespace wsolfast::cuda {
 
@@ -301,14 +302,9 @@ struct ContourPlan {
   int64_t bytes() const { return std::max(ctas * bytes_of_cta, slots * bytes_of_slot); }
 };
 
-struct ContourLimits {
-  int processors;
-  int64_t shared_bytes = 96 * 1024;           // two CTAs of it are at home on every processor
-  int64_t overflow_bytes = int64_t{1} << 27;  // for maps that do not fit
-};
-
-inline ContourPlan plan_contours(const ContourLimits& limits, int64_t count, int64_t height, int64_t width) {
+inline ContourPlan plan_contours(const DeviceLimits& limits, int64_t count, int64_t height, int64_t width) {
   constexpr int64_t kWordBytes = sizeof(int32_t), kAlignment = 16;
+  constexpr int64_t kSharedBytes = 96 * 1024;  // two CTAs of it are at home on every processor
   const auto aligned = [](int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
   if (height > boxes::kMaxSide || width > boxes::kMaxSide) {
     throw std::invalid_argument("labels of " + std::to_string(height) + "x" + std::to_string(width) +
@@ -319,7 +315,7 @@ inline ContourPlan plan_contours(const ContourLimits& limits, int64_t count, int
   plan.most_runs = height * ((width + 1) / 2);
   // Room for eight runs a row, and for one contour in six runs.
   int64_t runs = std::min(plan.most_runs, 8 * height + 64), items = std::min(runs, std::max<int64_t>(64, runs / 6));
-  const int64_t available = limits.shared_bytes / kWordBytes;
+  const int64_t available = std::min(limits.shared_bytes, kSharedBytes) / kWordBytes;
   if (RunStore::words(static_cast<int>(height), runs, items) > available) {
     runs = std::max<int64_t>(0, 6 * (available - height - 2) / (18 + kFields));
     items = runs / 6;

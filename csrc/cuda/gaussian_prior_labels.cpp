@@ -1,13 +1,23 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <functional>
 #include <limits>
 
+#include "boxes/map_rule.h"
 #include "common/dispatch.h"
-#include "cuda/kernels.h"
-#include "cuda/scratch.h"
+#include "common/gaussian_prior.h"
+#include "cuda/binding.h"
+
+namespace wsolfast::cuda {
+
+// In gaussian_prior_labels.cu; T: float, double. `overflows` is one zero.
+template <typename T>
+void label_by_maps(const Target& target, const Allocate& allocate, const T* cams, int64_t count,
+                   const boxes::ResizeShape& shape, const gaussian_prior::Rule& rule, uint8_t* labels);
+template <typename T>
+void label_by_contours(const Target& target, const Allocate& allocate, const T* cams, int64_t count,
+                       const boxes::ResizeShape& shape, const gaussian_prior::Rule& rule, int32_t* overflows,
+                       uint8_t* labels);
+
+}  // namespace wsolfast::cuda
 
 namespace {
 
@@ -21,7 +31,7 @@ Tensor gaussian_prior_labels_cuda(Tensor cam, int64_t height, int64_t width, dou
                                   bool per_contour, double min_area, double covariance_scale, bool grid_max,
                                   double object_cam, double object_gaussian, double background_cam,
                                   double background_gaussian, bool empty_background) {
-  torch::stable::accelerator::DeviceGuard guard(cam.get_device());
+  wsolfast::cuda::DeviceGuard guard(cam.get_device());
   WSOLFAST_CHECK(cam.dim() == 3, kOp, "expected maps [N, h, w]");
   for (int64_t side : {cam.size(1), cam.size(2), height, width}) {
     WSOLFAST_CHECK(side > 0 && side < std::numeric_limits<int32_t>::max() / 4, kOp, "a side of ", side, " pixels");
@@ -33,23 +43,19 @@ Tensor gaussian_prior_labels_cuda(Tensor cam, int64_t height, int64_t width, dou
   const int64_t count = maps.size(0), h = maps.size(1), w = maps.size(2);
   Tensor labels = torch::stable::new_empty(maps, {count, height, width}, ScalarType::Byte);
   if (count == 0) return labels;
-  Tensor scaled = torch::stable::new_empty(maps, {count, h, w}, ScalarType::Double);
   const wsolfast::boxes::ResizeShape shape{static_cast<int>(h), static_cast<int>(w), static_cast<int>(height),
                                            static_cast<int>(width)};
   const wsolfast::cuda::Target target{kOp, maps.get_device()};
+  wsolfast::cuda::Scratch scratch(maps);
   wsolfast::dispatch_float_double(maps.scalar_type(), kOp, [&](auto zero) {
     const auto* cams = maps.const_data_ptr<decltype(zero)>();
-    auto* scratch = scaled.mutable_data_ptr<double>();
     auto* out = labels.mutable_data_ptr<uint8_t>();
     if (rule.per_contour && rule.uses_gaussians()) {
       const Tensor overflows = torch::stable::new_zeros(maps, {1}, ScalarType::Int);
-      wsolfast::cuda::Scratch memory(maps);
-      wsolfast::cuda::label_by_contours(target, std::ref(memory), cams, count, shape, rule,
-                                        overflows.mutable_data_ptr<int32_t>(), scratch, out);
+      wsolfast::cuda::label_by_contours(target, std::ref(scratch), cams, count, shape, rule,
+                                        overflows.mutable_data_ptr<int32_t>(), out);
     } else {
-      Tensor axis_sums = torch::stable::new_empty(maps, {h + w, 3}, ScalarType::Double);
-      wsolfast::cuda::label_by_maps(target, cams, count, shape, rule, axis_sums.mutable_data_ptr<double>(), scratch,
-                                    out);
+      wsolfast::cuda::label_by_maps(target, std::ref(scratch), cams, count, shape, rule, out);
     }
   });
   return labels;
@@ -57,6 +63,4 @@ Tensor gaussian_prior_labels_cuda(Tensor cam, int64_t height, int64_t width, dou
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) {
-  m.impl("gaussian_prior_labels", TORCH_BOX(&gaussian_prior_labels_cuda));
-}
+WSOLFAST_CUDA_KERNELS(m) { m.impl("gaussian_prior_labels", TORCH_BOX(&gaussian_prior_labels_cuda)); }

@@ -1,10 +1,13 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include "common/dispatch.h"
-#include "cuda/kernels.h"
+#include "cuda/binding.h"
+
+namespace wsolfast::cuda {
+
+// In min_max_normalize.cu; T: float, double.
+template <typename T>
+void min_max_normalize(const Target& target, const T* maps, int64_t count, int64_t size, T eps, T* out);
+
+}  // namespace wsolfast::cuda
 
 namespace {
 
@@ -13,7 +16,7 @@ using torch::stable::Tensor;
 constexpr const char* kOp = "min_max_normalize";
 
 Tensor min_max_normalize_cuda(Tensor maps, double eps) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  wsolfast::cuda::DeviceGuard guard(maps.get_device());
   const Tensor input = torch::stable::contiguous(maps);
   Tensor output = torch::stable::empty_like(input);
   if (input.numel() == 0) return output;
@@ -28,4 +31,4 @@ Tensor min_max_normalize_cuda(Tensor maps, double eps) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("min_max_normalize", TORCH_BOX(&min_max_normalize_cuda)); }
+WSOLFAST_CUDA_KERNELS(m) { m.impl("min_max_normalize", TORCH_BOX(&min_max_normalize_cuda)); }

@@ -1,10 +1,18 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
+#include <functional>
 
+#include "boxes/map_rule.h"
 #include "boxes/packed_rule.h"
-#include "cuda/kernels.h"
+#include "cuda/binding.h"
 #include "cuda/score_maps.h"
+
+namespace wsolfast::cuda {
+
+// In normalize_score_map.cu; Pixel: uint8_t, float, double.
+template <typename Pixel>
+void normalize_score_map(const Target& target, const Allocate& allocate, const Pixel* maps, int64_t count,
+                         const boxes::MapRule& rule, double* out);
+
+}  // namespace wsolfast::cuda
 
 namespace {
 
@@ -16,7 +24,7 @@ constexpr const char* kOp = "normalize_score_map";
 
 // [N, h, w] -> float64 [N, height, width]
 Tensor normalize_score_map_cuda(Tensor maps, std::vector<int64_t> size, std::vector<double> packed_rule) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  DeviceGuard guard(maps.get_device());
   const Tensor input = torch::stable::contiguous(maps);
   const int64_t count = maps.size(0);
   const auto rule =
@@ -24,10 +32,9 @@ Tensor normalize_score_map_cuda(Tensor maps, std::vector<int64_t> size, std::vec
   WSOLFAST_CHECK(rule.given, kOp, "expected a size [height, width]");
   Tensor output = torch::stable::new_empty(input, {count, rule.shape.height, rule.shape.width}, ScalarType::Double);
   if (output.numel() == 0) return output;
-  const int64_t kept = rule.shape.same() ? 0 : count;
-  Tensor sources = torch::stable::new_empty(input, {kept, maps.size(1), maps.size(2)}, ScalarType::Double);
+  Scratch scratch(input);
   with_pixels(input, kOp, [&](const auto* pixels) {
-    normalize_score_map({kOp, input.get_device()}, pixels, count, rule, sources.mutable_data_ptr<double>(),
+    normalize_score_map({kOp, input.get_device()}, std::ref(scratch), pixels, count, rule,
                         output.mutable_data_ptr<double>());
   });
   return output;
@@ -35,4 +42,4 @@ Tensor normalize_score_map_cuda(Tensor maps, std::vector<int64_t> size, std::vec
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("normalize_score_map", TORCH_BOX(&normalize_score_map_cuda)); }
+WSOLFAST_CUDA_KERNELS(m) { m.impl("normalize_score_map", TORCH_BOX(&normalize_score_map_cuda)); }

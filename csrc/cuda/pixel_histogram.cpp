@@ -1,9 +1,14 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
-#include "cuda/kernels.h"
+#include "cuda/binding.h"
 #include "cuda/score_maps.h"
+
+namespace wsolfast::cuda {
+
+// In pixel_histogram.cu; Pixel: uint8_t, float, double.
+template <typename Pixel>
+void pixel_histogram(const Target& target, const Pixel* scores, const uint8_t* masks, int64_t pixels,
+                     const double* edges, int64_t bins, int64_t* counts);
+
+}  // namespace wsolfast::cuda
 
 namespace {
 
@@ -14,7 +19,7 @@ constexpr const char* kOp = "pixel_histogram";
 
 // [N, H, W], [N, H, W], [B + 1] -> [2, B]
 Tensor pixel_histogram_cuda(Tensor maps, Tensor masks, Tensor edges) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  DeviceGuard guard(maps.get_device());
   const Tensor input = torch::stable::contiguous(maps), kinds = torch::stable::contiguous(masks);
   const Tensor bounds = torch::stable::contiguous(edges);
   WSOLFAST_CHECK(kinds.numel() == input.numel() && bounds.numel() >= 2, kOp, "masks or edges do not fit the maps");
@@ -30,4 +35,4 @@ Tensor pixel_histogram_cuda(Tensor maps, Tensor masks, Tensor edges) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) { m.impl("pixel_histogram", TORCH_BOX(&pixel_histogram_cuda)); }
+WSOLFAST_CUDA_KERNELS(m) { m.impl("pixel_histogram", TORCH_BOX(&pixel_histogram_cuda)); }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "common/gaussian_prior.h"
-#include "cuda/normalize_score_map.cuh"
+#include "cuda/resized_maps.cuh"
 
 namespace wsolfast::cuda {
 

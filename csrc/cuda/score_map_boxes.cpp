@@ -1,5 +1,3 @@
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "cuda/box_ops.h"
@@ -15,7 +13,7 @@ constexpr const char* kOp = "score_map_boxes";
 // [N, h, w], [T] -> [N, T, 4]
 Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
                             std::vector<double> packed_rule) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  wsolfast::cuda::DeviceGuard guard(maps.get_device());
   const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
   const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   Tensor boxes = torch::stable::new_empty(maps, {maps.size(0), thresholds.numel(), 4}, ScalarType::Long);
@@ -29,7 +27,7 @@ Tensor score_map_boxes_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t>
 // [N, h, w], [T] -> [M, 4], [N * T + 1]. M is known on the device only, so this waits for it once.
 std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor thresholds, std::vector<int64_t> size,
                                                     std::vector<double> packed_rule) {
-  torch::stable::accelerator::DeviceGuard guard(maps.get_device());
+  wsolfast::cuda::DeviceGuard guard(maps.get_device());
   const auto rule = wsolfast::boxes::unpack_rule(packed_rule);
   const auto map_rule = wsolfast::boxes::map_rule(rule, maps.size(1), maps.size(2), size);
   const int64_t count = maps.size(0) * thresholds.numel();
@@ -50,7 +48,7 @@ std::tuple<Tensor, Tensor> score_map_boxes_all_cuda(Tensor maps, Tensor threshol
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m) {
+WSOLFAST_CUDA_KERNELS(m) {
   m.impl("score_map_boxes", TORCH_BOX(&score_map_boxes_cuda));
   m.impl("_score_map_boxes_all", TORCH_BOX(&score_map_boxes_all_cuda));
 }

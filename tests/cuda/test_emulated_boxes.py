@@ -14,7 +14,7 @@ from wsolfast.metrics.protocols import PROTOCOLS
 from wsolfast.ops import BoxRule
 from wsolfast.ops.score_map_boxes import is_in_range
 from wsolfast.reference._box_rule import CHOICES
-from wsolfast.testing import OP_CASES, seeded
+from wsolfast.testing import seeded
 
 pytestmark = pytest.mark.skipif(ops.extension_status() is not None, reason=f"CPU engine: {ops.extension_status()}")
 
@@ -60,7 +60,7 @@ def assert_equal_to_the_cpu(library, maps, thresholds, rule, limits=H200, size=N
     if size is not None:
         maps = ops.normalize_score_map(maps, size, rule)
     if rule.selection == "all":
-        boxes, offsets = library.score_map_boxes_all(given, thresholds, *in_front, limits=limits)
+        boxes, offsets = library._score_map_boxes_all(given, thresholds, *in_front, limits=limits)
         expected_boxes, expected_offsets = torch.ops.wsolfast._score_map_boxes_all(maps, thresholds, *plain)
         assert torch.equal(offsets, expected_offsets)
         assert torch.equal(boxes, expected_boxes)
@@ -70,17 +70,6 @@ def assert_equal_to_the_cpu(library, maps, thresholds, rule, limits=H200, size=N
     truths = (thresholds, *true_boxes(*maps.shape), LEVELS)
     hits = library.box_sweep_hits(given, *truths, *in_front, limits=limits)
     assert torch.equal(hits, torch.ops.wsolfast.box_sweep_hits(maps, *truths, *plain))
-
-
-def cases(op):
-    return [pytest.param(op, case, id=f"{op}-{case.name}") for case in OP_CASES[op] if "empty_batch" not in case.name]
-
-
-@pytest.mark.parametrize(("op", "case"), [*cases("score_map_boxes"), *cases("box_sweep_hits")])
-def test_op_cases(emulated, op, case):
-    for dtype in (torch.float32, torch.float64):
-        inputs = case.make_inputs("cpu", dtype)
-        assert torch.equal(getattr(emulated, op)(*inputs), getattr(torch.ops.wsolfast, op)(*inputs))
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -227,7 +216,7 @@ def test_a_map_that_cannot_be_quantised_has_no_boxes(emulated, bad):
     boxes = emulated.score_map_boxes(maps, GRID, *single)
     assert (boxes[1] == -1).all()
     assert torch.equal(boxes[::2], torch.ops.wsolfast.score_map_boxes(maps[::2], GRID, *single))
-    listed, offsets = emulated.score_map_boxes_all(maps, GRID, [], BoxRule(selection="all").pack())
+    listed, offsets = emulated._score_map_boxes_all(maps, GRID, [], BoxRule(selection="all").pack())
     assert (listed[offsets[len(GRID)] : offsets[2 * len(GRID)]] == -1).all()
     truths = true_boxes(3, 9, 8)
     zero = torch.zeros(1, dtype=torch.float64)
@@ -248,21 +237,27 @@ def test_long_maps(library, height, width):
     assert_equal_to_the_cpu(library, random_maps("blobs", 1, height, width, count=1), GRID[4:7], RULES["contour_area"])
 
 
+def plan(library, height, width, images, cuts, limits):
+    """How the kernels would spread quantised maps over a device."""
+    names = ("warps", "chunks", "planes_in_shared", "run_capacity", "item_capacity", "shared_bytes", "slots")
+    return library.numbers("plan_boxes", names, height, width, images, cuts, torch.tensor(limits))
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (14, 14), (224, 224), (375, 500), (2048, 2048), (16382, 16382)])
 @pytest.mark.parametrize("shared", [99 * 1024, 163 * 1024, 227 * 1024], ids=["sm_86", "sm_80", "sm_90"])
 def test_plan_fits_the_device(library, height, width, shared):
     for images, cuts in ((1, 1), (1, 255), (128, 255), (50_000, 21)):
-        plan = library.plan(height, width, images, cuts, (132, shared, 1 << 27))
-        assert 1 <= plan["warps"] <= min(16, cuts)
-        assert plan["shared_bytes"] <= shared
-        assert plan["slots"] >= 1
-        assert plan["run_capacity"] >= min(height, 1)
-        assert images * plan["chunks"] >= min(264, images * -(-cuts // plan["warps"]))
+        planned = plan(library, height, width, images, cuts, (132, shared, 1 << 27))
+        assert 1 <= planned["warps"] <= min(16, cuts)
+        assert planned["shared_bytes"] <= shared
+        assert planned["slots"] >= 1
+        assert planned["run_capacity"] >= min(height, 1)
+        assert images * planned["chunks"] >= min(264, images * -(-cuts // planned["warps"]))
 
 
 def test_small_plan_leaves_cuts_over(library):
     """The small plan of the tests above is small: not even a row's worth of runs fits."""
-    plan = library.plan(33, 31, 2, 11, SMALL)
-    assert not plan["planes_in_shared"]
-    assert plan["run_capacity"] < 150
-    assert plan["slots"] >= 1
+    planned = plan(library, 33, 31, 2, 11, SMALL)
+    assert not planned["planes_in_shared"]
+    assert planned["run_capacity"] < 150
+    assert planned["slots"] >= 1

@@ -13,6 +13,7 @@ MISTAKES = (
     "divergent shuffle",
     "shuffle without the lane",
     "past shared memory",
+    "past device memory",
     "unwritten shared memory",
     "lost update",
 )
@@ -45,7 +46,8 @@ def test_a_missing_barrier_gives_a_wrong_result(library, order):
         ("leaves before the barrier", "have left the kernel"),
         ("divergent shuffle", "waits for all of its lanes at a shuffle"),
         ("shuffle without the lane", "lacks the lane itself"),
-        ("past shared memory", "wrote past 256 bytes"),
+        ("past shared memory", "wrote past 256 bytes of dynamic shared memory"),
+        ("past device memory", "wrote past 100 bytes of device memory"),
     ],
 )
 def test_undefined_behaviour_is_an_error(emulated, mistake, said):

@@ -90,8 +90,9 @@ def test_reading_a_value_is_seen(no_values):
 
 
 def test_only_the_list_of_all_boxes_waits_for_the_device():
-    waiting = re.compile(r"cuda\w*(?:Synchronize|Memcpy|Malloc|Memset)\w*")
+    waiting = re.compile(r"cuda\w*(?:Synchronize|Memcpy|Malloc|Memset)\w*|\w+\.wait_for")
     found = {path.name: set(waiting.findall(path.read_text())) for path in sorted((CSRC / "cuda").iterdir())}
     assert {name: calls for name, calls in found.items() if calls} == {
-        "box_pipeline.cu": {"cudaMemcpyAsync", "cudaMemcpyDeviceToHost", "cudaStreamSynchronize"}
+        "launch.h": {"cudaMemcpyAsync", "cudaMemcpyDeviceToHost", "cudaStreamSynchronize"},
+        "box_pipeline.cu": {"launch.wait_for"},
     }

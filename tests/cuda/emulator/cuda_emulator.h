@@ -1,4 +1,4 @@
-// Compiles CUDA kernels for the host: included in front of a .cuh, it supplies what nvcc would.
+// Compiles CUDA kernels for the host: included in front of a .cu, it supplies what nvcc would.
 //
 // The threads of a CTA are fibers of one operating-system thread. A fiber runs until it meets the others (a barrier, a
 // shuffle, a vote), so what a kernel computes depends on the order of its threads only where it lacks a barrier;
@@ -16,7 +16,7 @@
 #include <string>
 #include <type_traits>
 
-#define __global__
+#define __global__ inline
 #define __device__
 #define __host__
 #define __shared__ static
@@ -98,16 +98,6 @@ T atomic(T* address, Change change) {
   *address = change(before);
   return before;
 }
-
-// Launches as csrc/cuda/launch.h does on a device.
-struct Launcher {
-  template <typename... Parameters, typename... Arguments>
-  void operator()(void (*kernel)(Parameters...), int64_t grid, int block, size_t shared_bytes,
-                  Arguments... arguments) const {
-    run_grid([&] { kernel(static_cast<Parameters>(arguments)...); }, static_cast<unsigned>(grid),
-             static_cast<unsigned>(block), shared_bytes);
-  }
-};
 
 }  // namespace cuda_emulator
 

@@ -1,4 +1,5 @@
-// Kernels with and without the mistakes that the emulator is there to find.
+// Kernels with and without the mistakes that the emulator is there to find, and how the tests set the emulator up.
+#include "cuda/launch.h"
 #include "cuda/shared.cuh"
 #include "entry.h"
 
@@ -13,6 +14,7 @@ enum Mistake {
   kDivergentShuffle,
   kShuffleWithoutLane,
   kPastSharedMemory,
+  kPastDeviceMemory,
   kUnwrittenSharedMemory,
   kLostUpdate,
 };
@@ -60,10 +62,17 @@ __global__ void count_kernel(int* out) {
   }
 }
 
+// Writes behind its memory.
+__global__ void overrun_kernel(unsigned char* memory, int64_t bytes) { memory[bytes] = 0; }
+
 template <int kMistake>
 void run(int* out) {
-  const cuda_emulator::Launcher launch;
-  if (kMistake == kLostUpdate) {
+  const wsolfast::cuda::Launcher launch({"run_with_mistake", 0});
+  if (kMistake == kPastDeviceMemory) {
+    constexpr int64_t kBytes = 100;
+    cuda_emulator::DeviceMemory memory;
+    launch(overrun_kernel, 1, kThreads, 0, static_cast<unsigned char*>(memory(kBytes)), kBytes);
+  } else if (kMistake == kLostUpdate) {
     launch(count_kernel<kMistake>, 1, kThreads, 0, out);
   } else {
     launch(shift_kernel<kMistake>, 1, kThreads, kThreads * sizeof(int), out);
@@ -89,6 +98,8 @@ WSOLFAST_ENTRY const char* run_with_mistake(int mistake, int* out) {
         return run<kShuffleWithoutLane>(out);
       case kPastSharedMemory:
         return run<kPastSharedMemory>(out);
+      case kPastDeviceMemory:
+        return run<kPastDeviceMemory>(out);
       case kUnwrittenSharedMemory:
         return run<kUnwrittenSharedMemory>(out);
       case kLostUpdate:
@@ -99,4 +110,8 @@ WSOLFAST_ENTRY const char* run_with_mistake(int mistake, int* out) {
 
 WSOLFAST_ENTRY void set_order(int order, uint64_t seed) {
   cuda_emulator::set_order(static_cast<cuda_emulator::Order>(order), seed);
+}
+
+WSOLFAST_ENTRY void set_limits(int processors, int64_t shared_bytes, int64_t overflow_bytes) {
+  wsolfast::cuda::emulated_limits = {processors, shared_bytes, overflow_bytes};
 }

@@ -263,16 +263,4 @@ __device__ __forceinline__ double* normalize_map(const Pixel* maps, const MapRul
   return target;
 }
 
-template <typename Pixel>
-__global__ void __launch_bounds__(kResizeThreads, 3)
-    normalize_score_map_kernel(const Pixel* maps, MapRule rule, double* sources, double* out) {
-  normalize_map(maps, rule, sources, blockIdx.x, out);
-}
-
-template <typename Pixel, typename Launch>
-void normalize_score_map(const Launch& launch, const Pixel* maps, int64_t count, const MapRule& rule, double* sources,
-                         double* out) {
-  launch(normalize_score_map_kernel<Pixel>, count, kResizeThreads, 0, maps, rule, sources, out);
-}
-
 }  // namespace wsolfast::cuda

@@ -1,15 +1,25 @@
-// Memory of PyTorch's allocator, for Allocate.
+// What the bindings of the ops need of PyTorch. The tests' emulator has its own copy of this header.
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <vector>
 
+#include "common/check.h"
+#include "cuda/target.h"
+
+// Followed by { m.impl("<op>", TORCH_BOX(&function)); }.
+#define WSOLFAST_CUDA_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(wsolfast, CUDA, m)
+
 namespace wsolfast::cuda {
 
-// Gives its memory back when the op returns: later work on the stream may then reuse it.
+using torch::stable::accelerator::DeviceGuard;
+
+// Memory of PyTorch's allocator, for Allocate. It goes back when the op returns: later work on the stream may reuse it.
 class Scratch {
  public:
   explicit Scratch(const torch::stable::Tensor& like) : like_(like) {}
