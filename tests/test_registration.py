@@ -1,6 +1,8 @@
 """Properties of every op: opcheck, gradients, full-graph compilation, agreement with its reference."""
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,16 +140,12 @@ def test_compiled_kernels_serve_the_trivial_op():
     assert ops.backends()["min_max_normalize"]["cpu"] == "csrc"
 
 
-# Kernels of csrc/cuda: their keys are in the binary whether or not torch knows CUDA.
-ON_CUDA = [
-    "_score_map_boxes_all",
-    "box_sweep_hits",
-    "gaussian_prior_labels",
-    "min_max_normalize",
-    "normalize_score_map",
-    "pixel_histogram",
-    "score_map_boxes",
-]
+# Their keys are in the binary whether or not torch knows CUDA.
+ON_CUDA = sorted(
+    op
+    for path in (Path(__file__).parents[1] / "csrc" / "cuda").glob("*.cpp")
+    for op in re.findall(r'm\.impl\("(\w+)"', path.read_text())
+)
 
 
 @pytest.mark.skipif(ops.extension_status() is not None, reason=f"compiled kernels: {ops.extension_status()}")

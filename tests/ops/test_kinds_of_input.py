@@ -9,96 +9,16 @@ from torch import Tensor, nn
 
 from wsolfast import ops
 from wsolfast.ops import BoxRule, CorrelationRule
-from wsolfast.testing import seeded
+from wsolfast.testing import OP_CALLS, seeded
 
 LINEAR = BoxRule(interpolation="linear")
-MASK = torch.tensor([[[0, 1, 255], [1, 1, 0]]], dtype=torch.uint8)
 
 
 def maps(*shape, seed=0):
     return seeded(shape, seed=seed).sigmoid()
 
 
-# Arguments by name of one call of every op.
-CALLS = {
-    "box_sweep_hits": {
-        "maps": maps(2, 6, 7),
-        "thresholds": torch.tensor([0.25, 0.5], dtype=torch.float64),
-        "gt_boxes": torch.tensor([[0.0, 0.0, 6.0, 5.0], [1.0, 1.0, 7.0, 6.0]], dtype=torch.float64),
-        "gt_offsets": torch.tensor([0, 1, 2]),
-        "iou_thresholds": torch.tensor([0.5, 0.75], dtype=torch.float64),
-        "rule": LINEAR,
-        "size": (6, 7),
-    },
-    "class_head_pool": {"features": seeded((2, 3, 4, 5)), "weight": seeded((4, 3)), "bias": seeded(4), "relu": True},
-    "co_supervised_loss": {
-        "vectors": seeded((3, 3, 4)),
-        "label": torch.tensor([0, 1, 0]),
-        "gamma": 0.5,
-        "delta": 2.0,
-        "eps": 1e-3,
-        "reduction": "mean",
-    },
-    "confidence_mask": {"maps": seeded((2, 4, 5))},
-    "confident_segmentation_loss": {
-        "late": seeded((2, 4, 5)),
-        "early": seeded((2, 4, 5), seed=1),
-        "detach_teacher": True,
-        "reduction": "sum",
-    },
-    "context_pool_update": {
-        "maps": seeded((3, 4, 5)),
-        "classes": torch.tensor([0, 2]),
-        "cam": seeded((2, 4, 5), seed=1),
-        "rate": 0.5,
-        "eps": 1e-3,
-        "touched_only": False,
-    },
-    "gaussian_prior_labels": {"cam": maps(2, 4, 5), "size": (8, 8), "prior": "paper"},
-    "min_max_normalize": {"maps": seeded((2, 4, 5)), "eps": 0.5},
-    "multiplicative_fusion": {
-        "features": (seeded((2, 3, 4, 4)), seeded((2, 3, 2, 2), seed=1)),
-        "scale": seeded((2, 3)),
-        "shift": seeded((2, 3), seed=1),
-        "relu": False,
-        "align_corners": True,
-        "reduce": "map",
-        "mode": "multiply",
-    },
-    "non_local_attention": {
-        "query": seeded((2, 3, 4, 4)),
-        "key": seeded((2, 3, 2, 2), seed=1),
-        "value": seeded((2, 5, 2, 2), seed=2),
-        "kind": "embedded_gaussian",
-    },
-    "normalize_score_map": {"maps": seeded((2, 4, 5)), "size": (8, 8), "rule": LINEAR},
-    "pixel_histogram": {
-        "maps": maps(1, 2, 3),
-        "masks": MASK,
-        "edges": torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64),
-    },
-    "resize_roundtrip": {"cam": seeded((2, 4, 5)), "image_size": (8, 8)},
-    "restricted_activation_loss": {
-        "class_maps": seeded((2, 3, 4, 5)),
-        "label": torch.tensor([0, 2]),
-        "tau": 0.25,
-        "sigma": 0.5,
-        "statistic": "var",
-        "normalization": "minmax",
-    },
-    "score_map_boxes": {
-        "maps": maps(2, 6, 7),
-        "thresholds": torch.tensor([0.25, 0.5], dtype=torch.float64),
-        "rule": LINEAR,
-        "size": (8, 8),
-    },
-    "self_correlation_map": {
-        "features": (seeded((2, 3, 4, 4)), seeded((2, 5, 4, 4), seed=1)),
-        "cam": maps(2, 1, 4, 4),
-        "rule": CorrelationRule(),
-        "precision": "strict",
-    },
-}
+CALLS = OP_CALLS | {"resize_roundtrip": {"cam": seeded((2, 4, 5)), "image_size": (8, 8)}}
 NOT_CALLED_WITH_ARRAYS = {"backends", "extension_status", "references"}
 
 
@@ -181,15 +101,12 @@ def sizes():
 
 
 NONSENSE = {"text": "abc", "object": object(), "dict": {"a": 1}, "ragged": [[1.0, 2.0], [3.0]], "complex": 1j}
-# Where None means that there is none.
-OPTIONAL = {
-    ("class_head_pool", "bias"),
-    ("multiplicative_fusion", "scale"),
-    ("multiplicative_fusion", "shift"),
-    ("box_sweep_hits", "size"),
-    ("normalize_score_map", "size"),
-    ("score_map_boxes", "size"),
-}
+
+
+def optional():
+    """Where None means that there is none."""
+    signatures = {name: inspect.signature(getattr(ops, name)).parameters for name in CALLS}
+    return {(name, key) for name, call in CALLS.items() for key in call if "None" in str(signatures[name][key])}
 
 
 def refused(name, **change):
@@ -209,7 +126,7 @@ def test_what_holds_no_numbers_is_refused_in_one_line(name, key, kind):
     refused(name, **{key: NONSENSE[kind]})
 
 
-@pytest.mark.parametrize(("name", "key"), sorted({*arguments(Tensor, tuple, BoxRule, CorrelationRule)} - OPTIONAL))
+@pytest.mark.parametrize(("name", "key"), sorted({*arguments(Tensor, tuple, BoxRule, CorrelationRule)} - optional()))
 def test_none_is_refused_in_one_line(name, key):
     assert "None" in refused(name, **{key: None})
 
@@ -218,9 +135,12 @@ def test_none_is_refused_in_one_line(name, key):
 def test_wrong_dimensions_and_dtypes_are_refused_in_one_line(name, key):
     value = CALLS[name][key]
     refused(name, **{key: value.to(torch.complex64)})
-    free = {"min_max_normalize", "confidence_mask", "resize_roundtrip"}  # any leading dimensions
-    if name not in free:
+    try:
+        found = run(name, CALLS[name] | {key: value[None]})
+    except (TypeError, ValueError):
         refused(name, **{key: value[None]})
+    else:  # it takes any leading dimensions
+        assert all(torch.equal(one[0], other) for one, other in zip(found, run(name, CALLS[name]), strict=True))
     if key not in ("thresholds", "iou_thresholds"):  # one number
         refused(name, **{key: value.flatten()[0]})
 
@@ -310,12 +230,12 @@ def test_one_threshold_is_a_number():
 
 def test_masks_of_integers_and_of_truth_values():
     call = CALLS["pixel_histogram"]
-    wanted = run("pixel_histogram", call)[0]
-    other = torch.where(MASK == 255, -256, MASK.long())  # whose last byte is 0, the background's
+    masks, wanted = call["masks"], run("pixel_histogram", call)[0]
+    other = torch.where(masks == 255, -256, masks.long())  # whose last byte is 0, the background's
     assert torch.equal(run("pixel_histogram", call | {"masks": other})[0], wanted)
-    objects = run("pixel_histogram", call | {"masks": MASK == 1})[0]
+    objects = run("pixel_histogram", call | {"masks": masks == 1})[0]
     assert torch.equal(objects[1], wanted[1])
-    assert objects.sum() == MASK.numel()
+    assert objects.sum() == masks.numel()
 
 
 def under_autocast():

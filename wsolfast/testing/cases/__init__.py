@@ -1,1 +1,5 @@
-"""One file per op; ``CASES`` lists the ways of calling it that every test and bench goes through."""
+"""One file per op, with what every test and bench goes through.
+
+``CASES`` lists the ways of calling ``torch.ops.wsolfast.<op>``. ``CALL`` is one call of the public function, every
+argument by its name.
+"""

@@ -2,7 +2,8 @@
 
 import torch
 
-from wsolfast.testing._tools import OpCase
+from wsolfast.ops import BoxRule
+from wsolfast.testing._tools import OpCase, seeded
 from wsolfast.testing.cases._score_maps import thresholds, ways_of_calling
 
 
@@ -29,3 +30,13 @@ def case(name, maps, rule, size):
 
 
 CASES = [case(*way) for way in ways_of_calling()]
+
+CALL = {
+    "maps": seeded((2, 6, 7)).sigmoid(),
+    "thresholds": torch.tensor([0.25, 0.5], dtype=torch.float64),
+    "gt_boxes": torch.tensor([[0.0, 0.0, 6.0, 5.0], [1.0, 1.0, 7.0, 6.0]], dtype=torch.float64),
+    "gt_offsets": torch.tensor([0, 1, 2]),
+    "iou_thresholds": torch.tensor([0.5, 0.75], dtype=torch.float64),
+    "rule": BoxRule(interpolation="linear"),
+    "size": (6, 7),
+}

@@ -48,3 +48,5 @@ CASES = [
     case("nan", (2, 3, 2, 2), 4, change=with_nan, differentiable=False),
     case("nan_linear", (2, 3, 2, 2), 4, relu=False, change=with_nan, differentiable=False),
 ]
+
+CALL = {"features": seeded((2, 3, 4, 5)), "weight": seeded((4, 3)), "bias": seeded((4,)), "relu": True}

@@ -51,3 +51,12 @@ CASES = [
     case("zero", lambda device, dtype: 0 * normal(3, 3, 4)(device, dtype), [0, 0, 1], differentiable=False),
     case("one_nan", one_nan, [0, 0, 1], differentiable=False),
 ]
+
+CALL = {
+    "vectors": seeded((3, 3, 4)),
+    "label": torch.tensor([0, 1, 0]),
+    "gamma": 0.5,
+    "delta": 2.0,
+    "eps": 1e-3,
+    "reduction": "mean",
+}

@@ -56,3 +56,5 @@ CASES = [
     case("channels_last", channels_last),
     case("no_common_stride", lambda device, dtype: normal(3, 2, 4, 5)(device, dtype).transpose(0, 1)),
 ]
+
+CALL = {"maps": seeded((2, 4, 5))}

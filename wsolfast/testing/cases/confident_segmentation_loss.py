@@ -37,3 +37,10 @@ CASES = [
     OpCase("equal", lambda device, dtype: (normal(device, dtype), normal(device, dtype), 1.0), differentiable=False),
     OpCase("early_nan", lambda device, dtype: (normal(device, dtype), with_nan(device, dtype), 1.0), False),
 ]
+
+CALL = {
+    "late": seeded((2, 4, 5)),
+    "early": seeded((2, 4, 5), seed=1),
+    "detach_teacher": True,
+    "reduction": "sum",
+}

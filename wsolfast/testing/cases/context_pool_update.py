@@ -48,3 +48,12 @@ CASES = [
     case("one_nan", normal(3, 2, 4), one_nan, [0, 1, -1]),
     case("one_nan_touched", normal(3, 2, 4), one_nan, [0, 1, -1], touched_only=True),
 ]
+
+CALL = {
+    "maps": seeded((3, 4, 5)),
+    "classes": torch.tensor([0, 2]),
+    "cam": seeded((2, 4, 5), seed=1),
+    "rate": 0.5,
+    "eps": 1e-3,
+    "touched_only": False,
+}

@@ -73,3 +73,5 @@ CASES = [
     case("empty_batch", blobs(1, 4, 4), (8, 8), RELEASED, change=lambda maps: maps[:0]),
     case("not_contiguous", blobs(2, 12, 9), (40, 31), RELEASED, change=lambda maps: maps.transpose(1, 2)),
 ]
+
+CALL = {"cam": seeded((2, 4, 5)).sigmoid(), "size": (8, 8), "prior": "paper"}

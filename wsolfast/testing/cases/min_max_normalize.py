@@ -31,3 +31,5 @@ CASES = [
         differentiable=False,
     ),
 ]
+
+CALL = {"maps": seeded((2, 4, 5)), "eps": 0.5}

@@ -111,3 +111,13 @@ CASES = [
     case("nan", SPOL, change=with_nan, differentiable=False),
     case("nan_mean", ODD, change=with_nan, reduce="mean", differentiable=False),
 ]
+
+CALL = {
+    "features": (seeded((2, 3, 4, 4)), seeded((2, 3, 2, 2), seed=1)),
+    "scale": seeded((2, 3)),
+    "shift": seeded((2, 3), seed=1),
+    "relu": False,
+    "align_corners": True,
+    "reduce": "map",
+    "mode": "multiply",
+}

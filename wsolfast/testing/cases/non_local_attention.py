@@ -84,3 +84,10 @@ CASES = [
     case("dot_channels_last", 2, 2, 3, (2, 3), kind="dot_product", change=channels_last),
     case("dot_nan_query_and_value", 2, 2, 3, (3, 3), None, "dot_product", nan_query_and_value, differentiable=False),
 ]
+
+CALL = {
+    "query": seeded((2, 3, 4, 4)),
+    "key": seeded((2, 3, 2, 2), seed=1),
+    "value": seeded((2, 5, 2, 2), seed=2),
+    "kind": "embedded_gaussian",
+}

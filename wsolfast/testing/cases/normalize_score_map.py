@@ -40,3 +40,5 @@ CASES = [
     case("one_nan", one_bad(float("nan")), (2, 4)),
     case("one_infinite", one_bad(float("inf")), (1, 2), interpolation="none"),
 ]
+
+CALL = {"maps": seeded((2, 4, 5)), "size": (8, 8), "rule": BoxRule(interpolation="linear")}

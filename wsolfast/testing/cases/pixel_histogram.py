@@ -2,7 +2,7 @@
 
 import torch
 
-from wsolfast.testing._tools import OpCase
+from wsolfast.testing._tools import OpCase, seeded
 from wsolfast.testing.cases._score_maps import MAPS
 
 
@@ -28,3 +28,9 @@ CASES = [
     case("not_contiguous", "not_contiguous", GRID),
     case("levels", "levels", [*map(float, range(256)), 258.0, 260.0]),
 ]
+
+CALL = {
+    "maps": seeded((1, 2, 3)).sigmoid(),
+    "masks": torch.tensor([[[0, 1, 255], [1, 1, 0]]], dtype=torch.uint8),
+    "edges": torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64),
+}

@@ -53,3 +53,12 @@ CASES = [
     case("one_nan", one_nan, [0, 2], differentiable=False),
     case("ruled_out_class", ruled_out_class, [0, 1], differentiable=False),
 ]
+
+CALL = {
+    "class_maps": seeded((2, 3, 4, 5)),
+    "label": torch.tensor([0, 2]),
+    "tau": 0.25,
+    "sigma": 0.5,
+    "statistic": "var",
+    "normalization": "minmax",
+}

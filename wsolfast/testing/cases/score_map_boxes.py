@@ -1,6 +1,9 @@
 """Cases of ``score_map_boxes``."""
 
-from wsolfast.testing._tools import OpCase
+import torch
+
+from wsolfast.ops import BoxRule
+from wsolfast.testing._tools import OpCase, seeded
 from wsolfast.testing.cases._score_maps import thresholds, ways_of_calling
 
 
@@ -12,3 +15,10 @@ def case(name, maps, rule, size):
 
 
 CASES = [case(name, maps, rule, size) for name, maps, rule, size in ways_of_calling() if rule.selection != "all"]
+
+CALL = {
+    "maps": seeded((2, 6, 7)).sigmoid(),
+    "thresholds": torch.tensor([0.25, 0.5], dtype=torch.float64),
+    "rule": BoxRule(interpolation="linear"),
+    "size": (8, 8),
+}

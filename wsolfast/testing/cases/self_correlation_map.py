@@ -147,3 +147,10 @@ CASES = [
     case("head_channels_last", channels_last, "head"),
     case("paper_channels_last", channels_last, "paper"),
 ]
+
+CALL = {
+    "features": (seeded((2, 3, 4, 4)), seeded((2, 5, 4, 4), seed=1)),
+    "cam": seeded((2, 1, 4, 4)).sigmoid(),
+    "rule": CorrelationRule(),
+    "precision": "strict",
+}
