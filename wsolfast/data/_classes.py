@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsolfast.data.errors import DataError
+from wsolfast.data.errors import DataError, Faults
 
 # Labels of formats that say a class by its position: no data set has so many, so a larger one is something else.
 MAX_POSITION = 1 << 20
@@ -92,15 +92,24 @@ class ClassTable:
         return [self.name(class_id) for class_id in self.ids]
 
 
-def check_positions(labels: Sequence[int] | np.ndarray, names: Sequence[str], file: Path) -> None:
+def check_positions(
+    labels: Sequence[int] | np.ndarray, image_ids: Sequence[str], names: Sequence[str], file: Path
+) -> None:
     """Refuse labels that have no name.
 
+    Args:
+        labels: class of each image, from 0.
+        image_ids: one per image.
+        names: one per class.
+        file: has the labels, or the names.
+
     Raises:
-        DataError: at the largest.
+        DataError: names the images.
     """
-    largest = int(np.max(labels, initial=-1))
-    if largest >= len(names):
-        raise DataError(f"{file}: there is an image of class {largest}, and there are {len(names)} classes from 0")
+    faults, count = Faults(), len(names)
+    for index in np.flatnonzero(np.asarray(labels, np.int64) >= count).tolist():
+        faults.add(f"{file}: {image_ids[index]} is of class {labels[index]}, and there are {count} classes from 0")
+    faults.raise_any()
 
 
 def occurring(labels: Sequence[np.ndarray]) -> list[int]:

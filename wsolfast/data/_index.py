@@ -11,7 +11,7 @@ from wsolfast.data import tensor_files
 from wsolfast.data.atomic import write_bytes
 
 FOLDER = ".wsolfast"  # below that of the data set
-_FORMAT = "wsolfast index 2"
+_FORMAT = "wsolfast index 3"  # rises with what an index was checked for
 _HEADER = "header"
 
 

@@ -1,5 +1,8 @@
 """Errors of data on disk, and of downloads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DataError(Exception):
     """A file, annotation or split that cannot be used; the message names it and says what to do.
@@ -23,22 +26,42 @@ class SplitMissingError(DataError):
 
 
 class Faults:
-    """Faults of a file, gathered so that one look through it tells them all."""
+    """Faults of files, gathered so that one look through them tells them all, each once."""
 
     LIMIT = 20  # at so many nobody reads on
 
     def __init__(self) -> None:
         self._messages: list[str] = []
 
-    def add(self, error: DataError) -> None:
-        """Take a fault.
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, error: DataError | str) -> None:
+        """Take a fault, or all those of an error that has several.
 
         Raises:
             DataError: if there are ``LIMIT``.
         """
-        self._messages.append(str(error))
-        if len(self._messages) == self.LIMIT:
-            self.raise_any()
+        for message in (error,) if isinstance(error, str) else error.faults:
+            if message not in self._messages:
+                self._messages.append(message)
+            if len(self._messages) == self.LIMIT:
+                self.raise_any()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take what ends the block, if a fault does; what stands behind the block is looked at, too.
+
+        Raises:
+            SplitMissingError: as the block does: nothing is there to be looked at.
+            DataError: if there are ``LIMIT``.
+        """
+        try:
+            yield
+        except SplitMissingError:
+            raise
+        except DataError as error:
+            self.add(error)
 
     def raise_any(self) -> None:
         """Go on if there is no fault.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsolfast.data import DataError, open_dataset, open_source
+from wsolfast.data import DataError, check, open_dataset, open_source
 
 CLASSES = ("001.Albatross", "002.Wren")
 # key, path, class, train, box as x y width height
@@ -170,7 +170,7 @@ def test_an_image_has_one_id(tree, write_text):
 @pytest.mark.parametrize("box", ["1 2 nan 4", "nan 2 3 4", "1 2 inf 4", "1 2 -3 4"])
 def test_all_boxes_without_an_area_are_named(tree, write_text, box):
     write_text("bounding_boxes.txt", "".join(f"{key} {box}\n" for key, *_ in IMAGES))
-    with pytest.raises(DataError, match=r"the box of image 1 has no area: .* \(1 more: wsolfast data check"):
+    with pytest.raises(DataError, match=r"the box of image 1 has no area: .* \(5 more: wsolfast data check"):
         open_dataset("cub", tree, "test")
 
 
@@ -178,3 +178,98 @@ def test_an_image_is_of_training_or_of_test(tree, write_text):
     write_text("train_test_split.txt", "".join(f"{key} {2 if key == '3' else 1}\n" for key, *_ in IMAGES))
     with pytest.raises(DataError, match=r"train_test_split.txt: image 3 is 1 \(training\) or 0 \(test\), got 2"):
         open_dataset("cub", tree, "test")
+
+
+def faults_of(tree, **options):
+    """What ``data check`` says, without the folder."""
+    return [told.removeprefix(f"{tree}/") for told in check("cub", tree, **options).problems["split cannot be read"]]
+
+
+def test_a_look_through_the_lists_tells_all_faults_each_once(tree, write_text):
+    write_text("classes.txt", "1 001.Albatross\n2\nx 003.Gull\n")
+    write_text("images.txt", "1 001.Albatross/a_1.jpg\n1 b.jpg\n3\n")
+    write_text("image_class_labels.txt", "1 1\n2 one\n3 1 1\n")
+    (tree / "train_test_split.txt").unlink()
+    write_text("bounding_boxes.txt", "1 1 2 3\n")
+    assert faults_of(tree) == [
+        "classes.txt, line 2: expected an id and a value, got '2'",
+        "classes.txt: the id of a class is a whole number, got 'x'",
+        "images.txt, line 2: the id 1 is listed already; remove one of the lines",
+        "images.txt, line 3: expected an id and a value, got '3'",
+        "image_class_labels.txt: image 2 needs 1 numbers, got 'one'",
+        "image_class_labels.txt: image 3 needs 1 numbers, got '1 1'",
+        "train_test_split.txt: missing; it holds the official split",
+        "bounding_boxes.txt: image 1 needs 4 numbers, got '1 2 3'",
+    ]
+    with pytest.raises(DataError, match=r"classes.txt, line 2: .* \(6 more: wsolfast data check names them\)"):
+        open_dataset("cub", tree, "train_weaksup")
+
+
+def test_lists_that_contradict_each_other_are_told_image_by_image(tree, write_text):
+    write_text("image_class_labels.txt", "1 1\n2 1\n3 7\n4 2\n5 1\n7 2\n")
+    write_text("train_test_split.txt", "1 0\n2 1\n3 5\n4 1\n5 0\n6 1\n")
+    write_text("bounding_boxes.txt", "1 3 4 20 10\n2 0 0 0 9\n3 1 2 3 4\n4 1 2 3 4\n5 nan 1 2 3\n")
+    assert faults_of(tree) == [
+        "image_class_labels.txt: image 6 is missing in image_class_labels.txt; the two files must list the same images",
+        "image_class_labels.txt: image 7 is missing in images.txt; the two files must list the same images",
+        "train_test_split.txt: image 3 is 1 (training) or 0 (test), got 5",
+        "image_class_labels.txt: image 3 has class 7, classes.txt has 2",
+        "image_class_labels.txt: image 5 (002.Wren/w_2.jpg) has class 1 (001.Albatross) and lies in the folder of "
+        "class 2 (002.Wren); correct its class or its path",
+        "bounding_boxes.txt: image 6 is missing in bounding_boxes.txt; the two files must list the same images",
+        "bounding_boxes.txt: the box of image 2 has no area: [0.0, 0.0, 0.0, 9.0] (x y width height)",
+        "bounding_boxes.txt: the box of image 5 has no area: [nan, 1.0, 2.0, 3.0] (x y width height)",
+    ]
+
+
+@pytest.mark.parametrize("split", ["train_weaksup", "test"])
+def test_a_class_that_contradicts_the_folder_is_no_training_image_and_no_test_image(tree, write_text, split):
+    write_text("image_class_labels.txt", "1 1\n2 1\n3 1\n4 2\n5 2\n6 1\n")
+    with pytest.raises(DataError, match=r"image 6 \(002.Wren/w_3.jpg\) has class 1 \(001.Albatross\) and lies in the "):
+        open_dataset("cub", tree, split)
+    # Folders that are no classes contradict none.
+    write_text("images.txt", "".join(f"{key} all/{path.replace('/', '_')}\n" for key, path, *_ in IMAGES))
+    assert open_dataset("cub", tree, split).labels.tolist().count(1) == 1
+
+
+def test_twenty_faults_are_enough(tree, write_text):
+    write_text("images.txt", "".join(f"{key}\n" for key in range(90)))
+    (tree / "image_class_labels.txt").unlink()
+    assert len(faults_of(tree)) == 20
+
+
+def test_all_faults_of_the_benchmarks_metadata_are_told_at_once(tree, write_text):
+    for name, text in {
+        "image_ids": "a/1.jpg\na/2.jpg\na/3.jpg\na/4.jpg\n",
+        "class_labels": "a/1.jpg,0\na/2.jpg,one\na/3.jpg,-1\na/9.jpg,0\na/1.jpg,1\n",
+        "image_sizes": "a/1.jpg,40\na/2.jpg,40,30\n",
+        "localization": "a/1.jpg,5,2,1,4\na/2.jpg,1,2,3\na/8.jpg,1,2,3,4\n",
+    }.items():
+        write_text(f"metadata/val/{name}.txt", text)
+    told = faults_of(tree, metadata=tree / "metadata")
+    place = "metadata/val/"
+    assert told == [
+        f"{place}class_labels.txt, line 2: expected an image id and 1 whole numbers, got 'a/2.jpg,one'",
+        f"{place}class_labels.txt: a/3.jpg: labels are whole numbers from 0, got -1",
+        f"{place}class_labels.txt, line 4: a/9.jpg is not in image_ids.txt",
+        f"{place}class_labels.txt, line 5: a/1.jpg is listed in line 1 already; remove one of them",
+        f"{place}class_labels.txt: no label for image a/4.jpg",
+        f"{place}image_sizes.txt, line 1: expected an image id and 2 whole numbers, got 'a/1.jpg,40'",
+        f"{place}localization.txt: a/1.jpg: a box is 0 <= x0 < x1 and 0 <= y0 < y1, got [5, 2, 1, 4]",
+        f"{place}localization.txt, line 2: expected an image id and 4 whole numbers, got 'a/2.jpg,1,2,3'",
+        f"{place}localization.txt, line 3: a/8.jpg is not in image_ids.txt",
+    ]
+    write_text("metadata/val/image_ids.txt", "a/1.jpg\n../2.jpg\na/1.jpg\n")
+    assert [one.split(": ")[0] for one in faults_of(tree, metadata=tree / "metadata")] == [
+        f"{place}image_ids.txt, line 2",
+        f"{place}image_ids.txt, line 3",
+    ]
+
+
+def test_every_label_that_is_no_class_is_told_with_its_image(tree, write_text):
+    write_text("metadata/train/image_ids.txt", "a/1.jpg\na/2.jpg\na/3.jpg\n")
+    write_text("metadata/train/class_labels.txt", "a/1.jpg,2\na/2.jpg,1\na/3.jpg,9\n")
+    assert faults_of(tree, metadata=tree / "metadata") == [
+        f"metadata/train/class_labels.txt: a/{name}.jpg is of class {label}, and there are 2 classes from 0"
+        for name, label in ((1, 2), (3, 9))
+    ]

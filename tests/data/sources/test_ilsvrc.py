@@ -203,7 +203,7 @@ def test_empty_split_is_named(tree):
 @pytest.mark.realdata
 def test_benchmark_metadata_brings_imagenet_v2(real_data, tree):
     metadata = real_data / "wsol_metadata/metadata/ILSVRC"
-    with pytest.raises(DataError, match=r"class_labels.txt: there is an image of class 999, and there are 2 classes"):
+    with pytest.raises(DataError, match=r"class_labels.txt: val2/\d+/.* is of class \d+, and there are 2 classes"):
         open_dataset("ilsvrc", tree, "train_fullsup", metadata=metadata, val_images=tree)
     (tree / "LOC_synset_mapping.txt").write_text("".join(f"n{k:08d} class {k}\n" for k in range(1000)))
     dataset = open_dataset("ilsvrc", tree, "train_fullsup", metadata=metadata, val_images=tree)
@@ -305,7 +305,7 @@ def test_a_list_that_has_a_class_or_an_image_twice_is_named(tree, write_text):
     with pytest.raises(DataError, match=r"LOC_val_solution.csv: a is listed twice"):
         open_dataset("ilsvrc", tree, "test")
     write_text("LOC_synset_mapping.txt", f"{SYNSETS[0]} a\n{SYNSETS[1]} b\n{SYNSETS[0]} a\n")
-    with pytest.raises(DataError, match=r"LOC_synset_mapping.txt: n01440764 is listed twice"):
+    with pytest.raises(DataError, match=r"LOC_synset_mapping.txt: n01440764 is listed more than once"):
         open_dataset("ilsvrc", tree, "train_weaksup")
 
 
@@ -372,3 +372,40 @@ def test_all_broken_xml_files_are_named(tree, write_text):
         write_text(f"Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{k}.xml", "<annotation>")
     told = check("ilsvrc", tree).problems["split cannot be read"]
     assert [message.split(".xml")[0][-1] for message in told] == ["1", "3"]
+
+
+def test_all_faults_of_the_lists_are_told_at_once(tree, write_text):
+    for synset in ("n1", "n2"):
+        (tree / "train" / synset).mkdir()
+        shutil.copy(tree / "val/ILSVRC2012_val_00000001.JPEG", tree / "train" / synset)
+    write_text("LOC_synset_mapping.txt", "".join(f"{synset} x\n" for synset in SYNSETS))
+    rows = "x\nILSVRC2012_val_00000001,\na,n01440764 1 2 3 4\na,n01440764 1 2 3 4\n"
+    write_text("LOC_val_solution.csv", f"ImageId,PredictionString\n{rows}")
+    hint = "; where only some of ImageNet's classes are there, set data.options.subset=true"
+    training = [f"{tree}/train/{synset}: {synset} is not among the 2 classes{hint}" for synset in ("n1", "n2")]
+    assert check("ilsvrc", tree).problems["split cannot be read"] == [
+        *training,
+        f"{tree}/LOC_val_solution.csv: expected 'ImageId,PredictionString', got 'x'",
+        f"{tree}/LOC_val_solution.csv: expected 'ImageId,PredictionString', got 'ILSVRC2012_val_00000001,'",
+        f"{tree}/LOC_val_solution.csv: a is listed twice; remove one of the lines",
+    ]
+    rows = f"ILSVRC2012_val_00000001,{SYNSETS[0]} 1 2 3 4\nILSVRC2012_val_00000003,n7 1 2 3 4\n"
+    write_text("LOC_val_solution.csv", f"ImageId,PredictionString\n{rows}")
+    write_text("Annotations/CLS-LOC/val/ILSVRC2012_val_00000009.xml", annotation((SYNSETS[1], (1, 2, 11, 12))))
+    assert check("ilsvrc", tree).problems["split cannot be read"][2:] == [
+        f"{tree}/LOC_val_solution.csv: no label for image ILSVRC2012_val_00000002",
+        f"{tree}/LOC_val_solution.csv: 'n7' of ILSVRC2012_val_00000003 is not among the 2 classes{hint}",
+        f"{tree}/LOC_val_solution.csv: no label for image ILSVRC2012_val_00000009",
+    ]
+    write_text("LOC_synset_mapping.txt", "".join(f"{synset} x\n" for synset in ("n1", *SYNSETS, *SYNSETS, "n1", "n2")))
+    assert check("ilsvrc", tree).problems["split cannot be read"] == [
+        f"{tree}/LOC_synset_mapping.txt: {synset} is listed more than once; keep one of the lines"
+        for synset in ("n1", *SYNSETS)
+    ]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00,x", b'ImageId,PredictionString\n"' + b"x" * 200_000])
+def test_a_solution_that_is_no_text_is_named(tree, content):
+    (tree / "LOC_val_solution.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"LOC_val_solution.csv: (cannot be read as CSV|expected 'ImageId)"):
+        open_dataset("ilsvrc", tree, "test")

@@ -129,6 +129,27 @@ def test_metadata_that_is_wrong_is_named(tree, name, text, message):
         open_dataset("openimages", tree, "test")
 
 
+def test_all_faults_of_the_lists_are_told_at_once(tree):
+    folder = tree / "metadata/test"
+    first, second, third, fourth, *rest = (folder / "image_ids.txt").read_text().splitlines()
+    labels = [f"{first},-1", f"{second},x", *(f"{image},1" for image in (third, *rest))]
+    (folder / "class_labels.txt").write_text("\n".join(labels))
+    masks = [f"{first},../a.png,", f"{second},a.png", f"{third},a.png,b.png", f"{third},a.png,b.png", "z,a.png,"]
+    (folder / "localization.txt").write_text("\n".join([*masks, *(f"{image},a.png," for image in rest)]))
+    told = check("openimages", tree).problems["split cannot be read"]
+    assert [message.removeprefix(f"{folder}/") for message in told] == [
+        f"class_labels.txt: {first}: labels are whole numbers from 0, got -1",
+        f"class_labels.txt, line 2: expected an image id and 1 whole numbers, got '{second},x'",
+        f"class_labels.txt: no label for image {fourth}",
+        "localization.txt, line 1: '../a.png' is not a path below the data folder; write it relative, with /, "
+        "without ..",
+        f"localization.txt, line 2: expected an image id, a mask file and an ignore file, got '{second},a.png'",
+        f"localization.txt, line 4: a second ignore file for {third}",
+        "localization.txt, line 5: z is not in image_ids.txt",
+        f"localization.txt: no mask for image {fourth}",
+    ]
+
+
 @pytest.mark.realdata
 def test_the_benchmarks_own_metadata_is_read(tmp_path, real_data):
     counts = {"train_weaksup": 29_819, "train_fullsup": 2_500, "test": 5_000}

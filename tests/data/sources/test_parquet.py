@@ -144,7 +144,7 @@ def test_cached_images_of_a_table_are_its_own(tree, tmp_path, monkeypatch):
         ({"image": [{"bytes": b"GIF89a", "path": "a"}] * 3}, "row 0: not an image"),
         ({"label": [0, -1, 0]}, "row 1: a label is a whole number from 0, got '-1'"),
         ({"label": [0, None, 0]}, "row 1: a label is a whole number from 0, got 'None'"),
-        ({"label": [0, 7, 0]}, "there is an image of class 7, and there are 3 classes from 0"),
+        ({"label": [0, 7, 0]}, "1.jpg is of class 7, and there are 3 classes from 0"),
         ({"boxes": [[[3, 3, 2, 4]]] * 3}, "row 0: boxes are"),
         ({"boxes": [[[1, 2, float("nan"), 4]]] * 3}, "row 0: boxes are"),
         ({"boxes": [[[1, 2]]] * 3}, "row 0: boxes are"),

@@ -1,6 +1,5 @@
 """Tar shards: what others write is read here, what is written here others read, and nothing else is taken from them."""
 
-import io
 import json
 import os
 import pickle
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shard_files import GOOD, image_bytes, linked, write_shard
 
 from wsolfast.data import DataError, check, index, open_dataset, pack
 from wsolfast.data.sources import shards
@@ -70,7 +70,7 @@ def test_a_packed_set_is_the_set(folder, tmp_path):
 def test_packing_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
     whole = pack("folder", folder, tmp_path / "whole", per_shard=1)
     assert pack("folder", folder, tmp_path / "whole", per_shard=1).written == 0
-    original = shards.tarfile.TarFile.addfile
+    original = tarfile.TarFile.addfile
     calls = []
 
     def failing(self, *arguments):
@@ -157,22 +157,6 @@ def test_what_webdataset_writes_is_read_here(tmp_path):
     assert (note.size, note.boxes.tolist()) == ((24, 20), [[1, 2, 10, 12]])
 
 
-def image_bytes(side=20):
-    stream = io.BytesIO()
-    Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def write_shard(path, members, mode="w"):
-    """A tar file of (name or TarInfo, content)."""
-    with tarfile.open(path, mode) as tar:
-        for name, content in members:
-            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
 def test_folders_are_passed_over(tmp_path):
     member = tarfile.TarInfo("a")
     member.type = tarfile.DIRTYPE
@@ -180,15 +164,6 @@ def test_folders_are_passed_over(tmp_path):
         tmp_path / "test-0.tar", [("1.jpg", image_bytes()), ("1.cls", b"0"), ("notes.txt", b"x"), (member, b"")]
     )
     assert open_dataset("shards", tmp_path, "test").image_ids == ("1.jpg",)
-
-
-GOOD = [("1.jpg", image_bytes()), ("1.cls", b"0")]
-
-
-def linked(kind, target):
-    member = tarfile.TarInfo("2.jpg")
-    member.type, member.linkname = kind, target
-    return member
 
 
 @pytest.mark.parametrize(
@@ -218,7 +193,7 @@ def linked(kind, target):
         ([("2.jpg", image_bytes()), ("2.json", b'{"label": 1, "boxes": {"a": 1}}')], "boxes are"),
         ([("2.jpg", image_bytes()), ("2.json", b'{"label": 1, "width": 0, "height": 3}')], "width and height are"),
         ([("2.jpg", image_bytes()), ("2.json", b'{"label": 1, "image_id": "a\\u0000b"}')], "image_id is a text"),
-        ([("2.jpg", image_bytes()), ("2.json", b'{"label": 1, "image_id": "1.jpg"}')], "'1.jpg' comes twice"),
+        ([("2.jpg", image_bytes()), ("2.json", b'{"label": 1, "image_id": "1.jpg"}')], "'1.jpg' comes more than once"),
     ],
 )
 def test_what_shards_must_not_hold_is_refused(tmp_path, members, message):
@@ -278,8 +253,8 @@ def test_shards_are_looked_through_once(tmp_path, monkeypatch, caplog):
     file = write_shard(tmp_path / "test-0.tar", GOOD)
     expected = open_dataset("shards", tmp_path, "test")[0].image
     scanned = []
-    original = shards._scan_shard
-    monkeypatch.setattr(shards, "_scan_shard", lambda path, **o: scanned.append(path.name) or original(path, **o))
+    original = shards.scan_shard
+    monkeypatch.setattr(shards, "scan_shard", lambda path, **o: scanned.append(path.name) or original(path, **o))
     dataset = open_dataset("shards", tmp_path, "test")
     assert torch.equal(dataset[0].image, expected)
     assert scanned == []
@@ -318,7 +293,7 @@ def test_boxes_of_training_images_are_not_kept(tmp_path):
 def test_too_few_class_names_are_told(tmp_path):
     write_shard(tmp_path / "test-0.tar", [("1.jpg", image_bytes()), ("1.cls", b"2")])
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    with pytest.raises(DataError, match=r"classes.txt: there is an image of class 2, and there are 2 classes from 0"):
+    with pytest.raises(DataError, match=r"classes.txt: 1.jpg is of class 2, and there are 2 classes from 0"):
         open_dataset("shards", tmp_path, "test")
 
 

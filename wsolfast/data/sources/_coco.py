@@ -26,31 +26,33 @@ def read_coco(file: Path, split: str, with_boxes: bool) -> ImageList:
         raise DataError(f"{file}: missing; it is to hold COCO annotations") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{file}: not a COCO file with images, annotations and categories ({error!r})") from error
-    reading = _Reading(file, split, with_boxes, _by_id(images, file), _classes(categories, file))
     faults = Faults()
+    reading = _Reading(file, split, with_boxes, _by_id(images, file, faults), _classes(categories, file, faults))
+    # Objects speak of both.
+    faults.raise_any()
     for item in objects:
-        try:
+        with faults.taken():
             reading.add(item)
-        except DataError as error:
-            faults.add(error)
     faults.raise_any()
     return ImageList(reading.records, reading.classes.class_names)
 
 
-def _classes(categories: list[tuple[Any, str]], file: Path) -> ClassTable:
+def _classes(categories: list[tuple[Any, str]], file: Path, faults: Faults) -> ClassTable:
     classes = ClassTable()
     for identity, name in categories:
         if type(identity) is not int:
-            raise DataError(f"{file}: the id of category {name!r} is a whole number, got {str(identity)[:40]!r}")
-        classes.add(identity, name, f"{file}, categories")
+            faults.add(f"{file}: the id of category {name!r} is a whole number, got {str(identity)[:40]!r}")
+            continue
+        with faults.taken():
+            classes.add(identity, name, f"{file}, categories")
     return classes
 
 
-def _by_id(images: list[tuple[Any, dict]], file: Path) -> dict[int | str, dict]:
+def _by_id(images: list[tuple[Any, dict]], file: Path, faults: Faults) -> dict[int | str, dict]:
     found: dict[int | str, dict] = {}
     for identity, image in images:
         if not isinstance(identity, int | str) or found.setdefault(identity, image) is not image:
-            raise DataError(f"{file}: the image id {str(identity)[:40]} comes twice, or is no number")
+            faults.add(f"{file}: the image id {str(identity)[:40]} comes twice, or is no number")
     return found
 
 

@@ -33,12 +33,10 @@ def read_csv(file: Path, with_boxes: bool) -> ImageList:
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
                 first = lines.setdefault(tuple(map(str, row.values())), reader.line_num)
-                try:
+                with faults.taken():
                     if first != reader.line_num:
                         raise DataError(f"{where}: repeats line {first}; remove one of them")
                     _add(row, where, images, classes, with_boxes)
-                except DataError as error:
-                    faults.add(error)
     except FileNotFoundError:
         raise DataError(f"{file}: missing; 'folder' data needs this CSV (image,class_id,split,x0,y0,x1,y1)") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -135,11 +135,13 @@ def read_classes(root: Path, folder: Path, subset: bool = False) -> Classes:
     """
     mapping = _list_file(root, _MAPPING)
     if mapping is not None:
+        faults = Faults()
         rows = [line.split(maxsplit=1) for line in read_lines(mapping, "one synset and its name per line")]
         synsets = [row[0] for row in rows]
-        if len(set(synsets)) < len(synsets):
-            twice = next(synset for synset, count in Counter(synsets).items() if count > 1)
-            raise DataError(f"{mapping}: {twice} is listed twice; remove one of the lines")
+        for synset, count in Counter(synsets).items():
+            if count > 1:
+                faults.add(f"{mapping}: {synset} is listed more than once; keep one of the lines")
+        faults.raise_any()
         if not subset:
             return Classes(synsets, [row[-1] for row in rows])
         there = set(_folders_with_images(folder)[0])
@@ -185,16 +187,17 @@ def _list_file(root: Path, name: str) -> Path | None:
 def _images_by_synset(folder: Path, name: str, synsets: list[str], subset: bool) -> tuple[list[str], list[int]]:
     if not (folder / name).is_dir():
         raise SplitMissingError(f"{folder / name}: missing; expected\n{LAYOUT}")
-    image_ids, labels = [], []
+    image_ids, labels, faults = [], [], Faults()
     position = {synset: label for label, synset in enumerate(synsets)}
     for entry in listed_folders(folder / name):
         files = sorted(_image_names(entry))
         if entry.name not in position:
             if files and not subset:
-                raise DataError(f"{entry}: {entry.name} is not among the {len(synsets)} classes{_SUBSET_HINT}")
+                faults.add(f"{entry}: {entry.name} is not among the {len(synsets)} classes{_SUBSET_HINT}")
             continue
         image_ids += [f"{name}/{entry.name}/{file}" for file in files]
         labels += [position[entry.name] for _ in files]
+    faults.raise_any()
     if not image_ids:
         raise DataError(f"{folder / name}: no image in it; expected\n{LAYOUT}")
     return image_ids, labels
@@ -210,16 +213,22 @@ def _validation_images(
     if not (folder / "val").is_dir():
         raise SplitMissingError(f"{folder / 'val'}: missing; expected\n{LAYOUT}")
     by_synset = bool(listed_folders(folder / "val"))
-    if by_synset:
-        image_ids, labels = _images_by_synset(folder, "val", synsets, subset)
-    else:
-        files = sorted(_image_names(folder / "val"))
-        if not files:
-            raise DataError(f"{folder / 'val'}: no image in it; expected\n{LAYOUT}")
-        image_ids, labels = [f"val/{file}" for file in files], []
-    position = {synset: label for label, synset in enumerate(synsets)}
+    faults = Faults()
+    image_ids: list[str] = []
+    labels: list[int] = []
     solution = _list_file(root, _SOLUTION)
-    named = _read_solution(solution) if solution else {}
+    named: dict[str, str] = {}
+    with faults.taken():
+        if by_synset:
+            image_ids, labels = _images_by_synset(folder, "val", synsets, subset)
+    with faults.taken():
+        named = _read_solution(solution) if solution else {}
+    faults.raise_any()
+    if not by_synset:
+        image_ids = [f"val/{file}" for file in sorted(_image_names(folder / "val"))]
+        if not image_ids:
+            raise DataError(f"{folder / 'val'}: no image in it; expected\n{LAYOUT}")
+    position = {synset: label for label, synset in enumerate(synsets)}
 
     def synset_of(stem: str) -> str:
         source = solution or boxes / f"{stem}.xml"
@@ -230,40 +239,45 @@ def _validation_images(
             raise DataError(f"{source}: {synset!r} of {stem} is not among the {len(synsets)} classes{_SUBSET_HINT}")
         return synset
 
+    listed = {Path(image_id).stem for image_id in image_ids}
     if not by_synset:
-        found, faults = [], Faults()
+        found = []
         for image_id in image_ids:
-            try:
+            with faults.taken():
                 found.append((image_id, position.get(synset_of(Path(image_id).stem))))
-            except DataError as error:
-                faults.add(error)
-        faults.raise_any()
         image_ids = [image_id for image_id, label in found if label is not None]
         labels = [label for _, label in found if label is not None]
     if subset:
+        faults.raise_any()
         if not image_ids:
             raise SplitMissingError(f"{folder / 'val'}: no image of the {len(synsets)} classes that are there")
         return image_ids, labels, 0
-    absent = {file.stem for file in glob_files(boxes, "*.xml")} - {Path(image_id).stem for image_id in image_ids}
+    absent = {file.stem for file in glob_files(boxes, "*.xml")} - listed
     for stem in sorted(absent):
-        synset = synset_of(stem)
-        image_ids.append(f"val/{synset}/{stem}.JPEG" if by_synset else f"val/{stem}.JPEG")
-        labels.append(position[synset])
+        with faults.taken():
+            synset = synset_of(stem)
+            image_ids.append(f"val/{synset}/{stem}.JPEG" if by_synset else f"val/{stem}.JPEG")
+            labels.append(position[synset])
+    faults.raise_any()
     return image_ids, labels, len(absent)
 
 
 def _read_solution(file: Path) -> dict[str, str]:
     """Read the synset of each image stem; a line is ``stem,synset x0 y0 x1 y1 [synset x0 y0 x1 y1 ...]``."""
-    with file.open(newline="") as stream:
-        rows = list(csv.reader(stream))[1:]
-    bad = next((row for row in rows if len(row) != 2 or not row[1].split()), None)
-    if bad is not None:
-        raise DataError(f"{file}: expected 'ImageId,PredictionString', got {','.join(bad)!r}")
-    found: dict[str, str] = {}
-    for stem, prediction in rows:
-        if stem in found:
-            raise DataError(f"{file}: {stem} is listed twice; remove one of the lines")
-        found[stem] = prediction.split()[0]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.reader(stream))[1:]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as CSV ({error})") from error
+    faults, found = Faults(), {}
+    for row in rows:
+        if len(row) != 2 or not row[1].split():
+            faults.add(f"{file}: expected 'ImageId,PredictionString', got {','.join(row)[:80]!r}")
+        elif row[0] in found:
+            faults.add(f"{file}: {row[0]} is listed twice; remove one of the lines")
+        else:
+            found[row[0]] = row[1].split()[0]
+    faults.raise_any()
     return found
 
 

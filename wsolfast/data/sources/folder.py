@@ -21,7 +21,7 @@ from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import renumber
 from wsolfast.data._files import FileSource, ImageList, ImageRecord, relative_path
 from wsolfast.data._spec import SourceSpec
-from wsolfast.data.errors import DataError, SplitMissingError
+from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.masks import InstanceMasks
 from wsolfast.data.sources._coco import read_coco
@@ -107,12 +107,15 @@ def _read(file: Path, split: str) -> ImageList:
 def _numbered_as(listed: ImageList, known: ImageList, file: Path, training: Path) -> ImageList:
     """Number the classes of a split as the training file does, by name."""
     places = renumber(listed.class_names, known.class_names, listed.class_ids)
+    faults, told = Faults(), set()
     for image_id, image in listed.images.items():
         name = listed.class_names[image.label]
         image.label = int(places[image.label])
-        if image.label < 0:
+        if image.label < 0 and name not in told:
+            told.add(name)
             hint = nearest(name, known.class_names, "classes are matched by name")
-            raise DataError(f"{file}: {image_id} is of class {name!r}, which {training} does not have; {hint}")
+            faults.add(f"{file}: {image_id} is of class {name!r}, which {training} does not have; {hint}")
+    faults.raise_any()
     return ImageList(listed.images, known.class_names, known.class_ids)
 
 

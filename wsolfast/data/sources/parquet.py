@@ -170,21 +170,21 @@ class _Table:
             sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
         self.group_starts = np.cumsum([0, *sizes])[:-1]
         self.class_names = _class_names(schema, label)
-        self.labels = _labels(table[label].to_pylist(), file)
-        rows = range(len(self.labels))
+        faults, rows = Faults(), range(table.num_rows)
+        with faults.taken():
+            self.labels = _labels(table[label].to_pylist(), file)
         names = [row and row["path"] for row in table[image].to_pylist()] if paths else [None] * len(rows)
         self.image_ids = [name or f"{file.name}, row {row}" for row, name in zip(rows, names, strict=True)]
         given = table[boxes].to_pylist() if boxes in table.column_names else [[]] * len(rows)
-        self.boxes, faults = [], Faults()
+        self.boxes = []
         for row, each in zip(rows, given, strict=True):
-            try:
+            with faults.taken():
                 self.boxes.append(_boxes(each or [], box_format, f"{file}, row {row}"))
-            except DataError as error:
-                faults.add(error)
-        faults.raise_any()
         self.sizes = np.zeros((len(rows), 2), np.int64)
         if {"width", "height"} <= set(table.column_names):
-            self.sizes = _sizes(table["width"].to_pylist(), table["height"].to_pylist(), file)
+            with faults.taken():
+                self.sizes = _sizes(table["width"].to_pylist(), table["height"].to_pylist(), file)
+        faults.raise_any()
 
 
 def _pyarrow() -> tuple[ModuleType, ModuleType]:
@@ -230,7 +230,7 @@ def _classes(
     if odd is not None:
         raise DataError(f"{odd}: its classes have other names or another order than in {tables[0].file}")
     for table in tables if names else ():
-        check_positions(table.labels, names, table.file)
+        check_positions(table.labels, table.image_ids, names, table.file)
     training = next(iter(others.get("train_weaksup", [])), None)
     if training in {table.file for table in tables}:
         training = None
@@ -293,7 +293,7 @@ def _labels(values: list, file: Path) -> np.ndarray:
     faults = Faults()
     for row, value in enumerate(values):
         if not isinstance(value, int) or not 0 <= value < 1 << 31:
-            faults.add(DataError(f"{file}, row {row}: a label is a whole number from 0, got {str(value)[:40]!r}"))
+            faults.add(f"{file}, row {row}: a label is a whole number from 0, got {str(value)[:40]!r}")
     faults.raise_any()
     return np.array(values, np.int64)
 
@@ -307,7 +307,7 @@ def _sizes(widths: list, heights: list, file: Path) -> np.ndarray:
         if all(isinstance(side, int | float) and 0 < side < 1 << 31 and side == int(side) for side in size):
             sizes[row] = size
         else:
-            faults.add(DataError(f"{file}, row {row}: width and height are positive whole numbers, got {size}"))
+            faults.add(f"{file}, row {row}: width and height are positive whole numbers, got {size}")
     faults.raise_any()
     return sizes
 

@@ -1,23 +1,20 @@
 """``shards``: tar files as WebDataset writes them, read in any order.
 
 Members of one image share a name up to the first dot: ``KEY.jpg`` (or another image), ``KEY.cls`` with the label as
-text, and if there ``KEY.json`` and ``KEY.mask.png``. The JSON may hold ``label``, ``image_id``, ``boxes`` (xyxy pixels
-of the upright image, x1/y1 exclusive), ``width`` and ``height``. Labels are positions in ``classes.txt``; without it
-the classes are the labels that occur.
+text, and if there ``KEY.json`` and ``KEY.mask.png``. The JSON may hold ``label``, the same if both are there,
+``image_id``, ``boxes`` (xyxy pixels of the upright image, x1/y1 exclusive), ``width`` and ``height``. Labels are
+positions in ``classes.txt``; without it the classes are the labels that occur.
 
 Where every member lies is found once, from the heads of the members alone, and kept in ``.wsolfast`` below the folder
 until a shard changes. Shards are plain tar files: compressed ones cannot be read in any order.
 """
 
 import hashlib
-import json
 import logging
 import os
-import re
-import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,14 @@ import numpy as np
 
 from wsolfast.data._base import SPLITS, BoxTable
 from wsolfast.data._classes import check_positions, occurring
-from wsolfast.data._files import file_state, glob_files, read_lines, relative_path
+from wsolfast.data._files import file_state, glob_files, numbered_lines, read_lines, relative_path
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
-from wsolfast.data._packed import PackedSource, check_boxes
+from wsolfast.data._packed import PackedSource
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
-from wsolfast.data.errors import DataError, SplitMissingError
+from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
+from wsolfast.data.sources._shard_members import ShardImage, scan_shard
 
 LAYOUT = """\
 train-000000.tar    000000.jpg 000000.cls 000001.jpg 000001.cls ...     (val-*.tar and test-*.tar likewise)
@@ -41,12 +39,6 @@ class_ids.txt       the id of each class in the data set that was packed, where 
 Made by: wsolfast data pack NAME ROOT DIR"""
 CLASSES = "classes.txt"
 CLASS_IDS = "class_ids.txt"
-
-_IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"}
-_MASK = "mask.png"
-_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
-# Of the small members; anything larger is not what it says.
-_MAX_NOTE_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +68,8 @@ def open_source(
             f"{root / shards.replace('{split}', FOLDERS[split])}: no such shard; expected\n{LAYOUT}"
         )
     arrays = _index(root, split, shards, files)
-    names, ids = _classes(root, shards, arrays["labels"], split)
+    image_ids = unpack_texts(arrays["image_ids"])
+    names, ids = _classes(root, shards, arrays["labels"], image_ids, split)
     return ShardSource(files, arrays, names, class_ids=ids, masks_fit=masks_fit, decoder=decoder, orient=orient)
 
 
@@ -152,24 +145,13 @@ class ShardSource(PackedSource):
         return Encoded(content, name)
 
 
-@dataclass
-class _Image:
-    """Members of one key."""
-
-    name: str = ""
-    place: int = 0
-    bytes: int = 0
-    label: int | None = None
-    note: dict = field(default_factory=dict)
-    mask_place: int = 0
-    mask_bytes: int = 0
-
-
 def _shards(root: Path, split: str, pattern: str) -> list[Path]:
     return glob_files(root, relative_path(pattern.replace("{split}", FOLDERS[split]), "shards"))
 
 
-def _classes(root: Path, pattern: str, labels: np.ndarray, split: str) -> tuple[list[str], list[int] | None]:
+def _classes(
+    root: Path, pattern: str, labels: np.ndarray, image_ids: Sequence[str], split: str
+) -> tuple[list[str], list[int] | None]:
     """Return the names of the classes and their ids; ``labels`` of ``split`` become positions among them.
 
     Without a list the classes are the labels that occur in any split.
@@ -177,8 +159,13 @@ def _classes(root: Path, pattern: str, labels: np.ndarray, split: str) -> tuple[
     file = root / CLASSES
     if file.exists():
         names = read_lines(file, "a class name per line")
-        check_positions(labels, names, file)
-        return names, _class_ids(root / CLASS_IDS, len(names))
+        faults, ids = Faults(), None
+        with faults.taken():
+            check_positions(labels, image_ids, names, file)
+        with faults.taken():
+            ids = _class_ids(root / CLASS_IDS, len(names))
+        faults.raise_any()
+        return names, ids
     others = [(other, _shards(root, other, pattern)) for other in SPLITS if other != split]
     ids = occurring([labels, *(_index(root, other, pattern, files)["labels"] for other, files in others if files)])
     labels[:] = np.searchsorted(ids, labels)
@@ -188,10 +175,15 @@ def _classes(root: Path, pattern: str, labels: np.ndarray, split: str) -> tuple[
 def _class_ids(file: Path, count: int) -> list[int] | None:
     if not file.exists():
         return None
-    words = [line.strip() for line in read_lines(file, "the id of a class per line")]
-    if len(words) != count or not all(word.isascii() and word.isdecimal() and len(word) < 19 for word in words):
-        raise DataError(f"{file}: expected {count} whole numbers, one per line of {CLASSES}")
-    return [int(word) for word in words]
+    faults, lines = Faults(), numbered_lines(file, "the id of a class per line")
+    words = [(number, line.strip()) for number, line in lines]
+    for number, word in words:
+        if not (word.isascii() and word.isdecimal() and len(word) < 19):
+            faults.add(f"{file}, line {number}: the id of a class is a whole number, got {word[:40]!r}")
+    if len(words) != count:
+        faults.add(f"{file}: expected {count} whole numbers, one per line of {CLASSES}, got {len(words)} lines")
+    faults.raise_any()
+    return [int(word) for _, word in words]
 
 
 def _index_path(root: Path, split: str, pattern: str) -> Path:
@@ -228,19 +220,29 @@ def _known(path: Path, files: list[Path]) -> dict[str, np.ndarray] | None:
 
 
 def _scan(files: list[Path], split: str, workers: int | None, advance: Callable[[], None]) -> dict[str, np.ndarray]:
-    def scan(file: Path) -> list[_Image]:
-        found = _scan_shard(file, with_boxes=split != "train_weaksup")
-        advance()
-        return found
+    def scan(file: Path) -> list[ShardImage] | DataError:
+        try:
+            return scan_shard(file, with_boxes=split != "train_weaksup")
+        except DataError as error:
+            return error
+        finally:
+            advance()
 
+    faults, by_shard = Faults(), []
     with ThreadPoolExecutor(workers) as pool:
-        by_shard = list(pool.map(scan, files))
+        for found in pool.map(scan, files):
+            if isinstance(found, DataError):
+                faults.add(found)
+            else:
+                by_shard.append(found)
+    faults.raise_any()
     images = [image for found in by_shard for image in found]
     if not images:
         raise DataError(f"{files[0]}: split {split!r} is empty; the shards hold no image")
-    twice = _first_twice(image.name for image in images)
-    if twice is not None:
-        raise DataError(f"{files[0].parent}: image {twice!r} comes twice in {split}; names are unique")
+    for name, count in Counter(image.name for image in images).items():
+        if count > 1:
+            faults.add(f"{files[0].parent}: image {name!r} comes more than once in {split}; names are unique")
+    faults.raise_any()
     boxes = BoxTable.from_lists([image.note["boxes"] for image in images])
     return {
         "image_ids": pack_texts(image.name for image in images),
@@ -254,117 +256,6 @@ def _scan(files: list[Path], split: str, workers: int | None, advance: Callable[
             for key in ("place", "bytes", "mask_place", "mask_bytes")
         },
     }
-
-
-def _first_twice(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
-
-
-def _scan_shard(file: Path, with_boxes: bool) -> list[_Image]:
-    images: dict[str, _Image] = {}
-    size, end = file.stat().st_size, 0
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                where = f"{file}, member {member.name!r}"
-                relative_path(member.name, where)
-                if not 0 <= member.size <= size - member.offset_data:
-                    raise DataError(f"{where}: is cut off; get the shard again")
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{where}: is a link, a device or a pipe; only files are taken")
-                _add(images, tar, member, where, with_boxes)
-            # The block of zeros that ends an archive: without it, members may be missing.
-            tar.fileobj.seek(end)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise DataError(f"{file}: is cut off; get the shard again")
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        advice = (
-            "compressed shards cannot be read in any order: unpack them" if file.suffix != ".tar" else "get it again"
-        )
-        raise DataError(f"{file}: damaged, or not a plain tar file ({error}); {advice}") from error
-    for key, image in images.items():
-        if not image.bytes:
-            raise DataError(f"{file}, {key}: no image, or an empty one, beside its label")
-        if image.label is None:
-            raise DataError(f"{file}, {key}: no label; it is the text of {key}.cls, or 'label' in {key}.json")
-    return list(images.values())
-
-
-def _add(images: dict[str, _Image], tar: tarfile.TarFile, member: tarfile.TarInfo, where: str, boxes: bool) -> None:
-    split = _NAME.fullmatch(member.name)
-    if split is None:
-        return
-    key, suffix = split[1], split[2].lower()
-    if suffix in _IMAGE_SUFFIXES:
-        image = images.setdefault(key, _Image())
-        if image.bytes:
-            raise DataError(f"{where}: {key} has two images")
-        image.place, image.bytes = member.offset_data, member.size
-        image.name = image.name or member.name
-        image.note.setdefault("boxes", [])
-        image.note.setdefault("size", (0, 0))
-    elif suffix == _MASK:
-        image = images.setdefault(key, _Image())
-        image.mask_place, image.mask_bytes = member.offset_data, member.size
-    elif suffix == "cls":
-        images.setdefault(key, _Image()).label = _label(_note(tar, member, where).strip(), where)
-    elif suffix == "json":
-        _read_json(images.setdefault(key, _Image()), _note(tar, member, where), where, boxes)
-
-
-def _note(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> str:
-    if member.size > _MAX_NOTE_BYTES:
-        raise DataError(f"{where}: {member.size} bytes are no label and no annotation")
-    content = tar.extractfile(member)
-    assert content is not None  # it is a file
-    try:
-        return content.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not text ({error})") from None
-
-
-def _label(value: object, where: str) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not text.isdecimal() or len(text) > 9:
-        raise DataError(f"{where}: a label is a whole number from 0, got {text[:40]!r}")
-    return int(text)
-
-
-def _read_json(image: _Image, text: str, where: str, with_boxes: bool) -> None:
-    try:
-        note = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({type(error).__name__})") from None
-    if not isinstance(note, dict):
-        raise DataError(f"{where}: expected an object with label, boxes, width, height")
-    if "label" in note:
-        image.label = _label(note["label"], where)
-    image_id = note.get("image_id")
-    if image_id is not None:
-        if not isinstance(image_id, str) or not image_id.isprintable() or not image_id:
-            raise DataError(f"{where}: image_id is a text, got {str(image_id)[:40]!r}")
-        image.name = image_id
-    image.note = {
-        "boxes": check_boxes(note.get("boxes") or [], where) if with_boxes else [],
-        "size": _size(note, where),
-    }
-
-
-def _size(note: dict, where: str) -> tuple[int, int]:
-    if "width" not in note or "height" not in note:
-        return (0, 0)
-    size = note["width"], note["height"]
-    if not all(type(side) is int and 0 < side < 1 << 24 for side in size):
-        raise DataError(f"{where}: width and height are positive whole numbers, got {str(size)[:80]}")
-    return size
 
 
 SPEC = SourceSpec(open_source, layout=LAYOUT, index=_index_split)
