@@ -11,7 +11,7 @@ from wsolfast.data import DataError
 from wsolfast.engine.assembly.build import open_eval_data, open_training_data
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training.train import train
+from wsolfast.engine.training.train import StageTraining, train
 from wsolfast.recipe import RecipeError
 
 
@@ -145,18 +145,45 @@ def test_training_images_of_one_class_are_told(of_files, tmp_path, caplog):
     ]
 
 
-def test_a_split_that_cannot_be_measured_is_told_before_training(of_files, tmp_path, caplog):
-    for split in ("train", "val", "test"):
-        write_coco(tmp_path, split, {"red": 1, "green": 2})
-    recipe = of_files()
-    open_training_data(recipe, recipe.stage[0])
-    assert caplog.messages == []
-    (tmp_path / "val.json").write_text("{")
-    write_coco(tmp_path, "test", {"red": 1, "green": 2})
-    text = (tmp_path / "test.json").read_text()
-    (tmp_path / "test.json").write_text(text.replace('"green"', '"grene"'))
-    open_training_data(recipe, recipe.stage[0])
-    of_val, of_test = caplog.messages
-    assert of_val.startswith(f"data: split 'train_fullsup' cannot be measured: {tmp_path}/val.json: not a COCO file")
-    assert of_test.startswith(f"data: split 'test' cannot be measured: {tmp_path}/test.json: test1.png is of class")
-    assert "did you mean 'green'?" in of_test
+@pytest.mark.parametrize(
+    ("split", "damage", "told"),
+    [
+        ("val", lambda text: "{", r"val.json: not a COCO file"),
+        (
+            "test",
+            lambda text: text.replace('"green"', '"grene"'),
+            r"test1.png is of class 'grene', .* did you mean 'green'",
+        ),
+        (
+            "test",
+            lambda text: text.replace('"image_id": ', '"image_id": 9'),
+            r"\(\d more: wsolfast data check names them",
+        ),
+    ],
+)
+def test_a_split_that_cannot_be_measured_ends_training_before_it_begins(
+    of_files, tmp_path, monkeypatch, split, damage, told
+):
+    for name in ("train", "val", "test"):
+        write_coco(tmp_path, name, {"red": 1, "green": 2})
+    file = tmp_path / f"{split}.json"
+    file.write_text(damage(file.read_text()))
+    with monkeypatch.context() as patch:
+        patch.setattr(StageTraining, "train", lambda self: pytest.fail("training has begun"))
+        with pytest.raises(DataError, match=told):
+            train(RunFolder.create(tmp_path / "run", of_files()))
+    assert not (tmp_path / "run").exists()
+    # A split that is not there is none.
+    file.unlink()
+    train(RunFolder.create(tmp_path / "run", of_files(epochs=1)))
+
+
+def test_the_command_ends_with_3_where_a_split_cannot_be_read(wsolfast, tmp_path):
+    for name in ("train", "test"):
+        write_coco(tmp_path, name, {"red": 1, "green": 2})
+    (tmp_path / "test.json").write_text("{")
+    words = ["data.name=folder", "data.root=.", 'data.options={annotations="{split}.json"}', "stage.epochs=1"]
+    code, _, err = wsolfast("train", "demo/cam", *words)
+    assert (code, err.count("\n")) == (3, 1), err
+    assert err.startswith("error: test.json: not a COCO file")
+    assert not (tmp_path / "runs").exists()

@@ -103,7 +103,10 @@ def list_split(root: Path, split: str, subset: bool = False) -> Listing:
         return Listing(folder, *images, classes.synsets, classes.names, classes.ids, None, classes.remarks)
     boxes = next((root / name for name in _BOX_FOLDERS if (root / name).is_dir()), None)
     if boxes is None:
-        raise DataError(f"{root / _BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each")
+        # Who has images alone can train.
+        raise SplitMissingError(
+            f"{root / _BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each"
+        )
     image_ids, labels, absent = _validation_images(root, folder, boxes, classes.synsets, subset)
     remarks = classes.remarks
     if absent:

@@ -1,5 +1,6 @@
 """Parts of a recipe: data sets, methods, optimizers, devices."""
 
+import contextlib
 import inspect
 import logging
 import os
@@ -106,8 +107,6 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
     if len(dataset.labels.unique()) == 1:
         name = dataset.class_names[int(dataset.labels[0])]
         _log.warning("data: every training image is of class %r; nothing is learned where nothing is told apart", name)
-    if stage is recipe.stage[0] and find_rank().rank == 0:
-        _warn_of_other_splits(recipe, dataset.class_names)
     known = set(dataset.labels.tolist())
     untrained = [name for label, name in enumerate(dataset.class_names) if label not in known]
     if untrained and stage.num_classes is None:
@@ -118,16 +117,21 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
     return dataset
 
 
-def _warn_of_other_splits(recipe: Recipe, class_names: Sequence[str]) -> None:
-    """Say now, and not when training is over, that a split will not do for an evaluation."""
+def check_other_splits(recipe: Recipe, class_names: Sequence[str]) -> None:
+    """Open the splits that are measured, so that what is wrong with them is told before training and not after it.
+
+    Args:
+        recipe: says what data that is.
+        class_names: those that training has.
+
+    Raises:
+        DataError: if a split is there and cannot be read, or has a class that training does not know.
+        RecipeError: if an option of the data cannot be meant.
+    """
     plain = replace(recipe, data=replace(recipe.data, skip_bad=False), runtime=replace(recipe.runtime, cache_gb=0))
     for split in data.SPLITS[1:]:
-        try:
+        with contextlib.suppress(data.SplitMissingError):
             _open(plain, split, class_names, resize=None, crop=None, train=False)
-        except data.SplitMissingError:
-            continue
-        except (data.DataError, RecipeError) as error:
-            _log.warning("data: split %r cannot be measured: %s", split, error)
 
 
 def open_export_data(recipe: Recipe, split: str = "train_weaksup", class_names: Sequence[str] = ()) -> data.Dataset:

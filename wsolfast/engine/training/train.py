@@ -10,6 +10,7 @@ import torch
 from wsolfast.engine.assembly.build import (
     build_method,
     build_optimizer,
+    check_other_splits,
     choose_device,
     count_workers,
     describe_device,
@@ -53,6 +54,7 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         RunError: the loss or the gradient is not finite; the message names the step and its images.
         RecipeError: something in the recipe cannot be meant, or the checkpoint was written under another one. What was
             there before the start of a run is there again.
+        DataError: a split cannot be read, the same.
     """
     progress = progress if progress and distributed.is_first() else Progress(quiet=True)
     keep_freed_memory()
@@ -138,12 +140,14 @@ class StageTraining:
         self.nonfinite = NonFiniteSteps(run, stage.name, self._log)
 
     def check_later_stages(self) -> None:
-        """Look at what is built when this stage is done: the next ones, and the refinement of maps.
+        """Look at what is needed when this stage is done: the next ones, the refinement of maps, other splits.
 
         Raises:
             RecipeError: if something cannot be built.
+            DataError: if a split is there and cannot be read.
         """
         check_stages(self.run.recipe, len(self.dataset.class_names), self.stage, self.method)
+        check_other_splits(self.run.recipe, self.dataset.class_names)
 
     def train(self) -> None:
         """Train to the end and leave the weights.
