@@ -1,12 +1,16 @@
 """Fast, exact, complete weakly supervised object localization (WSOL) in PyTorch."""
 
-import importlib
-from typing import Any
+# Nothing is imported here: until __main__ has its handler, Ctrl-C is a traceback. A type checker knows the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["__version__", "backends", "ops"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    import importlib
+
     # On first use, so that the command line shows its help before torch is imported.
     if name == "ops":
         return importlib.import_module("wsolfast.ops")

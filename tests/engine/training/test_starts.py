@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import StageTraining, train
 from wsolfast.recipe import RecipeError, list_recipes, load_recipe
 
+ROOT = Path(__file__).parents[3]
 SPOL = ["demo/spol", "data.options={num_train=16, num_val=8, num_test=8, size=48}", "runtime.workers=0"]
 
 
@@ -155,8 +157,12 @@ def test_a_network_that_cannot_be_measured_leaves_no_folder(tmp_path, wsolfast, 
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("module", ["typer", "wsolfast.recipe", "torch", "wsolfast.engine.training.train"])
-def test_ctrl_c_while_importing_is_silent(tmp_path, tiny_file, module):
+# Both ways to the command: as a module, and as the script that pip makes of the entry point.
+@pytest.mark.parametrize("start", [("-m", "wsolfast"), ("-c", "from wsolfast.__main__ import main; main()")])
+@pytest.mark.parametrize(
+    "module", ["wsolfast.cli", "typer", "wsolfast.recipe", "torch", "wsolfast.engine.training.train"]
+)
+def test_ctrl_c_while_importing_is_silent(tmp_path, tiny_file, module, start):
     """The signal comes in the middle of an import, where an exception would be anything."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
@@ -168,7 +174,7 @@ def test_ctrl_c_while_importing_is_silent(tmp_path, tiny_file, module):
     )
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "wsolfast", "train", tiny_file],
+        [sys.executable, *start, "train", tiny_file],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -177,6 +183,19 @@ def test_ctrl_c_while_importing_is_silent(tmp_path, tiny_file, module):
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
     assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_imported_before_ctrl_c_is_silent():
+    """Without site, which would have imported half of it already."""
+    probe = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "before = set(sys.modules)\n"
+        "import wsolfast.__main__\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "['wsolfast', 'wsolfast.__main__']\n"
 
 
 def test_ctrl_c_between_imports_and_training_is_130_too(monkeypatch, wsolfast, tiny_file, tmp_path):
