@@ -59,6 +59,9 @@ def localize(
         float | None, typer.Option(min=0, max=1, help="Cut the map here; the default is what eval chose.")
     ] = None,
     post: Post = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Take the values of 16-bit files for 10, 12, 14 or 16 bits; 16 is a dark image.")
+    ] = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -89,6 +92,7 @@ def localize(
         threshold=threshold,
         device=device,
         post=post,
+        bits=bits,
         progress=show_progress(quiet),
     )
     if not quiet:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Decoder, decode, decode_mask, image_size
+from wsolfast.data.images.decode import Bits, Decoder, decode, decode_mask, image_size
 from wsolfast.data.images.masks import InstanceMasks, unite_labels, unite_masks
 
 _STRAY = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -51,6 +51,7 @@ class FileSource(Source):
         mask_folder: where mask paths start; ``folder`` unless told.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class FileSource(Source):
         mask_folder: Path | None = None,
         decoder: Decoder = "auto",
         orient: bool = True,
+        bits: Bits | None = None,
     ):
         self.folder = folder
         self.image_ids = image_ids
@@ -81,13 +83,14 @@ class FileSource(Source):
         self._mask_folder = mask_folder or folder
         self._decoder = decoder
         self._orient = orient
+        self._bits = bits
 
     def path(self, index: int) -> Path:
         """Return the file of an image."""
         return self.folder / self.image_ids[index]
 
     def read(self, index: int) -> np.ndarray:
-        return decode(self.path(index), self._decoder, self._orient)
+        return decode(self.path(index), self._decoder, self._orient, self._bits)
 
     def state(self, index: int) -> int:
         return file_state(self.path(index))

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Decoder, Encoded, decode, decode_mask, image_format, image_size
+from wsolfast.data.images.decode import Bits, Decoder, Encoded, decode, decode_mask, image_format, image_size
 
 
 class PackedSource(Source):
@@ -22,6 +22,7 @@ class PackedSource(Source):
         sizes: int array [n, 2], (width, height); where it is 0 the image's header is read.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class PackedSource(Source):
         sizes: np.ndarray | None = None,
         decoder: Decoder = "auto",
         orient: bool = True,
+        bits: Bits | None = None,
     ):
         self.image_ids = image_ids
         self.labels = np.asarray(labels, np.int64)
@@ -44,6 +46,7 @@ class PackedSource(Source):
         self._sizes = np.zeros((len(image_ids), 2), np.int64) if sizes is None else sizes.astype(np.int64)
         self._decoder = decoder
         self._orient = orient
+        self._bits = bits
 
     def content(self, index: int) -> Encoded:
         """Return the bytes of an image.
@@ -58,7 +61,7 @@ class PackedSource(Source):
         return None
 
     def read(self, index: int) -> np.ndarray:
-        return decode(self.content(index), self._decoder, self._orient)
+        return decode(self.content(index), self._decoder, self._orient, self._bits)
 
     def header_size(self, index: int) -> tuple[int, int]:
         return image_size(self.content(index), self._orient)

@@ -10,14 +10,16 @@ class DataError(Exception):
     Args:
         message: one line.
         faults: a message for each fault where there are several.
+        advice: what to do, which goes behind the message; others than data sets may have another one.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, faults: tuple[str, ...] = ()):
+    def __init__(self, message: str, faults: tuple[str, ...] = (), *, advice: str = ""):
         # A loader's worker passes its whole traceback on as the message; what follows this class's name is ours.
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
-        super().__init__(message.rpartition(name)[2].rstrip())
+        self.fault, self.advice = message.rpartition(name)[2].rstrip(), advice
+        super().__init__(f"{self.fault}; {advice}" if advice else self.fault)
         self.faults = faults or (str(self),)
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from PIL import Image
 
 from wsolfast import data
 from wsolfast._nearest import nearest
-from wsolfast.data.images.decode import decode
+from wsolfast.data.images.decode import Bits, decode
 from wsolfast.engine.assembly.build import classifier_view, eval_protocol, eval_view
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
@@ -38,6 +39,7 @@ def localize(
     threshold: float | None = None,
     device: str | None = None,
     post: str | None = None,
+    bits: int | None = None,
     progress: Progress | None = None,
 ) -> LocalizeResults:
     """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
@@ -55,6 +57,8 @@ def localize(
         threshold: where the score map is cut; None takes the one that the run's evaluation chose.
         device: where the networks run; None does what the run's recipe says.
         post: the refinement of the maps, or ``"none"``; None does what the run's recipe says.
+        bits: how many bits the values of 16-bit files have, see :func:`wsolfast.data.images.decode.decode`; None does
+            what the run's recipe says of its data, if it does.
         progress: where to show how far it is.
 
     Returns:
@@ -68,6 +72,7 @@ def localize(
     progress, names = progress or Progress(quiet=True), run.shown_class_names()
     with run.starting():
         require_any(paths)
+        bits = _known_bits(run.recipe.data.options.get("bits") if bits is None else bits)
         outputs = Outputs(folder, reads=paths)
         outputs.check(folder / "boxes.json")
         recipe = _recipe(run, len(names), device, post)
@@ -82,12 +87,14 @@ def localize(
     with progress.task("images", len(paths)) as advance, deterministic_algorithms(recipe.runtime.deterministic):
         for file in paths:
             try:
-                pixels = decode(file, orient=bool(recipe.data.options.get("orient", True)))
+                pixels = decode(file, orient=bool(recipe.data.options.get("orient", True)), bits=bits)
                 image = view(pixels, [], str(file))[0][None].to(target)
                 wide = None if second_view is None else second_view(pixels, [], str(file))[0][None].to(target)
             except data.DataError as error:
-                failed.append(UnreadableImage(str(file), str(error)))
-                progress.log(f"skipped: {error}")
+                # A data set's advice is for its own commands.
+                told = f"{error.fault}; repair it, or give other files" if error.advice else str(error)
+                failed.append(UnreadableImage(str(file), told))
+                progress.log(f"skipped: {told}")
                 advance()
                 continue
             maps, classes, scores = (one.cpu() for one in predictor(image, wide, wanted))
@@ -132,6 +139,13 @@ def _recipe(run: RunFolder, named_classes: int, device: str | None, post: str | 
     # Compiling takes longer than the images that are given here, which may differ in size.
     runtime = replace(recipe.runtime, device=device or recipe.runtime.device, compile=False)
     return replace(recipe, evaluate=replace(recipe.evaluate, topk=known), runtime=runtime)
+
+
+def _known_bits(bits: object) -> int | None:
+    known = get_args(Bits)
+    if bits is not None and bits not in known:
+        raise UsageError(f"bits: expected one of {', '.join(map(str, known))}, got {bits!r}")
+    return cast("int | None", bits)
 
 
 def require_any(files: Sequence[Path]) -> None:

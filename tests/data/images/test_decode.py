@@ -1,6 +1,8 @@
 import io
+import struct
 import sys
 import typing
+import zlib
 
 import numpy as np
 import pytest
@@ -160,10 +162,79 @@ def test_twelve_bits_in_a_file_of_sixteen_are_refused(tmp_path, suffix, shape):
         values[1:] = most
         cv2.imwrite(str(path), values)
         if refused:
-            with pytest.raises(DataError, match=rf"a.{suffix}: cannot be decoded \(at most 12 of its 16 bits are used"):
+            with pytest.raises(
+                DataError, match=rf"a.{suffix}: at most 12 of its 16 bits .* data.options.bits=16 or 12 "
+            ):
                 decode.decode(path)
         else:
             assert decode.decode(path).max() == most >> 8
+        # Whoever knows that it is dark says so.
+        assert decode.decode(path, bits=16).max() == most >> 8
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_the_bits_of_a_file_of_sixteen_can_be_told(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    values = np.array([[0, 15, 16], [1023, 2048, 4095]], np.uint16)
+    Image.fromarray(values).save(path)
+    for bits in (12, 14, 16):
+        assert decode.decode(path, bits=bits)[..., 1].tolist() == (values >> (bits - 8)).tolist()
+    with pytest.raises(DataError, match=r"its values go up to 4095, and those of 10 bits to 1023: correct bits"):
+        decode.decode(path, bits=10)
+    Image.fromarray(np.stack([values >> 4] * 3, -1).astype(np.uint8)).save(path)
+    assert decode.decode(path, bits=12).max() == 255, "files of 8 bits are what they are"
+
+
+def test_colours_keep_no_fewer_bits_than_sixteen(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 5, 3), 4000, np.uint16))
+    with pytest.raises(DataError, match=r"a.png: of colours of 12 bits in 16 only the upper 8 can be read: store it "):
+        decode.decode(tmp_path / "a.png", bits=12)
+
+
+@pytest.mark.parametrize(("significant", "believed"), [(16, True), (14, True), (12, False), (None, False)])
+def test_a_dark_png_that_says_its_bits_is_believed(tmp_path, significant, believed):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((3, 4), 700, np.uint16)).save(stream, "PNG")
+    content, chunk = stream.getvalue(), b""
+    if significant is not None:
+        chunk = b"sBIT" + bytes([significant])
+        chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    # Behind the signature and the header, which has 13 bytes.
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
+    if believed:
+        assert (decode.decode(tmp_path / "a.png") == 700 >> 8).all()
+    else:
+        with pytest.raises(DataError, match="at most 12 of its 16 bits"):
+            decode.decode(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("most", "believed"), [(65535, True), (4096, True), (4095, False), (700, False), ("x", False)])
+def test_a_dark_tiff_that_says_its_range_is_believed(tmp_path, most, believed):
+    tags = {281: most} if isinstance(most, int) else {270: most}
+    Image.fromarray(np.full((3, 4), 700, np.uint16)).save(tmp_path / "a.tif", tiffinfo=tags)
+    if believed:
+        assert (decode.decode(tmp_path / "a.tif") == 700 >> 8).all()
+    else:
+        with pytest.raises(DataError, match="at most 12 of its 16 bits"):
+            decode.decode(tmp_path / "a.tif")
+
+
+def tiff_of_twelve_bits(values):
+    """A file whose values are packed, three bytes for two of them; Pillow writes none."""
+    height, width = values.shape
+    packed = b"".join(((int(a) << 12) | int(b)).to_bytes(3, "big") for a, b in values.reshape(-1, 2))
+    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    tags.append((279, len(packed)))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("bits", [None, 12, 16])
+def test_a_tiff_of_twelve_bits_is_what_it_says(tmp_path, bits):
+    values = np.array([[0, 15, 16, 700], [1023, 2048, 3000, 4095]], np.uint16)
+    (tmp_path / "a.tif").write_bytes(tiff_of_twelve_bits(values))
+    assert decode.decode(tmp_path / "a.tif", bits=bits)[..., 2].tolist() == (values >> 4).tolist()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "mpo"])

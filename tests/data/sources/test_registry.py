@@ -1,8 +1,11 @@
 """A data set is one file of the folder ``sources``, wherever that file lies."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wsolfast.data import DataError, check, index, open_dataset, sources
@@ -57,6 +60,33 @@ def test_one_file_makes_a_data_set(dots):
         index("dots", dots)
     with pytest.raises(ValueError, match=r"no data set named 'dot'; did you mean 'dots'\?"):
         open_dataset("dot", dots, "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("synthetic", "size", "abc", "size: expected a whole number, got 'abc'"),
+        ("synthetic", "size", 48.5, "size: expected a whole number, got 48.5"),
+        ("synthetic", "num_train", True, "num_train: expected a whole number, got True"),
+        ("synthetic", "body_cue", "much", "body_cue: expected a number, got 'much'"),
+        ("cub", "val_per_class", None, "val_per_class: expected a whole number, got None"),
+        ("cub", "metadata", 7, "metadata: expected a path, got 7"),
+        ("folder", "annotations", ["a.csv"], "annotations: expected text, got ['a.csv']"),
+        ("folder", "orient", "no", "orient: expected true or false, got 'no'"),
+        ("folder", "bits", 12.0, "bits: expected one of 10, 12, 14, 16, got 12.0"),
+        ("parquet", "box_format", "yxyx", "box_format: expected one of xyxy, xywh, got 'yxyx'"),
+    ],
+)
+def test_values_that_an_option_does_not_take_are_refused(tmp_path, name, option, value, message):
+    root = None if name == "synthetic" else tmp_path
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        open_dataset(name, root, "test", **{option: value})
+
+
+def test_numbers_of_numpy_and_paths_are_as_good_as_pythons():
+    assert len(open_dataset("synthetic", None, "test", num_test=np.int64(3), body_cue=np.float32(1), size=32)) == 3
+    sources.check_options("cub", {"metadata": Path("a"), "val_images": "b", "val_per_class": np.int32(2)})
+    sources.check_options("cub", {"metadata": None, "bits": None})
 
 
 def test_names_are_told_without_importing_a_data_set():

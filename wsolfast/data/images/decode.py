@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
@@ -14,6 +15,7 @@ from wsolfast.data.images._jpeg import DECODERS, Decoder, chosen
 __all__ = [
     "DECODERS",
     "MAX_PIXELS",
+    "Bits",
     "Decoder",
     "Encoded",
     "chosen",
@@ -24,10 +26,13 @@ __all__ = [
     "image_size",
 ]
 
+Bits = Literal[10, 12, 14, 16]
+
 MAX_PIXELS = 89_478_485  # Pillow's own warning level; an image above it is a decompression bomb or not a photograph
 
 _TWELVE_BITS = 1 << 12
 _ORIENTATION = 0x0112
+_MAX_SAMPLE_VALUE = 281
 _SWAPS_AXES = {5, 6, 7, 8}
 _ADVICE = "repair or remove it, or open the data with skip_bad (--skip-bad)"
 _TURNS = {
@@ -54,25 +59,29 @@ class Encoded:
         return self.name
 
 
-def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True) -> np.ndarray:
+def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True, bits: int | None = None) -> np.ndarray:
     """Decode an image file to RGB.
 
-    Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. Of 16 bits the upper ones
-    are kept, so 12 in a file of 16 are refused. The orientation that EXIF
+    Grayscale, palette, CMYK and 16-bit images are converted; transparency is laid over white. The orientation that EXIF
     records is applied, so annotations are those of the upright image.
+
+    Of 16-bit values the upper 8 of ``bits`` are kept. A file of 16 bits that uses 12 of them at most is a dark image,
+    or one of 12 bits that nobody stretched: where neither ``bits`` nor the file itself says which, it is refused.
 
     Args:
         file: image file.
         decoder: what decodes plain JPEG data; every other file is Pillow's. ``"pil"`` and ``"simplejpeg"`` give the
             same bits, and ``"auto"`` is the faster one where it is installed.
         orient: False keeps the stored orientation, as loaders that ignore EXIF do.
+        bits: how many bits the values of a 16-bit file have, 10, 12, 14 or 16; None believes the file, and refuses what
+            may be either.
 
     Returns:
         uint8 array [H, W, 3].
 
     Raises:
-        DataError: if the file is missing, truncated, not an image, or larger than ``MAX_PIXELS``, or the decoder is not
-            installed.
+        DataError: if the file is missing, truncated, not an image, or larger than ``MAX_PIXELS``, its values may be of
+            12 bits or have more than ``bits``, or the decoder is not installed.
         ValueError: for an unknown decoder.
     """
     if chosen(decoder) == "simplejpeg":
@@ -87,9 +96,13 @@ def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True)
         try:
             # The tiles are gone when it is loaded.
             deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-            return np.array(_to_rgb(_turn(image, orient), deep))
+            if deep or image.mode.startswith("I;16"):
+                bits = _bits_of(image, file, bits)
+            return np.array(_to_rgb(_turn(image, orient), deep, bits))
+        except _RangeUnknown as error:
+            raise DataError(f"{file}: {error}") from None
         except Exception as error:  # Pillow's plugins raise whatever the bytes lead them to
-            raise DataError(f"{file}: cannot be decoded ({_words(error)}); {_ADVICE}") from error
+            raise DataError(f"{file}: cannot be decoded ({_words(error)})", advice=_ADVICE) from error
 
 
 def decode_mask(file: Path | Encoded) -> np.ndarray:
@@ -138,7 +151,7 @@ def image_size(file: Path | Encoded, orient: bool = True) -> tuple[int, int]:
         try:
             width, height = _stored_size(image)
         except Exception as error:
-            raise DataError(f"{file}: cannot be read ({_words(error)}); {_ADVICE}") from error
+            raise DataError(f"{file}: cannot be read ({_words(error)})", advice=_ADVICE) from error
         return (height, width) if orient and _orientation(image) in _SWAPS_AXES else (width, height)
 
 
@@ -154,9 +167,9 @@ def _open(file: Path | Encoded) -> Image.Image:
     except FileNotFoundError:
         raise _missing(file) from None
     except UnidentifiedImageError:
-        raise DataError(f"{file}: not an image; {_ADVICE}") from None
+        raise DataError(f"{file}: not an image", advice=_ADVICE) from None
     except Exception as error:
-        raise DataError(f"{file}: cannot be read ({_words(error)}); {_ADVICE}") from error
+        raise DataError(f"{file}: cannot be read ({_words(error)})", advice=_ADVICE) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise DataError(f"{file}: {image.width}x{image.height} px is over the limit of {MAX_PIXELS} px; shrink it")
@@ -193,14 +206,17 @@ def _turn(image: Image.Image, orient: bool) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, deep: bool) -> Image.Image:
-    """Convert an image; ``deep`` if its file has 16 bits, of which Pillow keeps the upper ones where it has colours."""
+def _to_rgb(image: Image.Image, deep: bool, bits: int | None) -> Image.Image:
+    """Convert an image; ``deep`` if its file has 16 bits, of which Pillow keeps the upper 8 where it has colours."""
     if deep and not image.mode.startswith("I"):
-        _refuse_twelve_bits(np.asarray(image.convert("RGB")).astype(np.uint16) << 8)
+        most = int(np.asarray(image.convert("RGB")).max())
+        if bits is not None and bits < 16:
+            raise _RangeUnknown(f"of colours of {bits} bits in 16 only the upper 8 can be read: store it with 8")
+        _check_range(most << 8 | 255 if most else 0, bits)
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
-        _refuse_twelve_bits(values)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        _check_range(int(values.max()), bits)
+        return Image.fromarray((values >> ((bits or 16) - 8)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"{image.mode!r} pixels have no defined range; store it with 8 or 16 bits")
     if image.has_transparency_data:
@@ -209,16 +225,53 @@ def _to_rgb(image: Image.Image, deep: bool) -> Image.Image:
     return image.convert("RGB")
 
 
+class _RangeUnknown(Exception):
+    """Values of 16 bits that are not those of the range that is told, or of one that nobody tells."""
+
+
+def _check_range(most: int, bits: int | None) -> None:
+    if bits is None and 0 < most < _TWELVE_BITS:
+        raise _RangeUnknown(
+            "at most 12 of its 16 bits are used, so it is truly dark or of 12 bits: say which with "
+            "data.options.bits=16 or 12 (data check: bits=16, localize: --bits 16), or store it with 8"
+        )
+    if bits is not None and most >> bits:
+        raise _RangeUnknown(f"its values go up to {most}, and those of {bits} bits to {(1 << bits) - 1}: correct bits")
+
+
+def _bits_of(image: Image.Image, file: Path | Encoded, told: int | None) -> int | None:
+    """Return how many bits the values of a file of up to 16 have; None where nobody tells for sure.
+
+    What the file itself says counts where it leaves no doubt, and else what is ``told``.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        depth = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,)))
+        if depth < 16 or told is not None:
+            return depth if depth < 16 else told
+        # The largest value of the image, or of its range: a small one says nothing.
+        most = image.tag_v2.get(_MAX_SAMPLE_VALUE, 0)
+        values = most if isinstance(most, tuple) else (most,)
+        return 16 if any(isinstance(value, int) and value >= _TWELVE_BITS for value in values) else None
+    if told is not None or image.format != "PNG":
+        return told
+    # The standard has values of fewer bits stretched to 16, and not all programs do it.
+    return 16 if max(_png_significant_bits(_read(file).content), default=0) > 12 else None
+
+
+def _png_significant_bits(content: bytes) -> bytes:
+    """Return the sBIT chunk of a PNG file: the bits that each channel had before; empty without."""
+    at = 8
+    while at + 8 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if kind in (b"sBIT", b"IDAT"):
+            return content[at + 8 : at + 8 + length] if kind == b"sBIT" else b""
+        at += length + 12
+    return b""
+
+
 def _turned(file: Encoded) -> bool:
     with _open(file) as image:
         return _orientation(image) != 1
-
-
-def _refuse_twelve_bits(values: np.ndarray) -> None:
-    if 0 < values.max() < _TWELVE_BITS:
-        raise ValueError(
-            "at most 12 of its 16 bits are used, which would come out nearly black: stretch them, or store 8"
-        )
 
 
 def _read(file: Path | Encoded) -> Encoded:
@@ -229,7 +282,7 @@ def _read(file: Path | Encoded) -> Encoded:
     except FileNotFoundError:
         raise _missing(file) from None
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
+        raise DataError(f"{file}: cannot be read ({error})", advice=_ADVICE) from error
 
 
 def _words(error: Exception) -> str:
@@ -237,4 +290,4 @@ def _words(error: Exception) -> str:
 
 
 def _missing(file: Path | Encoded) -> DataError:
-    return DataError(f"{file}: no such image file; restore it or remove it from the annotations")
+    return DataError(f"{file}: no such image file", advice="restore it or remove it from the annotations")

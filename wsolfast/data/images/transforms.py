@@ -189,7 +189,8 @@ class View:
         if self.keep_aspect and rows * columns > MAX_PIXELS:
             raise DataError(
                 f"{name}: {width}x{height} px with data.keep_aspect becomes {columns}x{rows}, over the limit of "
-                f"{MAX_PIXELS} px; leave it out (--skip-bad) or warp it"
+                f"{MAX_PIXELS} px",
+                advice="leave it out (--skip-bad) or warp it",
             )
 
     def cut(self, whole: Tensor, image_size: tuple[int, int], draws: list[int], name: str) -> tuple[Tensor, Placement]:

@@ -3,8 +3,9 @@
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
+from wsolfast._choices import check_choices, check_types
 from wsolfast._nearest import nearest
 from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._spec import SourceSpec
@@ -44,18 +45,17 @@ def open_files(name: str, root: str | Path | None, split: str, **options: Any) -
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Refuse options that the data set does not have, and values that their ``Literal`` annotation does not list.
+    """Refuse options that the data set does not have, and values that their annotation does not have.
 
     Raises:
-        ValueError: at the first one; the message names the nearest option, or the choices.
+        ValueError: at the first one; the message names the nearest option, the choices, or what was expected.
     """
-    known = get_spec(name).options
-    for option, value in options.items():
-        if option not in known:
-            raise ValueError(f"data set {name!r} has no option {option!r}; {nearest(option, known)}")
-        choices = get_args(known[option]) if get_origin(known[option]) is Literal else (value,)
-        if value not in choices:
-            raise ValueError(f"{option}: expected one of {', '.join(choices)}, got {value!r}")
+    spec = get_spec(name)
+    for option in options:
+        if option not in spec.options:
+            raise ValueError(f"data set {name!r} has no option {option!r}; {nearest(option, spec.options)}")
+    check_choices("", spec.open_source, options)
+    check_types(spec.open_source, options)
 
 
 def existing_folder(name: str, root: str | Path | None) -> Path:

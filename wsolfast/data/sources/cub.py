@@ -14,7 +14,7 @@ from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import FileSource, numbered_lines, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import Faults, SplitMissingError
-from wsolfast.data.images.decode import Decoder
+from wsolfast.data.images.decode import Bits, Decoder
 from wsolfast.data.metadata import metadata_source
 
 LAYOUT = """\
@@ -35,6 +35,7 @@ def open_source(
     val_per_class: int = 0,
     decoder: Decoder = "auto",
     orient: bool = True,
+    bits: Bits | None = None,
 ) -> FileSource:
     """Open the images of ``split`` in the official tree.
 
@@ -47,16 +48,19 @@ def open_source(
             ``train_fullsup``: those whose path has the smallest SHA-1.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
     root = root / "CUB_200_2011" if (root / "CUB_200_2011" / "images.txt").exists() else root
     faults = Faults()
     classes = _classes(root / "classes.txt", faults)
     if metadata is None and (split != "train_fullsup" or val_per_class > 0):
-        return _official(root, split, classes, val_per_class, faults, decoder=decoder, orient=orient)
+        return _official(root, split, classes, val_per_class, faults, decoder=decoder, orient=orient, bits=bits)
     faults.raise_any()
     if metadata is not None:
         folder = Path(val_images or root / "CUBV2") if split == "train_fullsup" else root / "images"
-        return metadata_source(metadata, split, folder, list(classes.values()), decoder=decoder, orient=orient)
+        return metadata_source(
+            metadata, split, folder, list(classes.values()), decoder=decoder, orient=orient, bits=bits
+        )
     raise SplitMissingError(
         f"{root}: CUB-200-2011 has no train_fullsup split; give metadata=DIR (the benchmark's metadata/CUB) and "
         "val_images=DIR (CUBV2), or val_per_class=5 to hold images of the training split out"

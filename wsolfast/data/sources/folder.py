@@ -22,7 +22,7 @@ from wsolfast.data._classes import renumber
 from wsolfast.data._files import FileSource, ImageList, ImageRecord, relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
-from wsolfast.data.images.decode import Decoder
+from wsolfast.data.images.decode import Bits, Decoder
 from wsolfast.data.images.masks import InstanceMasks
 from wsolfast.data.sources._coco import read_coco
 from wsolfast.data.sources._csv import SPLIT_NAMES, read_csv
@@ -48,6 +48,7 @@ def open_source(
     images: str = "",
     decoder: Decoder = "auto",
     orient: bool = True,
+    bits: Bits | None = None,
 ) -> FileSource:
     """Open the images of ``split``.
 
@@ -58,6 +59,7 @@ def open_source(
         images: the folder below ``root`` where image paths start, with the same ``{split}``.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
     file = root / _below(annotations, split, "annotations")
     folder = root / _below(images, split, "images") if images else root
@@ -87,6 +89,7 @@ def open_source(
         mask_folder=root,
         decoder=decoder,
         orient=orient,
+        bits=bits,
     )
 
 

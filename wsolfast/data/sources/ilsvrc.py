@@ -32,7 +32,7 @@ from wsolfast.data._files import FileSource
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError, SplitMissingError
-from wsolfast.data.images.decode import Decoder
+from wsolfast.data.images.decode import Bits, Decoder
 from wsolfast.data.metadata import metadata_source
 from wsolfast.data.sources._ilsvrc_tree import (
     FOLDERS,
@@ -59,6 +59,7 @@ def open_source(
     subset: bool = False,
     decoder: Decoder = "auto",
     orient: bool = True,
+    bits: Bits | None = None,
 ) -> FileSource:
     """Open the images of ``split`` in the official tree.
 
@@ -71,9 +72,10 @@ def open_source(
             and what is annotated of others does not count.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
     if split in FOLDERS:
-        return _Source(list_split(root, split, subset), decoder=decoder, orient=orient)
+        return _Source(list_split(root, split, subset), decoder=decoder, orient=orient, bits=bits)
     folder = image_folder(root)
     classes = read_classes(root, folder, subset)
     if metadata is None:
@@ -92,6 +94,7 @@ def open_source(
         class_ids=classes.ids,
         decoder=decoder,
         orient=orient,
+        bits=bits,
     )
 
 
@@ -116,7 +119,14 @@ class _Source(FileSource):
 
 
 def _open_indexed(
-    root: Path, split: str, *, subset: bool = False, decoder: Decoder = "auto", orient: bool = True, **_: Any
+    root: Path,
+    split: str,
+    *,
+    subset: bool = False,
+    decoder: Decoder = "auto",
+    orient: bool = True,
+    bits: Bits | None = None,
+    **_: Any,
 ) -> FileSource | None:
     """Open the split from its index; None if there is none, or it does not hold any more (then said)."""
     path = _index_path(root, split, subset)
@@ -137,7 +147,7 @@ def _open_indexed(
         sizes = enumerate(map(tuple, arrays["sizes"].tolist()))
         annotations["sizes"] = {index: size for index, size in sizes if size[0]}
         annotations["boxes"] = BoxTable(arrays["boxes"], arrays["offsets"])
-    return _Source(listing, **annotations, decoder=decoder, orient=orient)
+    return _Source(listing, **annotations, decoder=decoder, orient=orient, bits=bits)
 
 
 def _index(

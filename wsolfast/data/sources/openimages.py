@@ -11,7 +11,7 @@ from wsolfast.data._classes import MAX_POSITION
 from wsolfast.data._files import FileSource, read_lines
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Decoder
+from wsolfast.data.images.decode import Bits, Decoder
 from wsolfast.data.images.masks import InstanceMasks
 from wsolfast.data.metadata import FOLDERS, read_mask_metadata
 
@@ -34,6 +34,7 @@ def open_source(
     metadata: str | Path | None = None,
     decoder: Decoder = "auto",
     orient: bool = True,
+    bits: Bits | None = None,
 ) -> FileSource:
     """Open the images of ``split`` in the official tree.
 
@@ -44,6 +45,7 @@ def open_source(
             ``root / "../../metadata/OpenImages"`` unless told.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
     folders = _metadata_folders(root, metadata)
     folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -60,6 +62,7 @@ def open_source(
         },
         decoder=decoder,
         orient=orient,
+        bits=bits,
     )
 
 

@@ -25,7 +25,7 @@ from wsolfast.data._files import file_state, glob_files, relative_path
 from wsolfast.data._packed import PackedSource, check_boxes
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
-from wsolfast.data.images.decode import Decoder, Encoded
+from wsolfast.data.images.decode import Bits, Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
 
 LAYOUT = """\
@@ -50,6 +50,7 @@ def open_source(
     box_format: BoxFormat = "xyxy",
     decoder: Decoder = "auto",
     orient: bool = True,
+    bits: Bits | None = None,
 ) -> "ParquetSource":
     """Open the images of ``split``.
 
@@ -63,6 +64,7 @@ def open_source(
         box_format: ``"xyxy"``, x1/y1 exclusive, or ``"xywh"``; pixels of the upright image.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
     found = _files(root, split, files)
     if not found:
@@ -72,7 +74,7 @@ def open_source(
     if not any(len(table.labels) for table in tables):
         raise DataError(f"{found[0]}: split {split!r} is empty; the file has no row")
     names, ids = _classes(root, files, label, tables, split)
-    return ParquetSource(tables, names, image, class_ids=ids, decoder=decoder, orient=orient)
+    return ParquetSource(tables, names, image, class_ids=ids, decoder=decoder, orient=orient, bits=bits)
 
 
 class ParquetSource(PackedSource):

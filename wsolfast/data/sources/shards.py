@@ -27,7 +27,7 @@ from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpac
 from wsolfast.data._packed import PackedSource
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
-from wsolfast.data.images.decode import Decoder, Encoded
+from wsolfast.data.images.decode import Bits, Decoder, Encoded
 from wsolfast.data.metadata import FOLDERS
 from wsolfast.data.sources._shard_members import ShardImage, scan_shard
 
@@ -51,6 +51,7 @@ def open_source(
     masks_fit: bool = True,
     decoder: Decoder = "auto",
     orient: bool = True,
+    bits: Bits | None = None,
 ) -> "ShardSource":
     """Open the images of ``split``.
 
@@ -61,6 +62,7 @@ def open_source(
         masks_fit: True if masks have the size of their images.
         decoder: see :func:`wsolfast.data.images.decode.decode`.
         orient: the same.
+        bits: the same.
     """
     files = _shards(root, split, shards)
     if not files:
@@ -70,7 +72,9 @@ def open_source(
     arrays = _index(root, split, shards, files)
     image_ids = unpack_texts(arrays["image_ids"])
     names, ids = _classes(root, shards, arrays["labels"], image_ids, split)
-    return ShardSource(files, arrays, names, class_ids=ids, masks_fit=masks_fit, decoder=decoder, orient=orient)
+    return ShardSource(
+        files, arrays, names, class_ids=ids, masks_fit=masks_fit, decoder=decoder, orient=orient, bits=bits
+    )
 
 
 def _index_split(
