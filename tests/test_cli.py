@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,14 +109,14 @@ def test_an_error_of_the_system_is_one_line_and_an_unforeseen_one_keeps_its_trac
     assert (code, err.count("\n")) == (2, 1)
     assert "runs is a file, and a folder is needed there" in err
 
-    def full():
+    def full(**_):
         raise OSError(28, "No space left on device", "runs/demo-cam/train.log")
 
     with monkeypatch.context() as patch:
         patch.setattr(cli, "app", full)
         code, _, err = wsolfast()
     assert (code, err) == (1, "error: [Errno 28] No space left on device: 'runs/demo-cam/train.log'\n")
-    monkeypatch.setattr(cli, "app", lambda: {}["bug"])
+    monkeypatch.setattr(cli, "app", lambda **_: {}["bug"])
     with pytest.raises(KeyError):
         cli.main()
 
@@ -337,9 +338,35 @@ def test_a_user_error_is_one_line_and_an_exit_code(wsolfast, words, code, messag
     assert message in err
 
 
-def test_an_unknown_option_exits_with_2(wsolfast):
-    assert wsolfast("train", "--fast")[0] == 2
-    assert wsolfast("tran")[0] == 2
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("train", "--fast"), r"No such option: --fast; see [^\n]*wsolfast train --help"),
+        (("tran",), r"No such command 'tran'[^\n]*; see [^\n]*wsolfast --help"),
+        (("eval",), r"Missing argument [^\n]*; see [^\n]*wsolfast eval --help"),
+        (("data", "check"), r"Missing argument 'name'; see [^\n]*wsolfast data check --help"),
+        (("eval", "a", "--limit", "0"), r"Invalid value for '--limit': [^\n]*; see [^\n]*wsolfast eval --help"),
+        (("train", "a", "--seed", "x"), r"Invalid value for '--seed': [^\n]*; see [^\n]*wsolfast train --help"),
+    ],
+)
+def test_a_command_line_that_typer_refuses_is_one_line_without_a_terminal(wsolfast, monkeypatch, words, told):
+    monkeypatch.setenv("COLUMNS", "30")
+    code, out, err = wsolfast(*words)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(f"error: {told}\n", err), err
+
+
+@pytest.mark.parametrize("words", [(), ("data",), ("bench",)])
+def test_a_group_without_a_command_shows_its_help_alone(wsolfast, words):
+    code, out, err = wsolfast(*words)
+    assert (code, err) == (2, "")
+    assert "Commands" in out
+
+
+def test_typers_box_is_for_terminals(wsolfast, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    code, _, err = wsolfast("train", "--fast")
+    assert (code, "No such option" in err, "Usage" in err, "error:" in err) == (2, True, True, False)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):

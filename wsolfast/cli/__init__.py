@@ -29,12 +29,15 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Run the command line; user errors become one line on stderr and an exit code."""
     try:
-        app()
+        # The boxes that typer draws around its own errors are for terminals: elsewhere they would be cut at any width.
+        sys.exit(app() if sys.stderr.isatty() else app(standalone_mode=False))
     except Exception as error:
         code = _exit_code(error)
         if code is None:
             raise
-        sys.stderr.write(f"error: {_message(error)}\n".replace("\n", " ").rstrip() + "\n")
+        message = " ".join(_message(error).split("\n")).strip()
+        # A group without a command has shown its help, and there is no more to say.
+        sys.stderr.write(f"error: {message}\n" if message else "")
         sys.exit(code)
 
 
@@ -50,6 +53,10 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _message(error: Exception) -> str:
+    format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if format_message is not None:
+        text = format_message().strip().removesuffix(".")
+        return f"{text}; see {context.command_path} --help" if text and context is not None else text
     file = _in_the_way(error)
     return str(error) if file is None else f"{file} is a file, and a folder is needed there; name another place"
 
