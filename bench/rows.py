@@ -55,7 +55,7 @@ class Results:
             return cls.of_rows(value["bench"], value["environment"], value["rows"])
         except FileNotFoundError:
             raise MissingError(f"{path}: no such results file; wsolfast bench ... --json {path} writes one") from None
-        except (KeyError, TypeError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError):
             raise UsageError(f"{path}: not a results file; expected what wsolfast bench ... --json writes") from None
 
     def key(self, row: dict) -> Key:

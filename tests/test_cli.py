@@ -165,7 +165,7 @@ def test_a_trained_run_is_measured_shown_and_used_on_files(wsolfast, tmp_path):
     name = names[3]
     code, out, err = wsolfast("localize", "runs/demo-cam", "note.jpg", "wide.png", "--class", name, "--threshold", 0.5)
     assert code == 1
-    assert err.splitlines()[-1].startswith("error: note.jpg")
+    assert err.splitlines()[-1] == "error: note.jpg: not an image; repair it, or give other files"
     assert f"wide.png: {name}" in out
     told = json.loads((tmp_path / "runs" / "demo-cam" / "localized" / "boxes.json").read_text())
     assert told["threshold"] == 0.5
@@ -309,6 +309,10 @@ def test_data_is_rendered_indexed_and_opened_by_its_index(wsolfast, tmp_path):
         (["train", "demo/cam", "stage.epocs=3"], 2, "unknown key 'stage.epocs'; did you mean 'epochs'?"),
         (["train", "demo/cam", "--save-every", "often"], 2, "--save-every: expected a number of steps"),
         (["train", "demo/cam", "--name", "a/b"], 2, "--name: expected the name of a folder"),
+        (["train", "demo/cam", "--seed", "-1"], 2, "seed: expected 0 or more, got -1"),
+        (["reproduce", "--recipes", "demo/cam", "--seeds", "0,-3"], 2, "seed: expected 0 or more, got -3"),
+        (["demo", "--seed", "-1"], 2, "seed: expected 0 or more, got -1"),
+        (["train", "demo/cam", "data.options.size=abc"], 2, "data: size: expected a whole number, got 'abc'"),
         (["train", "--resume", "nowhere"], 3, "there is no run at nowhere"),
         (["train", "cub50/cam", "data.root=nowhere"], 3, "nowhere: no such folder"),
         (["train", "cub50/cam"], 3, "needs its folder"),

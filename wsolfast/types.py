@@ -49,8 +49,12 @@ class TrainState:
         A resumed run, every device and every process draw the same ones. Draw for the whole batch, and take what
         belongs to this process's images.
         """
-        digest = hashlib.sha256(f"{self.seed}/{self.step}/0".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        return torch.Generator().manual_seed(derive_seed(f"{self.seed}/{self.step}/0"))
+
+
+def derive_seed(name: str) -> int:
+    """Return a seed of 56 bits that follows from ``name`` alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
 
 
 Features = Mapping[str, Tensor]

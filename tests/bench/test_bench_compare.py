@@ -104,6 +104,14 @@ class TestCompare:
         assert len(complaint.splitlines()) == 1
         assert told in complaint
 
+    def test_a_folder_is_no_results_file(self, wsolfast, old, tmp_path):
+        for words in ((tmp_path, tmp_path), (old, tmp_path), (tmp_path, old)):
+            code, _, err = wsolfast("bench", "compare", *words)
+            assert (code, err) == (
+                2,
+                f"error: {tmp_path}: not a results file; expected what wsolfast bench ... --json writes\n",
+            )
+
     def test_a_missing_file(self, wsolfast, old):
         code, _, complaint = wsolfast("bench", "compare", old, "none.json")
         assert code == 3

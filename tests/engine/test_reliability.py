@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from wsolfast.data import DataError
 from wsolfast.data.sources import synthetic
 from wsolfast.engine.assembly import checkpoint as checkpoint_module
 from wsolfast.engine.run import distributed
-from wsolfast.engine.run.errors import RunError, UsageError
+from wsolfast.engine.run.errors import Interrupted, RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.training.gradients import StepResult
+from wsolfast.engine.training.logs import NonFiniteSteps
 from wsolfast.engine.training.order import DataOrder, TrainPosition
-from wsolfast.engine.training.train import train
+from wsolfast.engine.training.train import StageTraining, change_runtime, train
 from wsolfast.methods.cam import CAM
 from wsolfast.recipe import RecipeError
 
@@ -265,6 +268,34 @@ def test_as_many_such_steps_as_allowed_are_left_out_without_a_trace(tiny, tmp_pa
     other = RunFolder.create(tmp_path / "other", tiny("runtime.skip_nonfinite=1"))
     with pytest.raises(RunError, match="step 4"):
         train(other)
+
+
+def test_a_resumed_stage_goes_on_with_the_steps_that_it_left_out(tiny, tmp_path, monkeypatch, interrupt):
+    not_a_number(monkeypatch, 1, 4)
+    run = RunFolder.create(tmp_path / "run", tiny("runtime.skip_nonfinite=1"))
+    # The first epoch has three steps; the second one is left out, and a checkpoint is written at the end.
+    interrupt(StageTraining, "step", 3)
+    with pytest.raises(Interrupted):
+        train(run)
+    with pytest.raises(RunError, match="step 4"):
+        train(RunFolder(run.path))
+    listed = json.loads((run.path / "nonfinite.json").read_text())
+    assert [row["step"] for row in listed] == [1, 4]
+    # Step 4 is taken again, so it counts once.
+    change_runtime(run, replace(run.recipe, runtime=replace(run.recipe.runtime, skip_nonfinite=2)))
+    train(RunFolder(run.path))
+    assert json.loads((run.path / "nonfinite.json").read_text()) == listed
+
+
+def test_every_stage_may_leave_out_as_many_steps(tiny, tmp_path):
+    run = RunFolder.create(tmp_path / "run", tiny("runtime.skip_nonfinite=1"))
+    result = StepResult({"loss": float("nan")}, float("nan"), False, False)
+    for stage in ("cam", "seg"):
+        NonFiniteSteps(run, stage, lambda text: None, 0).add(result, TrainPosition(), ["a.png"])
+    listed = json.loads((run.path / "nonfinite.json").read_text())
+    assert [row["stage"] for row in listed] == ["cam", "seg"]
+    with pytest.raises(RunError):
+        NonFiniteSteps(run, "cam", lambda text: None, 1).add(result, TrainPosition(step=1), ["a.png"])
 
 
 def test_a_gradient_that_is_not_finite_counts_too(tiny, tmp_path, monkeypatch):

@@ -33,6 +33,8 @@ _ERRORS = {
     "other": "Other",
 }
 _NO_EDGE = 10_000
+# Levels 0 to 255 among the metrics.
+_LEVELS = ("peak_t", "peak_t_per_image")
 _MAP_METRICS = _METRICS | {
     "iou30": "  IoU 0.3",
     "iou50": "  IoU 0.5",
@@ -121,7 +123,7 @@ def print_map_results(results: "MapResults", out: Path) -> None:
     thresholds = ("at", "its")
     rows = {
         _MAP_METRICS[key]: {
-            name: f"{numbers[key]:.{3 if name in thresholds else 2}f}"
+            name: f"{numbers[key]:.{0 if key in _LEVELS else 3 if name in thresholds else 2}f}"
             for name, numbers in columns.items()
             if key in numbers
         }

@@ -21,7 +21,7 @@ def check(recipe: Recipe) -> None:
         if gigabytes is not None and not gigabytes >= 0:
             raise RecipeError(f"runtime.{key}: expected 0 or more, got {gigabytes}")
     counts = {"evaluate.batch_size": (recipe.evaluate.batch_size, 1), "evaluate.topk": (recipe.evaluate.topk, 1)}
-    counts["runtime.workers"] = (recipe.runtime.workers, -1)
+    counts |= {"runtime.workers": (recipe.runtime.workers, -1), "seed": (recipe.seed, 0)}
     for key, (count, least) in counts.items():
         if count < least:
             raise RecipeError(f"{key}: expected {least} or more, got {count}")

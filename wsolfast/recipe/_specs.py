@@ -156,7 +156,9 @@ class RuntimeSpec:
     compile: bool = False  # the backbone, by torch.compile
     fused_optimizer: bool = False  # one kernel for all parameters
     deterministic: bool = False  # the same bits every time, evaluated in batches of any size; slower on a GPU
-    skip_nonfinite: int = 0  # so many steps whose loss or gradient is not finite are left out before the run stops
+    # So many steps whose loss or gradient is not finite are left out of each stage before the run stops; those before a
+    # resume count.
+    skip_nonfinite: int = 0
     timeout_minutes: float = 30.0  # how long a process waits for another one
     # Loader processes of training; -1: none on up to four cores, otherwise half the cores, at most eight. In evaluation
     # threads that decode; -1: half the cores, on a GPU all of them, at most 16.

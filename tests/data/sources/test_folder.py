@@ -206,6 +206,23 @@ def test_bad_rows_are_named_by_line(tree, write_text, row, message):
         open_dataset("folder", tree, "test")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a.jpg,0.0,ant,40,30,1,2,10.50,20.0,test",
+        "./a.jpg,0,ant,40.,30,1e0,2,10.5,20,test",
+        "a.jpg,0,ant,40,30,01,2,10.5,20,test",
+    ],
+)
+def test_a_row_that_is_written_otherwise_is_the_same_row(tmp_path, write_text, row):
+    header = "image,class_id,class_name,width,height,x0,y0,x1,y1,split\n"
+    write_text("annotations.csv", f"{header}a.jpg,0,ant,40,30,1,2,10.5,20,test\n{row}\n")
+    with pytest.raises(DataError, match=r"line 3: repeats line 2; remove one of them"):
+        open_dataset("folder", tmp_path, "test")
+    write_text("annotations.csv", f"{header}a.jpg,0,ant,40,30,1,2,10.5,20,test\na.jpg,0,ant,40,30,1,2,10.5,21,test\n")
+    open_dataset("folder", tmp_path, "test")
+
+
 def test_missing_csv_and_columns_are_named(tree, write_text):
     with pytest.raises(DataError, match=r"other.csv: missing; 'folder' data needs this CSV"):
         open_dataset("folder", tree, "test", annotations="other.csv")

@@ -17,8 +17,8 @@ from wsolfast import data
 from wsolfast.data import atomic
 from wsolfast.engine.evaluation import eval_pass
 from wsolfast.engine.evaluation.eval_pass import compute_score_maps
-from wsolfast.engine.evaluation.eval_split import EvalSplit
-from wsolfast.engine.evaluation.evaluate import evaluate
+from wsolfast.engine.evaluation.eval_split import EvalShard, EvalSplit
+from wsolfast.engine.evaluation.evaluate import evaluate, evaluate_shard
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.evaluation.stopwatch import in_words
 from wsolfast.engine.run.errors import Interrupted, RunError
@@ -128,6 +128,38 @@ def test_a_signal_ends_it_after_the_running_batch(fresh, whole, batches_seen, mo
     evaluate(run)
     assert batches_seen == TEST + FULLSUP
     assert found(run) == found(whole)
+
+
+@pytest.mark.parametrize("moment", ["score maps", "rows"])
+def test_results_never_stand_beside_score_maps_of_others(whole, monkeypatch, moment):
+    """A repeated evaluation is interrupted: what it has replaced takes the old results along."""
+    results = whole.eval_path("test") / "results.json"
+    changed = replace(
+        whole.recipe, evaluate=replace(whole.recipe.evaluate, resize=48 if moment == "score maps" else None)
+    )
+    assert results.is_file()
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "score maps":
+            patch.setattr(ScoreMaps, "save", stopped)
+        else:
+            patch.setattr("wsolfast.engine.evaluation.evaluate.write_table", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(whole, changed)
+    assert not results.exists()
+    assert not (results.parent / "curves.json").exists()
+    evaluate(whole, changed)
+    assert results.is_file()
+
+
+def test_a_shard_removes_the_results_of_the_maps_that_it_replaces(whole):
+    results = whole.eval_path("test") / "results.json"
+    changed = replace(whole.recipe, evaluate=replace(whole.recipe.evaluate, resize=48))
+    assert evaluate_shard(whole, changed, EvalShard(1, 2)) is None
+    assert not results.exists()
 
 
 def test_a_full_disk_keeps_what_is_written_and_is_told_in_one_line(fresh, whole, batches_seen, monkeypatch):

@@ -32,7 +32,7 @@ def read_csv(file: Path, with_boxes: bool) -> ImageList:
             lines: dict[tuple, int] = {}
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
-                first = lines.setdefault(tuple(map(str, row.values())), reader.line_num)
+                first = lines.setdefault(_meaning(row), reader.line_num)
                 with faults.taken():
                     if first != reader.line_num:
                         raise DataError(f"{where}: repeats line {first}; remove one of them")
@@ -48,6 +48,23 @@ def read_csv(file: Path, with_boxes: bool) -> ImageList:
     for image in images.values():
         image.label = position[image.label]
     return ImageList(images, [classes.name(class_id) for class_id in ids], None if named else ids)
+
+
+def _meaning(row: dict) -> tuple:
+    """Return what two rows have in common that say the same: 8 and 8.0 are one number, a.jpg and ./a.jpg one image."""
+    return tuple(_value(name, str(value)) for name, value in row.items())
+
+
+def _value(column: str | None, text: str) -> object:
+    if column == "image":
+        return PurePosixPath(text)
+    if column in ("class_id", "width", "height"):
+        whole = _whole(text)
+        return text if whole is None else whole
+    try:
+        return float(text) if column in _BOX else text
+    except ValueError:
+        return text
 
 
 def _check_columns(columns: list[str], file: Path) -> None:

@@ -1,6 +1,5 @@
 """Files of checkpoints and weights, and the seeds of random numbers: a resumed run continues as if never stopped."""
 
-import hashlib
 import os
 import pickle
 import random
@@ -77,11 +76,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def derive_seed(name: str) -> int:
-    """Return a seed of 56 bits that follows from ``name`` alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
 
 
 def save_weights(file: Path, state: Mapping[str, Tensor], about: dict[str, str]) -> None:

@@ -43,6 +43,7 @@ class EvalPass(MapPass):
         Raises:
             Interrupted: a signal asked for a stop.
         """
+        on_first(lambda: self._make_room(WHOLE))
         on_first(lambda: self.split.maps.remove_all_but(self.split.done))
         self._log()
         seconds = torch.zeros(len(FIELDS), dtype=torch.float64)
@@ -62,12 +63,18 @@ class EvalPass(MapPass):
         Raises:
             Interrupted: a signal asked for a stop.
         """
+        on_first(lambda: self._make_room(shard))
         self._log()
         for _ in self.interruptible(self._computed(shard, None)):
             pass
         # Those of all processes are there, before anyone looks.
         from_all(None)
         self.split.plan(self.network)
+
+    def _make_room(self, shard: EvalShard) -> None:
+        # Results stand beside the score maps that they rest on, or not at all.
+        if self.split.missing(shard):
+            self.split.remove_results()
 
     def _kept(self, metrics: SplitMetrics) -> Generator[MapBatch]:
         for batch in self.read(self.split.done[rank() :: world_size()]):

@@ -107,6 +107,11 @@ class EvalSplit:
         done = set(self.done)
         return [part for part in self.batches[shard.number - 1 :: shard.count] if part not in done]
 
+    def remove_results(self) -> None:
+        """Delete what an earlier evaluation left besides its score maps, before these are replaced."""
+        for name in ("results.json", "curves.json", "per_image.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def save(self, batch: MapBatch) -> None:
         """Write a batch of score maps.
 

@@ -14,7 +14,7 @@ from wsolfast.engine.evaluation.per_image import ImageRows, write_table
 from wsolfast.engine.evaluation.stopwatch import describe, in_words
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
-from wsolfast.engine.run.distributed import is_first
+from wsolfast.engine.run.distributed import is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError
 from wsolfast.engine.run.progress import Progress
@@ -77,6 +77,7 @@ def evaluate(
         counted = time.monotonic()
         measured = metrics.measure(thresholds)
         rows = ImageRows(metrics, measured.cam_threshold)
+        on_first(test.remove_results)
         write_table(test.folder / "per_image.json", images.reload(), rows.describe, test.dataset.class_names)
         throughput = describe(len(test.indices), seconds)
         progress.log(in_words(throughput))

@@ -41,6 +41,11 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
+def _cell(key: str, value: float | None) -> str:
+    # A level from 0 to 255, and no percentage.
+    return str(value) if key == "peak_threshold" and value is not None else _percent(value)
+
+
 def _paper(run: RunRecord, metric: str) -> float | None:
     numbers = run.recipe.get("paper", {})
     if metric in numbers:
@@ -144,7 +149,7 @@ def _more_tables(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], list[t
     for title, columns, rows in kinds:
         known = [key for key in columns if any(found.get(key) is not None for _, found in rows)]
         if known:
-            cells = [(label, [_percent(found.get(key)) for key in known]) for label, found in rows]
+            cells = [(label, [_cell(key, found.get(key)) for key in known]) for label, found in rows]
             tables.append((title, [columns[key] for key in known], cells))
     return tables
 

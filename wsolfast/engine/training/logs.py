@@ -1,5 +1,6 @@
 """Logs of a stage in training: losses and speed, and the steps that were left out."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -61,29 +62,34 @@ class EpochLog:
 class NonFiniteSteps:
     """Steps that were left out because a loss or the gradient was not finite, listed in ``nonfinite.json``.
 
+    A resumed stage goes on with the steps that it left out before, so that stopping it often allows no more of them.
+
     Args:
-        run: its recipe says how many are allowed.
+        run: its recipe says how many are allowed in a stage.
         stage: name of the one that is trained.
         log: is given a line for each.
+        step: where training begins or goes on; steps of the stage from there on are taken again.
     """
 
-    def __init__(self, run: RunFolder, stage: str, log: Callable[[str], None]):
+    def __init__(self, run: RunFolder, stage: str, log: Callable[[str], None], step: int):
         self.allowed, self.stage, self.log = run.recipe.runtime.skip_nonfinite, stage, log
         self.run, self.file = run, run.path / "nonfinite.json"
-        self.rows: list[dict[str, object]] = []
+        listed = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else []
+        self.others: list[dict] = [row for row in listed if row["stage"] != stage]
+        self.rows: list[dict] = [row for row in listed if row["stage"] == stage and row["step"] < step]
 
     def add(self, result: StepResult, at: TrainPosition, image_ids: Sequence[str]) -> None:
         """List a step at position ``at`` with its values and images.
 
         Raises:
-            RunError: if these are more than the recipe allows.
+            RunError: if those of the stage are more than the recipe allows.
         """
         values = result.losses | {"gradient norm": result.gradient_norm}
         listed = ", ".join(f"{name} = {value}" for name, value in values.items())
         where = {"stage": self.stage, "epoch": at.epoch, "step": at.step}
         self.rows.append(where | {"values": listed, "images": list(image_ids)})
         self.run.keep()
-        write_json(self.file, self.rows)
+        write_json(self.file, self.others + self.rows)
         text = f"stage {self.stage}, epoch {at.epoch}, step {at.step}: {listed}; images {', '.join(image_ids)}"
         if len(self.rows) > self.allowed:
             raise RunError(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wsolfast.engine.assembly.checkpoint import derive_seed
 from wsolfast.engine.run import distributed
 from wsolfast.recipe import RecipeError, StageSpec
+from wsolfast.types import derive_seed
 
 Sampler = Callable[[Tensor, int, int], Iterable[list[int]] | None]
 # The images of a batch, and this process's share of them for each turn of gradient accumulation.

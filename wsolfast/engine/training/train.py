@@ -17,7 +17,7 @@ from wsolfast.engine.assembly.build import (
     open_training_data,
     rate_at,
 )
-from wsolfast.engine.assembly.checkpoint import derive_seed, save_weights, seed_everything
+from wsolfast.engine.assembly.checkpoint import save_weights, seed_everything
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.preflight import check_recipe, check_stages
 from wsolfast.engine.run import distributed
@@ -37,7 +37,7 @@ from wsolfast.engine.training.logs import EpochLog, NonFiniteSteps
 from wsolfast.engine.training.order import DataOrder, TrainPosition
 from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, dump_recipe
-from wsolfast.types import Batch, TrainState
+from wsolfast.types import Batch, TrainState, derive_seed
 
 
 def train(run: RunFolder, progress: Progress | None = None) -> None:
@@ -137,7 +137,7 @@ class StageTraining:
         self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
         self.at = self.checkpoints.restore(saved, self.method, self.optimizer) if saved else TrainPosition()
         self.gradients = GradientAccumulator(self.method, device, recipe.runtime, amp)
-        self.nonfinite = NonFiniteSteps(run, stage.name, self._log)
+        self.nonfinite = NonFiniteSteps(run, stage.name, self._log, self.at.step)
 
     def check_later_stages(self) -> None:
         """Look at what is needed when this stage is done: the next ones, the refinement of maps, other splits.
