@@ -1,6 +1,7 @@
 """Runs on data that has masks and no boxes."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -175,6 +176,22 @@ def test_the_command_prints_pixels(masked, wsolfast):
     assert "masks of 9 images" in out
     assert "regions at" in out
     assert "GT-known" not in out
+
+
+def test_peak_t_of_maps_on_disk_is_shown_as_the_level_that_it_is(openimages, wsolfast, tmp_path):
+    evaluate(openimages)
+    root, maps = tmp_path / "openimages", tmp_path / "maps"
+    for image_id, scores in zip(
+        open_eval_data(openimages.recipe, "test").image_ids, kept_maps(openimages, "test").numpy(), strict=True
+    ):
+        (maps / image_id).parent.mkdir(parents=True, exist_ok=True)
+        np.save(maps / f"{image_id}.npy", scores.astype(np.float64))
+    shutil.copytree(root / "metadata", tmp_path / "metadata" / "openimages")
+    words = (maps, "--metadata", tmp_path / "metadata", "--dataset", "openimages", "--mask-root", root)
+    code, out, err = wsolfast("eval-maps", *words, "--interval", "0.05")
+    assert code == 0, err
+    row = next(line for line in out.splitlines() if line.startswith("Peak-T "))
+    assert re.fullmatch(r"Peak-T +\d+( .*)?", row.rstrip()), row
 
 
 def test_openimages_are_measured_as_the_drop_in_does(openimages, capsys):

@@ -488,6 +488,14 @@ def test_reproduction_holds_commands_environment_and_recipe(pair):
     assert "2026-01-03T10" in words
 
 
+def test_peak_t_is_a_level_and_no_percentage(pair):
+    root, text, _ = pair
+    rows = text.split("Peak-T</th>")[1].split("</tbody>")[0].split("</tr>")[1:3]
+    for name, row in zip(("cam", "spa"), rows, strict=True):
+        results = json.loads((root / name / "eval" / "test" / "results.json").read_text())
+        assert row.endswith(f"<td>{results['pixel']['peak_threshold']}</td>"), row
+
+
 def test_one_run_without_masks_and_transferred_threshold(tmp_path):
     run = write_run(tmp_path / "spa", images=8, masks=False, transferred=False)
     page = Page.of(report.write_report([run], tmp_path / "index.html"))
