@@ -42,6 +42,8 @@ def test_no_command_that_reads_changes_what_a_run_knows(trained, wsolfast, photo
         ("eval", run, "data.options.num_test=4", "--post", "scg", "evaluate.scg.layers=['conv5']"),
         ("eval", run, "evaluate.resize=24"),
         ("eval", run, "--shard", "1/2"),
+        # The results of the maps that the first part replaced went with them.
+        ("eval", run, "--shard", "2/2"),
         ("localize", run, photo, "--device", "cpu"),
         ("report", run, "--sheets"),
         ("export", run, "--to", "coco"),
