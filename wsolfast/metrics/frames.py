@@ -75,21 +75,48 @@ def frames(
             raise ValueError(f"metrics: {len(score_maps)} score maps, but true boxes of {len(checked)} images")
         check_inside(checked, sizes)
         truths = gt_in_frame(checked, sizes, protocol)
+    for index, maps, size in same_sizes(score_maps, [_frame_size(size, protocol) for size in sizes]):
+        batch = FrameBatch(index, maps, size, [truths[n] for n in index], [sizes[n] for n in index])
+        if maps.is_cuda and not is_in_range(protocol.rule):
+            # The box ops do not wait for a GPU to tell what is wrong with a map.
+            batch = batch.normalized(protocol.rule)
+            check_values("metrics", batch.maps, (0.0, 1.0) if protocol.rule.quantize else None)
+        yield batch
+
+
+def same_sizes(
+    score_maps: Tensor | Sequence[Tensor], targets: Sequence[tuple[int, int] | None], least: int = 1
+) -> Iterator[tuple[list[int], Tensor, tuple[int, int]]]:
+    """Yield batches of maps of one size that are brought to one other, (H, W); None keeps their own.
+
+    Args:
+        score_maps (Tensor[N, h, w] or list of Tensor[h, w]): as :func:`as_score_maps` gives them.
+        targets: of each map.
+        least: pixels that each map counts as at least; all maps of a batch together have no more than some millions.
+
+    Yields:
+        Positions of n maps, the maps [n, h, w], and (H, W). One map that is expanded over a batch is not copied.
+
+    Example:
+        >>> maps = [torch.zeros(4, 4), torch.zeros(3, 3), torch.zeros(4, 4)]
+        >>> [(index, found.shape, size) for index, found, size in same_sizes(maps, [(8, 8), None, (8, 8)])]
+        [([0, 2], torch.Size([2, 4, 4]), (8, 8)), ([1], torch.Size([1, 3, 3]), (3, 3))]
+    """
     groups: dict[tuple, list[int]] = {}
-    for n, one in enumerate(score_maps):
-        groups.setdefault((tuple(one.shape), _frame_size(sizes[n], protocol)), []).append(n)
-    for (own, target), members in groups.items():
-        size = target or own
-        step = max(1, _BATCH_PIXELS // max(1, size[0] * size[1]))
+    for n, (one, target) in enumerate(zip(score_maps, targets, strict=True)):
+        height, width = one.shape
+        groups.setdefault((one.dtype, one.device, height, width, target or (height, width)), []).append(n)
+    for (*_, size), members in groups.items():
+        step = max(1, _BATCH_PIXELS // max(least, 1, size[0] * size[1]))
         for start in range(0, len(members), step):
             index = members[start : start + step]
-            maps = torch.stack([score_maps[n] for n in index])
-            batch = FrameBatch(index, maps, size, [truths[n] for n in index], [sizes[n] for n in index])
-            if maps.is_cuda and not is_in_range(protocol.rule):
-                # The box ops do not wait for a GPU to tell what is wrong with a map.
-                batch = batch.normalized(protocol.rule)
-                check_values("metrics", batch.maps, (0.0, 1.0) if protocol.rule.quantize else None)
-            yield batch
+            yield index, _rows(score_maps, index), size
+
+
+def _rows(score_maps: Tensor | Sequence[Tensor], index: list[int]) -> Tensor:
+    if not isinstance(score_maps, Tensor):
+        return torch.stack([score_maps[n] for n in index])
+    return score_maps[: len(index)] if score_maps.stride(0) == 0 else score_maps[index]
 
 
 def _frame_size(image_size: tuple[int, int], protocol: Protocol) -> tuple[int, int] | None:

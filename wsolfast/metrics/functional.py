@@ -335,10 +335,10 @@ def px_ap(histogram: Tensor) -> float:
         >>> px_ap(torch.tensor([[1, 1, 0], [0, 3, 0]]))  # 1 background and 3 object pixels in a bin
         75.0
     """
-    true_positives, false_positives, positives = _cumulated(histogram)
+    false_positives, true_positives = _checked_histogram(histogram)[:, ::-1].cumsum(1)
     with np.errstate(invalid="ignore"):
         precision = true_positives / (true_positives + false_positives)
-    recall = true_positives / positives
+    recall = true_positives / true_positives[-1]
     counted = (true_positives + false_positives)[1:] != 0
     return float((precision[1:] * np.diff(recall))[counted].sum() * 100)
 
@@ -353,18 +353,29 @@ def mask_iou_curve(histogram: Tensor) -> np.ndarray:
         >>> mask_iou_curve(torch.tensor([[1, 1, 0], [0, 3, 0]])).tolist()
         [0.6, 0.75, 0.0]
     """
-    true_positives, false_positives, positives = _cumulated(histogram)
-    return (true_positives / (positives + false_positives))[::-1].copy()
+    return iou_curves(_checked_histogram(histogram))
 
 
-def _cumulated(histogram: Tensor) -> tuple[np.ndarray, np.ndarray, int]:
+def iou_curves(histograms: np.ndarray) -> np.ndarray:
+    """Return the curve of :func:`mask_iou_curve`, [..., B], of every histogram [..., 2, B]; each has an object pixel.
+
+    Example:
+        >>> iou_curves(np.array([[[1, 1, 0], [0, 3, 0]], [[0, 0, 0], [0, 0, 2]]])).tolist()
+        [[0.6, 0.75, 0.0], [1.0, 1.0, 1.0]]
+    """
+    counts = histograms[..., ::-1].cumsum(-1)
+    true_positives, false_positives = counts[..., 1, :], counts[..., 0, :]
+    return (true_positives / (true_positives[..., -1:] + false_positives))[..., ::-1].copy()
+
+
+def _checked_histogram(histogram: Tensor) -> np.ndarray:
     histogram = as_tensor("pixel metrics", "histogram", histogram)
     if histogram.dim() != 2 or len(histogram) != 2 or not holds_reals(histogram):
         raise ValueError(f"pixel metrics: expected a histogram [2, B], got {histogram.dtype} {list(histogram.shape)}")
-    counts = histogram.cpu().numpy()[:, ::-1].cumsum(1)
-    if counts[1, -1] == 0:
+    counts = histogram.cpu().numpy()
+    if counts[1].sum() == 0:
         raise ValueError("pixel metrics: no object pixel in any mask")
-    return counts[1], counts[0], counts[1, -1]
+    return counts
 
 
 def _thresholds(protocol: Protocol, given: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """Localisation accuracy by masks: PxAP, pIoU, Peak-IoU and Peak-T."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,12 +11,12 @@ from wsolfast import ops
 from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import place, wanted
-from wsolfast.metrics.frames import as_float64, as_score_maps, is_constant
+from wsolfast.metrics.frames import as_float64, as_score_maps, is_constant, same_sizes
 from wsolfast.metrics.protocols import get_protocol
 from wsolfast.ops import BoxRule
 from wsolfast.ops._checks import as_integer, as_number, as_tensors, as_vector, holds_integers
 
-_LEVEL_EDGES = as_float64(range(257))
+_LEVELS = 256
 # Per-image overlaps are summed as multiples of this, so that no order of summation changes the last bit.
 _FIXED_POINT = 1 << 40
 
@@ -60,8 +60,8 @@ class PixelAccuracy(Accumulator):
             "images": torch.zeros((), dtype=torch.int64),
             "maps_constant": torch.zeros((), dtype=torch.int64),
             "scores": torch.zeros(2, len(self._edges) - 1, dtype=torch.int64),
-            "levels": torch.zeros(2, 256, dtype=torch.int64),
-            "image_ious": torch.zeros(256, dtype=torch.int64),
+            "levels": torch.zeros(2, _LEVELS, dtype=torch.int64),
+            "image_ious": torch.zeros(_LEVELS, dtype=torch.int64),
         }
         super().__init__()
 
@@ -76,25 +76,21 @@ class PixelAccuracy(Accumulator):
             TypeError: if an argument holds no numbers.
             ValueError: if the lengths differ or a mask holds other values.
         """
-        score_maps, masks = as_score_maps(score_maps), as_tensors("PixelAccuracy", "masks", masks)
-        if len(masks) != len(score_maps):
-            raise ValueError(f"PixelAccuracy: {len(score_maps)} score maps, but {len(masks)} masks")
         counts = {name: zero.clone() for name, zero in self.zeros.items()}
-        counts["maps_constant"] += is_constant(score_maps).sum().cpu()
-        for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
-            mask = _checked_mask(n, mask).to(one.device)
-            counts["images"] += 1
-            scores = ops.normalize_score_map(one[None], (self.size, self.size), self._scores)
-            small = _nearest(mask, self.size)
-            counts["scores"] += ops.pixel_histogram(scores, small[None], self._edges.to(one.device)).cpu()
-            levels = (ops.normalize_score_map(one[None], None, self._levels) * 255).floor()
-            levels = ops.normalize_score_map(levels, (mask.shape[0], mask.shape[1]), self._resize)
-            levels = (levels + 0.5).floor().to(torch.uint8)
-            histogram = ops.pixel_histogram(levels, mask[None], _LEVEL_EDGES.to(one.device)).cpu()
-            counts["levels"] += histogram
-            if histogram[1].any():
-                ious = torch.from_numpy(functional.mask_iou_curve(histogram))
-                counts["image_ious"] += (ious * _FIXED_POINT).round().to(torch.int64)
+        for index, maps, shown in _batches("PixelAccuracy", score_maps, masks, self.size):
+            counts["images"] += len(index)
+            counts["maps_constant"] += is_constant(maps).sum().cpu()
+            # One map for all images is prepared once.
+            maps = maps[:1] if maps.stride(0) == 0 else maps
+            scores = ops.normalize_score_map(maps, (self.size, self.size), self._scores).expand(len(index), -1, -1)
+            small, edges = _nearest(shown, self.size), self._edges.to(maps.device)
+            counts["scores"] += ops.pixel_histogram(scores, small, edges).cpu()
+            levels = ops.normalize_score_map(maps, None, self._levels).mul_(255).floor_()
+            levels = ops.normalize_score_map(levels, (shown.shape[1], shown.shape[2]), self._resize).add_(0.5)
+            histograms = _histograms(levels, shown, _LEVELS)
+            counts["levels"] += histograms.sum(0)
+            ious = torch.from_numpy(functional.iou_curves(histograms[histograms[:, 1].any(1)].numpy()))
+            counts["image_ious"] += (ious * _FIXED_POINT).round().to(torch.int64).sum(0)
         return counts
 
     def summarize(self, state: Mapping[str, Tensor], at: Mapping[str, float] | None = None) -> dict:
@@ -122,7 +118,7 @@ class PixelAccuracy(Accumulator):
             "peak_iou": functional.mask_iou_curve(state["levels"]) * 100,
             "peak_iou_per_image": state["image_ious"].numpy() / _FIXED_POINT / images * 100,
         }
-        grids = {name: range(256) for name in curves} | {"p_iou": self._edges[:-1].tolist()}
+        grids = {name: range(_LEVELS) for name in curves} | {"p_iou": self._edges[:-1].tolist()}
         places = {name: place(curve, grids[name], wanted(at, name), name) for name, curve in curves.items()}
         chosen = {name: grids[name][index] for name, index in places.items()}
         return {
@@ -162,29 +158,55 @@ def mask_overlaps(
         >>> mask_overlaps(score_map, [mask], threshold=0.5, size=8)
         [0.5]
     """
-    score_maps, masks = as_score_maps(score_maps), as_tensors("mask_overlaps", "masks", masks)
-    if len(masks) != len(score_maps):
-        raise ValueError(f"mask_overlaps: {len(score_maps)} score maps, but {len(masks)} masks")
     size, threshold = _side("mask_overlaps", size), as_number("mask_overlaps", "threshold", threshold)
-    edges, rule = as_float64([0.0, threshold, 3.0]), get_protocol("wsolevaluation").rule
-    overlaps = []
-    for n, (one, mask) in enumerate(zip(score_maps, masks, strict=True)):
-        mask = _checked_mask(n, mask).to(one.device)
-        scores = ops.normalize_score_map(one[None], (size, size), rule)
-        counts = ops.pixel_histogram(scores, _nearest(mask, size)[None], edges.to(one.device)).cpu()
-        overlaps.append(float(functional.mask_iou_curve(counts)[1]) if counts[1].any() else 0.0)
-    return overlaps
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"mask_overlaps: expected a threshold in [0, 1], got {threshold:g}")
+    rule, score_maps = get_protocol("wsolevaluation").rule, as_score_maps(score_maps)
+    overlaps = torch.zeros(len(score_maps), dtype=torch.float64)
+    for index, maps, shown in _batches("mask_overlaps", score_maps, masks, size):
+        found = ops.normalize_score_map(maps, (size, size), rule) >= threshold
+        histograms = _histograms(found, _nearest(shown, size), 2)
+        seen = histograms[:, 1].any(1)
+        curves = torch.from_numpy(functional.iou_curves(histograms[seen].numpy()))
+        overlaps[torch.tensor(index)[seen]] = curves[:, 1]
+    return overlaps.tolist()
 
 
-def _checked_mask(n: int, mask: Tensor) -> Tensor:
-    if mask.dim() != 2 or not (holds_integers(mask) or mask.dtype == torch.bool):
-        raise ValueError(
-            f"PixelAccuracy: expected masks of integers or bool [H, W], mask {n} is {mask.dtype} {list(mask.shape)}"
-        )
-    mask = mask if mask.dtype == torch.uint8 else mask.to(torch.int64)
-    if not torch.isin(mask, torch.tensor([0, 1, 255], dtype=mask.dtype, device=mask.device)).all():
-        raise ValueError(f"PixelAccuracy: mask {n} holds values other than 0 (background), 1 (object), 255 (ignored)")
-    return mask.to(torch.uint8)
+def _batches(
+    what: str, score_maps: Tensor | Sequence[Tensor], masks: Sequence[Tensor], size: int
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield positions, maps [n, h, w] and masks uint8 [n, H, W] of images whose maps, and masks, are of one size.
+
+    Raises:
+        TypeError, ValueError: as :meth:`PixelAccuracy.count`.
+    """
+    score_maps, masks = as_score_maps(score_maps), as_tensors(what, "masks", masks)
+    if len(masks) != len(score_maps):
+        raise ValueError(f"{what}: {len(score_maps)} score maps, but {len(masks)} masks")
+    sides = [_sides(what, n, mask) for n, mask in enumerate(masks)]
+    for index, maps, _ in same_sizes(score_maps, sides, least=max(size * size, 3 * _LEVELS)):
+        device = masks[index[0]].device
+        shown = torch.stack([_kinds(masks[n]).to(device) for n in index])
+        wrong = (shown > 1) & (shown < 255)
+        if wrong.any():
+            n = index[int(wrong.flatten(1).any(1).nonzero()[0])]
+            raise ValueError(f"{what}: mask {n} holds values other than 0 (background), 1 (object), 255 (ignored)")
+        yield index, maps, shown.to(maps.device)
+
+
+def _sides(what: str, n: int, mask: Tensor) -> tuple[int, int]:
+    if mask.dim() != 2 or mask.numel() == 0 or not (holds_integers(mask) or mask.dtype == torch.bool):
+        found = f"mask {n} is {mask.dtype} {list(mask.shape)}"
+        raise ValueError(f"{what}: expected masks of integers or bool [H, W] with pixels, {found}")
+    return mask.shape[0], mask.shape[1]
+
+
+def _kinds(mask: Tensor) -> Tensor:
+    """Return a mask as uint8, 2 in place of what none can hold."""
+    if mask.dtype == torch.uint8:
+        return mask
+    mask = mask.to(torch.int64)
+    return torch.where((mask == 0) | (mask == 1) | (mask == 255), mask, 2).to(torch.uint8)
 
 
 def _side(what: str, size: int) -> int:
@@ -194,10 +216,21 @@ def _side(what: str, size: int) -> int:
     return side
 
 
-def _nearest(mask: Tensor, size: int) -> Tensor:
+def _histograms(values: Tensor, masks: Tensor, bins: int) -> Tensor:
+    """Count values [n, H, W] in [0, bins), truncated, by masks uint8 [n, H, W]: int64 [n, 2, bins] on the CPU.
+
+    Row 0 of each image counts background, row 1 object pixels. One map [1, H, W] serves all images.
+    """
+    count = len(masks)
+    starts = torch.arange(0, 3 * bins * count, 3 * bins, dtype=torch.int32, device=masks.device)
+    place = masks.clamp(max=2).to(torch.int32).mul_(bins).add_(starts[:, None, None]).add_(values.to(torch.int32))
+    return torch.bincount(place.flatten(), minlength=3 * bins * count).reshape(count, 3, bins)[:, :2].cpu()
+
+
+def _nearest(masks: Tensor, size: int) -> Tensor:
     """Resize as OpenCV's INTER_NEAREST: from pixel floor(i * source / target), not from the nearest centre."""
     rows, columns = (
         (torch.arange(size, dtype=torch.float64) * (1.0 / (size / source))).floor().long().clamp(max=source - 1)
-        for source in mask.shape
+        for source in masks.shape[1:]
     )
-    return mask[rows.to(mask.device)][:, columns.to(mask.device)]
+    return masks.index_select(2, columns.to(masks.device)).index_select(1, rows.to(masks.device))
