@@ -30,7 +30,6 @@ WSOLFAST_INLINE void max_row_body(const uint8_t* row, int width, uint8_t* high) 
 }
 WSOLFAST_DISPATCH(max_row, (const uint8_t* row, int width, uint8_t* high), (row, width, high))
 
-constexpr int kBuckets = 2048;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The smallest value that is foreground at `cut`: with it every comparison is value >= edge.
@@ -48,25 +47,20 @@ double reached_edge(const double* map, int64_t size, double cut, const Rule& rul
 }  // namespace
 
 void Digitizer::reset(std::span<const double> edges) {
-  edges_ = edges;
+  edges_.assign(edges.begin(), edges.end());
+  edges_.push_back(std::numeric_limits<double>::quiet_NaN());
   low_ = edges.front();
   const double range = edges.back() - low_;
   scale_ = range > 0 && std::isfinite(range) ? (kBuckets - 1) / range : 0.0;
   start_.assign(kBuckets + 1, 0);
   for (double edge : edges) ++start_[bucket(edge) + 1];
+  fullest_ = *std::max_element(start_.begin(), start_.end());
   for (int b = 0; b < kBuckets; ++b) start_[b + 1] += start_[b];
 }
 
-int Digitizer::bucket(double value) const {
-  const double scaled = (value - low_) * scale_;
-  if (!(scaled > 0)) return 0;
-  return scaled < kBuckets - 1 ? static_cast<int>(scaled) : kBuckets - 1;
-}
-
-int Digitizer::count(double value) const {
-  const int b = bucket(value);
-  int passed = start_[b];
-  const int end = start_[b + 1];
+int Digitizer::count_from(double value, int bucket) const {
+  int passed = start_[bucket];
+  const int end = start_[bucket + 1];
   while (passed < end && value >= edges_[passed]) ++passed;
   return passed;
 }

@@ -11,19 +11,34 @@
 namespace wsolfast::boxes {
 
 // Counts the sorted edges that a value reaches (value >= edge). A monotone bucket function narrows the
-// comparisons to the edges that share the value's bucket, so the answer is exact and usually takes one or two.
+// comparisons to the edges that share the value's bucket, so the answer is exact. Every value takes as many comparisons
+// as the fullest bucket has edges, one or two of evenly spread ones: no branch depends on the value.
 class Digitizer {
  public:
   // `edges` ascending, not empty, without NaN.
   void reset(std::span<const double> edges);
   // NaN reaches nothing.
-  int count(double value) const;
+  int count(double value) const {
+    const int b = bucket(value);
+    int passed = start_[b];
+    if (fullest_ > kFewEdges) return count_from(value, b);
+    for (int i = 0; i < fullest_; ++i) passed += value >= edges_[passed];
+    return passed;
+  }
 
  private:
-  int bucket(double value) const;
+  static constexpr int kBuckets = 2048, kFewEdges = 4;
 
-  std::span<const double> edges_;
+  int bucket(double value) const {
+    const double scaled = (value - low_) * scale_;
+    const double above = scaled > 0 ? scaled : 0.0;  // NaN too
+    return static_cast<int>(above < kBuckets - 1 ? above : kBuckets - 1);
+  }
+  int count_from(double value, int bucket) const;
+
+  std::vector<double> edges_;  // and one that nothing reaches
   double low_ = 0, scale_ = 0;
+  int fullest_ = 0;             // edges in the bucket that has most
   std::vector<int32_t> start_;  // edges in lower buckets
 };
 

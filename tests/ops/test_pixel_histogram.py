@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from wsolfast import ops
+from wsolfast.reference import pixel_histogram as reference
 
 EDGES = torch.tensor([*(k * 0.05 for k in range(20)), 1.0, 2.0, 3.0], dtype=torch.float64)
 
@@ -20,6 +21,32 @@ def test_histogram_is_numpys(edges):
     for kind in (0, 1):
         expected, _ = np.histogram(maps[masks == kind].numpy(), edges.numpy())
         assert np.array_equal(found[kind].numpy(), expected)
+
+
+def spread(*edges):
+    return torch.cat([torch.as_tensor(part, dtype=torch.float64).flatten() for part in edges])
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        spread(torch.linspace(0, 1, 1001), [2, 3]),
+        spread(torch.linspace(0, 1, 20001)),
+        # Many edges close together, and few far apart.
+        spread([0], 0.5 + torch.arange(40) * 2.0**-50, [1]),
+        spread([-1e300], torch.linspace(0, 1, 30), [1e300]),
+        spread([0.25] * 3, [0.5] * 9, [0.75, 0.75]),
+        spread([0.5, 0.5]),
+    ],
+    ids=["evenly", "finely", "crowded", "far apart", "repeated", "one value"],
+)
+def test_edges_may_lie_in_any_way(edges):
+    maps = torch.cat([torch.rand(2000, dtype=torch.float64), edges[edges.abs() < 2], 0.5 + torch.arange(99) * 2.0**-52])
+    maps = torch.cat([maps, maps.nextafter(torch.tensor(9.0)), maps.nextafter(torch.tensor(-9.0))])
+    masks = torch.randint(0, 2, maps.shape).to(torch.uint8)
+    found = ops.pixel_histogram(maps[None, None], masks[None, None], edges)
+    assert torch.equal(found, reference.pixel_histogram(maps, masks, edges))
+    assert found.any()
 
 
 def test_levels_are_counted_as_numbers():
