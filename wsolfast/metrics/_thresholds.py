@@ -1,11 +1,14 @@
 """Accuracies from counters over a grid of thresholds."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from wsolfast.ops._checks import as_number
+
+Count = TypeVar("Count", float, Tensor)
 
 
 def pick(counts: Tensor, thresholds: Sequence[float], at: float | None, metric: str) -> tuple[int, float]:
@@ -46,6 +49,6 @@ def wanted(at: float | Mapping[str, float] | None, metric: str) -> float | None:
     return at
 
 
-def percent(count: int, images: int) -> float:
-    """Return 100 count / images, multiplied first as the published evaluators do."""
+def percent(count: Count, images: int) -> Count:
+    """Return 100 count / images of a number or of a float64 tensor, multiplied first as the published evaluators do."""
     return count * 100.0 / images

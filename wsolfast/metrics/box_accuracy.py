@@ -178,7 +178,7 @@ class BoxAccuracy(Accumulator):
         for name, (counts, protocol) in swept.items():
             count, chosen[name] = pick(counts, protocol.thresholds, wanted(at, name), name)
             numbers[name] = percent(count, images)
-            curves[name] = [percent(value, images) for value in counts.tolist()]
+            curves[name] = percent(counts.double(), images).tolist()
         if self._max_box:
             numbers["max_box_acc_v2"] = sum(numbers[name] for name in _LEVEL_NAMES) / len(_LEVEL_NAMES)
         return numbers | {"cam_threshold": chosen, "curves": curves}
