@@ -223,7 +223,8 @@ def _map(one: Protocol) -> str:
 
 def _cut(one: Protocol) -> str:
     rule = one.rule
-    level = "t · max" if rule.relative else "t"
+    whole = "max" if rule.percentile == 100 else f"{rule.percentile:g}th percentile"
+    level = f"t · {whole}" if rule.relative else "t"
     return f"{rule.comparison} {level}" + (", then > mean" if rule.mean_cut else "")
 
 

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "boxes/normalize.h"
+#include "boxes/percentile.h"
 #include "boxes/simd.h"
 
 namespace wsolfast::boxes {
@@ -29,6 +30,33 @@ WSOLFAST_INLINE void max_row_body(const uint8_t* row, int width, uint8_t* high) 
   *high = top;
 }
 WSOLFAST_DISPATCH(max_row, (const uint8_t* row, int width, uint8_t* high), (row, width, high))
+
+// Counters of one level: neighbours often share a level, and a single one would make every step wait for the one
+// before.
+constexpr int kCounters = 4;
+
+double percentile_of(const Plane<uint8_t>& plane, double percentile) {
+  const Grid& grid = plane.grid;
+  int32_t counts[kCounters][256] = {};
+  for (int y = 0; y < grid.height; ++y) {
+    const uint8_t* row = plane.row(y);
+    int x = 0;
+    for (; x + kCounters <= grid.width; x += kCounters) {
+      for (int i = 0; i < kCounters; ++i) ++counts[i][row[x + i]];
+    }
+    for (; x < grid.width; ++x) ++counts[0][row[x]];
+  }
+  const PercentileRank rank = percentile_rank(percentile, static_cast<int64_t>(grid.height) * grid.width);
+  const auto sorted_value = [&](int64_t place) {
+    int level = -1;
+    for (int64_t reached = 0; reached <= place;) {
+      ++level;
+      for (const auto& of_counter : counts) reached += of_counter[level];
+    }
+    return level;
+  };
+  return interpolate(sorted_value(rank.below), sorted_value(rank.above), rank.weight);
+}
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -90,7 +118,9 @@ void Levels::cut_bytes(std::span<const double> thresholds, const Rule& rule) {
   const Grid& grid = bytes_.grid;
   uint8_t high = 0;
   for (int y = 0; y < grid.height; ++y) max_row(bytes_.row(y), grid.width, &high);
-  const double top = rule.relative ? high : 255.0;
+  const double top = rule.percentile < kMaximumPercentile ? percentile_of(bytes_, rule.percentile)
+                     : rule.relative                      ? high
+                                                          : 255.0;
   // A cut is the largest level that fails: -1 when everything passes, 255 when nothing does.
   const int offset = rule.comparison == Comparison::kGreater ? 0 : 1;
   const auto cut_of = [&](double threshold) {

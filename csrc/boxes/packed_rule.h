@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "boxes/percentile.h"
 #include "boxes/rule.h"
 
 namespace wsolfast::boxes {
@@ -22,6 +23,7 @@ void visit_switches(Rule& rule, Visitor&& visitor) {
   visitor("normalize_first", rule.normalize_first);
   visitor("quantize", rule.quantize);
   visitor("relative", rule.relative);
+  visitor("percentile", rule.percentile);
   visitor("comparison", rule.comparison, {">", ">="});
   visitor("mean_cut", rule.mean_cut);
   visitor("connectivity", rule.connectivity);
@@ -32,6 +34,12 @@ void visit_switches(Rule& rule, Visitor&& visitor) {
   visitor("hit", rule.hit_strict, {">=", ">"});
   visitor("gt", rule.gt_first_only, {"any", "first"});
   if (rule.connectivity != 4 && rule.connectivity != 8) throw std::invalid_argument("connectivity: expected 4 or 8");
+  if (!(rule.percentile >= 0 && rule.percentile <= kMaximumPercentile)) {
+    throw std::invalid_argument("percentile: expected 0 to 100");
+  }
+  if (rule.percentile < kMaximumPercentile && !(rule.quantize && rule.relative)) {
+    throw std::invalid_argument("percentile: a rule with one below 100 quantises maps and cuts relative to them");
+  }
 }
 
 class Unpacker {

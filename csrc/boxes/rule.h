@@ -24,8 +24,9 @@ struct Rule {
   double eps = 0;
   bool normalize_first = false;
 
-  bool quantize = true;  // cut the map truncated to uint8, not the float64 values
-  bool relative = true;  // thresholds are relative to the map's maximum
+  bool quantize = true;     // cut the map truncated to uint8, not the float64 values
+  bool relative = true;     // thresholds are relative to the map's maximum
+  double percentile = 100;  // or to this percentile of the quantised map; boxes/percentile.h
   Comparison comparison = Comparison::kGreater;
   bool mean_cut = false;  // foreground must also exceed the mean of the map with all below the cut set to zero
   int connectivity = 8;

@@ -7,6 +7,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "boxes/percentile.h"
 #include "cuda/box_planes.cuh"
 #include "cuda/resized_maps.cuh"
 
@@ -15,8 +16,8 @@ namespace wsolfast::cuda {
 constexpr int kLevelThreads = kResizeThreads;
 using LevelCta = Cta<kLevelThreads>;
 
-// Cuts of a quantised map: -1 to 255.
-constexpr int kByteCuts = 257;
+// Levels of a quantised map, and its cuts: -1 to 255.
+constexpr int kByteLevels = 256, kByteCuts = kByteLevels + 1;
 // So many distinct cuts fit the 16 bits of a level.
 constexpr int kMostThresholds = 65535;
 
@@ -91,6 +92,25 @@ __device__ inline void find_cuts(double top, const double* thresholds, boxes::Co
   for (int t = LevelCta::rank(); t < cuts.thresholds; t += kLevelThreads) of_threshold[t] = index[of_threshold[t]];
 }
 
+// One block of shared memory, however many kinds of maps a kernel has.
+__device__ inline int32_t* level_counts() {
+  __shared__ int32_t counts[kByteLevels];
+  return counts;
+}
+
+// The percentile of a map of `size` bytes of which `counts` tells how many there are of each level.
+__device__ inline double percentile_of(const int32_t* counts, double percentile, int64_t size) {
+  static_assert(kLevelThreads == kByteLevels);
+  const boxes::PercentileRank rank = boxes::percentile_rank(percentile, size);
+  const int32_t count = counts[LevelCta::rank()];
+  int32_t all;
+  // The value at a place of the sorted bytes is the number of levels that end before it.
+  const int64_t end = LevelCta::sum_before(count, &all) + count;
+  const int low = LevelCta::reduce(static_cast<int>(end <= rank.below), Sum<int>{});
+  const int high = LevelCta::reduce(static_cast<int>(end <= rank.above), Sum<int>{});
+  return boxes::interpolate(low, high, rank.weight);
+}
+
 // `most` is what level 255 is made of: 1, or 255 where the map holds levels. Pixels are computed twice, for their range
 // and for their levels, rather than kept.
 template <typename Map>
@@ -111,8 +131,23 @@ __device__ __forceinline__ void cut_bytes(const Map& map, Normalization normaliz
   }
   const double steps = 255.0 / most;
   const auto level_of = [&](double value) { return static_cast<int>(scale(value) * steps); };
-  find_cuts(rule.relative ? level_of(range.high) : 255.0, thresholds, rule.comparison, cuts, n);
-  write_planes(map, shape, cuts.planes + n * shape.words_of_image(), level_of);
+  uint32_t* planes = cuts.planes + n * shape.words_of_image();
+  double top = rule.relative ? level_of(range.high) : 255.0;
+  if (rule.percentile < boxes::kMaximumPercentile) {
+    int32_t* counts = level_counts();
+    counts[LevelCta::rank()] = 0;
+    __syncthreads();
+    write_planes(map, shape, planes, [&](double value) {
+      const int level = level_of(value);
+      atomicAdd(&counts[level], 1);
+      return level;
+    });
+    __syncthreads();
+    top = percentile_of(counts, rule.percentile, static_cast<int64_t>(shape.height) * shape.width);
+  } else {
+    write_planes(map, shape, planes, level_of);
+  }
+  find_cuts(top, thresholds, rule.comparison, cuts, n);
 }
 
 // The smallest value that is foreground at `cut`: with it every comparison is value >= edge.

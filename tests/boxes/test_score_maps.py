@@ -32,12 +32,13 @@ def score_map(rng, height, width, kind):
 KINDS = ("smooth", "noisy", "white", "steep", "relu", "plateaus", "dim")
 
 
-def assert_equal_to_opencv(engine, values, thresholds, algorithm, truths=None):
-    boxes, _ = oracle.compute_boxes(values, thresholds, multi=False)
-    chosen = engine.choose_boxes(values[None], thresholds, engine.Rule(), algorithm)
+def assert_equal_to_opencv(engine, values, thresholds, algorithm, truths=None, percentile=None):
+    cut = {} if percentile is None else {"percentile": percentile}
+    boxes, _ = oracle.compute_boxes(values, thresholds, multi=False, **cut)
+    chosen = engine.choose_boxes(values[None], thresholds, engine.Rule(**cut), algorithm)
     np.testing.assert_array_equal(chosen[0], boxes)
-    boxes, counts = oracle.compute_boxes(values, thresholds, multi=True)
-    every = engine.Rule(selection="all")
+    boxes, counts = oracle.compute_boxes(values, thresholds, multi=True, **cut)
+    every = engine.Rule(selection="all", **cut)
     found, found_counts = engine.list_boxes(values[None], thresholds, every, algorithm)
     np.testing.assert_array_equal(found_counts[0], counts)
     np.testing.assert_array_equal(found, boxes)
@@ -73,6 +74,28 @@ def test_maps_of_224(engine, kind):
         values = score_map(rng, 224, 224, kind)
         thresholds = ALL_CUTS if kind != "noisy" else ALL_CUTS[::40]
         assert_equal_to_opencv(engine, values, thresholds, algorithm, truths)
+
+
+PERCENTILES = (0, 37.5, 50, 80, 85, 90, 95, 99.9, 100)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_maps_cut_at_a_percentile(engine, path, kind):
+    rng = np.random.default_rng([7, KINDS.index(kind)])
+    thresholds = np.arange(0, 1.3, 0.009)
+    for percentile in PERCENTILES:
+        height, width = rng.integers(1, 29, 2)
+        values = score_map(rng, int(height), int(width), kind)
+        assert_equal_to_opencv(engine, values, thresholds, path, np.array([[2, 1, 9, 8.0]]), percentile)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "relu", "plateaus"])
+def test_maps_of_224_cut_at_a_percentile(engine, kind):
+    rng = np.random.default_rng(KINDS.index(kind))
+    truths = np.array([[30, 40, 150, 180], [5, 5, 60, 20.0]])
+    for algorithm, percentile in zip(("sweep", "runs", "ridges", "auto"), (95, 90, 85, 80), strict=True):
+        values = score_map(rng, 224, 224, kind)
+        assert_equal_to_opencv(engine, values, ALL_CUTS, algorithm, truths, percentile)
 
 
 @pytest.mark.exhaustive
@@ -117,7 +140,10 @@ def test_the_largest_map(engine):
 def test_constant_and_empty_maps(engine):
     for values in (np.zeros((5, 7)), np.ones((5, 7)), np.full((5, 7), 0.5 / 255), np.full((1, 1), 0.3)):
         for algorithm in ("sweep", "runs", "ridges"):
-            assert_equal_to_opencv(engine, values, ALL_CUTS[::100], algorithm, np.array([[0, 0, 3, 3.0]]))
+            for percentile in (None, 90):
+                assert_equal_to_opencv(
+                    engine, values, ALL_CUTS[::100], algorithm, np.array([[0, 0, 3, 3.0]]), percentile
+                )
 
 
 def test_threads_change_nothing(engine):
@@ -143,6 +169,20 @@ def test_values_outside_the_unit_range_are_refused(engine, value):
     values[0, 2, 1] = value
     with pytest.raises(ValueError, match=r"outside \[0, 1\] or NaN"):
         engine.choose_boxes(values, np.zeros(1), engine.Rule())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"percentile": -1}, "percentile: expected 0 to 100"),
+        ({"percentile": np.nan}, "percentile: expected 0 to 100"),
+        ({"percentile": 90, "quantize": False}, "quantises maps and cuts relative to them"),
+        ({"percentile": 90, "relative": False}, "quantises maps and cuts relative to them"),
+    ],
+)
+def test_percentiles_that_nothing_has_are_refused(engine, fields, message):
+    with pytest.raises(ValueError, match=message):
+        engine.Rule(**fields)
 
 
 def test_too_large_maps_are_refused(engine):

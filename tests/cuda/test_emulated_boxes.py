@@ -25,6 +25,7 @@ RULES = {
     "pixel_area_4": BoxRule(selection="pixel_area", connectivity=4, comparison=">="),
     "box_area": BoxRule(selection="box_area", relative=False),
     "union": BoxRule(selection="union", box_end="inclusive"),
+    "percentile": BoxRule(percentile=85.0, selection="all"),
     "plain_hits": BoxRule(iou_plus_one=False, hit=">", gt="first"),
 } | {name: protocol.rule for name, protocol in PROTOCOLS.items()}
 # Little shared memory: planes are read from global memory, runs and components of many cuts do not fit.
@@ -198,6 +199,30 @@ def test_every_way_of_cutting(library):
         rule = BoxRule(quantize=quantize, relative=relative, comparison=comparison, mean_cut=mean_cut)
         thresholds = torch.cat([GRID, torch.tensor([-0.5, 1.0, 1.5, 1 / 3, 1 / 3], dtype=torch.float64)])
         assert_equal_to_the_cpu(library, maps, thresholds, rule)
+
+
+@pytest.mark.parametrize("percentile", [0, 12.5, 50, 90])
+def test_every_way_of_cutting_at_a_percentile(library, percentile):
+    """Bytes, values that are quantised, and raw maps."""
+    for seed, (height, width) in enumerate([(1, 1), (2, 1), (14, 19)]):
+        library.set_order(ORDERS[seed], seed)
+        rule = BoxRule(percentile=percentile, comparison=(">", ">=")[seed % 2], selection="box_area")
+        for kind in ("noise", "few levels", "points"):
+            maps = random_maps(kind, seed, height, width)
+            assert_equal_to_the_cpu(library, maps, GRID, rule)
+            assert_equal_to_the_cpu(library, (maps * 255).to(torch.uint8), GRID, rule)
+        assert_equal_to_the_cpu(library, raw_maps(seed, height, width), GRID, rule, size=(height + 3, 37))
+
+
+def test_every_percentile_is_the_cpus(library):
+    """Products with the percentile that its last bit decides; the box around everything tells the cut."""
+    library.set_order("shuffled", 1)
+    generator = torch.Generator().manual_seed(2)
+    levels = torch.randint(0, 256, (1, 1, 300), generator=generator, dtype=torch.uint8).sort().values
+    for percentile in torch.rand(20, generator=generator, dtype=torch.float64).mul(100).tolist():
+        exact = torch.arange(256, dtype=torch.float64) / float(np.percentile(levels.numpy(), percentile))
+        thresholds = torch.cat([exact, torch.nextafter(exact, torch.zeros(1, dtype=torch.float64))])
+        assert_equal_to_the_cpu(library, levels, thresholds, BoxRule(percentile=percentile, selection="union"))
 
 
 def test_maps_that_are_not_finite_without_quantising(library):

@@ -30,6 +30,7 @@ RULES = {name: protocol.rule for name, protocol in PROTOCOLS.items()} | {
         gt="first",
     ),
     "empty image": BoxRule(empty_box="image"),
+    "percentile": BoxRule(percentile=37.5),
 }
 MAPS = torch.rand(1, 4, 5, dtype=torch.float64)
 CUT = torch.zeros(1, dtype=torch.float64)
@@ -47,6 +48,10 @@ def changed(place, number):
     return packed
 
 
+ABSOLUTE_PERCENTILE, FLOAT_PERCENTILE = changed(6, 90.0), changed(6, 90.0)
+ABSOLUTE_PERCENTILE[5] = FLOAT_PERCENTILE[4] = 0.0
+
+
 @pytest.mark.parametrize(
     "packed",
     [
@@ -55,13 +60,28 @@ def changed(place, number):
         [*BoxRule().pack(), 0.0],
         changed(0, 4.0),  # of the four interpolations
         changed(-1, -1.0),
-        changed(8, 6.0),  # connectivity
+        changed(9, 6.0),  # connectivity
+        changed(6, -0.5),  # percentile
+        changed(6, 100.5),
+        ABSOLUTE_PERCENTILE,
+        FLOAT_PERCENTILE,
     ],
-    ids=["nothing", "too few", "too many", "no choice", "below", "connectivity"],
+    ids=[
+        "nothing",
+        "too few",
+        "too many",
+        "no choice",
+        "below",
+        "connectivity",
+        "percentile below",
+        "percentile above",
+        "percentile, absolute",
+        "percentile, not quantised",
+    ],
 )
 def test_other_numbers_are_refused(packed):
     call = torch.ops.wsolfast.score_map_boxes.default
-    with pytest.raises(ValueError, match=r"rule|connectivity"):
+    with pytest.raises(ValueError, match=r"rule|connectivity|percentile"):
         call(MAPS, CUT, [], packed)
     with pytest.raises(ValueError, match="no packed box rule"):
         unpack(packed)

@@ -17,6 +17,7 @@ RULES = {
     "first": BoxRule(interpolation="linear", normalization="minmax_eps", eps=1e-10, normalize_first=True),
     "shifted": BoxRule(quantize=False, normalization="min"),
     "as they are": BoxRule(quantize=False, normalization="none"),
+    "percentile": BoxRule(percentile=62.5, interpolation="linear", selection="box_area"),
     "quantised as they are": BoxRule(interpolation="linear", normalization="none"),
 } | {name: protocol.rule for name, protocol in PROTOCOLS.items()}
 

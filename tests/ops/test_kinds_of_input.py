@@ -190,7 +190,13 @@ def test_rules_are_no_names(name, key):
 
 @pytest.mark.parametrize(
     ("record", "key"),
-    [(BoxRule, "eps"), (CorrelationRule, "fo_th"), (ops.GaussianPrior, "min_area"), (ops.GaussianPrior, "gate")],
+    [
+        (BoxRule, "eps"),
+        (BoxRule, "percentile"),
+        (CorrelationRule, "fo_th"),
+        (ops.GaussianPrior, "min_area"),
+        (ops.GaussianPrior, "gate"),
+    ],
 )
 def test_records_take_numbers_only(record, key):
     for nonsense in ("0.5", [0.5], 1j):

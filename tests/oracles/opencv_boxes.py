@@ -26,9 +26,9 @@ def boxes_of_mask(mask: np.ndarray, multi: bool) -> list[tuple[int, int, int, in
     return [clipped_box(contour, mask.shape) for contour in contours]
 
 
-def cuts_of(levels: np.ndarray, thresholds) -> list[int]:
-    """Return the integer cut of each threshold, relative to the map's maximum."""
-    top = int(levels.max())
+def cuts_of(levels: np.ndarray, thresholds, percentile: float | None = None) -> list[int]:
+    """Return the integer cut of each threshold, relative to the map's maximum or to NumPy's percentile of it."""
+    top = int(levels.max()) if percentile is None else np.percentile(levels, percentile)
     return [int(threshold * top) for threshold in thresholds]
 
 
@@ -36,12 +36,14 @@ def quantized(score_map: np.ndarray) -> np.ndarray:
     return (score_map * 255).astype(np.uint8)
 
 
-def compute_boxes(score_map: np.ndarray, thresholds, multi: bool) -> tuple[list[tuple], list[int]]:
+def compute_boxes(
+    score_map: np.ndarray, thresholds, multi: bool, percentile: float | None = None
+) -> tuple[list[tuple], list[int]]:
     """Return the boxes of all thresholds and how many each has; one search per distinct cut."""
     levels = quantized(score_map)
     found: dict[int, list] = {}
     boxes, counts = [], []
-    for cut in cuts_of(levels, thresholds):
+    for cut in cuts_of(levels, thresholds, percentile):
         if cut not in found:
             found[cut] = boxes_of_mask(cv2.threshold(levels, cut, 255, cv2.THRESH_BINARY)[1], multi)
         boxes += found[cut]

@@ -26,6 +26,9 @@ class BoxRule:
         normalize_first: normalise at the map's own size and resize after that, instead of the other way round.
         quantize: work on ``uint8(255 x)``, truncated; cuts become integers, truncated too.
         relative: a threshold t cuts at t times the map's maximum; otherwise at t itself (quantised: 255 t).
+        percentile: with ``quantize`` and ``relative`` a threshold t cuts at t times this percentile of the map's 8-bit
+            values, in [0, 100], instead of their maximum, which is 100 (PaS of Rethinking CAM). It is NumPy's linear
+            percentile to the last bit: float64, between the two nearest of the sorted values of all pixels.
         comparison: foreground is above the cut (">") or at it too (">=").
         mean_cut: foreground must besides exceed the mean of the map with everything below the cut set to zero.
         connectivity: neighbours of a foreground pixel, 8 or 4.
@@ -58,6 +61,7 @@ class BoxRule:
     normalize_first: bool = False
     quantize: bool = True
     relative: bool = True
+    percentile: float = 100.0
     comparison: Literal[">", ">="] = ">"
     mean_cut: bool = False
     connectivity: Literal[8, 4] = 8
@@ -78,6 +82,13 @@ class BoxRule:
                 raise ValueError(f"BoxRule: {name} must be True or False, got {getattr(self, name)!r}")
         if not 0 <= as_number("BoxRule", "eps", self.eps) < math.inf:
             raise ValueError(f"BoxRule: eps must be finite and not negative, got {self.eps}")
+        if not 0 <= as_number("BoxRule", "percentile", self.percentile) <= _box_rule.MAXIMUM_PERCENTILE:
+            raise ValueError(f"BoxRule: percentile must be in [0, 100], got {self.percentile}")
+        if self.percentile < _box_rule.MAXIMUM_PERCENTILE and not (self.quantize and self.relative):
+            raise ValueError(
+                f"BoxRule: percentile={self.percentile} is a part of 8-bit values that cuts are relative to; set "
+                f"quantize=True and relative=True"
+            )
         if self.selection in ("contour_area", "all") and self.connectivity != 8:
             raise ValueError(f"BoxRule: selection={self.selection!r} follows contours, which are 8-connected")
         if self.quantize and self.mean_cut:

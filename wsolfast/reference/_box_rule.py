@@ -16,6 +16,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
+# The percentile of a map that is its maximum.
+MAXIMUM_PERCENTILE = 100.0
+
+
 class Switches(NamedTuple):
     """The fields of :class:`wsolfast.ops.BoxRule`."""
 
@@ -25,6 +29,7 @@ class Switches(NamedTuple):
     normalize_first: bool
     quantize: bool
     relative: bool
+    percentile: float
     comparison: str
     mean_cut: bool
     connectivity: int
@@ -60,6 +65,10 @@ def unpack(numbers: Sequence[float]) -> Switches:
     except StopIteration:
         raise ValueError(f"no packed box rule: {list(numbers)}") from None
     chosen = all(getattr(switches, name) in choices for name, choices in CHOICES.items())
+    cut_at_bytes = switches.quantize and switches.relative
+    chosen &= 0 <= switches.percentile <= MAXIMUM_PERCENTILE and (
+        cut_at_bytes or switches.percentile == MAXIMUM_PERCENTILE
+    )
     if not chosen or next(rest, None) is not None:
         raise ValueError(f"no packed box rule: {list(numbers)}")
     return switches

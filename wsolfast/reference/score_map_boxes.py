@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from wsolfast.reference._box_rule import Switches, unpack
+from wsolfast.reference._box_rule import MAXIMUM_PERCENTILE, Switches, unpack
 from wsolfast.reference._components import label_components
 from wsolfast.reference.normalize_score_map import normalize_score_map
 
@@ -74,9 +74,22 @@ def _levels_and_cuts(values: Tensor, thresholds: list[float], rule: Switches) ->
     if rule.quantize and values.dtype != torch.uint8:
         values = (values.to(torch.float64) * 255).to(torch.uint8)
     values = values.to(torch.float64)
-    maximum = values.max().item() if rule.relative else 255.0 if rule.quantize else 1.0
-    cuts = [threshold * maximum for threshold in thresholds]
+    whole = _percentile(values, rule.percentile) if rule.relative else 255.0 if rule.quantize else 1.0
+    cuts = [threshold * whole for threshold in thresholds]
     return values, [float(int(cut)) for cut in cuts] if rule.quantize else cuts
+
+
+def _percentile(values: Tensor, percentile: float) -> float:
+    """Return NumPy's linear percentile of all values, its float64 operations in its order."""
+    if percentile == MAXIMUM_PERCENTILE:
+        return values.max().item()
+    ordered = values.flatten().sort().values
+    position = (len(ordered) - 1) * (percentile / 100)
+    below = int(position)
+    low, high = ordered[below].item(), ordered[min(below + 1, len(ordered) - 1)].item()
+    weight = position - below
+    # From the nearer of the two.
+    return high - (high - low) * (1 - weight) if weight >= 0.5 else low + (high - low) * weight
 
 
 def _foreground(values: Tensor, cut: float, rule: Switches) -> Tensor:

@@ -7,13 +7,19 @@ import numpy as np
 from scipy import ndimage
 
 
-def contour_boxes(score_map: np.ndarray, thresholds: Iterable[float], every: bool) -> list[np.ndarray]:
-    """Return wsolevaluation's boxes at each threshold: of the 8-bit map's largest contour, or of every contour."""
+def contour_boxes(
+    score_map: np.ndarray, thresholds: Iterable[float], every: bool, percentile: float = 100
+) -> list[np.ndarray]:
+    """Return wsolevaluation's boxes at each threshold: of the 8-bit map's largest contour, or of every contour.
+
+    Thresholds are parts of a percentile of the map, 100 its maximum.
+    """
     levels = (score_map * 255).astype(np.uint8)
     height, width = levels.shape
+    whole = levels.max() if percentile == 100 else np.percentile(levels, percentile)
     found = []
     for threshold in thresholds:
-        _, binary = cv2.threshold(levels, int(threshold * levels.max()), 255, cv2.THRESH_BINARY)
+        _, binary = cv2.threshold(levels, int(threshold * whole), 255, cv2.THRESH_BINARY)
         contours = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
         if not contours:
             found.append(np.array([[0, 0, 0, 0]]))

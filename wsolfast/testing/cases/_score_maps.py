@@ -16,6 +16,7 @@ RULES = {
     "multi": BoxRule(selection="all"),
     "danet": BoxRule(quantize=False, relative=False, comparison=">=", selection="union", box_end="inclusive", hit=">"),
     "ci_cam": BoxRule(quantize=False, mean_cut=True, connectivity=4, selection="box_area", box_end="exclusive"),
+    "percentile": BoxRule(percentile=85.0),
     "pixels": BoxRule(selection="pixel_area", box_end="exclusive", empty_box="image", iou_plus_one=False, gt="first"),
 }
 
