@@ -30,6 +30,8 @@ def test_unknown_name_lists_the_known_ones():
         ({"iou_thresholds": (0.3,)}, "must hold 0.5"),
         ({"input_size": None}, "input_size=None"),
         ({"resize": 256}, "resize belongs to frame 'crop'"),
+        ({"gt_corners": "round"}, "gt_corners must be 'exact' or, in frame 'crop', 'truncate', got 'round'"),
+        ({"gt_corners": "truncate"}, "got 'truncate' in frame 'input'"),
         ({"gt_box_end": "half-open"}, "gt_box_end must be one of 'exclusive', 'clipped', 'inclusive', got 'half-open'"),
     ],
 )
@@ -59,6 +61,8 @@ BOX = torch.tensor([[60.0, 27.0, 385.0, 331.0]], dtype=torch.float64)
         ("psol", [60, 27, 385, 331]),
         # x * 256 / 500 - 16, y * 256 / 335 - 16, at most 224.
         ("spol", [14.72, 27 * 256 / 335 - 16, 181.12, 224]),
+        # The same, truncated; x + w - 1 is 384, where 180.608 is.
+        ("rethinking_cam", [14, 4, 180, 223]),
     ],
 )
 def test_true_boxes_go_to_the_frame(name, expected):
@@ -114,7 +118,7 @@ def test_a_true_box_ends_as_said_whatever_the_overlap_adds(name):
     protocol = get_protocol(name)
     side = {"crop": protocol.resize}.get(protocol.frame, protocol.input_size) or 10
     whole = torch.tensor([[0.0, 0.0, side, side]], dtype=torch.float64)
-    limit = side if protocol.frame != "crop" else protocol.input_size
+    limit = side if protocol.frame != "crop" else protocol.input_size - (protocol.gt_corners == "truncate")
     for plus_one in (True, False):
         rule = replace(protocol.rule, iou_plus_one=plus_one)
         ends = {}

@@ -144,15 +144,26 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
     elif protocol.gt_box_end == "inclusive":
         boxes = boxes - as_float64([0.0, 0.0, 1.0, 1.0])
     if protocol.frame == "crop":
-        whole, side = _crop_sides(protocol)
-        moved = boxes.clamp(min=0) * (whole / scale) - (whole - side) // 2
-        parts = moved.clamp(0, side).split(counts)
-        return [part[(part[:, 2:] > part[:, :2]).all(1)] for part in parts]
+        moved, shown = _moved_to_crop(boxes, scale, protocol)
+        return [part[inside] for part, inside in zip(moved.split(counts), shown.split(counts), strict=True)]
     if protocol.frame == "input":
         # Protocol checks that this frame has one.
         assert protocol.input_size is not None
         boxes = (boxes * protocol.input_size / scale).trunc()
     return list(boxes.split(counts))
+
+
+def _moved_to_crop(boxes: Tensor, image_sizes: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Return boxes [G, 4] as the crop has them, and which of them it shows, bool [G]."""
+    whole, side = _crop_sides(protocol)
+    before = (whole - side) // 2
+    if protocol.gt_corners == "exact":
+        moved = (boxes.clamp(min=0) * (whole / image_sizes) - before).clamp(0, side)
+        return moved, (moved[:, 2:] > moved[:, :2]).all(1)
+    # Divided first, as published: rounded in another order, some would be truncated to another pixel.
+    pixels = (boxes / image_sizes * whole - before).trunc()
+    moved = torch.cat([pixels[:, :2].clamp(min=0), pixels[:, 2:].clamp(max=side - 1)], 1)
+    return moved, (moved[:, 2:] >= moved[:, :2]).all(1)
 
 
 def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
