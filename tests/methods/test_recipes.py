@@ -23,6 +23,7 @@ def test_recipe_builds(name, monkeypatch):
             stage.model["head"] = "linear"
         with torch.device("meta"):
             method = build_method(recipe, stage, stage.num_classes or 30, pretrained=False)
-        build_optimizer(method, stage.optim, f"stage.{stage.name}.optim")
+        if not method.fits:
+            build_optimizer(method, stage.optim, f"stage.{stage.name}.optim")
         if stage == localizer_of(recipe).stage:
             refine(method, recipe.evaluate)

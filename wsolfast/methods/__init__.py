@@ -9,11 +9,12 @@ import inspect
 import pkgutil
 
 from wsolfast._nearest import nearest
-from wsolfast.methods._base import Method
+from wsolfast.methods._base import Method, MethodError
 from wsolfast.methods._refined import Refined
 
 __all__ = [
     "Method",
+    "MethodError",
     "Refined",
     "display_name",
     "get_stage",

@@ -13,6 +13,12 @@ from wsolfast.refinements import LinearHead
 from wsolfast.types import Batch, Features, Localization, ParamGroup, TrainState
 
 
+class MethodError(ValueError):
+    """Images or classes that a method cannot work with; the command line exits with ``exit_code``."""
+
+    exit_code = 1
+
+
 class Method(nn.Module):
     """A WSOL method: ``backbone`` (a :class:`wsolfast.backbones.Backbone`) plus whatever it trains on top.
 
@@ -25,6 +31,11 @@ class Method(nn.Module):
     classifies: bool = True
     # The logits are pooled maps of a linear classifier, which ``linear_head`` gives.
     has_linear_head: bool = False
+    # True for a method without a loss, which one pass over the training images fits: instead of ``training_step`` it
+    # has ``fit_batch``, ``fit_class`` and ``keep_class``.
+    fits: bool = False
+    # Of the classes, for messages; empty where nobody knows them.
+    class_names: Sequence[str] = ()
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         check_choices(cls.__module__.rpartition(".")[2], cls.__init__, options)
@@ -39,6 +50,48 @@ class Method(nn.Module):
             batch: on the method's device.
             state: where training stands; also where random numbers come from.
         """
+        raise NotImplementedError
+
+    @property
+    def looks(self) -> int:
+        """How often a fit sees the images of each class."""
+        return 1
+
+    def fit_batch(self, batch: Batch, sums: dict[str, Tensor], look: int) -> dict[str, Tensor]:
+        """Add images to the sums of their class.
+
+        The engine calls this class by class: in the order of their ids with all images of a class, as often as
+        :attr:`looks` says, then with those of the next one. Each class is summed in one process. Sums that grow image
+        by image therefore have the same bits for every size of batches and number of processes.
+
+        Args:
+            batch: whole images as evaluation sees them, all of one class, on the method's device.
+            sums: what this method returned for the images before, which may be changed in place; empty at first.
+                Checkpoints hold them.
+            look: 0-based, over the images of the class.
+
+        Returns:
+            The sums with these images, by any name.
+
+        Raises:
+            MethodError: if an image cannot be used; the message names it.
+        """
+        raise NotImplementedError
+
+    def fit_class(self, sums: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Fit a class.
+
+        Args:
+            sums: of all its images.
+
+        Returns:
+            What :meth:`keep_class` is given, on the CPU, and remarks: what is odd about the class, in words that fit
+            every class.
+        """
+        raise NotImplementedError
+
+    def keep_class(self, label: int, found: dict[str, Tensor]) -> None:
+        """Write what :meth:`fit_class` found of class ``label`` into the buffers; every process does so."""
         raise NotImplementedError
 
     @property

@@ -302,8 +302,9 @@ _ALL = (
     Protocol(
         name="psol",
         source="Zhang et al., CVPR 2020 (PSOL), the pseudo boxes of DDT: the largest 8-connected component of "
-        "positive projections at the map's own size, scaled to the image. The published numbers are those of a "
-        "regressor trained on them; score its boxes with BoxAccuracy.update_boxes.",
+        "positive projections at the map's own size, scaled to the image; the whole image where there is none. The "
+        "published numbers of PSOL are those of a regressor trained on them; score its boxes with "
+        "BoxAccuracy.update_boxes.",
         rule=BoxRule(
             interpolation="none",
             normalization="none",
@@ -311,6 +312,7 @@ _ALL = (
             relative=False,
             selection="pixel_area",
             box_end="exclusive",
+            empty_box="image",
             iou_plus_one=False,
             hit=">",
         ),

@@ -64,9 +64,14 @@ class BackboneSpec:
 
     name: str
     layout: str | None = None
-    weights: str = "none"
+    weights: str = "none"  # a file, an enum of torchvision, "pretrained" for timm, "stage.NAME" of this recipe
     freeze_bn: bool = False
     freeze: str | None = None  # stage up to which nothing trains
+
+    @property
+    def from_stage(self) -> str | None:
+        """Name of the earlier stage of the recipe whose backbone this one starts from, if ``weights`` says so."""
+        return self.weights.removeprefix("stage.") if self.weights.startswith("stage.") else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from wsolfast import backbones, data, methods
 from wsolfast._compat import without_compiler
 from wsolfast._nearest import nearest
 from wsolfast._system import count_cores
-from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, fits, localizer_of, method_class
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
 from wsolfast.methods import Method
@@ -84,6 +84,8 @@ def count_decoders(wanted: int, device: torch.device) -> int:
 def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[str] = ()) -> data.Dataset:
     """Open ``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes.
 
+    A stage that is fitted sees whole images, as evaluation does, of its own ``resize`` if it has one.
+
     Args:
         recipe: says what data that is.
         stage: one of its stages.
@@ -92,19 +94,13 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
     Raises:
         DataError: if the split cannot be opened, or has a class that the run does not know.
     """
-    ref, spec = StageRef(recipe, stage), recipe.data
-    dataset = _open(
-        recipe,
-        "train_weaksup",
-        class_names,
-        resize=ref.resize,
-        crop=ref.crop,
-        train=True,
-        keep_aspect=spec.keep_aspect,
-        crop_area=spec.crop_area,
-        rand_augment=spec.rand_augment,
-    )
-    if len(dataset.labels.unique()) == 1:
+    ref, spec, fitted = StageRef(recipe, stage), recipe.data, fits(stage)
+    view: dict[str, Any] = {"resize": stage.resize or eval_size(recipe), "crop": None, "train": False}
+    if not fitted:
+        view = {"resize": ref.resize, "crop": ref.crop, "train": True, "keep_aspect": spec.keep_aspect}
+        view |= {"crop_area": spec.crop_area, "rand_augment": spec.rand_augment}
+    dataset = _open(recipe, "train_weaksup", class_names, **view)
+    if not fitted and len(dataset.labels.unique()) == 1:
         name = dataset.class_names[int(dataset.labels[0])]
         _log.warning("data: every training image is of class %r; nothing is learned where nothing is told apart", name)
     known = set(dataset.labels.tolist())
@@ -264,12 +260,11 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
     size = eval_size(recipe)
     side = size if isinstance(size, int) else max(size) if size else 224
     spec = stage.backbone
-    try:
-        cls = methods.get_stage(stage.method)
-    except KeyError as error:
-        raise RecipeError(f"stage.{stage.name}.method: {error.args[0]}") from None
+    cls = method_class(stage)
     _check_options(f"stage.{stage.name}.model", cls.__init__, stage.model, given=("self", "backbone", "num_classes"))
-    weights = find_weights(spec.weights, recipe.data.root) if pretrained else "none"
+    # Those of an earlier stage are there when it is trained, see load_start.
+    given = "none" if spec.from_stage is not None else spec.weights
+    weights = find_weights(given, recipe.data.root) if pretrained else "none"
     try:
         backbone = backbones.build(
             spec.name,
@@ -279,7 +274,7 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
             freeze_bn=spec.freeze_bn,
             freeze=spec.freeze,
         )
-        if not pretrained and spec.weights != "none":
+        if not pretrained and given != "none":
             backbone.expect_classifier(stage.num_classes or num_classes)
         return cls(backbone, stage.num_classes or num_classes, **stage.model)
     except (ValueError, KeyError, TypeError) as error:

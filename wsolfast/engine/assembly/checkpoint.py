@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from wsolfast.engine.run.distributed import is_first
 from wsolfast.engine.run.errors import MissingError
-from wsolfast.engine.run.run_folder import write_bytes
+from wsolfast.engine.run.run_folder import RunFolder, write_bytes
+from wsolfast.methods import Method
+from wsolfast.recipe import StageSpec
 
 LAST, PREVIOUS, NEXT = "last.ckpt", "previous.ckpt", "next.ckpt"
 
@@ -94,18 +96,38 @@ def load_weights(file: Path, method: nn.Module) -> None:
     Raises:
         MissingError: if the file is missing, unreadable, or belongs to another model.
     """
+    _load(file, _read(file), method)
+
+
+def load_start(run: RunFolder, stage: StageSpec, method: Method) -> None:
+    """Load the backbone that an earlier stage of the run ended with, if ``stage`` starts from it.
+
+    Raises:
+        MissingError: if the weights are missing, unreadable, or those of another backbone.
+    """
+    source = stage.backbone.from_stage
+    if source is not None:
+        file, prefix = run.weights_path(source), "backbone."
+        tensors = {name: tensor for name, tensor in _read(file).items() if name.startswith(prefix)}
+        _load(file, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, method.backbone)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
-        tensors = safetensors.torch.load_file(file)
+        return safetensors.torch.load_file(file)
     except FileNotFoundError:
         raise MissingError(f"{file}: no such weights") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise MissingError(f"{file}: not readable as safetensors ({error})") from None
-    wanted = method.state_dict()
+
+
+def _load(file: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> None:
+    wanted = module.state_dict()
     wrong = sorted(wanted.keys() ^ tensors.keys()) or [
         name for name, tensor in tensors.items() if tensor.shape != wanted[name].shape
     ]
     if wrong:
         raise MissingError(f"{file}: does not fit this recipe's model at {len(wrong)} tensors, first {wrong[0]!r}")
-    method.load_state_dict(tensors)
+    module.load_state_dict(tensors)

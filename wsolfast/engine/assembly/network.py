@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wsolfast.engine.assembly.build import build_method, choose_device, find_weights, refine
-from wsolfast.engine.assembly.checkpoint import load_weights, seed_everything
+from wsolfast.engine.assembly.checkpoint import load_start, load_weights, seed_everything
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
@@ -40,6 +40,9 @@ def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
     method = build_method(recipe, stage, num_classes, pretrained=not weights.is_file())
     if weights.is_file():
         load_weights(weights, method)
+    else:
+        load_start(run, stage, method)
+    method.class_names = run.class_names()
     return method
 
 

@@ -15,7 +15,7 @@ from wsolfast.engine.assembly.build import (
     find_weights,
     refine,
 )
-from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, localizer_of
+from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, fits, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec, as_measured
@@ -30,6 +30,9 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: that names the key, and the name that is nearest to what it says.
         MissingError: if the classifier is neither a stage nor a run.
     """
+    for stage in recipe.stage:
+        if fits(stage):
+            _check_fitted(stage)
     for name in ("", *(variant.name for variant in recipe.variant)):
         spec = dataclasses.replace(recipe.evaluate, variant=name)
         _check_evaluation(as_measured(dataclasses.replace(recipe, evaluate=spec)))
@@ -55,12 +58,25 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
             if weights.endswith(_FILES) and not Path(weights).expanduser().is_file():
                 raise MissingError(f"stage.{stage.name}.backbone.weights: no weights at {weights}")
             networks[stage.name] = build_method(recipe, stage, num_classes, pretrained=False)
-            build_optimizer(networks[stage.name], stage.optim, f"stage.{stage.name}.optim")
+            if not fits(stage):
+                build_optimizer(networks[stage.name], stage.optim, f"stage.{stage.name}.optim")
         spec, localizer = recipe.evaluate, localizer_of(recipe).stage
         for post in {spec.post, *spec.refinements} - {"none"}:
             if localizer.name not in networks:
                 networks[localizer.name] = build_method(recipe, localizer, num_classes, pretrained=False)
             refine(networks[localizer.name], dataclasses.replace(spec, post=post))
+
+
+def _check_fitted(stage: StageSpec) -> None:
+    where, usual = f"stage.{stage.name}", StageSpec(stage.name, stage.method, 1, stage.backbone)
+    if stage.epochs > 1:
+        raise RecipeError(f"{where}.epochs: {stage.method} is fitted in one pass, expected 1, got {stage.epochs}")
+    for key in ("accumulate", "sync_bn", "crop", "uses", "optim", "schedule"):
+        if getattr(stage, key) != getattr(usual, key):
+            raise RecipeError(
+                f"{where}.{key}: {stage.method} is fitted to whole images without a gradient and has no use for it; "
+                "leave it out"
+            )
 
 
 def _check_evaluation(recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from wsolfast import methods
 from wsolfast._nearest import nearest
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec
 
 
@@ -85,8 +86,26 @@ def classifies(stage: StageSpec) -> bool:
     Raises:
         RecipeError: if there is no such method.
     """
+    return method_class(stage).classifies
+
+
+def fits(stage: StageSpec) -> bool:
+    """Return whether one pass over the images fits the stage's method, without a gradient.
+
+    Raises:
+        RecipeError: if there is no such method.
+    """
+    return method_class(stage).fits
+
+
+def method_class(stage: StageSpec) -> type[Method]:
+    """Return the class of the stage's method.
+
+    Raises:
+        RecipeError: if there is no such method.
+    """
     try:
-        return methods.get_stage(stage.method).classifies
+        return methods.get_stage(stage.method)
     except KeyError as error:
         raise RecipeError(f"stage.{stage.name}.method: {error.args[0]}") from None
 

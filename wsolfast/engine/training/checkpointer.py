@@ -64,13 +64,16 @@ class Checkpointer:
         return by_steps or time.monotonic() - self.saved_at >= 60 * self.runtime.save_every_minutes
 
     def save(self, at: TrainPosition, method: Method, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint; the one before it stays beside it."""
-        state = {
-            "recipe": self.identity,
-            "images": self.images,
-            "position": [at.epoch, at.step_in_epoch, at.step],
-            "method": method.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        save_checkpoint(self.folder, state)
+        """Write a checkpoint of a training; the one before it stays beside it."""
+        self.write(
+            {
+                "position": [at.epoch, at.step_in_epoch, at.step],
+                "method": method.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+        )
+
+    def write(self, content: dict) -> None:
+        """Write a checkpoint of tensors and plain values, which :meth:`load` returns."""
+        save_checkpoint(self.folder, {"recipe": self.identity, "images": self.images} | content)
         self.saved_at = time.monotonic()

@@ -1,25 +1,21 @@
 """Training: the stages of a recipe, one after the other, each resumable at any step."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
 from wsolfast.engine.assembly.build import (
-    build_method,
     build_optimizer,
-    check_other_splits,
     choose_device,
     count_workers,
     describe_device,
-    open_training_data,
     rate_at,
 )
-from wsolfast.engine.assembly.checkpoint import save_weights, seed_everything
+from wsolfast.engine.assembly.checkpoint import seed_everything
 from wsolfast.engine.assembly.precision import choose_amp
-from wsolfast.engine.assembly.preflight import check_recipe, check_stages
+from wsolfast.engine.assembly.preflight import check_recipe
+from wsolfast.engine.assembly.stage_refs import fits
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
@@ -28,22 +24,23 @@ from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest
-from wsolfast.engine.run.words import count, left_out
+from wsolfast.engine.run.words import count
 from wsolfast.engine.training import artefacts
-from wsolfast.engine.training.checkpointer import Checkpointer
+from wsolfast.engine.training.fit import StageFit
 from wsolfast.engine.training.gradients import GradientAccumulator, StepResult, agree, gradient_norm
 from wsolfast.engine.training.loading import load_parts
 from wsolfast.engine.training.logs import EpochLog, NonFiniteSteps
 from wsolfast.engine.training.order import DataOrder, TrainPosition
-from wsolfast.methods import Method
-from wsolfast.recipe import Recipe, RecipeError, dump_recipe
+from wsolfast.engine.training.stage import StageWork, recipe_hash
+from wsolfast.recipe import Recipe, RecipeError
 from wsolfast.types import Batch, TrainState, derive_seed
 
 
 def train(run: RunFolder, progress: Progress | None = None) -> None:
     """Train every stage of the run's recipe that is not finished, from the last checkpoint if there is one.
 
-    Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share every batch of the recipe.
+    Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share every batch of the recipe, or the
+    classes of a stage that is fitted.
 
     Args:
         run: has the recipe; the weights go there.
@@ -72,7 +69,8 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         try:
             for index, done in enumerate(finished):
                 if not done:
-                    stage = StageTraining(run, index, device, amp, progress, stop)
+                    kind = StageFit if fits(run.recipe.stage[index]) else StageTraining
+                    stage: StageWork = kind(run, index, device, amp, progress, stop)
                     stage.check_later_stages()
                     stage.train()
             run.update_environment(finished=now())
@@ -91,63 +89,25 @@ def change_runtime(run: RunFolder, recipe: Recipe) -> None:
     run.replace_recipe(recipe, until_kept=True)
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Return a name of what a checkpoint may be continued with: the recipe without its data's place and its runtime."""
-    # Every decoder gives the same pixels.
-    core = replace(recipe, runtime=type(recipe.runtime)(), data=replace(recipe.data, root=None, decoder=None))
-    return hashlib.sha256(dump_recipe(core).encode()).hexdigest()
+class StageTraining(StageWork):
+    """Training of one stage by gradients, from its first step or its last checkpoint to its weights.
 
-
-class StageTraining:
-    """Training of one stage, from its first step or its last checkpoint to its weights.
-
-    Args:
-        run: has the recipe; checkpoints, logs and weights go there.
-        index: of the stage in the recipe.
-        device: where to train.
-        amp: the precision, ``"bf16"`` or ``"none"``.
-        progress: where to show how far it is.
-        stop: asks for a stop after the running step.
-
-    Raises:
-        RecipeError: if the stage cannot be built, or its checkpoint was written under another recipe.
-        MissingError: if what it needs of an earlier stage, or every checkpoint, cannot be read.
+    Args and errors are those of :class:`StageWork`.
     """
 
     def __init__(
         self, run: RunFolder, index: int, device: torch.device, amp: str, progress: Progress, stop: StopRequest
     ):
-        recipe, stage = run.recipe, run.recipe.stage[index]
-        self.run, self.stage, self.device, self.amp = run, stage, device, amp
-        self.progress, self.stop = progress, stop
-        self.seed = recipe.seed + index
-        self.dataset = open_training_data(recipe, stage, run.class_names())
-        run.keep_class_names(self.dataset.class_names)
-        seed_everything(self.seed)
-        self.weights = run.weights_path(stage.name)
-        self.identity = recipe_hash(recipe)
-        self.checkpoints = Checkpointer(
-            self.weights.parent, recipe.runtime, identity=self.identity, images=len(self.dataset)
-        )
-        saved = self.checkpoints.load(self._log)
-        self.method = self._build(pretrained=saved is None)
+        super().__init__(run, index, device, amp, progress, stop)
+        recipe, stage = run.recipe, self.stage
         where, fused = f"stage.{stage.name}.optim", recipe.runtime.fused_optimizer
         self.optimizer = build_optimizer(self.method, stage.optim, where, fused=fused)
         self.order = DataOrder(self.dataset.labels, stage, self.seed, self.method.batch_sampler)
         self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
+        saved = self.saved
         self.at = self.checkpoints.restore(saved, self.method, self.optimizer) if saved else TrainPosition()
         self.gradients = GradientAccumulator(self.method, device, recipe.runtime, amp)
         self.nonfinite = NonFiniteSteps(run, stage.name, self._log, self.at.step)
-
-    def check_later_stages(self) -> None:
-        """Look at what is needed when this stage is done: the next ones, the refinement of maps, other splits.
-
-        Raises:
-            RecipeError: if something cannot be built.
-            DataError: if a split is there and cannot be read.
-        """
-        check_stages(self.run.recipe, len(self.dataset.class_names), self.stage, self.method)
-        check_other_splits(self.run.recipe, self.dataset.class_names)
 
     def train(self) -> None:
         """Train to the end and leave the weights.
@@ -158,7 +118,8 @@ class StageTraining:
         """
         stage, at, steps_per_epoch = self.stage, self.at, self.order.steps_per_epoch
         first = at.step
-        self._log_start()
+        amount = f"{count(stage.epochs, 'epoch')} of {count(steps_per_epoch, 'step')}"
+        self._log_start(amount, f"step {at.step}" if at.step else "")
         self._hold_images()
         self.method.train()
         with self.progress.task(stage.name, stage.epochs * steps_per_epoch, at.step) as advance:
@@ -224,40 +185,6 @@ class StageTraining:
         factor = rate_at(self.stage.schedule, step, self.order.steps_per_epoch, self.stage.epochs)
         return self.stage.optim.lr * factor
 
-    def _build(self, pretrained: bool) -> Method:
-        runtime, stage = self.run.recipe.runtime, self.stage
-        method = build_method(self.run.recipe, stage, len(self.dataset.class_names), pretrained=pretrained)
-        if stage.sync_bn:
-            try:
-                distributed.synchronize_batch_norm(method, self.device)
-            except ValueError as error:
-                raise RecipeError(f"stage.{stage.name}.{error}") from None
-        layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
-        # torch's own annotation leaves memory_format out.
-        method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        if runtime.compile:
-            method.backbone.compile()
-        return method
-
-    def _log_start(self) -> None:
-        stage, processes = self.stage, distributed.world_size()
-        self._log(
-            f"{stage.name}: {stage.method} on {count(len(self.dataset), 'image')} "
-            f"of {count(len(self.dataset.class_names), 'class', 'classes')}, "
-            f"{count(stage.epochs, 'epoch')} of {count(self.order.steps_per_epoch, 'step')} on {self.device}"
-            + (", bf16" if self.amp == "bf16" else "")
-            + (f", {processes} processes" if processes > 1 else "")
-            + (f", resumed at step {self.at.step}" if self.at.step else "")
-        )
-        if self.method.backbone.load_report is not None:
-            self._log(str(self.method.backbone.load_report))
-        if self.dataset.skipped:
-            self._log(left_out(len(self.dataset.skipped)))
-        for message in self.dataset.skipped:
-            self._log(f"skipped: {message}")
-        for message in self.dataset.describe_cache():
-            self._log(f"cache: {message}")
-
     def _hold_images(self) -> None:
         gigabytes = self.run.recipe.runtime.device_cache_gb
         if not gigabytes:
@@ -269,17 +196,3 @@ class StageTraining:
                 raise RecipeError(f"runtime.device_cache_gb: {error}") from error
         if not fits:
             self._log(f"the images need more than runtime.device_cache_gb = {gigabytes:g} and are decoded every epoch")
-
-    def _leave_weights(self) -> None:
-        run, stage = self.run, self.stage
-        artefacts.save(
-            run, stage, self.method, self.device, identity=self.identity, stop=self.stop, progress=self.progress
-        )
-        about = {"method": stage.method, "recipe": run.recipe.name, "stage": stage.name}
-        save_weights(self.weights, self.method.state_dict(), about)
-        # What the first process wrote is there before anyone reads it.
-        distributed.from_first(None)
-
-    def _log(self, text: str) -> None:
-        self.run.log(text)
-        self.progress.log(text)

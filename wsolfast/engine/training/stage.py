@@ -1,0 +1,129 @@
+"""A stage of a recipe at work: its images, its network, its checkpoints, and the weights that it leaves."""
+
+import hashlib
+from dataclasses import replace
+
+import torch
+
+from wsolfast.engine.assembly.build import build_method, check_other_splits, open_training_data
+from wsolfast.engine.assembly.checkpoint import load_start, save_weights, seed_everything
+from wsolfast.engine.assembly.preflight import check_stages
+from wsolfast.engine.run import distributed
+from wsolfast.engine.run.progress import Progress
+from wsolfast.engine.run.run_folder import RunFolder
+from wsolfast.engine.run.signals import StopRequest
+from wsolfast.engine.run.words import count, left_out
+from wsolfast.engine.training import artefacts
+from wsolfast.engine.training.checkpointer import Checkpointer
+from wsolfast.methods import Method
+from wsolfast.recipe import Recipe, RecipeError, dump_recipe
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Return a name of what a checkpoint may be continued with: the recipe without its data's place and its runtime."""
+    # Every decoder gives the same pixels.
+    core = replace(recipe, runtime=type(recipe.runtime)(), data=replace(recipe.data, root=None, decoder=None))
+    return hashlib.sha256(dump_recipe(core).encode()).hexdigest()
+
+
+class StageWork:
+    """What a stage has before its first step, or after its last checkpoint; a subclass does the work in ``train``.
+
+    Args:
+        run: has the recipe; checkpoints, logs and weights go there.
+        index: of the stage in the recipe.
+        device: where to work.
+        amp: the precision, ``"bf16"`` or ``"none"``.
+        progress: where to show how far it is.
+        stop: asks for a stop after the running step.
+
+    Raises:
+        RecipeError: if the stage cannot be built, or its checkpoint was written under another recipe.
+        MissingError: if what it needs of an earlier stage, or every checkpoint, cannot be read.
+    """
+
+    def __init__(
+        self, run: RunFolder, index: int, device: torch.device, amp: str, progress: Progress, stop: StopRequest
+    ):
+        recipe, stage = run.recipe, run.recipe.stage[index]
+        self.run, self.stage, self.device, self.amp = run, stage, device, amp
+        self.progress, self.stop = progress, stop
+        self.seed = recipe.seed + index
+        self.dataset = open_training_data(recipe, stage, run.class_names())
+        run.keep_class_names(self.dataset.class_names)
+        seed_everything(self.seed)
+        self.weights = run.weights_path(stage.name)
+        self.identity = recipe_hash(recipe)
+        self.checkpoints = Checkpointer(
+            self.weights.parent, recipe.runtime, identity=self.identity, images=len(self.dataset)
+        )
+        self.saved = self.checkpoints.load(self._log)
+        self.method = self._build(pretrained=self.saved is None)
+
+    def check_later_stages(self) -> None:
+        """Look at what is needed when this stage is done: the next ones, the refinement of maps, other splits.
+
+        Raises:
+            RecipeError: if something cannot be built.
+            DataError: if a split is there and cannot be read.
+        """
+        check_stages(self.run.recipe, len(self.dataset.class_names), self.stage, self.method)
+        check_other_splits(self.run.recipe, self.dataset.class_names)
+
+    def train(self) -> None:
+        """Work to the end and leave the weights.
+
+        Raises:
+            Interrupted: a signal asked for a stop; the checkpoint is written.
+            RunError: something that cannot be gone on with; the message names it.
+        """
+        raise NotImplementedError
+
+    def _build(self, pretrained: bool) -> Method:
+        runtime, stage = self.run.recipe.runtime, self.stage
+        method = build_method(self.run.recipe, stage, len(self.dataset.class_names), pretrained=pretrained)
+        if pretrained:
+            load_start(self.run, stage, method)
+        if stage.sync_bn:
+            try:
+                distributed.synchronize_batch_norm(method, self.device)
+            except ValueError as error:
+                raise RecipeError(f"stage.{stage.name}.{error}") from None
+        layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+        # torch's own annotation leaves memory_format out.
+        method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        if runtime.compile:
+            method.backbone.compile()
+        return method
+
+    def _log_start(self, amount: str, resumed: str) -> None:
+        stage, processes = self.stage, distributed.world_size()
+        self._log(
+            f"{stage.name}: {stage.method} on {count(len(self.dataset), 'image')} "
+            f"of {count(len(self.dataset.class_names), 'class', 'classes')}, {amount} on {self.device}"
+            + (", bf16" if self.amp == "bf16" else "")
+            + (f", {processes} processes" if processes > 1 else "")
+            + (f", resumed at {resumed}" if resumed else "")
+        )
+        if self.method.backbone.load_report is not None:
+            self._log(str(self.method.backbone.load_report))
+        if self.dataset.skipped:
+            self._log(left_out(len(self.dataset.skipped)))
+        for message in self.dataset.skipped:
+            self._log(f"skipped: {message}")
+        for message in self.dataset.describe_cache():
+            self._log(f"cache: {message}")
+
+    def _leave_weights(self) -> None:
+        run, stage = self.run, self.stage
+        artefacts.save(
+            run, stage, self.method, self.device, identity=self.identity, stop=self.stop, progress=self.progress
+        )
+        about = {"method": stage.method, "recipe": run.recipe.name, "stage": stage.name}
+        save_weights(self.weights, self.method.state_dict(), about)
+        # What the first process wrote is there before anyone reads it.
+        distributed.from_first(None)
+
+    def _log(self, text: str) -> None:
+        self.run.log(text)
+        self.progress.log(text)
