@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from wsolfast.engine.assembly.stage_refs import fits
 from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train
@@ -32,7 +33,11 @@ def tiny(method):
     batch = 12
     images = {"size": 64, "num_train": STEPS * batch, "num_val": 2, "num_test": 2}
     data = replace(recipe.data, options=recipe.data.options | images)
-    stages = tuple(replace(stage, epochs=EPOCHS, batch_size=batch) for stage in recipe.stage)
+    # A class has six images.
+    stages = tuple(
+        replace(stage, batch_size=2) if fits(stage) else replace(stage, epochs=EPOCHS, batch_size=batch)
+        for stage in recipe.stage
+    )
     return replace(recipe, data=data, stage=stages)
 
 
@@ -67,16 +72,19 @@ def whole(tmp_path_factory):
 def test_a_stopped_stage_continues_bit_for_bit(method, stage, whole, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "stopped", tiny(method))
     stage_method = get_stage(next(spec.method for spec in run.recipe.stage if spec.name == stage))
-    step, states = stage_method.training_step, []
+    name, stopped = "training_step", f"stopped at step {STOP_AT}"
+    if stage_method.fits:
+        name, stopped = "fit_batch", "stopped after "
+    step, steps = getattr(stage_method, name), []
 
-    def interrupted_step(self, batch, state):
-        states.append(state)
-        if len(states) == STOP_AT:
+    def interrupted_step(self, *given):
+        steps.append(given)
+        if len(steps) == STOP_AT:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, state)
+        return step(self, *given)
 
-    monkeypatch.setattr(stage_method, "training_step", interrupted_step)
-    with pytest.raises(Interrupted, match=f"stopped at step {STOP_AT}"):
+    monkeypatch.setattr(stage_method, name, interrupted_step)
+    with pytest.raises(Interrupted, match=stopped):
         train(run)
     torch.rand(7)
     train(RunFolder(run.path))

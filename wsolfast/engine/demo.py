@@ -1,6 +1,6 @@
 """Demo: the ``demo/*`` recipes trained, measured and shown, on images that are rendered for it.
 
-``demo_baselines/*`` are regularised CAMs, which are trained on request.
+``demo_baselines/*`` are regularised CAMs and DDT, which are trained on request.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ _MINUTES = 3.0
 
 
 def demo_recipes(*, baselines: bool) -> list[str]:
-    """Return the names of the demo's recipes, with or without the regularised CAMs."""
+    """Return the names of the demo's recipes, with or without the regularised CAMs and DDT."""
     folders = ("demo", "demo_baselines") if baselines else ("demo",)
     return [name for name in list_recipes() if name.partition("/")[0] in folders]
 
@@ -37,7 +37,7 @@ def demo(
         output: folder of the runs and of ``report/index.html``.
         seed: of the weights, and of what training draws.
         minutes: scales the recipes' epochs, which take about three minutes on two cores.
-        baselines: train the regularised CAMs too, in about as much time again.
+        baselines: train the regularised CAMs and DDT too, in about as much time again.
         progress: where to show how far it is.
 
     Returns:

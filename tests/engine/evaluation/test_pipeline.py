@@ -203,7 +203,10 @@ def test_no_batch_waits_for_a_number(method, way):
     small = ("data.options={num_classes=3, size=64, num_test=10}", "data.resize=64", "data.crop=56")
     recipe = load_recipe(name, [*small, "evaluate.resize=56", way])
     dataset, ranks = open_eval_data(recipe, "test"), classifier_of(recipe)
-    localizer = refine(build_method(recipe, localizer_of(recipe).stage, 3, pretrained=False), recipe.evaluate)
+    method = build_method(recipe, localizer_of(recipe).stage, 3, pretrained=False)
+    for label in range(3 * method.fits):
+        method.keep_class(label, {"images": torch.tensor(1)})
+    localizer = refine(method, recipe.evaluate)
     classifier = ranks and build_method(recipe, ranks.stage, 3, pretrained=False)
     predictor = Predictor(localizer, classifier, device=CPU, crop=56 if recipe.evaluate.ten_crop else None)
     waits = Waits()

@@ -11,12 +11,13 @@ from ranks import on_ranks
 
 from wsolfast.engine.assembly.build import open_eval_data
 from wsolfast.engine.assembly.network import load_localizer
+from wsolfast.engine.assembly.stage_refs import fits
 from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.evaluation.score_maps import ScoreMaps
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.run_folder import RunFolder
-from wsolfast.engine.training import train as train_module
+from wsolfast.engine.training import stage as stage_module
 from wsolfast.engine.training.train import train
 from wsolfast.methods import list_methods
 from wsolfast.methods._context_pool import ContextPool
@@ -67,7 +68,11 @@ EACH_STAGE = (
 def recipe_of(method, *overrides, each_stage=()):
     """The method's demo recipe, made small."""
     name = RECIPES[method]
-    stages = [f"stage.{stage.name}.{text}" for stage in load_recipe(name).stage for text in (*EACH_STAGE, *each_stage)]
+    stages = [
+        f"stage.{stage.name}.{text}"
+        for stage in load_recipe(name).stage
+        for text in (("batch_size=7",) if fits(stage) else (*EACH_STAGE, *each_stage))
+    ]
     return load_recipe(name, [*SMALL, *stages, *overrides])
 
 
@@ -77,7 +82,7 @@ def train_all(folder, methods, *overrides, each_stage=(), double=True):
     In single precision a rectified class map near zero has the sign of its rounding: SPOL's gradients then differ by
     percents between any two orders of summation.
     """
-    build, save = train_module.build_method, train_module.save_weights
+    build, save = stage_module.build_method, stage_module.save_weights
 
     def save_everywhere(file, state, about):
         save(file, state, about)
@@ -85,8 +90,8 @@ def train_all(folder, methods, *overrides, each_stage=(), double=True):
 
     with pytest.MonkeyPatch.context() as patch:
         if double:
-            patch.setattr(train_module, "build_method", lambda *given, **options: build(*given, **options).double())
-        patch.setattr(train_module, "save_weights", save_everywhere)
+            patch.setattr(stage_module, "build_method", lambda *given, **options: build(*given, **options).double())
+        patch.setattr(stage_module, "save_weights", save_everywhere)
         for method in methods:
             train(RunFolder.create(folder / method, recipe_of(method, *overrides, each_stage=each_stage)))
 
