@@ -46,9 +46,19 @@ class Refined(Method):
             raise ValueError(f"{name}: {title} ranks no classes, and {name} starts from a class's score")
         if self.needs.head and not method.has_linear_head:
             raise ValueError(f"{name}: {title} has no linear classifier on pooled features, from which {name} starts")
+        self._check_layer(method)
         self.method = method
+        self.training = method.training
         self.classifies = method.classifies
         self.has_linear_head = method.has_linear_head
+
+    def _check_layer(self, method: Method) -> None:
+        names, start = [stage.name for stage in method.backbone.stages], self.needs.graph_from
+        deepest = max(map(names.index, method.feature_stages))
+        if start in names[deepest + 1 :]:
+            raise ValueError(
+                f"{self.name}: layer: {type(method).__name__} reads nothing above {names[deepest]!r}, not {start!r}"
+            )
 
     @property
     # The method's own, read-only: as an attribute it would be two submodules.

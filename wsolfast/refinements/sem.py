@@ -22,7 +22,7 @@ class SelfEnhancement(Refinement):
 
     S are the positions of the largest values of the class map before any ReLU; of equal ones the first in raster order
     comes first. A method without a linear classifier gives its own map instead. No similarity but those to the seeds is
-    computed.
+    computed. Where all positions are alike, or all are seeds, the map is constant: zero.
 
     Args:
         stages: of the backbone.
@@ -63,7 +63,12 @@ class SelfEnhancement(Refinement):
             maps = functional.interpolate(maps, features.shape[2:], mode="bilinear", align_corners=False)
         # Three digits, which autocast would leave, are too few for the difference of two similarities.
         with torch.autocast(maps.device.type, enabled=False):
-            return ops.min_max_normalize(self._similarities(maps, features).unflatten(2, features.shape[2:]))
+            similar = self._similarities(maps, features)
+            if similar.numel():
+                # Where all positions are alike, cosines differ by rounding, which is no map.
+                low, high = similar.aminmax(dim=2, keepdim=True)
+                similar = similar.masked_fill(high - low < 100 * torch.finfo(similar.dtype).eps, 0)
+            return ops.min_max_normalize(similar.unflatten(2, features.shape[2:]))
 
     def _similarities(self, maps: Tensor, features: Tensor) -> Tensor:
         """Return the similarities [N, M, P] of ``features`` [N, C, h, w] to the seeds of ``maps`` [N, M, h, w]."""

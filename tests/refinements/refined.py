@@ -1,0 +1,60 @@
+"""Methods of the demo recipes on small images, and what each refinement does with them; built once."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from wsolfast import backbones
+from wsolfast.engine.demo import demo_recipes
+from wsolfast.methods import Method, Refined, get_stage, list_stages
+from wsolfast.recipe import load_recipe
+from wsolfast.refinements import list_refinements
+
+NUM_CLASSES = 4
+# Options that make a refinement do something in a network that nothing has trained.
+OPTIONS: dict[str, dict[str, object]] = {
+    "sem": {"seeds": 5},
+    "ccam": {"gamma": "linear"},
+    "scg": {"layers": ["conv5"], "delta_h": 0.5, "delta_l": 0.2},
+}
+# What starts from a class's score makes no sense behind a map of no class.
+NONSENSE = {("spol.seg", name) for name in list_refinements()} - {("spol.seg", "scg"), ("spol.seg", "sem")}
+PAIRS = [(stage, name) for stage in list_stages() for name in list_refinements() if (stage, name) not in NONSENSE]
+
+
+@functools.cache
+def _demo_stages() -> dict[str, object]:
+    recipes = [load_recipe(name) for name in demo_recipes(baselines=True)]
+    return {stage.method: stage for recipe in recipes for stage in recipe.stage}
+
+
+def build(stage: str, **options: object) -> Method:
+    """Build a method as its demo recipe does, in evaluation mode and double precision, where rounding plays no role."""
+    torch.manual_seed(0)
+    spec = _demo_stages()[stage]
+    backbone = backbones.build(spec.backbone.name, layout=spec.backbone.layout, input_size=64)
+    return get_stage(stage)(backbone, NUM_CLASSES, **spec.model | options).double().eval().requires_grad_(False)
+
+
+built = functools.cache(build)
+
+
+def refined(stage: str, name: str, **options: object) -> Refined:
+    """Put the refinement ``name`` behind the method ``stage``."""
+    return Refined(built(stage), name, **OPTIONS.get(name, {}) | options)
+
+
+def images(count: int = 3) -> Tensor:
+    """Make images that are wider than high."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (count, 3, 48, 64), dtype=torch.uint8, generator=generator)
+
+
+LABEL = torch.tensor([2, 0, 3])
+
+
+@functools.cache
+def maps_of(stage: str, name: str) -> Tensor:
+    """Compute the maps of three images, each of its label and of the two most likely classes."""
+    return refined(stage, name).localize(images(), LABEL, topk=2).localization_map
