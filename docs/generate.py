@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wsolfast.engine.assembly.stage_refs import localizer_of
-from wsolfast.methods import SelfCorrelation, display_name, get_stage, method_of
+from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
 from wsolfast.ops import CorrelationRule
 from wsolfast.recipe import list_recipes, load_recipe
+from wsolfast.refinements import get_refinement, list_refinements
 
 DOCS = Path(__file__).parent
 _MARK = re.compile(r"(<!-- generated: (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -38,6 +39,11 @@ _API = {
     "data": ["wsolfast.data"],
     "backbones": ["wsolfast.backbones"],
     "methods": ["wsolfast.methods", ("wsolfast.types", "Batch TrainState Localization ParamGroup")],
+    "refinements": [
+        "wsolfast.refinements",
+        *((f"wsolfast.refinements.{name}", get_refinement(name).__name__) for name in list_refinements()),
+        ("wsolfast.refinements.ccam", "Combination"),
+    ],
     "export": ["wsolfast.export", ("wsolfast.interop", "features_of tokens_to_map class_maps")],
     "convert": ["wsolfast.convert"],
     "compat": ["wsolfast.compat.wsolevaluation"],
@@ -130,15 +136,16 @@ def _options(name: str) -> str:
     return _table(["option", "default", "meaning"], rows)
 
 
-def _scg_options() -> str:
-    """The table of ``[evaluate.scg]`` and of SPA's ``[stage.model.scg]``."""
+def _refinement_options(name: str) -> str:
+    """The table of ``[evaluate.<name>]``; SCG's is that of SPA's ``[stage.model.scg]``, too."""
+    cls = get_refinement(name)
     rows = [
-        [f"`{option.name}`", f"`{_default(option.default)}`", markdown(_meaning(cls, option.name))]
-        for cls in (CorrelationRule, SelfCorrelation)
-        for option in inspect.signature(cls).parameters.values()
+        [f"`{option.name}`", f"`{_default(option.default)}`", markdown(_meaning(of, option.name))]
+        for of in ((CorrelationRule, cls) if cls.more_options() else (cls,))
+        for option in inspect.signature(of).parameters.values()
         if option.default is not option.empty
     ]
-    return _table(["option", "default", "meaning"], rows)
+    return _table(["option", "default", "meaning"], rows) if rows else "No options."
 
 
 def _meaning(cls: type, option: str) -> str:
@@ -345,7 +352,7 @@ _TABLES: dict[str, Callable[..., str]] = {
     "scaling": _scaling,
     "zoo": _zoo,
     "options": _options,
-    "scg": _scg_options,
+    "refinement": _refinement_options,
     "recipes": _recipes,
     "protocols": _protocols,
     "traps": _traps,

@@ -48,6 +48,7 @@ ALLOWED = {
     "testing": {"ops", "types", "kernels"},
     "recipes": set(),
 }
+# Which every room may import.
 EVERYWHERE = {"_choices", "_nearest", "_system"}
 # Rooms of engine/ and data/, from the ground up, and those of the same folder that each may import. Files beside the
 # rooms of engine/ are whole jobs, which may import each other; data/__init__ names what others may ask for.
@@ -77,7 +78,6 @@ INSIDE = {
         "__init__": {"errors", "images", "_base", "_spec", "sources", "tools"},
     },
 }
-# Which every room may import.
 NATIVE = {
     "boxes": {"boxes"},
     "common": {"common", "boxes", "torch"},

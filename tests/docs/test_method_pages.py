@@ -1,4 +1,4 @@
-"""Every method has a page, and every page says what a reader looks for."""
+"""Every method has a page, and so have the refinements; every page says what a reader looks for."""
 
 import re
 
@@ -6,8 +6,10 @@ import pytest
 from pages import DOCS
 
 from wsolfast.methods import list_stages
+from wsolfast.refinements import display_name, list_refinements, options_of
 
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((DOCS / "methods").glob("*.md"))}
+REFINEMENTS = PAGES.pop("refinements")
 
 
 @pytest.mark.parametrize("stage", list_stages())
@@ -26,3 +28,28 @@ def test_page_names_its_ops_recipes_and_where_it_was_measured(name):
     assert "<!-- generated: recipes " in text
     assert re.search(r"\]\(\.\./(\.\./README|real_birds)\.md", text)
     assert name == "baselines" or "$$" in text
+
+
+@pytest.mark.parametrize("name", list_refinements())
+def test_every_refinement_has_its_paper_formula_and_options_on_one_page(name):
+    found = re.search(
+        rf"^##+ {re.escape(display_name(name))}$(.*?)(?=^##)", REFINEMENTS, flags=re.MULTILINE | re.DOTALL
+    )
+    text = found[1]
+    assert re.search(r": \*.+?\*,\s.*\d{4}", text, flags=re.DOTALL)
+    assert f"`{name}`" in REFINEMENTS.partition("## Which one")[2].partition("\n## ")[0]
+    # SCG's are those of SPA, and so is its page.
+    place = PAGES["spa"] if name == "scg" else text
+    table = place.partition(f"<!-- generated: refinement {name} -->\n")[2].partition("<!-- end -->")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == sorted(options_of(name))
+    assert table.startswith("No options.") == (not options_of(name))
+    assert "$" in text or name == "scg"
+
+
+def test_published_rows_of_the_refinements_name_their_source():
+    rows = re.findall(r"^\| (.+) \|$", REFINEMENTS.partition("## Published numbers")[2], flags=re.MULTILINE)[1:]
+    sources = [row.split(" | ")[-1] for row in rows]
+    assert len(rows) > 10
+    assert all(sources)
+    notes = set(re.findall(r"\[\^(\w+)\](?!:)", REFINEMENTS))
+    assert notes == set(re.findall(r"^\[\^(\w+)\]:", REFINEMENTS, flags=re.MULTILINE))

@@ -9,6 +9,7 @@ from pages import DOCS, generate
 
 from wsolfast import recipe
 from wsolfast.recipe import list_recipes
+from wsolfast.refinements import list_refinements
 
 TEXT = (DOCS / "recipes.md").read_text(encoding="utf-8")
 SPECS = [thing for thing in (getattr(recipe, name) for name in recipe.__all__) if dataclasses.is_dataclass(thing)]
@@ -16,7 +17,7 @@ SPECS = [thing for thing in (getattr(recipe, name) for name in recipe.__all__) i
 
 def rows(spec):
     section = re.search(rf"^### {spec.__name__}$(.*?)(?=^#)", TEXT, flags=re.MULTILINE | re.DOTALL)[1]
-    return re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", section, flags=re.MULTILINE)
+    return re.findall(r"^\| `(\w+|<refinement>)` \| (.+?) \| (.+) \|$", section, flags=re.MULTILINE)
 
 
 def default_of(field):
@@ -35,7 +36,9 @@ def choices_of(hint):
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)
 def test_table_has_the_keys_of_the_code(spec):
-    fields = {field.name: default_of(field) for field in dataclasses.fields(spec)}
+    # The field of all other tables has the names of what they belong to.
+    names = {"refinements": "<refinement>"}
+    fields = {names.get(field.name, field.name): default_of(field) for field in dataclasses.fields(spec)}
     listed = {name: default for name, default, _ in rows(spec)}
     if spec is recipe.Paper:
         listed |= {name: "–" for _, _, meaning in rows(spec) for name in re.findall(r"`(\w+)`", meaning)}
@@ -50,6 +53,11 @@ def test_choices_of_a_key_are_all_named():
     assert ("OptimSpec", "name", "adam") in choices
     for spec, key, choice in choices:
         assert f"`{choice}`" in TEXT or f'`"{choice}"`' in TEXT, f"{spec}.{key}: {choice} is not said"
+
+
+def test_refinements_are_all_named():
+    (said,) = [meaning for name, _, meaning in rows(recipe.EvaluateSpec) if name == "post"]
+    assert sorted(re.findall(r"`(\w+)`", said)) == list_refinements()
 
 
 def test_folders_of_recipes_are_all_named():

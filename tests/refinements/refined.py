@@ -21,6 +21,8 @@ OPTIONS: dict[str, dict[str, object]] = {
 # What starts from a class's score makes no sense behind a map of no class.
 NONSENSE = {("spol.seg", name) for name in list_refinements()} - {("spol.seg", "scg"), ("spol.seg", "sem")}
 PAIRS = [(stage, name) for stage in list_stages() for name in list_refinements() if (stage, name) not in NONSENSE]
+# These train CAM's network in other ways; what they are in evaluation is CAM's class.
+LIKE_CAM = ("cutmix", "has")
 
 
 @functools.cache
@@ -48,7 +50,7 @@ def refined(stage: str, name: str, **options: object) -> Refined:
 def images(count: int = 3) -> Tensor:
     """Make images that are wider than high."""
     generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 256, (count, 3, 48, 64), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, 3, 32, 48), dtype=torch.uint8, generator=generator)
 
 
 LABEL = torch.tensor([2, 0, 3])

@@ -97,6 +97,15 @@ class Refined(Method):
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
+        """Localise as :meth:`Method.localize_features` does, with refined maps.
+
+        Args:
+            features: what :meth:`features` returned.
+            size, label, topk, ranking: as there; ``ranking`` also chooses the predicted classes.
+
+        Raises:
+            FeatureError: if features or gradients hold NaN or infinity; the message names the stage.
+        """
         with self._recording():
             seen = self._see(features, size, label, topk, ranking)
             maps = self.refine(seen).detach()

@@ -76,7 +76,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a refinement reads of a method.
+    """The parts of a method that a refinement reads.
 
     Attributes:
         stages: names of backbone stages, besides the method's own.

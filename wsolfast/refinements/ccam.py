@@ -46,7 +46,11 @@ class Combination:
             raise ValueError(f"gamma: expected m and r of at least 1, got m={self.m}, r={self.r}")
 
     def of_ranks(self, n: int) -> Tensor:
-        """Return the weights of ranks 1 to n, float64 [n]."""
+        """Return the weights of ranks 1 to n, float64 [n].
+
+        Raises:
+            ValueError: if ``gamma`` is ``"none"``.
+        """
         rank = torch.arange(n, dtype=torch.float64)
         best = (rank == 0).double()
         share = rank / max(1, n - 1)

@@ -62,7 +62,13 @@ class SelfCorrelation(Refinement):
         return self.correlate(seen.features, seen.maps, seen.size)
 
     def correlate(self, features: Features, maps: Tensor, image_size: Sequence[int]) -> Tensor:
-        """Return refined maps [N, M, h, w] of ``maps`` [N, M, h', w'], resized to the features' h × w first."""
+        """Return refined maps [N, M, h, w], of the features' size.
+
+        Args:
+            features: with the stages ``layers``, Tensor[N, C, h, w] each.
+            maps (Tensor[N, M, h', w']): in [0, 1]; resized to h × w first.
+            image_size: (H, W) of the images, for ``resize_roundtrip``.
+        """
         correlated = [features[name] for name in self.layers]
         size = correlated[-1].shape[-2:]
         if maps.shape[-2:] != size:
