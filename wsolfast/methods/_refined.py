@@ -101,7 +101,8 @@ class Refined(Method):
 
         Args:
             features: what :meth:`features` returned.
-            size, label, topk, ranking: as there; ``ranking`` also chooses the predicted classes.
+            size, label, topk, ranking: as for :meth:`Method.localize_features`; ``ranking`` also chooses the predicted
+                classes.
 
         Raises:
             FeatureError: if features or gradients hold NaN or infinity; the message names the stage.
