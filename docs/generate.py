@@ -44,7 +44,7 @@ _API = {
         *((f"wsolfast.refinements.{name}", get_refinement(name).__name__) for name in list_refinements()),
         ("wsolfast.refinements.ccam", "Combination"),
     ],
-    "export": ["wsolfast.export", ("wsolfast.interop", "features_of tokens_to_map class_maps")],
+    "export": ["wsolfast.export", "wsolfast.interop"],
     "convert": ["wsolfast.convert"],
     "compat": ["wsolfast.compat.wsolevaluation"],
     "testing": ["wsolfast.testing"],

@@ -40,7 +40,7 @@ ALLOWED = {
     },
     "compat": {"metrics", "ops", "_numpy"},
     "convert": {"engine", "backbones", "recipe"},
-    "interop": {"ops"},
+    "interop": {"ops", "backbones", "refinements"},
     "export": {"engine", "metrics", "methods", "ops"},
     "cli": {"bench", "export", "convert", "engine", "recipe", "data", "ops"},
     "__main__": {"cli"},

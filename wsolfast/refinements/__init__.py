@@ -10,19 +10,23 @@ import pkgutil
 
 from wsolfast._nearest import nearest
 from wsolfast.refinements._base import IMAGE, FeatureError, LinearHead, Needs, Refinement, Seen, project
+from wsolfast.refinements._gradients import GradientMap, gradients_of, scores_of
 
 __all__ = [
     "IMAGE",
     "FeatureError",
+    "GradientMap",
     "LinearHead",
     "Needs",
     "Refinement",
     "Seen",
     "display_name",
     "get_refinement",
+    "gradients_of",
     "list_refinements",
     "options_of",
     "project",
+    "scores_of",
 ]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.backbones import StageInfo
-from wsolfast.refinements._base import Needs, Refinement, Seen, check_stage, project
+from wsolfast.refinements._base import FeatureError, Needs, Refinement, Seen, check_stage, project
 
 
 class GradientMap(Refinement):
@@ -39,23 +39,27 @@ class GradientMap(Refinement):
         head = seen.head
         if head is None:
             stage = self.layer or self.last
-            return self._maps(seen, seen.features[stage], gradients_of(seen, stage))
+            return self.maps(seen.features[stage], gradients_of(seen, stage), scores_of(seen))
         height, width = head.features.shape[2:]
         gradients: Iterable[Tensor] = (head.weight[seen.classes] / (height * width))[..., None, None].unbind(1)
         if head.relu_maps:
             counted = (head.class_maps(seen.classes) > 0).unbind(1)
             gradients = (gradient * gate[:, None] for gradient, gate in zip(gradients, counted, strict=True))
-        return self._maps(seen, head.features, gradients)
+        return self.maps(head.features, gradients, scores_of(seen))
 
     @torch.no_grad()
-    def _maps(self, seen: Seen, features: Tensor, gradients: Iterable[Tensor]) -> Tensor:
-        assert seen.logits is not None
-        scores = as_float(seen.logits).gather(1, seen.classes).unbind(1)
+    def maps(self, features: Tensor, gradients: Iterable[Tensor], scores: Iterable[Tensor]) -> Tensor:
+        """Return maps [N, M, h, w] in [0, 1] of the ``features`` [N, C, h, w] of a layer.
+
+        Args:
+            gradients: of every class in turn, what ``of_class`` takes.
+            scores: Tensor[N] of every class in turn, its logits.
+        """
         # Three digits, which autocast would leave, are too few for sums over channels that nearly cancel.
         with torch.autocast(features.device.type, enabled=False):
             activations = as_float(features)
             maps = [
-                self.of_class(activations, as_float(gradient), score)
+                self.of_class(activations, as_float(gradient), as_float(score))
                 for gradient, score in zip(gradients, scores, strict=True)
             ]
         if not maps:
@@ -74,16 +78,32 @@ class GradientMap(Refinement):
         raise NotImplementedError
 
 
+def scores_of(seen: Seen) -> tuple[Tensor, ...]:
+    """Return the logits [N] of the classes whose maps are wanted, one class of every image after another."""
+    assert seen.logits is not None
+    return seen.logits.gather(1, seen.classes).unbind(1)
+
+
 def gradients_of(seen: Seen, stage: str) -> Iterator[Tensor]:
     """Yield the gradients [N, C, h, w] of the classes' logits at a stage, one class of every image after another.
 
-    Images do not interact, so that one backward pass serves all of them.
+    Images do not interact, so that one backward pass serves all of them. The last one lets go of the graph.
+
+    Raises:
+        FeatureError: if the logits do not depend on the stage.
     """
-    assert seen.logits is not None
     with torch.enable_grad():
-        scores = seen.logits.gather(1, seen.classes).unbind(1)
-    for score in scores:
-        yield torch.autograd.grad(score, seen.features[stage], torch.ones_like(score), retain_graph=True)[0]
+        scores = scores_of(seen)
+    for number, score in enumerate(scores, 1):
+        gradient = None
+        if score.requires_grad:
+            ones = torch.ones_like(score)
+            (gradient,) = torch.autograd.grad(
+                score, seen.features[stage], ones, retain_graph=number < len(scores), allow_unused=True
+            )
+        if gradient is None:
+            raise FeatureError(f"the class scores do not depend on {stage!r}: they have no gradient there")
+        yield gradient
 
 
 def weighted_sum(features: Tensor, weight: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""Bridges from other people's networks to the ops and metrics: features of a layer, tokens as maps, class maps.
-
-Score maps that another library has made need nothing from here: ``ops`` and ``metrics`` take any Tensor[N, h, w].
-"""
+"""Features of a layer, tokens as maps, class maps."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +26,41 @@ def features_of(module: nn.Module, image: Tensor, layer: str) -> tuple[object, T
     Raises:
         ValueError: if there is no such layer, it did not run, or its output is no tensor.
     """
+    seen: list[object] = []
+    with hooked("features_of", module, layer, seen.append):
+        output = module(image)
+    return output, last_tensor("features_of", layer, seen)
+
+
+@contextmanager
+def hooked(what: str, module: nn.Module, layer: str, hook: Callable[[object], object]) -> Iterator[None]:
+    """Call ``hook`` with every output of a layer while this context lasts; what it returns, if anything, replaces it.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
     known = {name: child for name, child in module.named_modules() if name}
     if layer not in known:
         hint = nearest(layer, known, f"its layers start with {', '.join(list(known)[:3])}")
-        raise ValueError(f"features_of: {type(module).__name__} has no layer {layer!r}; {hint}")
-    seen: list[object] = []
-    hook = known[layer].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        raise ValueError(f"{what}: {type(module).__name__} has no layer {layer!r}; {hint}")
+    handle = known[layer].register_forward_hook(lambda _module, _inputs, output: hook(output))
     try:
-        output = module(image)
+        yield
     finally:
-        hook.remove()
+        handle.remove()
+
+
+def last_tensor(what: str, layer: str, seen: Sequence[object]) -> Tensor:
+    """Return the last of a layer's outputs.
+
+    Raises:
+        ValueError: if there is none, or it is no tensor.
+    """
     if not seen:
-        raise ValueError(f"features_of: layer {layer!r} did not run; choose one that the forward pass calls")
+        raise ValueError(f"{what}: layer {layer!r} did not run; choose one that the forward pass calls")
     if not isinstance(seen[-1], Tensor):
-        raise ValueError(
-            f"features_of: layer {layer!r} gives a {type(seen[-1]).__name__}, not a tensor; choose another"
-        )
-    return output, seen[-1]
+        raise ValueError(f"{what}: layer {layer!r} gives a {type(seen[-1]).__name__}, not a tensor; choose another")
+    return seen[-1]
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int] | None = None, prefix: int = 1) -> Tensor:
@@ -110,15 +127,22 @@ def class_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
         raise ValueError(
             f"class_maps: expected features and weight of one floating dtype, got {features.dtype} and {weight.dtype}"
         )
-    if classes.dim() not in (1, 2) or len(classes) != len(features) or not holds_integers(classes):
-        raise ValueError(
-            f"class_maps: expected integer classes of {len(features)} images, got {classes.dtype} {list(classes.shape)}"
-        )
-    classes = classes.to(torch.int64)
-    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < len(matrix):
-        raise ValueError(
-            f"class_maps: classes are 0 to {len(matrix) - 1}, got {int(classes.min())} to {int(classes.max())}"
-        )
-    wanted = matrix[classes.reshape(len(classes), -1)]  # [N, M, C]
+    wanted = matrix[as_classes("class_maps", classes, len(features), len(matrix))]  # [N, M, C]
     maps = (wanted @ features.flatten(2)).unflatten(2, features.shape[2:])
     return ops.min_max_normalize(maps if classes.dim() == 2 else maps[:, 0])
+
+
+def as_classes(what: str, classes: Tensor, images: int, known: int) -> Tensor:
+    """Return classes [N] or [N, M] as int64 [N, M].
+
+    Raises:
+        ValueError: if they are no integers of ``images`` images, or one is none of the ``known`` classes.
+    """
+    if classes.dim() not in (1, 2) or len(classes) != images or not holds_integers(classes):
+        raise ValueError(
+            f"{what}: expected integer classes of {images} images, got {classes.dtype} {list(classes.shape)}"
+        )
+    classes = classes.to(torch.int64)
+    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < known:
+        raise ValueError(f"{what}: classes are 0 to {known - 1}, got {int(classes.min())} to {int(classes.max())}")
+    return classes if classes.dim() == 2 else classes[:, None]
