@@ -19,6 +19,7 @@ KEYS = {
     "eval": ("case", "task"),
     "loader": ("images", "decoder", "cache", "threads"),
     "e2e": ("case", "work", "source"),
+    "cams": ("case",),
 }
 OURS = "ours"
 # Rows of another one of these are not kept.

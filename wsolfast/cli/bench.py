@@ -221,6 +221,45 @@ def e2e(
 
 @app.command(
     epilog="Examples:\n\n"
+    "  wsolfast bench cams --quick\n\n"
+    "  wsolfast bench cams --case layer_cam --rounds 3 --json cams.json\n\n"
+    "  wsolfast bench cams --device cuda --minutes 9",
+)
+def cams(
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help="Time only cases whose names start so; it may be repeated."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Take a small network, to see that it works.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Let contenders take turns this many times.")] = 7,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    minutes: Minutes = float("inf"),
+    json: Json = None,
+    md: Md = None,
+    plot: Plot = None,
+) -> None:
+    """Gradient maps of torchvision's networks, against the plain forward pass, torch-cam and pytorch-grad-cam.
+
+    Maps are compared first. Packages that are not installed are left out: pip install 'wsolfast[interop]'.
+    """
+    _choice("--device", device, ("cpu", "cuda"))
+    from wsolfast.bench import cams as bench
+    from wsolfast.bench.tables import Output
+
+    bench.run(
+        Output(json, md, plot),
+        device=device,
+        case=case or (),
+        quick=quick,
+        rounds=rounds,
+        threads=threads,
+        minutes=minutes,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n"
     "  wsolfast bench compare old.json new.json\n\n"
     "  wsolfast bench compare bench/results/eval-epyc-zen4-1thread.json new.json --fail-below 0.9",
 )

@@ -99,7 +99,7 @@ def grad_cam(
         layer: name of a submodule; its features are those it returns, before a layer above changes them in place.
         classes (Tensor[N] or Tensor[N, M]): integers; None for each image's most likely one.
         kind: name of the formula.
-        reshape: turns the layer's output into maps, as in :func:`gradients_of`.
+        reshape: turns the layer's output into maps [N, C, h, w], as in :func:`gradients_of`.
         size: (H, W) to which maps are resized by bilinear interpolation; None leaves them at the layer's size.
         **options: of the refinement but for ``layer``: ``guided`` of ``"bagcams"``, which clips gradients at every ReLU
             above the layer, be it a module or a function, and at no other activation.
@@ -228,7 +228,9 @@ def _see(
     if not isinstance(features, Tensor) or features.dim() != 4 or not features.is_floating_point():
         given = f"{features.dtype} {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
         hint = (
-            "give reshape=interop.tokens_to_map for tokens, or choose another layer" if reshape is None else "from reshape"
+            "give reshape=interop.tokens_to_map for tokens, or choose another layer"
+            if reshape is None
+            else "from reshape"
         )
         raise ValueError(f"{what}: layer {layer!r}: expected floating-point maps [N, C, h, w], got {given}; {hint}")
     seen, single = _seen(what, output, {layer: leaf}, len(features), features.shape[2:], classes)

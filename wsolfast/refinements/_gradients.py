@@ -110,7 +110,8 @@ def weighted_sum(features: Tensor, weight: Tensor) -> Tensor:
     """Return the sum over channels [N, h, w] of ``features`` [N, C, h, w] times ``weight`` [N, C, h or 1, w or 1]."""
     if weight.shape[2:] == (1, 1):
         return project(weight.flatten(2).mT, features)[:, 0]
-    return torch.einsum("nchw,nchw->nhw", features, weight)
+    # Einsum would copy both into another order first.
+    return (features * weight).sum(1)
 
 
 def as_float(values: Tensor) -> Tensor:
