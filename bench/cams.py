@@ -28,7 +28,7 @@ from wsolfast.bench.peers import NotHere
 from wsolfast.bench.rows import OURS, Key, Recorder
 from wsolfast.bench.tables import Output, present
 from wsolfast.engine.run.allocator import keep_freed_memory
-from wsolfast.engine.run.errors import RunError, UsageError
+from wsolfast.engine.run.errors import BackendError, RunError, UsageError
 from wsolfast.testing import assert_close
 
 PACKAGES = ("torch-cam", "pytorch-grad-cam")
@@ -41,7 +41,10 @@ class Contest:
     """A case's network, images and classes, and what contenders do with them."""
 
     def __init__(self, case: CamCase, device: str):
-        models = import_torchvision().models
+        try:
+            models = import_torchvision().models
+        except ImportError as error:
+            raise BackendError(str(error)) from None
         torch.manual_seed(0)
         self.case, self.device = case, device
         self.network: nn.Module = getattr(models, case.network)(weights=None).to(device).eval()
@@ -254,7 +257,7 @@ def run(
 
     Raises:
         UsageError: for an unknown case.
-        BackendError: if there is no such device.
+        BackendError: if there is no such device, or no torchvision.
         CheckError: if results are wrong.
         RunError: if time is up before all is measured.
     """

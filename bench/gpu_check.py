@@ -7,7 +7,8 @@
 * ``tests``: every test marked ``cuda`` and those of the Triton kernels, which run on the device where there is one;
 * ``sanitize``: compute-sanitizer's memcheck and racecheck on the kernels of csrc/cuda (sanitize.py);
 * ``bench``: the table of the ops against their peers (``wsolfast bench ops``);
-* ``end_to_end``: training steps and evaluation against the network alone (``wsolfast bench e2e``).
+* ``end_to_end``: training steps and evaluation against the network alone (``wsolfast bench e2e``), and gradient maps
+  against the forward pass (``wsolfast bench cams``).
 
 A part is a list of steps. Steps that passed on this device with this state of the code are skipped, a failed one hides
 no other, and none is begun that ``--minutes`` have passed for: run the command again and it goes on. Results go to
@@ -315,14 +316,23 @@ def steps(part: str, python: str, folder: Path, device: str, end: float) -> Iter
         ]
     if part == "end_to_end":
         command = [*bench, "e2e", "--device", device, "--json", str(folder / "end-to-end.json")]
+        maps = [*bench, "cams", "--device", device, "--json", str(folder / "cams.json")]
         if tiny:
             options = ["--quick", "--rounds", "1", "--case", "CAM", "--source", "memory"]
-            return [Step("quick", [*command, *options], imports=("typer",), shown=True)]
+            return [
+                Step("quick", [*command, *options], imports=("typer",), shown=True),
+                Step("quick maps", [*maps, "--quick", "--rounds", "1"], imports=("typer", "torchvision"), shown=True),
+            ]
         # One process each, and what is compiled for one of them serves the next.
-        return (
+        each = (
             Step(case, [*command, "--case", case, *minutes_left()], imports=("typer",), shown=True)
             for case in end_to_end_cases(python)
         )
+        of_maps = (
+            Step(name, [*maps, *minutes_left()], imports=("typer", "torchvision"), shown=True)
+            for name in ("gradient maps",)
+        )
+        return chain(each, of_maps)
     command = [*bench, "ops", "--device", device, "--json", str(folder / "ops.json")]
     command += ["--ceilings", str(folder / "ceilings.json")]
     if tiny:

@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from wsolfast.bench import cams
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
@@ -335,6 +336,34 @@ def _end_to_end(*names: str) -> str:
     return _table([*header, "target"], rows)
 
 
+def _cams(*names: str) -> str:
+    """Time of gradient maps over that of the passes beside them, packages' times over theirs, and memory."""
+    cases: dict[str, dict[str, dict]] = {}
+    for name in names:
+        file = DOCS.parent / "bench" / "results" / f"{name}.json"
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+            cases.setdefault(row["case"], {})[row["contender"]] = row
+    rows = []
+    for case, found in cases.items():
+        packages = [who for who in ("torch-cam", "pytorch-grad-cam") if "ms" in found.get(who, {})]
+        plain = found["ours"]["ms"]["p50"] / 1e3
+        both = found.get("forward and backward")
+        above = [f"{found[who]['bytes_above_forward'] / 2**20:,.0f}" for who in ("ours", *packages)]
+        rows.append(
+            [
+                case,
+                f"{plain:.2f} s",
+                f"{1 / found['forward']['ratio']:.2f}",
+                f"{1 / both['ratio']:.2f}" if both else "–",
+                ", ".join(f"{found[who]['ratio']:.2f}x" for who in packages) or "–",
+                ", ".join(above),
+                ", ".join(f"{verdict.lower()}: {numbers}" for verdict, numbers in cams.verdicts(found)),
+            ]
+        )
+    header = ["maps", "time", "of forward", "of forward and backward", "faster than torch-cam, pytorch-grad-cam"]
+    return _table([*header, "MiB above forward: ours, theirs", "at most"], rows)
+
+
 def _scaling(part: str) -> str:
     """A table of scaling.py, a neighbour of this file that is in no package."""
     spec = importlib.util.spec_from_file_location("scaling", DOCS / "scaling.py")
@@ -349,6 +378,7 @@ def _scaling(part: str) -> str:
 _TABLES: dict[str, Callable[..., str]] = {
     "speeds": _speeds,
     "end_to_end": _end_to_end,
+    "cams": _cams,
     "scaling": _scaling,
     "zoo": _zoo,
     "options": _options,

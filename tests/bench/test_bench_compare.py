@@ -187,7 +187,7 @@ class TestShown:
         assert complaint == "error: matplotlib is needed for this: pip install 'wsolfast[viz]'\n"
 
 
-@pytest.mark.parametrize("command", ["ops", "eval", "loader", "e2e", "compare"])
+@pytest.mark.parametrize("command", ["ops", "eval", "loader", "e2e", "cams", "compare"])
 def test_help_shows_examples(wsolfast, command):
     code, out, _ = wsolfast("bench", command, "--help")
     assert code == 0

@@ -25,7 +25,7 @@ def test_dry_run_goes_through_every_part_but_the_tests_own(tmp_path, monkeypatch
     assert list(state["parts"]) == parts
     assert all(step["status"] == "passed" for part in state["parts"].values() for step in part.values())
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"gpu-check.json", "gpu-check.log", "ceilings.json", "ops.json", "end-to-end.json"}
+    assert files == {"gpu-check.json", "gpu-check.log", "ceilings.json", "ops.json", "end-to-end.json", "cams.json"}
     assert {path.name for path in (tmp_path / "sent").iterdir()} == files
     assert set(json.loads((tmp_path / "out" / "ceilings.json").read_text())["ceilings"]) == {
         "copy_bytes_per_s",
@@ -160,6 +160,7 @@ def test_what_runs_on_a_gpu(tmp_path):
         "CI-CAM VGG16",
         "SPOL-cam ResNet50",
         "SPOL-seg ResNet50",
+        "gradient maps",
     ]
 
 
