@@ -148,6 +148,9 @@ def test_a_network_as_it_is_needs_no_training_images(tmp_path, coarse_sweep):
 def test_a_variant_is_a_row_of_the_same_training(tiny_file, tmp_path, coarse_sweep, monkeypatch):
     with open(tiny_file, "a") as recipe:
         recipe.write('\n[[variant]]\nname = "refined"\nset = ["evaluate.post=scg"]\n')
+        recipe.write(
+            '[variant.paper]\ntitle = "A paper"\nvenue = "A conference"\npeak_iou = 56.38\npeak_threshold = 79\n'
+        )
     jobs, _ = plan(tmp_path, patterns=[tiny_file])
     assert [job.name for job in jobs] == ["tiny", "tiny (refined)"]
     assert len({job.path for job in jobs}) == 1
@@ -159,8 +162,8 @@ def test_a_variant_is_a_row_of_the_same_training(tiny_file, tmp_path, coarse_swe
     assert [job.state() for job in jobs] == ["finished", "finished"]
     rows = found.recipes
     assert list(rows) == ["tiny", "tiny (refined)"]
-    assert rows["tiny"].paper
-    assert not rows["tiny (refined)"].paper
+    assert rows["tiny"].paper == {"top1_loc": 60.0}
+    assert rows["tiny (refined)"].paper == {"peak_iou": 56.38, "peak_threshold": 79.0}
     files = [jobs[0].path / "eval" / name / "results.json" for name in ("test", "test-refined")]
     plain, refined = map(EvalResults.read, files)
     assert (plain.variant, refined.variant, refined.post) == ("", "refined", "scg")

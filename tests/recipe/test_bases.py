@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from wsolfast.recipe import (
+    Paper,
     RecipeError,
     diff_recipe,
     dump_recipe,
@@ -59,6 +60,7 @@ backbone = {name = "small"}   # ours
 name = "first"
 set = ["evaluate.localizer=cam"]
 """
+VARIANT = '[[variant]]\nname = "first"\n'
 CHILD = """
 base = "root.toml"
 summary = "one thing changed"
@@ -100,6 +102,20 @@ def test_summary_and_paper_are_never_inherited(resolve):
     assert (recipe.name, recipe.summary, recipe.paper, recipe.seed) == ("child", "", None, 1)
     recipe = resolve('seed = 1\nsummary = "two networks"\n[paper]\ntitle = "A paper"\nvenue = "Here 2020"')
     assert (recipe.summary, recipe.paper.title, recipe.paper.top1_loc) == ("two networks", "A paper", None)
+
+
+def test_a_variant_is_inherited_without_its_published_row(write):
+    row = '[variant.paper]\ntitle = "A paper"\nvenue = "Here 2020"\npeak_iou = 56.4\n'
+    root = load_recipe(write("root.toml", ROOT + row))
+    bare, own = (
+        load_recipe(write("child.toml", f'base = "root.toml"\nseed = 1\n{text}')) for text in ("", VARIANT + row)
+    )
+    assert [recipe.variant[0].set for recipe in (root, bare, own)] == [("evaluate.localizer=cam",)] * 3
+    papers = [recipe.variant[0].paper for recipe in (root, bare, own)]
+    assert papers[0] == papers[2] == Paper("A paper", "Here 2020", peak_iou=56.4)
+    assert papers[1] is None
+    assert "peak_iou = 56.4" in show_recipe(write("child.toml", f'base = "root.toml"\nseed = 1\n{VARIANT}{row}'))
+    assert "peak_iou" not in show_recipe(write("child.toml", 'base = "root.toml"\nseed = 1'))
 
 
 def test_tables_merge_and_arrays_replace(resolve):

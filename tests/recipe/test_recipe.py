@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,23 @@ def test_a_variant_is_the_recipe_with_its_settings():
     assert (measured.name, measured.evaluate.variant) == ("small", "mild")
     plain = parse_recipe(text, "small")
     assert as_measured(plain) is plain
+
+
+def test_a_variant_has_the_published_row_of_its_own():
+    paper = '[paper]\ntitle = "A paper"\nvenue = "Here"\ntop1_loc = 50.0\n\n'
+    first = '[[variant]]\nname = "first"\nset = ["evaluate.post=scg"]\n'
+    own = '[variant.paper]\ntitle = "Another"\nvenue = "There"\npeak_iou = 56.38\npeak_threshold = 79\n'
+    recipe = parse_recipe(
+        paper + SMALL + first + own + '[[variant]]\nname = "bare"\nset = ["evaluate.topk=1"]\n', "small"
+    )
+    found = {
+        name: as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=name))).paper
+        for name in ("", "first", "bare")
+    }
+    assert found[""].numbers() == {"top1_loc": 50.0}
+    assert found["first"].numbers() == {"peak_iou": 56.38, "peak_threshold": 79}
+    assert found["bare"] is None
+    assert parse_recipe(dump_recipe(recipe), "small") == recipe
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from wsolfast.cli._options import (
     show_progress,
 )
 from wsolfast.cli._tables import print_map_results, print_results
-from wsolfast.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
+from wsolfast.recipe import RecipeError, as_measured, dump_recipe, load_recipe, parse_recipe
 
 if TYPE_CHECKING:
     from wsolfast.engine.run.results import EvalResults
@@ -123,7 +123,7 @@ def evaluate(
     if as_json:
         echo(json.dumps(results and results.to_json(), indent=2))
     elif results is not None and not quiet:
-        print_results(results, recipe.paper)
+        print_results(results, as_measured(recipe).paper)
 
 
 @app.command(

@@ -30,6 +30,7 @@ COLUMNS = {
     "p_iou": "pIoU",
     "p_iou_transferred": "pIoU, transferred",
     "peak_iou": "Peak-IoU",
+    "peak_threshold": "Peak-T",
     "misclassified": "Misclassified",
     "part": "Part errors",
     "more": "More errors",
@@ -41,8 +42,9 @@ COLUMNS = {
 _NUMBERS, _TABLE = "reproduce.json", "reproduce.md"
 _CENTRES = {"center_box": "centre box", "center_gaussian": "centre Gaussian"}
 _LEGEND = (
-    "Percent. Measured rows are the mean over seeds, the lowest and highest behind it. Accuracies are at the oracle "
-    "threshold, the best one on the test split, as published ones are; *transferred* is the best one on train_fullsup. "
+    "Percent; Peak-T is a level of 0 to 255. Measured rows are the mean over seeds, the lowest and highest behind it. "
+    "Accuracies are at the oracle threshold, the best one on the test split, as published ones are; *transferred* is "
+    "the best one on train_fullsup. "
     "Misclassified and the kinds of error are shares of all images, of the Top-1 box at the transferred threshold "
     "(at the oracle threshold without train_fullsup); the rest is correct. Images a second are those of the stage that "
     "localises and of the network's pass over the test images."
@@ -147,7 +149,7 @@ def summarize(outcomes: Sequence[Outcome]) -> Reproduction:
     centres: dict[str, dict[str, float]] = {}
     for outcome in outcomes:
         recipe, results, path = outcome.job.recipe, outcome.results, str(outcome.job.path)
-        papers.setdefault(outcome.job.name, {} if outcome.job.variant else _published(recipe))
+        papers.setdefault(outcome.job.name, _published(as_measured(outcome.job.measured())))
         row = runs.setdefault(outcome.job.name, [])
         if results is None:
             row.append(ReproducedRun(recipe.seed, path, failure=outcome.failure))

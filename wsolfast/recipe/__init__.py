@@ -123,12 +123,12 @@ def diff_recipe(name_or_path: str | Path) -> str:
 
 
 def as_measured(recipe: Recipe) -> Recipe:
-    """Return the recipe with the settings of ``evaluate.variant``; itself if that is empty."""
+    """Return the recipe with the settings and the paper of ``evaluate.variant``; itself if that is empty."""
     name = recipe.evaluate.variant
     if not name:
         return recipe
     (chosen,) = (variant for variant in recipe.variant if variant.name == name)
-    plain = replace(recipe, variant=(), evaluate=replace(recipe.evaluate, variant=""))
+    plain = replace(recipe, variant=(), paper=chosen.paper, evaluate=replace(recipe.evaluate, variant=""))
     measured = parse_recipe(dump_recipe(plain), recipe.name, chosen.set)
     return replace(measured, evaluate=replace(measured.evaluate, variant=name))
 

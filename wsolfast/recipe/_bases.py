@@ -125,6 +125,8 @@ def merge(layers: Sequence[Layer]) -> dict[str, Any]:
     except RecipeError as error:
         raise RecipeError(f"recipe {below[0].name}: {error}") from None
     changed = {key: value for key, value in base.items() if key not in OWN}
+    for variant in changed.get("variant", []):
+        variant.pop("paper", None)
     own.pop("base")
     try:
         for key in _keys_to_remove(own.pop("remove", None)):

@@ -9,7 +9,7 @@ from wsolfast.recipe._tables import OTHER_TABLES
 
 @dataclass(frozen=True)
 class Paper:
-    """The published row that a recipe stands for. Percent; ``*_error`` is 100 minus the accuracy."""
+    """The published row that a recipe or a variant stands for. Percent; ``*_error`` is 100 minus the accuracy."""
 
     title: str
     venue: str
@@ -28,6 +28,8 @@ class Paper:
     max_box_acc: float | None = None
     max_box_acc_v2: float | None = None
     px_ap: float | None = None
+    peak_iou: float | None = None
+    peak_threshold: float | None = None  # of 0..255, not percent
 
     def numbers(self) -> dict[str, float]:
         """Return the published values that are given, as accuracies in percent."""
@@ -148,6 +150,7 @@ class VariantSpec:
     name: str
     set: tuple[str, ...]  # key=value, as on the command line
     summary: str = ""
+    paper: Paper | None = None
 
 
 @dataclass(frozen=True)
