@@ -17,13 +17,14 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from wsolfast import refinements
 from wsolfast.bench import cams
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.methods import display_name, get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
 from wsolfast.ops import CorrelationRule
-from wsolfast.recipe import list_recipes, load_recipe
+from wsolfast.recipe import Recipe, as_measured, list_recipes, load_recipe
 from wsolfast.refinements import get_refinement, list_refinements
 
 DOCS = Path(__file__).parent
@@ -287,18 +288,31 @@ def _zoo(*patterns: str) -> str:
     rows = []
     for name in dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(list_recipes(), pattern)):
         recipe = load_recipe(name)
-        paper = recipe.paper.numbers() if recipe.paper else {}
+        paper = _published(recipe)
         method = display_name(method_of(localizer_of(recipe).stage.method))
+        if recipe.evaluate.post != "none":
+            method += f" + {refinements.display_name(recipe.evaluate.post)}"
         networks = " and ".join(dict.fromkeys(stage.backbone.name for stage in recipe.stage))
         data = _SETS.get(name.partition("/")[0]) or _SETS[recipe.data.name]
-        for title in [title for title in measured if title.partition(" ")[0] == name] or [name]:
-            variant = title.removeprefix(name)
-            published = {} if variant else paper
+        told = [title for title in paper if not paper[title].keys().isdisjoint(_ZOO)]
+        told += [title for title in measured if title.partition(" ")[0] == name]
+        for title in sorted(set(told), key=list(dict.fromkeys([*paper, *told])).index) or [name]:
+            published = paper.get(title, {})
             cells = [f"{published[key]:.2f}" if key in published else "" for key in _ZOO]
             cells += [_measured(measured.get(title), key) for key in _ZOO]
-            rows.append([method + variant, networks, data, *cells, f"`{name}`"])
+            rows.append([method + title.removeprefix(name), networks, data, *cells, f"`{name}`"])
     columns = [f"{whose} {title}" for whose in ("paper:", "measured:") for title in _ZOO.values()]
     return _table(["method", "network", "data", *columns, "recipe"], rows)
+
+
+def _published(recipe: Recipe) -> dict[str, dict[str, float]]:
+    """Published numbers of a recipe and of its variants, by the titles that ``reproduce.json`` gives them."""
+    found = {}
+    for variant in ("", *(variant.name for variant in recipe.variant)):
+        spec = dataclasses.replace(recipe.evaluate, variant=variant)
+        paper = as_measured(dataclasses.replace(recipe, evaluate=spec)).paper
+        found[recipe.name + f" ({variant})" * bool(variant)] = paper.numbers() if paper else {}
+    return found
 
 
 def _measured(found: dict | None, key: str) -> str:

@@ -1,11 +1,13 @@
 """Every recipe that comes with the package can be built."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from wsolfast.engine.assembly.build import build_method, build_optimizer, eval_protocol, refine
 from wsolfast.engine.assembly.stage_refs import localizer_of
-from wsolfast.recipe import list_recipes, load_recipe
+from wsolfast.recipe import as_measured, list_recipes, load_recipe
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -25,5 +27,8 @@ def test_recipe_builds(name, monkeypatch):
             method = build_method(recipe, stage, stage.num_classes or 30, pretrained=False)
         if not method.fits:
             build_optimizer(method, stage.optim, f"stage.{stage.name}.optim")
-        if stage == localizer_of(recipe).stage:
-            refine(method, recipe.evaluate)
+        for variant in ("", *(variant.name for variant in recipe.variant)):
+            measured = as_measured(replace(recipe, evaluate=replace(recipe.evaluate, variant=variant)))
+            eval_protocol(measured)
+            if stage == localizer_of(measured).stage:
+                refine(method, measured.evaluate)
