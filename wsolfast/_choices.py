@@ -29,12 +29,13 @@ def check_choices(where: str, taker: Callable, options: Mapping[str, object]) ->
             raise ValueError(f"{start}{name}: expected one of {listed}, got {options[name]!r}")
 
 
-def check_types(taker: Callable, options: Mapping[str, object]) -> None:
+def check_types(taker: Callable, options: Mapping[str, object], *, where: str = "") -> None:
     """Refuse a value that is no number, text, path or truth value where the annotation of its parameter asks for one.
 
     Args:
         taker: takes the options.
         options: by name; those with other annotations are not looked at.
+        where: what the message starts with; nothing if empty.
 
     Raises:
         ValueError: names the option, what was expected and the value.
@@ -49,7 +50,8 @@ def check_types(taker: Callable, options: Mapping[str, object]) -> None:
         if not any(_is_a(value, member) for member in wanted):
             # A path may be given as text.
             words = [_WORDS[member] for member in ([Path] if Path in wanted else wanted)]
-            raise ValueError(f"{name}: expected {' or '.join(words)}, got {value!r}")
+            start = f"{where}: " if where else ""
+            raise ValueError(f"{start}{name}: expected {' or '.join(words)}, got {value!r}")
 
 
 def choices_of(taker: Callable) -> dict[str, tuple]:

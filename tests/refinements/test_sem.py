@@ -111,8 +111,8 @@ def test_bfloat16_features_are_compared_in_float32():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 0}, "sem: seeds: expected a whole number of at least 1, got 0"),
-        ({"seeds": 1.5}, "sem: seeds: expected a whole number of at least 1, got 1.5"),
+        ({"seeds": 0}, "sem: seeds: expected at least 1, got 0"),
+        ({"seeds": 1.5}, "sem: seeds: expected a whole number, got 1.5"),
         ({"aggregate": "sum"}, "aggregate: .*'sum'"),
         ({"features": "conv4"}, "features: .*'conv4'"),
     ],

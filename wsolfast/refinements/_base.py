@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import ops
-from wsolfast._choices import check_choices
+from wsolfast._choices import check_choices, check_types
 from wsolfast.backbones import StageInfo
 from wsolfast.types import Features
 
@@ -97,12 +97,14 @@ class Refinement:
     """Better maps of a trained method, without training.
 
     A subclass takes ``(stages, *, options)``: the stages of the backbone that it will see, and as keywords what a
-    recipe may say in ``[evaluate.<name>]``. Where an option is annotated as ``Literal``, values that are not listed
-    are refused before the constructor runs.
+    recipe may say in ``[evaluate.<name>]``. Values of another type than the annotation's, and where that is a
+    ``Literal``, those that it does not list, are refused before the constructor runs.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        check_choices(cls.__module__.rpartition(".")[2], cls.__init__, options)
+        name = cls.__module__.rpartition(".")[2]
+        check_choices(name, cls.__init__, options)
+        check_types(cls.__init__, options, where=name)
         return super().__new__(cls)
 
     @classmethod

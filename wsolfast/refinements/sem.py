@@ -32,7 +32,7 @@ class SelfEnhancement(Refinement):
             (``"backbone"``). Without a linear classifier it is that stage.
 
     Raises:
-        ValueError: if ``seeds`` is not a whole number of at least 1 or a choice is none of those listed.
+        ValueError: if ``seeds`` is below 1 or a choice is none of those listed.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class SelfEnhancement(Refinement):
         aggregate: Literal["max", "mean"] = "max",
         features: Literal["hidden", "backbone"] = "hidden",
     ):
-        if seeds < 1 or seeds != int(seeds):
-            raise ValueError(f"sem: seeds: expected a whole number of at least 1, got {seeds}")
+        if seeds < 1:
+            raise ValueError(f"sem: seeds: expected at least 1, got {seeds}")
         self.seeds, self.aggregate, self.features = seeds, aggregate, features
         self.last = stages[-1].name
 

@@ -149,11 +149,14 @@ def test_a_refinement_is_shown_by_its_name(trained, tmp_path, wsolfast):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluate.sem.seeds=0", "evaluate.sem: seeds: expected a whole number of at least 1, got 0"),
+        ("evaluate.sem.seeds=0", "evaluate.sem: seeds: expected at least 1, got 0"),
         (
             "evaluate.grad_cam.layer=conv9",
             "evaluate.grad_cam: layer: this backbone has the stages conv2, .* not 'conv9",
         ),
+        ("evaluate.bagcams.guided=3", "evaluate.bagcams: guided: expected true or false, got 3"),
+        ("evaluate.layer_cam.layer=5", "evaluate.layer_cam: layer: expected text, got 5"),
+        ("evaluate.backprop.smooth=much", "evaluate.backprop: smooth: expected a number, got 'much'"),
         ("evaluate.grad_cam.layr=conv4", "unknown key 'evaluate.grad_cam.layr'; did you mean 'layer'"),
         ("evaluate.backprop.smooth=2", r"evaluate.backprop: smooth: expected a share in \[0, 0.1\], got 2"),
         ("evaluate.ccam.gamma=cubic", "evaluate.ccam: .*gamma"),
