@@ -111,7 +111,7 @@ class Refined(Method):
             seen = self._see(features, size, label, topk, ranking)
             maps = self.refine(seen).detach()
         if not maps.isfinite().all():
-            raise FeatureError(f"{self.name}: {_not_finite(seen)}; there is no map of such features")
+            raise FeatureError(f"{self.name}: {self._not_finite(seen)}; there is no map of such features")
         logits = None if seen.logits is None else seen.logits.detach()
         return Localization(logits, seen.classes, maps.expand(-1, seen.classes.shape[1], -1, -1))
 
@@ -155,9 +155,10 @@ class Refined(Method):
             classes, maps = wanted_classes(logits if ranking is None else ranking, label, topk), None
         return Seen(size, features, classes, logits, logits if ranking is None else ranking, maps, head)
 
-
-def _not_finite(seen: Seen) -> str:
-    """Name what holds NaN or infinity."""
-    named = dict(seen.features) | ({} if seen.head is None else {"the classifier": seen.head.features})
-    bad = [name for name, values in named.items() if not values.isfinite().all()]
-    return f"features of {bad[0]} hold NaN or infinity" if bad else "gradients hold NaN or infinity"
+    def _not_finite(self, seen: Seen) -> str:
+        """Name what holds NaN or infinity, the shallowest stage of several."""
+        shallow_first = (IMAGE, *(stage.name for stage in self.backbone.stages))
+        named = {name: seen.features[name] for name in shallow_first if name in seen.features}
+        named |= {} if seen.head is None else {"the classifier": seen.head.features}
+        bad = [name for name, values in named.items() if not values.isfinite().all()]
+        return f"features of {bad[0]} hold NaN or infinity" if bad else "gradients hold NaN or infinity"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from wsolfast.engine.assembly.build import build_method, open_eval_data
 from wsolfast.engine.assembly.network import load_localizer
@@ -187,6 +188,20 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(tiny, method, post,
     stage = recipe.stage[0]
     with pytest.raises(RecipeError, match=message):
         check_stages(recipe, 2, stage, build_method(recipe, stage, 2))
+
+
+@pytest.mark.parametrize("post", ["nwc", "bagcams"])
+def test_features_that_are_not_finite_are_one_line(trained, wsolfast, post):
+    path = trained.weights_path("localizer")
+    weights = load_file(path)
+    name = next(key for key, value in weights.items() if "conv4" in key and value.dim() == 4)
+    save_file(weights | {name: torch.full_like(weights[name], float("nan"))}, path)
+    code, _, complaint = wsolfast("eval", trained.path, "--post", post, "--quiet")
+    assert code == 1
+    stage = "conv5" if post == "nwc" else "conv4"
+    assert complaint.count("\n") == 1
+    assert f"{post}: features of {stage} hold NaN or infinity; there is no map of such features" in complaint
+    assert not (trained.eval_path(f"test-{post}") / "results.json").exists()
 
 
 def test_variants_measure_one_training_with_several_refinements(tiny, trained):
