@@ -127,6 +127,25 @@ def test_a_fit_that_is_stopped_continues_bit_for_bit(whole, tmp_path, interrupt,
     assert seen in (run / "train.log").read_text()
 
 
+@pytest.mark.parametrize("sign", ["norm", "largest_projection"])
+def test_a_fit_that_dies_goes_on_from_its_last_checkpoint(whole, tmp_path, monkeypatch, sign):
+    fit_batch, calls = DDT.fit_batch, []
+
+    def dies_at_the_sixth(self, batch, sums, look):
+        calls.append(batch.image_id)
+        if len(calls) == 6:
+            raise RuntimeError("killed")
+        return fit_batch(self, batch, sums, look)
+
+    monkeypatch.setattr(DDT, "fit_batch", dies_at_the_sixth)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "run", f"stage.model.sign={sign}", "runtime.save_every_steps=2")
+    fit(tmp_path / "run")
+    # The fifth batch was added after the checkpoint of the fourth.
+    assert calls[6] == calls[4]
+    assert_same(whole / sign, tmp_path / "run")
+
+
 def test_no_batch_is_summed_twice_or_left_out(tmp_path, interrupt):
     calls = interrupt(DDT, "fit_batch", 4)
     with pytest.raises(Interrupted):
