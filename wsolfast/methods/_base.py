@@ -66,8 +66,8 @@ class Method(nn.Module):
 
         Args:
             batch: whole images as evaluation sees them, all of one class, on the method's device.
-            sums: what this method returned for the images before, which may be changed in place; empty at first.
-                Checkpoints hold them.
+            sums (dict of Tensor[...]): what this method returned for the images before, which may be changed in place;
+                empty at first. Checkpoints hold them.
             look: 0-based, over the images of the class.
 
         Returns:
@@ -82,16 +82,21 @@ class Method(nn.Module):
         """Fit a class.
 
         Args:
-            sums: of all its images.
+            sums (dict of Tensor[...]): of all its images.
 
         Returns:
-            What :meth:`keep_class` is given, on the CPU, and remarks: what is odd about the class, in words that fit
-            every class.
+            A dict that :meth:`keep_class` is given, on the CPU, and remarks: what is odd about the class, in words
+            that fit every class.
         """
         raise NotImplementedError
 
     def keep_class(self, label: int, found: dict[str, Tensor]) -> None:
-        """Write what :meth:`fit_class` found of class ``label`` into the buffers; every process does so."""
+        """Write what :meth:`fit_class` found of a class into the buffers; every process does so.
+
+        Args:
+            label: the class.
+            found (dict of Tensor[...]): a row of each buffer, by its name.
+        """
         raise NotImplementedError
 
     @property

@@ -33,7 +33,7 @@ class ClassSums:
 
 @dataclass(frozen=True)
 class FittedClass:
-    """What :meth:`wsolfast.methods.Method.fit_class` found of a class."""
+    """A class that is fitted: the outcome of :meth:`wsolfast.methods.Method.fit_class`."""
 
     label: int
     found: dict[str, Tensor]

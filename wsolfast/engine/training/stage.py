@@ -27,7 +27,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 class StageWork:
-    """What a stage has before its first step, or after its last checkpoint; a subclass does the work in ``train``.
+    """A stage before its first step, or after its last checkpoint; a subclass does the work in ``train``.
 
     Args:
         run: has the recipe; checkpoints, logs and weights go there.
