@@ -73,6 +73,7 @@ def test_mean_direction_and_eigenvalues_are_numpys(sign):
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-12)
     np.testing.assert_allclose(ddt.eigenvalues[0].numpy(), values[::-1][:2], rtol=1e-10)
     own = vectors[:, -1] * np.sign(vectors[:, -1] @ direction)
+    # Rounding turns an eigenvector by its size over the gap to the next eigenvalue.
     np.testing.assert_allclose(direction, own, atol=1e-10)
     assert int(ddt.images[0]) == len(images)
     projected = (rows - rows.mean(0)) @ direction
