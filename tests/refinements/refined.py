@@ -10,6 +10,7 @@ from wsolfast.engine.demo import demo_recipes
 from wsolfast.methods import Method, Refined, get_stage, list_stages
 from wsolfast.recipe import load_recipe
 from wsolfast.refinements import list_refinements
+from wsolfast.types import Batch
 
 NUM_CLASSES = 4
 # Options that make a refinement do something in a network that nothing has trained.
@@ -19,7 +20,12 @@ OPTIONS: dict[str, dict[str, object]] = {
     "scg": {"layers": ["conv5"], "delta_h": 0.5, "delta_l": 0.2},
 }
 # What starts from a class's score makes no sense behind a map of no class.
-NONSENSE = {("spol.seg", name) for name in list_refinements()} - {("spol.seg", "scg"), ("spol.seg", "sem")}
+NONSENSE = {
+    (stage, name)
+    for stage in list_stages()
+    for name in list_refinements()
+    if not get_stage(stage).classifies and name not in ("scg", "sem")
+}
 PAIRS = [(stage, name) for stage in list_stages() for name in list_refinements() if (stage, name) not in NONSENSE]
 # These train CAM's network in other ways; what they are in evaluation is CAM's class.
 LIKE_CAM = ("cutmix", "has")
@@ -31,12 +37,18 @@ def _demo_stages() -> dict[str, object]:
     return {stage.method: stage for recipe in recipes for stage in recipe.stage}
 
 
-def build(stage: str, **options: object) -> Method:
-    """Build a method as its demo recipe does, in evaluation mode and double precision, where rounding plays no role."""
+def build(stage: str, *, dtype: torch.dtype = torch.float64, **options: object) -> Method:
+    """Build a method as its demo recipe does, in evaluation mode; in double precision rounding plays no role."""
     torch.manual_seed(0)
     spec = _demo_stages()[stage]
     backbone = backbones.build(spec.backbone.name, layout=spec.backbone.layout, input_size=64)
-    return get_stage(stage)(backbone, NUM_CLASSES, **spec.model | options).double().eval().requires_grad_(False)
+    net = get_stage(stage)(backbone, NUM_CLASSES, **spec.model | options).eval().requires_grad_(False)
+    # Without a look at images of each class a method that is fitted has no maps.
+    for label in range(NUM_CLASSES) if net.fits else ():
+        sums = net.fit_batch(Batch(images(), torch.full((3,), label), ("a", "b", "c")), {}, 0)
+        net.keep_class(label, net.fit_class(sums)[0])
+    # What is in double precision whatever the network is stays so.
+    return net.double() if dtype == torch.float64 else net
 
 
 built = functools.cache(build)
@@ -44,7 +56,12 @@ built = functools.cache(build)
 
 def refined(stage: str, name: str, **options: object) -> Refined:
     """Put the refinement ``name`` behind the method ``stage``."""
-    return Refined(built(stage), name, **OPTIONS.get(name, {}) | options)
+    return behind(built(stage), name, **options)
+
+
+def behind(net: Method, name: str, **options: object) -> Refined:
+    """Put the refinement ``name`` behind a method."""
+    return Refined(net, name, **OPTIONS.get(name, {}) | options)
 
 
 def images(count: int = 3) -> Tensor:

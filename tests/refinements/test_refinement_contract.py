@@ -4,7 +4,20 @@ import importlib
 
 import pytest
 import torch
-from refined import LABEL, LIKE_CAM, NONSENSE, NUM_CLASSES, OPTIONS, PAIRS, build, built, images, maps_of, refined
+from refined import (
+    LABEL,
+    LIKE_CAM,
+    NONSENSE,
+    NUM_CLASSES,
+    OPTIONS,
+    PAIRS,
+    behind,
+    build,
+    built,
+    images,
+    maps_of,
+    refined,
+)
 
 from wsolfast import backbones
 from wsolfast.backbones import BackboneError, StageInfo
@@ -87,6 +100,15 @@ def tolerance(name: str) -> float | None:
 
 
 @every_different_pair
+def test_features_of_one_pass_are_localised_again_and_again(stage, name):
+    net = refined(stage, name)
+    features = net.features(images())
+    for _ in range(2):
+        found = net.localize_features(features, images().shape[2:], LABEL, 2).localization_map
+        assert torch.equal(found, maps_of(stage, name))
+
+
+@every_different_pair
 def test_nan_in_the_features_is_an_error_that_names_the_stage(stage, name):
     first = next(built(stage).backbone.parameters())
     kept = first.clone()
@@ -111,13 +133,9 @@ def test_it_does_not_matter_whether_gradients_are_recorded_outside(stage, name):
 
 @every_different_pair
 def test_bfloat16_maps_are_finite(stage, name):
-    net = refined(stage, name).method
-    try:
-        net.float()
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            found = refined(stage, name).localize(images(), LABEL, topk=1).localization_map
-    finally:
-        net.double()
+    net = built(stage, dtype=torch.float32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = behind(net, name).localize(images(), LABEL, topk=1).localization_map
     assert found.isfinite().all()
     assert found.min() >= 0
     assert found.max() <= 1
@@ -127,7 +145,7 @@ def test_bfloat16_maps_are_finite(stage, name):
 def test_folded_batch_norms_change_nothing(name):
     net = build("nl_ccam")
     net.backbone.fold_batch_norms()
-    found = Refined(net, name, **OPTIONS.get(name, {})).localize(images(), LABEL, topk=2)
+    found = behind(net, name).localize(images(), LABEL, topk=2)
     assert_close(found.localization_map, maps_of("nl_ccam", name), tolerance=tolerance(name))
 
 
@@ -162,7 +180,7 @@ def test_constant_features_give_a_map_of_zeros(name):
 
 # Behind a map of no class, or a classifier of another kind.
 WHY = {
-    "scores": r"{}: SPOLSeg ranks no classes, and {} starts from a class's score",
+    "scores": r"{}: (SPOLSeg|DDT) ranks no classes, and {} starts from a class's score",
     "head": r"{}: CSoA has no linear classifier on pooled features, from which {} starts",
 }
 
@@ -182,7 +200,7 @@ def test_a_method_without_a_linear_classifier(name):
         with pytest.raises(ValueError, match=WHY["head"].format(name, name)):
             Refined(net, name)
         return
-    found = Refined(net, name, **OPTIONS.get(name, {})).localize(images(), LABEL, topk=2)
+    found = behind(net, name).localize(images(), LABEL, topk=2)
     assert found.localization_map.shape[:2] == (3, 3)
     assert found.localization_map.any()
     assert_close(found.logits, net.classify(images()), tolerance=tolerance(name))
@@ -214,7 +232,7 @@ def test_a_method_of_ones_own(name):
         with pytest.raises(ValueError, match=f"{name}: Own has no linear classifier on pooled features, from which"):
             Refined(net, name)
         return
-    found = Refined(net, name, **OPTIONS.get(name, {})).localize(images(), LABEL, topk=1)
+    found = behind(net, name).localize(images(), LABEL, topk=1)
     assert found.localization_map.shape[:2] == (3, 2)
     assert 0 <= found.localization_map.min() < found.localization_map.max() <= 1
 

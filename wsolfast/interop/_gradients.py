@@ -272,7 +272,7 @@ def _logits(what: str, output: object, images: int) -> Tensor:
 def _gradients(what: str, seen: Seen, layer: str, reshape: Reshape | None) -> Iterator[Tensor]:
     """Yield gradients as maps [N, C, h, w], one class of every image after another."""
     try:
-        for gradient in gradients_at(seen, layer):
+        for gradient in gradients_at(seen, layer, keep_graph=False):
             yield gradient if reshape is None else reshape(gradient)
     except FeatureError as error:
         raise FeatureError(f"{what}: {error}; choose a layer on the way to the logits") from None

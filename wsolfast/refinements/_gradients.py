@@ -84,10 +84,15 @@ def scores_of(seen: Seen) -> tuple[Tensor, ...]:
     return seen.logits.gather(1, seen.classes).unbind(1)
 
 
-def gradients_of(seen: Seen, stage: str) -> Iterator[Tensor]:
+def gradients_of(seen: Seen, stage: str, *, keep_graph: bool = True) -> Iterator[Tensor]:
     """Yield the gradients [N, C, h, w] of the classes' logits at a stage, one class of every image after another.
 
-    Images do not interact, so that one backward pass serves all of them. The last one lets go of the graph.
+    Images do not interact, so that one backward pass serves all of them.
+
+    Args:
+        seen: has the logits, the classes and the features.
+        stage: name of the features.
+        keep_graph: others may take gradients of the same features; else the last backward pass lets go of the graph.
 
     Raises:
         FeatureError: if the logits do not depend on the stage.
@@ -97,10 +102,8 @@ def gradients_of(seen: Seen, stage: str) -> Iterator[Tensor]:
     for number, score in enumerate(scores, 1):
         gradient = None
         if score.requires_grad:
-            ones = torch.ones_like(score)
-            (gradient,) = torch.autograd.grad(
-                score, seen.features[stage], ones, retain_graph=number < len(scores), allow_unused=True
-            )
+            ones, kept = torch.ones_like(score), keep_graph or number < len(scores)
+            (gradient,) = torch.autograd.grad(score, seen.features[stage], ones, retain_graph=kept, allow_unused=True)
         if gradient is None:
             raise FeatureError(f"the class scores do not depend on {stage!r}: they have no gradient there")
         yield gradient
