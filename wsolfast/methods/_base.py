@@ -54,7 +54,7 @@ class Method(nn.Module):
 
     @property
     def looks(self) -> int:
-        """How often a fit sees the images of each class."""
+        """Number of times that a fit sees the images of each class."""
         return 1
 
     def fit_batch(self, batch: Batch, sums: dict[str, Tensor], look: int) -> dict[str, Tensor]:

@@ -49,10 +49,11 @@ class GradientMap(Refinement):
 
     @torch.no_grad()
     def maps(self, features: Tensor, gradients: Iterable[Tensor], scores: Iterable[Tensor]) -> Tensor:
-        """Return maps [N, M, h, w] in [0, 1] of the ``features`` [N, C, h, w] of a layer.
+        """Return maps [N, M, h, w] in [0, 1] of the features of a layer and of gradients there.
 
         Args:
-            gradients: of every class in turn, what ``of_class`` takes.
+            features (Tensor[N, C, h, w]): of the layer.
+            gradients: Tensor[N, C, h or 1, w or 1] of every class in turn, as ``of_class`` takes them.
             scores: Tensor[N] of every class in turn, its logits.
         """
         # Three digits, which autocast would leave, are too few for sums over channels that nearly cancel.
@@ -79,7 +80,11 @@ class GradientMap(Refinement):
 
 
 def scores_of(seen: Seen) -> tuple[Tensor, ...]:
-    """Return the logits [N] of the classes whose maps are wanted, one class of every image after another."""
+    """Return the logits [N] of the classes whose maps are wanted, one class of every image after another.
+
+    Args:
+        seen: has the logits and the classes.
+    """
     assert seen.logits is not None
     return seen.logits.gather(1, seen.classes).unbind(1)
 
