@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import bias_of
-from wsolfast.refinements import LinearHead
+from wsolfast.refinements import LinearHead, thresholded_mean
 
 HeadKind = Literal["conv3", "conv2", "linear", "pretrained"]
 # How many 3×3 convolutions stand before the classifier.
@@ -27,6 +27,10 @@ class CamHead(nn.Module):
         hidden_channels: width of the 3×3 convolutions.
         stage: name of the stage that feeds the head; the last one if None.
         dropout: share of values dropped before every convolution.
+        tap_threshold: pool by :func:`wsolfast.refinements.thresholded_mean` before the classifier; None for the mean.
+
+    Raises:
+        ValueError: if the threshold lies outside [0, 1), or the head rectifies class maps before their mean.
     """
 
     def __init__(
@@ -37,10 +41,13 @@ class CamHead(nn.Module):
         hidden_channels: int = 1024,
         stage: str | None = None,
         dropout: float = 0.0,
+        tap_threshold: float | None = None,
     ):
         super().__init__()
+        if tap_threshold is not None and not 0 <= tap_threshold < 1:
+            raise ValueError(f"tap_threshold: expected a value in [0, 1), got {tap_threshold}")
         channels = {info.name: info.channels for info in backbone.stages}[stage or backbone.stages[-1].name]
-        self.relu_maps = False
+        self.relu_maps, self.tap_threshold = False, tap_threshold
         layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
         for _ in range(_HIDDEN[kind]):
             layers += [nn.Conv2d(channels, hidden_channels, 3, padding=1), nn.ReLU(inplace=True)]
@@ -85,12 +92,14 @@ class CamHead(nn.Module):
         """Return logits [N, K] from what :attr:`hidden` gave."""
         if self.relu_maps:
             return self.pool(self.classifier(hidden))
-        # Without a ReLU, pooling commutes with the 1×1 convolution.
-        return functional.linear(hidden.mean((2, 3)), self.classifier.weight.flatten(1), self.classifier.bias)
+        # Without a ReLU, the mean commutes with the 1×1 convolution.
+        mean = hidden.mean((2, 3)) if self.tap_threshold is None else thresholded_mean(hidden, self.tap_threshold)
+        return functional.linear(mean, self.classifier.weight.flatten(1), self.classifier.bias)
 
     def linear(self, hidden: Tensor) -> LinearHead:
         """Return the classifier with what :attr:`hidden` gave, which it reads."""
-        return LinearHead(hidden, self.classifier.weight.flatten(1), bias_of(self.classifier), self.relu_maps)
+        weight, bias = self.classifier.weight.flatten(1), bias_of(self.classifier)
+        return LinearHead(hidden, weight, bias, self.relu_maps, self.tap_threshold)
 
     def _take_classifier(self, backbone: Backbone, num_classes: int) -> None:
         given = backbone.classifier
@@ -102,3 +111,5 @@ class CamHead(nn.Module):
             self.classifier.weight.copy_(given.weight[:, :, None, None])
             bias_of(self.classifier).copy_(given.bias)
         self.relu_maps = given.relu_maps
+        if self.relu_maps and self.tap_threshold is not None:
+            raise ValueError("head 'pretrained': these weights rectify class maps, tap_threshold does not go with them")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import accuracy
 from wsolfast.methods._cam_head import HeadKind
-from wsolfast.methods._class_activation import ClassActivation
+from wsolfast.methods._class_activation import ClassActivation, Pool
 from wsolfast.types import Batch, TrainState
 
 
@@ -21,8 +21,8 @@ class ADL(ClassActivation):
     """CAM trained with attention-based dropout after some stages; the layers do nothing in evaluation.
 
     Args:
-        backbone, num_classes, head, hidden_channels, dropout, cam_relu: as
-            :class:`~wsolfast.methods._class_activation.ClassActivation`.
+        backbone, num_classes, head, hidden_channels, dropout, cam_relu, pool, tap_threshold, clamp_negative_weights: as
+            :class:`~wsolfast.methods._class_activation.ClassActivation`; with ``pool="tap"`` it is ADL-TAP.
         positions: stages that a layer follows; all but the first if None, as published for VGG16.
         drop_rate: probability that a step hides instead of weighting.
         drop_threshold: γ; attention of at least γ times its maximum is hidden.
@@ -44,9 +44,20 @@ class ADL(ClassActivation):
         positions: Sequence[str] | None = None,
         drop_rate: float = 0.75,
         drop_threshold: float = 0.9,
+        pool: Pool = "gap",
+        tap_threshold: float = 0.1,
+        clamp_negative_weights: bool = False,
     ):
         super().__init__(
-            backbone, num_classes, head=head, hidden_channels=hidden_channels, dropout=dropout, cam_relu=cam_relu
+            backbone,
+            num_classes,
+            head=head,
+            hidden_channels=hidden_channels,
+            dropout=dropout,
+            cam_relu=cam_relu,
+            pool=pool,
+            tap_threshold=tap_threshold,
+            clamp_negative_weights=clamp_negative_weights,
         )
         for name, value in (("drop_rate", drop_rate), ("drop_threshold", drop_threshold)):
             if not 0 <= value <= 1:

@@ -9,7 +9,16 @@ import inspect
 import pkgutil
 
 from wsolfast._nearest import nearest
-from wsolfast.refinements._base import IMAGE, FeatureError, LinearHead, Needs, Refinement, Seen, project
+from wsolfast.refinements._base import (
+    IMAGE,
+    FeatureError,
+    LinearHead,
+    Needs,
+    Refinement,
+    Seen,
+    project,
+    thresholded_mean,
+)
 from wsolfast.refinements._gradients import GradientMap, gradients_of, scores_of
 
 __all__ = [
@@ -27,6 +36,7 @@ __all__ = [
     "options_of",
     "project",
     "scores_of",
+    "thresholded_mean",
 ]
 
 

@@ -1,12 +1,13 @@
 """The contract between a refinement and the method that it stands behind."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wsolfast import ops
 from wsolfast._choices import check_choices, check_types
@@ -32,20 +33,59 @@ class LinearHead:
         weight (Tensor[K, C]): of the classifier.
         bias (Tensor[K]): of the classifier.
         relu_maps: negative values of a class map count as zero in its mean.
+        tap_threshold: of thresholded average pooling (:func:`thresholded_mean`), by which the logits are made of the
+            features; None for the plain mean.
     """
 
     features: Tensor
     weight: Tensor
     bias: Tensor
     relu_maps: bool = False
+    tap_threshold: float | None = None
 
     def logits(self) -> Tensor:
         """Return logits [N, K]."""
+        if self.tap_threshold is not None:
+            return functional.linear(thresholded_mean(self.features, self.tap_threshold), self.weight, self.bias)
         return ops.class_head_pool(self.features.to(self.weight.dtype), self.weight, self.bias, relu=self.relu_maps)
 
     def class_maps(self, classes: Tensor) -> Tensor:
         """Return the class maps [N, M, h, w] of ``classes`` [N, M], before any ReLU."""
         return project(self.weight[classes], self.features) + self.bias[classes][:, :, None, None]
+
+    def gradients(self, classes: Tensor) -> Iterator[Tensor]:
+        """Yield the gradients of the logits of ``classes`` [N, M] at the features, one class of every image at a time.
+
+        Each is a Tensor[N, C, h, w], or [N, C, 1, 1] where it is the same at every position.
+        """
+        positions = self.features.shape[2] * self.features.shape[3]
+        share: Tensor | float = 1 / positions if positions else 0.0
+        if self.tap_threshold is not None:
+            counted = activated(self.features, self.tap_threshold).to(self.features.dtype)
+            share = counted / counted.sum((2, 3), keepdim=True).clamp(min=1)
+        for of_class in classes.unbind(1):
+            weight = self.weight[of_class][:, :, None, None] * share
+            yield weight * (self.class_maps(of_class[:, None]) > 0) if self.relu_maps else weight
+
+
+def activated(features: Tensor, threshold: float) -> Tensor:
+    """Return where ``features`` [N, C, h, w] exceed ``threshold`` times the maximum of their channel, bool."""
+    return features > threshold * features.amax((2, 3), keepdim=True)
+
+
+def thresholded_mean(features: Tensor, threshold: float) -> Tensor:
+    r"""Return the mean of each channel over the positions where it is activated, [N, C].
+
+    .. math:: \frac{1}{\max(1, |A_c|)} \sum_{p \in A_c} f_{cp}, \quad A_c = \{p : f_{cp} > \theta \max_q f_{cq}\}
+
+    Thresholded average pooling (TAP) of Bae et al., ECCV 2020. No gradient passes through the choice of positions.
+
+    Args:
+        features (Tensor[N, C, h, w]): floating point.
+        threshold: θ; at 0 zeros still do not count.
+    """
+    counted = activated(features.detach(), threshold)
+    return torch.where(counted, features, 0).sum((2, 3)) / counted.sum((2, 3)).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from wsolfast.refinements._base import FeatureError, Needs, Refinement, Seen, ch
 class GradientMap(Refinement):
     """A map of a class from the features :math:`A` of a layer and the gradient :math:`g` of the class's logit there.
 
-    Where the layer is what a linear classifier pools, the gradient is its weight divided by the number of positions,
-    and no backward pass runs. Elsewhere one backward pass per class, for all images at once, goes down to the layer.
+    Where the layer is what a linear classifier pools, the gradient is its weight times the share of a position in the
+    pool, and no backward pass runs. Elsewhere one backward pass per class, for all images at once, goes down to it.
 
     Args:
         stages: of the backbone.
@@ -40,12 +40,7 @@ class GradientMap(Refinement):
         if head is None:
             stage = self.layer or self.last
             return self.maps(seen.features[stage], gradients_of(seen, stage), scores_of(seen))
-        height, width = head.features.shape[2:]
-        gradients: Iterable[Tensor] = (head.weight[seen.classes] / (height * width))[..., None, None].unbind(1)
-        if head.relu_maps:
-            counted = (head.class_maps(seen.classes) > 0).unbind(1)
-            gradients = (gradient * gate[:, None] for gradient, gate in zip(gradients, counted, strict=True))
-        return self.maps(head.features, gradients, scores_of(seen))
+        return self.maps(head.features, head.gradients(seen.classes), scores_of(seen))
 
     @torch.no_grad()
     def maps(self, features: Tensor, gradients: Iterable[Tensor], scores: Iterable[Tensor]) -> Tensor:
