@@ -7,10 +7,9 @@ from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.backbones import Backbone
-from wsolfast.methods._base import Method, wanted_classes
+from wsolfast.methods._base import Method
 from wsolfast.methods._cam_head import CamHead, HeadKind
 from wsolfast.refinements import LinearHead
-from wsolfast.refinements.nwc import clamped_maps
 from wsolfast.types import Features, Localization
 
 Pool = Literal["gap", "tap"]
@@ -29,7 +28,6 @@ class ClassActivation(Method):
         pool: logits are the class maps' means (``"gap"``), or come from each feature's mean over the positions where it
             is activated (``"tap"``, see :func:`wsolfast.refinements.thresholded_mean`).
         tap_threshold: θ of ``"tap"``, a share of the feature's maximum.
-        clamp_negative_weights: maps leave out negative weights of a class (NWC); logits keep them.
 
     Raises:
         ValueError: if an option is none of its choices, or θ lies outside [0, 1).
@@ -48,13 +46,12 @@ class ClassActivation(Method):
         cam_relu: bool = False,
         pool: Pool = "gap",
         tap_threshold: float = 0.1,
-        clamp_negative_weights: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
         threshold = tap_threshold if pool == "tap" else None
         self.head = CamHead(backbone, num_classes, head, hidden_channels, dropout=dropout, tap_threshold=threshold)
-        self.cam_relu, self.clamp_negative_weights = cam_relu, clamp_negative_weights
+        self.cam_relu = cam_relu
 
     def classify_features(self, features: Features) -> Tensor:
         return self.head.logits(features[self.last_stage])
@@ -65,11 +62,5 @@ class ClassActivation(Method):
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        if self.clamp_negative_weights:
-            head = self.linear_head(features)
-            logits = head.logits()
-            classes = wanted_classes(logits, label, topk)
-            cam = clamped_maps(head, classes)
-        else:
-            logits, classes, cam = self.head.localize(features[self.last_stage], label, topk)
+        logits, classes, cam = self.head.localize(features[self.last_stage], label, topk)
         return Localization(logits, classes, ops.min_max_normalize(cam.relu() if self.cam_relu else cam))

@@ -21,7 +21,7 @@ class ADL(ClassActivation):
     """CAM trained with attention-based dropout after some stages; the layers do nothing in evaluation.
 
     Args:
-        backbone, num_classes, head, hidden_channels, dropout, cam_relu, pool, tap_threshold, clamp_negative_weights: as
+        backbone, num_classes, head, hidden_channels, dropout, cam_relu, pool, tap_threshold: as
             :class:`~wsolfast.methods._class_activation.ClassActivation`; with ``pool="tap"`` it is ADL-TAP.
         positions: stages that a layer follows; all but the first if None, as published for VGG16.
         drop_rate: probability that a step hides instead of weighting.
@@ -46,7 +46,6 @@ class ADL(ClassActivation):
         drop_threshold: float = 0.9,
         pool: Pool = "gap",
         tap_threshold: float = 0.1,
-        clamp_negative_weights: bool = False,
     ):
         super().__init__(
             backbone,
@@ -57,7 +56,6 @@ class ADL(ClassActivation):
             cam_relu=cam_relu,
             pool=pool,
             tap_threshold=tap_threshold,
-            clamp_negative_weights=clamp_negative_weights,
         )
         for name, value in (("drop_rate", drop_rate), ("drop_threshold", drop_threshold)):
             if not 0 <= value <= 1:

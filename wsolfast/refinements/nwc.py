@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wsolfast import ops
 from wsolfast.backbones import StageInfo
-from wsolfast.refinements._base import LinearHead, Needs, Refinement, Seen, project
+from wsolfast.refinements._base import Needs, Refinement, Seen, project
 
 
 class NegativeWeightClamping(Refinement):
@@ -27,12 +27,7 @@ class NegativeWeightClamping(Refinement):
 
     def __call__(self, seen: Seen) -> Tensor:
         assert seen.head is not None
-        return ops.min_max_normalize(clamped_maps(seen.head, seen.classes))
-
-
-def clamped_maps(head: LinearHead, classes: Tensor) -> Tensor:
-    """Return the class maps [N, M, h, w] of ``classes`` [N, M] by the positive weights of ``head``, without a bias."""
-    return project(head.weight[classes].clamp(min=0), head.features)
+        return ops.min_max_normalize(project(seen.head.weight[seen.classes].clamp(min=0), seen.head.features))
 
 
 NAME = "NWC"
