@@ -5,12 +5,11 @@ Contenders take the same network, images and classes, and bring maps to the imag
 ``forward`` pass without gradients and, where the layer is not the last, ``forward and backward``: that pass and the
 gradient of the class scores down to the layer, without what recording a graph costs.
 
-They take turns, and ratios are medians over the rounds, so that what else the machine does falls on all of them. On one
-CPU thread the clock is that thread's CPU time; on a GPU it is the wall's. Memory is what tensors take at most while a
+They take turns, and ratios are those of the least times, to which what else the machine does only adds. On one CPU
+thread the clock is that thread's CPU time; on a GPU it is the wall's. Memory is what tensors take at most while a
 map is drawn, less that of the forward pass.
 """
 
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -190,12 +189,13 @@ def turns(
 
 
 def rows_of(taken: Mapping[str, list[float]], memory: Mapping[str, int], case: CamCase) -> Iterator[dict]:
-    """Yield rows: times of a call and, beside ours, ratios; memory above the forward pass; with ours what is wanted."""
+    """Yield rows: times of a call and, beside ours, ratios of the least; memory above the forward pass; with ours what is wanted."""
     for name, values in taken.items():
         row = {
             "contender": name,
             "status": "ok",
             "ms": {f"p{share}": sorted(values)[share * (len(values) - 1) // 100] * 1e3 for share in SHARES},
+            "least_ms": min(values) * 1e3,
             "calls": len(values),
         }
         if name in memory:
@@ -203,8 +203,7 @@ def rows_of(taken: Mapping[str, list[float]], memory: Mapping[str, int], case: C
         if name == OURS:
             yield row | {"targets": dict(case.targets)}
         else:
-            ratio = statistics.median(theirs / ours for ours, theirs in zip(taken[OURS], values, strict=True))
-            yield row | {"ratio": ratio, "partial": name not in PACKAGES}
+            yield row | {"ratio": min(values) / min(taken[OURS]), "partial": name not in PACKAGES}
 
 
 def verdicts(rows: Mapping[str, Mapping]) -> list[tuple[str, str]]:

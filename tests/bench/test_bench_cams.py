@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from wsolfast.bench import cams as bench
+from wsolfast.bench.cam_cases import CASES
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None, reason="needs torchvision, of the extra 'train'"
@@ -63,3 +64,12 @@ def test_targets_are_times_of_others_and_a_share_of_memory():
     assert [verdict for verdict, _ in bench.verdicts(rows)] == ["MET", "MET"]
     del rows["torch-cam"], rows["pytorch-grad-cam"]
     assert bench.verdicts(rows) == [("MET", "1.15 of forward: 1.00")]
+
+
+def test_ratios_are_those_of_the_least_times():
+    taken = {"ours": [0.2, 0.1, 0.4], "forward": [0.3, 0.09, 0.08], "torch-cam": [0.5, 0.3, 0.2]}
+    (case,) = (each for each in CASES["quick"] if each.kind == "grad_cam")
+    ours, forward, package = bench.rows_of(taken, {"ours": 7, "torch-cam": 9}, case)
+    assert (ours["least_ms"], ours["bytes_above_forward"], ours["targets"]) == (100, 7, case.targets)
+    assert (forward["ratio"], forward["partial"]) == (pytest.approx(0.8), True)
+    assert (package["ratio"], package["partial"], package["bytes_above_forward"]) == (pytest.approx(2), False, 9)
