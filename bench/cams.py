@@ -189,7 +189,7 @@ def turns(
 
 
 def rows_of(taken: Mapping[str, list[float]], memory: Mapping[str, int], case: CamCase) -> Iterator[dict]:
-    """Yield rows: times of a call and, beside ours, ratios of the least; memory above the forward pass; with ours what is wanted."""
+    """Yield rows: times of a call, beside ours the ratio of the least ones, memory above the forward pass, targets."""
     for name, values in taken.items():
         row = {
             "contender": name,
