@@ -94,6 +94,10 @@ def gradients_of(seen: Seen, stage: str, *, keep_graph: bool = True) -> Iterator
         stage: name of the features.
         keep_graph: others may take gradients of the same features; else the last backward pass lets go of the graph.
 
+    Args:
+        seen: with logits whose graph starts at the stage.
+        stage: name of the stage.
+
     Raises:
         FeatureError: if the logits do not depend on the stage.
     """
