@@ -446,3 +446,25 @@ def test_lines_for_people_are_not_wrapped_without_a_terminal(tmp_path, columns):
     assert "Top-1 boxes, percent: Misclassified" in out
     assert "Part " in out
     assert "More " in out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("20000", None)),
+        ({"OMP_WAIT_POLICY": "active"}, (None, "active")),
+        ({"GOMP_SPINCOUNT": "7"}, ("7", None)),
+        ({"KMP_BLOCKTIME": "1"}, (None, None)),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_how_they_wait(given, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    probe = (
+        "import os, sys; sys.argv = ['wsolfast', 'recipes', 'demo/cam']\n"
+        "from wsolfast.cli import main\n"
+        "try: main()\n"
+        "finally: print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=clean | given, check=True)
+    assert done.stdout.splitlines()[-1] == " ".join(map(str, expected))

@@ -28,7 +28,7 @@ def networks():
         torch.manual_seed(0)
         made[name] = getattr(models, name)(weights=None, num_classes=CLASSES).eval().double()
         head = made[name].fc if name == "resnet18" else made[name].classifier[1]
-        head.weight.data.mul_(1e3)
+        head.weight.data.mul_(1e7)
     return made
 
 
@@ -46,18 +46,11 @@ def by_pytorch_grad_cam(network, images, layer, kind):
 
 
 @pytest.mark.parametrize(("network", "layer"), LAYERS)
-@pytest.mark.parametrize("kind", ["grad_cam", "hires_cam", "layer_cam"])
+@pytest.mark.parametrize("kind", NAMES)
 def test_maps_are_those_of_pytorch_grad_cam(networks, images, network, layer, kind):
     maps = interop.grad_cam(networks[network], images, layer, WANTED, kind=kind, size=SIZE)
     assert maps.amax() == 1
     torch.testing.assert_close(maps, by_pytorch_grad_cam(networks[network], images, layer, kind), **CLOSE)
-
-
-def test_grad_cam_pp_is_that_of_pytorch_grad_cam_where_both_sum_the_same(networks, images):
-    """It takes the gradient out of the sum over positions, where all have the same one before a mean."""
-    maps = interop.grad_cam(networks["resnet18"], images, "layer4", WANTED, kind="grad_cam_pp", size=SIZE)
-    theirs = by_pytorch_grad_cam(networks["resnet18"], images, "layer4", "grad_cam_pp")
-    torch.testing.assert_close(maps, theirs, **CLOSE)
 
 
 @pytest.mark.parametrize(("network", "layer"), LAYERS)

@@ -11,6 +11,8 @@ from wsolfast.methods import Refined, get_stage
 from wsolfast.refinements import get_refinement
 from wsolfast.testing import assert_close
 
+STAGES = (backbones.StageInfo("conv4", 6, 8), backbones.StageInfo("conv5", 6, 8))
+
 
 class GuidedReLU(nn.Module):
     """A ReLU whose backward pass lets positive gradients through alone."""
@@ -70,7 +72,7 @@ def expected_maps(method, image, layer, classes, guided):
 def test_hand_checked_values():
     features = torch.tensor([[2.0, 0], [1, 3]], dtype=torch.float64).view(1, 2, 1, 2)
     gradient = torch.tensor([[0.5, 0.1], [-0.2, 0.4]], dtype=torch.float64).view(1, 2, 1, 2)
-    found = get_refinement("bagcams").of_class(features, gradient, torch.tensor([2.0], dtype=torch.float64))
+    found = get_refinement("bagcams")(STAGES).of_class(features, gradient, torch.tensor([2.0], dtype=torch.float64))
     assert_close(found.flatten(), torch.tensor([0.625, 0.75]))
 
 
@@ -115,7 +117,7 @@ def test_a_logit_that_is_not_positive_is_told(batch):
 def test_a_logit_of_zero_gives_a_finite_map():
     features, gradient = torch.ones(1, 1, 1, 2), torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)
     with pytest.warns(UserWarning, match="not positive"):
-        assert get_refinement("bagcams").of_class(features, gradient, torch.zeros(1)).isfinite().all()
+        assert get_refinement("bagcams")(STAGES).of_class(features, gradient, torch.zeros(1)).isfinite().all()
 
 
 def test_positive_logits_are_not_told(batch):

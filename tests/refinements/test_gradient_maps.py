@@ -24,7 +24,7 @@ def scaled(one):
     return (one - one.min()) / span if span > 0 else torch.zeros_like(one)
 
 
-def channel_weights(name, features, gradient):
+def channel_weights(name, features, gradient, cube="own"):
     """The factor of every channel's map [h, w], channel by channel, as the papers write them."""
     weights = []
     for a, g in zip(features, gradient, strict=True):
@@ -35,19 +35,20 @@ def channel_weights(name, features, gradient):
         elif name == "layer_cam":
             weights.append(g.clamp(min=0))
         else:
-            total = float((a * g**3).sum())
+            summed = float((a * g**3).sum())
             of_channel = 0.0
             for slope in g.flatten().tolist():
-                denominator = 2 * slope**2 + total
+                third = float(a.sum()) * slope**3 if cube == "own" else summed
+                denominator = 2 * slope**2 + third
                 alpha = slope**2 / ((denominator or 1) + 1e-7)
                 of_channel += alpha * max(slope, 0)
             weights.append(torch.tensor(of_channel, dtype=a.dtype))
     return weights
 
 
-def by_hand(name, features, gradient):
+def by_hand(name, features, gradient, **options):
     """The map [h, w] of one image from A and g [C, h, w], before it is scaled."""
-    weights = channel_weights(name, features, gradient)
+    weights = channel_weights(name, features, gradient, **options)
     return sum(w * a for w, a in zip(weights, features, strict=True)).clamp(min=0)
 
 
@@ -56,29 +57,32 @@ HAND_G = torch.tensor([[0.5, 0.1], [-0.2, 0.4]], dtype=torch.float64).view(1, 2,
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "options", "expected"),
     [
-        ("grad_cam", (0.7, 0.3)),
-        ("grad_cam_pp", (0.467725, 0.380952)),
-        ("hires_cam", (0.8, 1.2)),
-        ("layer_cam", (1, 1.2)),
+        ("grad_cam", {}, (0.7, 0.3)),
+        ("grad_cam_pp", {"cube": "summed"}, (0.467725, 0.380952)),
+        # The weights are 1/6 + 1/22 and 1/9.
+        ("grad_cam_pp", {}, (2 * (1 / 6 + 1 / 22) + 1 / 9, 1 / 3)),
+        ("hires_cam", {}, (0.8, 1.2)),
+        ("layer_cam", {}, (1, 1.2)),
     ],
 )
-def test_hand_checked_values(name, expected):
-    found = get_refinement(name).of_class(HAND_A, HAND_G, torch.ones(1, dtype=torch.float64))
+def test_hand_checked_values(name, options, expected):
+    refinement = get_refinement(name)(STAGES, **options)
+    found = refinement.of_class(HAND_A, HAND_G, torch.ones(1, dtype=torch.float64))
     assert_close(found.flatten(), torch.tensor(expected), tolerance=1e-6)  # the values are given to six digits
-    assert_close(found[0], by_hand(name, HAND_A[0], HAND_G[0]))
+    assert_close(found[0], by_hand(name, HAND_A[0], HAND_G[0], **options))
 
 
 def test_hand_checked_weights_of_grad_cam_pp():
-    weights = channel_weights("grad_cam_pp", HAND_A[0], HAND_G[0])
+    weights = channel_weights("grad_cam_pp", HAND_A[0], HAND_G[0], cube="summed")
     assert_close(torch.stack(weights), torch.tensor([0.170370, 0.126984]), tolerance=1e-6)  # given to six digits
 
 
 def test_grad_cam_pp_without_a_gradient_is_zero():
     """Where every denominator is exactly zero."""
     zero = torch.zeros_like(HAND_G)
-    assert not get_refinement("grad_cam_pp").of_class(HAND_A, zero, torch.ones(1)).any()
+    assert not get_refinement("grad_cam_pp")(STAGES).of_class(HAND_A, zero, torch.ones(1)).any()
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv4", "conv5"])

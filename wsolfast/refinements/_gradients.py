@@ -62,8 +62,7 @@ class GradientMap(Refinement):
             return activations.new_zeros(len(features), 0, *features.shape[2:])
         return ops.min_max_normalize(torch.stack(maps, 1))
 
-    @staticmethod
-    def of_class(features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
+    def of_class(self, features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
         """Return the map [N, h, w] of a class, before it is scaled.
 
         Args:

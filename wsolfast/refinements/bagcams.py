@@ -55,8 +55,7 @@ class BagCAMs(GradientMap):
     def watching(self) -> AbstractContextManager:
         return _Guided() if self.guided else nullcontext()
 
-    @staticmethod
-    def of_class(features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
+    def of_class(self, features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
         if (score <= 0).any():
             warnings.warn("bagcams: a logit is not positive; the logarithm of its absolute value is used", stacklevel=2)
         gradient = gradient / score.abs().clamp(min=1e-6)[:, None, None, None]

@@ -8,8 +8,7 @@ from wsolfast.refinements._gradients import GradientMap, weighted_sum
 class GradCAM(GradientMap):
     r"""Features weighted by the mean gradient of their channel: :math:`\max(0, \sum_c \mathrm{mean}_p(g_{cp}) A_c)`."""
 
-    @staticmethod
-    def of_class(features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
+    def of_class(self, features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
         return weighted_sum(features, gradient.mean((2, 3), keepdim=True)).relu()
 
 

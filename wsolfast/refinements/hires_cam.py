@@ -8,8 +8,7 @@ from wsolfast.refinements._gradients import GradientMap, weighted_sum
 class HiResCAM(GradientMap):
     r"""Features weighted by the gradient at their own position: :math:`\max(0, \sum_c g_c \odot A_c)`."""
 
-    @staticmethod
-    def of_class(features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
+    def of_class(self, features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
         return weighted_sum(features, gradient).relu()
 
 

@@ -11,8 +11,7 @@ class LayerCAM(GradientMap):
     At the last stage before pooling and a linear layer this is NWC.
     """
 
-    @staticmethod
-    def of_class(features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
+    def of_class(self, features: Tensor, gradient: Tensor, score: Tensor) -> Tensor:
         return weighted_sum(features, gradient.relu()).relu()
 
 
