@@ -275,7 +275,7 @@ def test_every_published_row_is_meant_if_no_recipe_is_named(tmp_path):
     jobs, left_out = plan(tmp_path, data={"": str(tmp_path)})
     assert {job.recipe.name for job in jobs} == {name for name in list_recipes() if load_recipe(name).paper}
     assert not left_out
-    assert len({job.path for job in jobs}) == len(jobs)
+    assert len({(job.path, job.variant) for job in jobs}) == len(jobs)
 
 
 def test_another_setting_is_another_run(tiny_file, tmp_path):

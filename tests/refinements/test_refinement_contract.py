@@ -124,10 +124,11 @@ def test_nan_in_the_features_is_an_error_that_names_the_stage(stage, name):
 
 @every_different_pair
 def test_it_does_not_matter_whether_gradients_are_recorded_outside(stage, name):
+    net = refined(stage, name)  # its parameters are made outside, as a run's are
     for outside in (torch.inference_mode, torch.no_grad):
         with outside():
             # Labels of an evaluation are made in there, too.
-            found = refined(stage, name).localize(images(), LABEL + 0, topk=2)
+            found = net.localize(images(), LABEL + 0, topk=2)
         assert_close(found.localization_map, maps_of(stage, name), tolerance=tolerance(name))
 
 

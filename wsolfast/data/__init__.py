@@ -45,6 +45,7 @@ __all__ = [
     "chosen_decoder",
     "collate",
     "fetch",
+    "get_spec",
     "index",
     "open_dataset",
     "pack",

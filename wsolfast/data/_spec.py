@@ -35,6 +35,7 @@ class SourceSpec:
         open_source: opens the folder ``root`` and the split; its keyword-only parameters are the options of the data
             set.
         layout: an example of a right tree, which ``data check`` shows.
+        title: how people write its name, in reports; its own name if empty.
         layout_for: the layout under the options that are given, where they change it.
         required: splits without which a tree is not whole.
         rendered: there is no folder; ``root`` is None.
@@ -46,6 +47,7 @@ class SourceSpec:
 
     open_source: Callable[..., Source]
     layout: str
+    title: str = ""
     layout_for: Callable[..., str] | None = None
     required: tuple[str, ...] = ()
     rendered: bool = False

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
+from wsolfast.data import get_spec
 from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, is_first, on_first
@@ -84,11 +85,12 @@ def plan(
     jobs, left_out = [], []
     for name in _matching(patterns):
         recipe = load_recipe(name, overrides)
-        root = data.get(recipe.data.name, data.get(""))
-        if root is None and recipe.data.root is None and recipe.data.name != "synthetic":
+        rendered = get_spec(recipe.data.name).rendered
+        root = None if rendered else data.get(recipe.data.name, data.get(""))
+        if root is None and recipe.data.root is None and not rendered:
             left_out.append(recipe.name)
             continue
-        place = [f"data.root={root}"] if root is not None and recipe.data.name != "synthetic" else []
+        place = [] if root is None else [f"data.root={root}"]
         for seed in seeds:
             recipe = load_recipe(name, [*overrides, *place, f"seed={seed}"])
             check_recipe(recipe)

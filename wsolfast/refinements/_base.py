@@ -51,7 +51,8 @@ class LinearHead:
 
     def class_maps(self, classes: Tensor) -> Tensor:
         """Return the class maps [N, M, h, w] of ``classes`` [N, M], before any ReLU."""
-        return project(self.weight[classes], self.features) + self.bias[classes][:, :, None, None]
+        maps = project(self.weight[classes], self.features.to(self.weight.dtype))
+        return maps + self.bias[classes][:, :, None, None]
 
     def gradients(self, classes: Tensor) -> Iterator[Tensor]:
         """Yield the gradients of the logits of ``classes`` [N, M] at the features, one class of every image at a time.

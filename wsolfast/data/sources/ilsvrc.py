@@ -271,6 +271,7 @@ def _changed(root: Path, fingerprint: dict[str, str | int | None], since: float 
 SPEC = SourceSpec(
     open_source,
     layout=LAYOUT,
+    title="ILSVRC",
     required=("train_weaksup", "test"),
     index=_index,
     open_indexed=_open_indexed,

@@ -88,4 +88,4 @@ def _class_names(folder: Path) -> list[str]:
     return [min(names) if len(names) == 1 and min(names) else f"class {k}" for k, names in enumerate(found)]
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, required=("train_weaksup", "test"))
+SPEC = SourceSpec(open_source, layout=LAYOUT, title="OpenImages30k", required=("train_weaksup", "test"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from wsolfast import __version__
+from wsolfast import __version__, data
 from wsolfast.engine.report import pictures
 from wsolfast.engine.report.charts import Chart, Series, line_chart, thin_out
 from wsolfast.engine.report.gallery import ERRORS, collect_shots, draw_sheet, worst_shots
@@ -84,11 +84,10 @@ def _summary(runs: Sequence[RunRecord]) -> str:
 
 
 def _data_name(run: RunRecord) -> str:
-    spec = run.recipe.get("data", {})
-    if spec.get("name") == "folder" and spec.get("root"):
-        return Path(spec["root"]).name
-    names = {"synthetic": "rendered images", "cub": "CUB-200-2011", "ilsvrc": "ILSVRC", "openimages": "OpenImages30k"}
-    return names.get(spec.get("name"), str(spec.get("name", "unnamed data")))
+    """Name the data: by its title, by the folder where a data set is a layout that many share, else by its name."""
+    name, root = (run.recipe.get("data", {}).get(key) for key in ("name", "root"))
+    title = data.get_spec(name).title if name in data.NAMES else ""
+    return title or (Path(root).name if root else str(name or "unnamed data"))
 
 
 def _settings(run: RunRecord) -> str:

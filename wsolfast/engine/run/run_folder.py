@@ -133,7 +133,9 @@ class RunFolder:
             shutil.rmtree(self.path / _ASIDE, ignore_errors=True)
 
     def _undo(self) -> None:
-        # Another process may have gone on with what is there.
+        if not is_first():  # the first process of a run made what is there
+            return
+        # Another run's process may have gone on with it.
         with contextlib.suppress(InUseError), _held(self.path, ".lock"):
             self._take_back()
 

@@ -125,4 +125,4 @@ def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, required=SPLITS, rendered=True)
+SPEC = SourceSpec(open_source, layout=LAYOUT, title="rendered images", required=SPLITS, rendered=True)
