@@ -164,7 +164,10 @@ def test_a_table_of_recipes_has_columns_for_pixels(tmp_path, masked, tiny_file, 
     assert set(row.mean) <= set(COLUMNS)
     assert {"px_ap", "p_iou", "p_iou_transferred", "peak_iou", "top1_cls"} <= set(row.mean)
     table = (tmp_path / "reproduce.md").read_text()
-    assert "| recipe | numbers | Top-1 Cls | PxAP | pIoU | pIoU, transferred | Peak-IoU | Peak-T | training images/s |" in table
+    assert (
+        "| recipe | numbers | Top-1 Cls | PxAP | pIoU | pIoU, transferred | Peak-IoU | Peak-T | training images/s |"
+        in table
+    )
     assert "| tiny | paper | – | 60.00 | – |" in table
     assert "| centre box (folder test, wsolevaluation) | measured | – | " in table
 

@@ -14,6 +14,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 axe = pytest.importorskip("axe_core_python.selenium", reason="axe is not installed; pip install 'wsolfast[dev]'")
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Select = pytest.importorskip("selenium.webdriver.support.select").Select
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 Keys = webdriver.Keys
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -163,6 +164,11 @@ def _press(page, *keys):
         page.switch_to.active_element.send_keys(key)
 
 
+def _wait_for_focus(page, element):
+    # A dialog gives it back in an event of its own, after it has closed.
+    WebDriverWait(page, 10).until(lambda page: page.switch_to.active_element == element)
+
+
 def test_the_lightbox_is_worked_by_keys_and_gives_the_focus_back(page, shown):
     opener = page.find_elements(By.CSS_SELECTOR, ".shot [data-open]")[1]
     page.execute_script("arguments[0].focus()", opener)
@@ -188,7 +194,7 @@ def test_the_lightbox_is_worked_by_keys_and_gives_the_focus_back(page, shown):
     assert score_map.value_of_css_property("opacity") == "0.6"
     _press(page, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ESCAPE)
     assert not dialog.is_displayed()
-    assert page.switch_to.active_element == page.find_elements(By.CSS_SELECTOR, ".shot [data-open]")[2]
+    _wait_for_focus(page, page.find_elements(By.CSS_SELECTOR, ".shot [data-open]")[2])
 
 
 def test_the_lightbox_stays_within_the_filter_or_the_worst_cases(page, shown):
@@ -206,7 +212,7 @@ def test_the_lightbox_stays_within_the_filter_or_the_worst_cases(page, shown):
     _press(page, Keys.ARROW_RIGHT)
     assert _position(page) == f"2 of {count}"
     _press(page, Keys.ESCAPE)
-    assert page.switch_to.active_element == worst[1]
+    _wait_for_focus(page, worst[1])
 
 
 def test_the_class_table_is_sorted_by_click_and_by_keyboard(page):
