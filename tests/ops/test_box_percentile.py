@@ -35,7 +35,7 @@ def test_the_reference_is_numpys_percentile(size):
 
 
 def thresholds_around(whole):
-    """Where the product with ``whole`` is about an integer, so that its last bit decides what is left of it."""
+    """Return thresholds whose product with ``whole`` is about an integer, so that its last bit decides the cut."""
     exact = np.arange(256) / max(whole, 1e-9)
     return np.concatenate([np.nextafter(exact, 0), exact, np.nextafter(exact, np.inf)])
 

@@ -104,7 +104,7 @@ NONSENSE = {"text": "abc", "object": object(), "dict": {"a": 1}, "ragged": [[1.0
 
 
 def optional():
-    """Where None means that there is none."""
+    """Return the arguments that may be None, as (op, name)."""
     signatures = {name: inspect.signature(getattr(ops, name)).parameters for name in CALLS}
     return {(name, key) for name, call in CALLS.items() for key in call if "None" in str(signatures[name][key])}
 

@@ -80,8 +80,7 @@ def test_hand_checked_weights_of_grad_cam_pp():
 
 
 def test_grad_cam_pp_without_a_gradient_is_zero():
-    """Where every denominator is exactly zero."""
-    zero = torch.zeros_like(HAND_G)
+    zero = torch.zeros_like(HAND_G)  # every denominator is exactly zero
     assert not get_refinement("grad_cam_pp")(STAGES).of_class(HAND_A, zero, torch.ones(1)).any()
 
 

@@ -46,8 +46,8 @@ def main() -> None:
 def _let_waiting_threads_sleep() -> None:
     """Shorten the time that OpenMP's threads spin before they sleep, unless the user says how they wait.
 
-    Between two small operations they would spin for milliseconds, on cores that others could use. 20000 rounds are
-    about a tenth of GNU OpenMP's default. It reads the environment when torch loads it.
+    Between two small operations they would spin for milliseconds, on cores that others could use. 20000 rounds are a
+    fifteenth of GNU OpenMP's default. It reads the environment when torch loads it.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ["GOMP_SPINCOUNT"] = "20000"

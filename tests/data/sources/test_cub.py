@@ -181,7 +181,7 @@ def test_an_image_is_of_training_or_of_test(tree, write_text):
 
 
 def faults_of(tree, **options):
-    """What ``data check`` says, without the folder."""
+    """Return the lines of ``data check`` about the splits, without the folder in front."""
     return [told.removeprefix(f"{tree}/") for told in check("cub", tree, **options).problems["split cannot be read"]]
 
 

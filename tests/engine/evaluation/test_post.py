@@ -115,8 +115,7 @@ def test_a_gradient_refinement_is_measured_and_its_options_are_part_of_its_maps(
         # Three digits of every feature and gradient: single values move, maps stay what they are.
         assert np.abs(found - expected).mean() < 0.1
         return
-    # Maps are kept in half precision; folding and batches round before that.
-    np.testing.assert_allclose(found, expected, atol=2e-3)
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # kept in half precision, after folding has rounded
     if how == "as it is":
         other = {"grad_cam": "layer=conv4", "bagcams": "guided=false", "backprop": "smooth=0.0"}[name]
         evaluate(trained, changed(trained, f"evaluate.post={name}", *ROUNDS[name], f"evaluate.{name}.{other}"))

@@ -91,8 +91,8 @@ def test_every_image_is_seen_once_and_whole(whole):
     found = weights(whole / "norm")
     assert found["images"].tolist() == [6, 6, 5]
     assert found["mean"].dtype == found["direction"].dtype == torch.float64
-    # Of length 1 up to the rounding of 128 squares.
-    torch.testing.assert_close(found["direction"].norm(dim=1), torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0)
+    lengths, one = found["direction"].norm(dim=1), torch.ones(3, dtype=torch.float64)
+    torch.testing.assert_close(lengths, one, rtol=1e-12, atol=0)  # the sum of 128 squares rounds
     text = (whole / "norm" / "train.log").read_text()
     assert "ddt: ddt on 17 images of 3 classes, one pass on cpu" in text
     assert "3 classes fitted" in text
