@@ -14,16 +14,17 @@ SOURCES := $(shell find csrc -type f 2>/dev/null)
 define REQUIREMENTS
 import tomllib
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']
-extras = ('train', 'eval', 'fast', 'parquet', 'export', 'interop', 'dev')
+extras = ('train', 'eval', 'fast', 'parquet', 'export', 'interop', 'docs', 'dev')
 print(*project['dependencies'], *sum((project['optional-dependencies'][name] for name in extras), []), sep='\n')
 endef
 export REQUIREMENTS
 
-.PHONY: demo test tests references lint format coverage clean gpu-check help FORCE
+.PHONY: docs demo test tests references lint format coverage clean gpu-check help FORCE
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html; DEMO=... for its options"
 	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
+	@echo "make docs    the documents as a site in build/site, with a search and the API"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make tests   the tests only, or TESTS=... of them, in PROCESSES=$(PROCESSES)"
 	@echo "make references  what the ops and their gradients are without the compiled kernels"
@@ -55,6 +56,9 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	git ls-files $(NATIVE) | xargs $(BIN)/clang-format -i
 	$(BIN)/python docs/generate.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/site/build.py build/site
 
 coverage: $(VENV)/.installed
 	$(BIN)/coverage erase

@@ -1,4 +1,4 @@
-"""Writer of what the README and the documents say of the code: tables between marks, the pages of ``docs/api``.
+"""Writer of what the README and the documents say of the code: tables between marks.
 
 ``python docs/generate.py`` writes them; ``tests/docs/test_generated.py`` fails when one of them is out of date.
 """
@@ -12,9 +12,7 @@ import inspect
 import json
 import re
 import sys
-import types
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from wsolfast import refinements
@@ -25,74 +23,18 @@ from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
 from wsolfast.ops import CorrelationRule
 from wsolfast.recipe import Recipe, as_measured, list_recipes, load_recipe
-from wsolfast.refinements import get_refinement, list_refinements
+from wsolfast.refinements import get_refinement
 
 DOCS = Path(__file__).parent
 _MARK = re.compile(r"(<!-- generated: (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
 
-# Page -> modules whose ``__all__`` it shows, or the names of a module that has none.
-_API = {
-    "ops": ["wsolfast.ops"],
-    "metrics": [
-        "wsolfast.metrics",
-        ("wsolfast.metrics.functional", "box_hits best_overlaps predicted_boxes error_kinds given_box_hits px_ap"),
-    ],
-    "data": ["wsolfast.data"],
-    "backbones": ["wsolfast.backbones"],
-    "methods": ["wsolfast.methods", ("wsolfast.types", "Batch TrainState Localization ParamGroup")],
-    "refinements": [
-        "wsolfast.refinements",
-        *((f"wsolfast.refinements.{name}", get_refinement(name).__name__) for name in list_refinements()),
-        ("wsolfast.refinements.ccam", "Combination"),
-    ],
-    "export": ["wsolfast.export", "wsolfast.interop"],
-    "convert": ["wsolfast.convert"],
-    "compat": ["wsolfast.compat.wsolevaluation"],
-    "testing": ["wsolfast.testing"],
-    "engine": [
-        ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
-        ("wsolfast.engine.run.run_folder", "RunFolder"),
-        ("wsolfast.engine.training.train", "train"),
-        ("wsolfast.engine.evaluation.evaluate", "evaluate evaluate_shard"),
-        ("wsolfast.engine.evaluation.eval_split", "EvalShard"),
-        ("wsolfast.engine.evaluation.evaluate_maps", "evaluate_maps"),
-        ("wsolfast.engine.localize", "localize"),
-        (
-            "wsolfast.engine.run.results",
-            "EvalResults PixelMetrics ErrorShares Throughput ThresholdSweep Curves ProtocolCurves ImageTable ImageRow "
-            "MapResults Comparison LocalizeResults LocalizedImage UnreadableImage Reproduction ReproducedRecipe "
-            "ReproducedRun",
-        ),
-        ("wsolfast.engine.report.report", "write_report"),
-        ("wsolfast.engine.reproduce", "plan reproduce summarize to_markdown"),
-        ("wsolfast.engine.demo", "demo"),
-        ("wsolfast.engine.assembly.build", "build_method build_optimizer rate_at choose_device"),
-        ("wsolfast.engine.report.pictures", "colorize overlay draw_boxes contact_sheet"),
-        (
-            "wsolfast.engine.run.errors",
-            "RunError UsageError InUseError MissingError BackendError CheckError Interrupted",
-        ),
-    ],
-}
-
 
 def outdated() -> dict[Path, str]:
     """The files that the code no longer agrees with, and what should stand in them."""
-    wanted = {DOCS / "api" / f"{name}.md": _api_page(name, parts) for name, parts in _API.items()}
-    for page in [DOCS.parent / "README.md", *sorted(set(DOCS.rglob("*.md")) - set(wanted))]:
-        wanted[page] = _MARK.sub(_fill, page.read_text(encoding="utf-8"))
-    return {page: text for page, text in wanted.items() if not page.is_file() or page.read_text("utf-8") != text}
-
-
-def public(page: str) -> Iterator[tuple[str, object]]:
-    """Full name and object of everything that a page of the API shows, without plain values."""
-    for part in _API[page]:
-        module_name, names = part if isinstance(part, tuple) else (part, None)
-        module = importlib.import_module(module_name)
-        for name in names.split() if names else module.__all__:
-            if inspect.isclass(getattr(module, name)) or inspect.isfunction(getattr(module, name)):
-                yield f"{module_name}.{name}", getattr(module, name)
+    pages = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+    wanted = {page: _MARK.sub(_fill, page.read_text(encoding="utf-8")) for page in pages}
+    return {page: text for page, text in wanted.items() if page.read_text(encoding="utf-8") != text}
 
 
 def sections(docstring: str) -> dict[str, str]:
@@ -406,15 +348,10 @@ _TABLES: dict[str, Callable[..., str]] = {
 
 def markdown(text: str) -> str:
     """A docstring's markup as Markdown with formulas between dollars."""
-    text = re.sub(r"\.\. math::[ ]*((?:\n?[ ]*[^\n]+)(?:\n[ ]+[^\n]+)*)", _display, text)
     text = re.sub(r":math:`([^`]+)`", lambda match: f"${_formula(match[1])}$", text)
     text = re.sub(r":\w+:`~([^`]+)`", lambda match: f"`{match[1].rpartition('.')[2]}`", text)
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
     return re.sub(r":\w+:`([^`]+)`", r"`\1`", text).replace("``", "`")
-
-
-def _display(match: re.Match) -> str:
-    return f"$$\n{_formula(inspect.cleandoc(match[1]).strip())}\n$$"
 
 
 def _formula(text: str) -> str:
@@ -424,110 +361,8 @@ def _formula(text: str) -> str:
     return text
 
 
-def _api_page(name: str, parts: list) -> str:
-    modules = [part[0] if isinstance(part, tuple) else part for part in parts]
-    about = markdown(inspect.getdoc(importlib.import_module(modules[0])))
-    shown = list(public(name))
-    index = " · ".join(f"[{full.rpartition('.')[2]}](#{full.rpartition('.')[2].lower()})" for full, _ in shown)
-    others = " · ".join(f"**{other}**" if other == name else f"[{other}]({other}.md)" for other in _API)
-    head = f"# `{modules[0] if len(modules) < 3 else f'wsolfast.{name}'}`\n\n{others}\n\n{about}\n\n{index}\n"
-    note = "<!-- Written by docs/generate.py from the docstrings; do not edit. -->\n"
-    return note + head + "".join(_entry(full, thing) for full, thing in shown)
-
-
-def _entry(full: str, thing: object) -> str:
-    module, _, name = full.rpartition(".")
-    text = f"\n## {name}\n\n```python\nfrom {module} import {name}\n\n{_signature(name, thing)}\n```\n\n"
-    text += _body(thing)
-    if inspect.isclass(thing):
-        for key, method in _methods(thing):
-            text += f"\n### {name}.{key}\n\n```python\n{_signature(key, method)}\n```\n\n{_body(method)}"
-    return text
-
-
-def _methods(cls: type) -> Iterator[tuple[str, Callable]]:
-    """Public methods that this package defines, those of parents included."""
-    for key in dict.fromkeys(key for parent in cls.__mro__ for key in vars(parent)):
-        method = inspect.getattr_static(cls, key)
-        method = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
-        ours = inspect.isfunction(method) and method.__module__.startswith("wsolfast")
-        if ours and not key.startswith("_") and inspect.getdoc(method):
-            yield key, method
-
-
-def _body(thing: object) -> str:
-    found = sections(inspect.getdoc(thing) or "")
-    text = f"{markdown(found[''])}\n"
-    for title in ("Args", "Attributes"):
-        listed = entries(found.get(title, ""))
-        if listed:
-            text += f"\n{title}:\n\n" + "".join(
-                f"* `{name}`{f' ({markdown(kind)})' if kind else ''}: {markdown(meaning)}\n"
-                for name, (kind, meaning) in listed.items()
-            )
-    fields = {} if "Attributes" in found or "Args" in found else _commented(thing)
-    if fields:
-        text += "\nFields:\n\n" + "".join(f"* `{name}`: {meaning}\n" for name, meaning in fields.items())
-    if found.get("Returns"):
-        text += f"\nReturns:\n\n{markdown(found['Returns'])}\n"
-    if found.get("Raises"):
-        causes = re.split(r"\n(?=\S)", found["Raises"])
-        text += "\nRaises:\n\n" + "".join(f"* {markdown(' '.join(cause.split()))}\n" for cause in causes)
-    if found.get("Example"):
-        text += f"\nExample:\n\n```pycon\n{found['Example']}\n```\n"
-    return text
-
-
-def _commented(thing: object) -> dict[str, str]:
-    """Return the comments behind the fields of a dataclass and of those that it builds on."""
-    if not dataclasses.is_dataclass(thing):
-        return {}
-    sources = [inspect.getsource(cls) for cls in reversed(thing.__mro__) if dataclasses.is_dataclass(cls)]
-    lines = [re.findall(r"^    (\w+): [^#\n]+?  # (.+)$", source, re.MULTILINE) for source in sources]
-    return {name: comment for found in lines for name, comment in found if not name.startswith("_")}
-
-
-def _signature(name: str, thing: object) -> str:
-    if inspect.isclass(thing) and not dataclasses.is_dataclass(thing) and "__init__" not in vars(thing):
-        return f"class {name}({thing.__mro__[1].__name__})".replace("(object)", "")
-    signature = inspect.signature(thing)
-    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
-    words = [_parameter(parameter) for parameter in kept]
-    keywords = [i for i, parameter in enumerate(kept) if parameter.kind is parameter.KEYWORD_ONLY]
-    if keywords and not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in kept):
-        words.insert(keywords[0], "*")
-    result = signature.return_annotation
-    returns = "" if result is signature.empty or inspect.isclass(thing) else f" -> {_type(result)}"
-    line = f"{name}({', '.join(words)}){returns}"
-    if len(line) <= 100:
-        return line
-    return f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){returns}"
-
-
-def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    text = stars + parameter.name
-    if parameter.annotation is not parameter.empty:
-        text += f": {_type(parameter.annotation)}"
-    if parameter.default is not parameter.empty:
-        equals = " = " if ":" in text else "="
-        value = repr(parameter.default).replace("'", '"')
-        text += equals + ("..." if value.startswith("<") else value)
-    return text
-
-
-def _type(hint: object) -> str:
-    """A type as the source writes it, without modules, whatever version of Python runs."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " | ".join(map(_type, typing.get_args(hint)))
-    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    text = re.sub(r"\b(?:[a-z_]\w*\.)+(\w+)", r"\1", text)
-    return "None" if text == "NoneType" else text.replace("'", '"')
-
-
 def main() -> None:
     for page, text in outdated().items():
-        page.parent.mkdir(exist_ok=True)
         page.write_text(text, encoding="utf-8")
 
 

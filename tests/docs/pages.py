@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,9 +15,16 @@ PAGES = sorted(DOCS.rglob("*.md"))
 
 needs_kernels = pytest.mark.skipif(ops.extension_status() is not None, reason="minutes of boxes by the references")
 
-_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-generate = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(generate)
+
+def _load(path: str) -> ModuleType:
+    """Import a file below docs/, which is in no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, DOCS / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate, api = _load("generate.py"), _load("site/api.py")
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -7,7 +7,7 @@ import pkgutil
 import re
 
 import pytest
-from pages import ROOT, generate
+from pages import ROOT, api, generate
 
 import wsolfast.reference
 
@@ -26,12 +26,19 @@ def _own(module_name):
             yield f"{module_name}.{name}", thing
 
 
-PUBLIC = dict(pair for page in generate._API for pair in generate.public(page))
+def _methods(cls):
+    """Public methods that this package defines, those of parents included."""
+    for key in dict.fromkeys(key for parent in cls.__mro__ for key in vars(parent)):
+        method = inspect.getattr_static(cls, key)
+        method = method.__func__ if isinstance(method, (classmethod, staticmethod)) else method
+        ours = inspect.isfunction(method) and method.__module__.startswith("wsolfast")
+        if ours and not key.startswith("_") and inspect.getdoc(method):
+            yield key, method
+
+
+PUBLIC = dict(pair for page in api.PAGES for pair in api.public(page))
 METHODS = {
-    f"{name}.{key}": method
-    for name, cls in PUBLIC.items()
-    if inspect.isclass(cls)
-    for key, method in generate._methods(cls)
+    f"{name}.{key}": method for name, cls in PUBLIC.items() if inspect.isclass(cls) for key, method in _methods(cls)
 }
 FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)} | METHODS
 # A class without a constructor of its own takes what its parent takes, and is explained there.
@@ -58,7 +65,7 @@ def test_every_parameter_is_explained(name):
     text = inspect.getdoc(TAKING[name])
     sections = generate.sections(text)
     said = {key for title in ("Args", "Attributes") for key in generate.entries(sections.get(title, ""))}
-    said |= {"self", "cls", *generate._commented(TAKING[name])}
+    said |= {"self", "cls", *(api.comments(TAKING[name]) if inspect.isclass(TAKING[name]) else ())}
     silent = [
         parameter
         for parameter in inspect.signature(TAKING[name]).parameters

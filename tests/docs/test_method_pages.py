@@ -24,7 +24,7 @@ def test_options_of_every_stage_are_on_a_page(stage):
 @pytest.mark.parametrize("name", PAGES)
 def test_page_names_its_ops_recipes_and_where_it_was_measured(name):
     text = PAGES[name]
-    assert "../api/ops.md#" in text
+    assert "](../../wsolfast/ops/" in text
     assert "<!-- generated: recipes " in text
     assert re.search(r"\]\(\.\./(\.\./README|real_birds)\.md", text)
     assert name == "baselines" or "$$" in text

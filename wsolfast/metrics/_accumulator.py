@@ -34,7 +34,8 @@ class Accumulator:
         """Add a batch.
 
         Args:
-            *args, **kwargs: what :meth:`count` takes.
+            *args: what :meth:`count` takes.
+            **kwargs: its options.
         """
         for name, value in self.count(*args, **kwargs).items():
             self._state[name] += value
