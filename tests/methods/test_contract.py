@@ -58,9 +58,10 @@ def fit(net, dataset, most=None):
 
 
 def batch_of(split="train_weaksup", count=8, net=None, **options):
-    """Images of the set; with ``net``, what its stage uses is a map that is bright where the image is."""
+    """Images of the set, those that ``net`` would choose; what its stage uses is a map, bright where the image is."""
     dataset = data.open_dataset("synthetic", None, split, **SET | options)
-    samples = [dataset[i] for i in range(count)]
+    chosen = None if net is None else net.batch_sampler(dataset.labels, count, 0)
+    samples = [dataset[i] for i in (range(count) if chosen is None else next(iter(chosen)))]
     if net is None or not stage_of(name_of(net)).uses:
         return data.collate(samples)
     maps = functional.adaptive_avg_pool2d(torch.stack([sample.image for sample in samples]).float().mean(1) / 255, 8)
@@ -80,6 +81,9 @@ EVIDENCE = {
     "spa": {"coarse map"},
     "spg": {"B1", "B2", "C"},
 }
+
+# What a training step logs beside losses and accuracy, by stage.
+LOGGED = {"i2c": {"skipped"}}
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 every_method = pytest.mark.parametrize("method", list_methods())
@@ -101,7 +105,7 @@ def test_losses_are_finite_and_gradients_reach_every_parameter_within_three_step
     for step in range(3):
         losses = net.training_step(batch_of(net=net), TrainState(epoch=99, epochs=100, step=97 + step, steps=100))
         assert losses["loss"].shape == ()
-        assert all(key in ("loss", "accuracy") or key.startswith("loss_") for key in losses)
+        assert all(key in ("loss", "accuracy", *LOGGED.get(name, ())) or key.startswith("loss_") for key in losses)
         assert ("accuracy" in losses) == net.classifies
         assert all(value.isfinite().all() for value in losses.values())
         optimizer.zero_grad()
@@ -213,8 +217,9 @@ def test_method_learns_two_classes_and_beats_the_centre_box(method):
     nets, exported = {}, {}
     for stage in stages_of(method):
         net = nets[stage.name] = build(stage.method)
-        if stage.backbone.from_stage is not None:
-            net.backbone.load_state_dict(nets[stage.backbone.from_stage].backbone.state_dict())
+        for part in net.starts_with if stage.backbone.from_stage is not None else ():
+            earlier = nets[stage.backbone.from_stage].get_submodule(part)
+            net.get_submodule(part).load_state_dict(earlier.state_dict())
         whole = data.open_dataset("synthetic", None, "train_weaksup", **SET)
         if net.fits:
             fit(net, whole)
@@ -246,7 +251,10 @@ def learn(net, stage, exported):
     for epoch in range(epochs):
         train.set_epoch(epoch)
         net.train()
-        loader = DataLoader(train, 16, shuffle=True, collate_fn=collate, generator=torch.Generator().manual_seed(epoch))
+        order = net.batch_sampler(train.labels, 16, epoch)
+        if order is None:
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch)).split(16)
+        loader = DataLoader(train, batch_sampler=[list(map(int, batch)) for batch in order], collate_fn=collate)
         for step, batch in enumerate(loader, start=epoch * len(loader)):
             state = TrainState(epoch * stage.epochs // epochs, stage.epochs, step, epochs * len(loader))
             for group in optimizer.param_groups:

@@ -18,16 +18,18 @@ class BalancedBatches:
         batch_size: images per batch; every batch is full.
         seed: all of the order; another one for every epoch. No global random state is read or moved.
         classes_per_batch: fewer where there are fewer classes or images per batch.
+        together: a class's share is a multiple of it; it divides the batch size.
     """
 
-    def __init__(self, labels: Tensor, batch_size: int, seed: int, classes_per_batch: int = 12):
+    def __init__(self, labels: Tensor, batch_size: int, seed: int, classes_per_batch: int = 12, together: int = 1):
         self.batch_size, self.seed = batch_size, seed
         order = labels.cpu().argsort(stable=True)
         counts = labels.cpu().unique(return_counts=True)[1]
         self.members = [members.tolist() for members in order.split(counts.tolist())]
         self.length = -(-len(labels) // batch_size)
-        classes = min(classes_per_batch, len(counts), batch_size)
-        self.shares = [batch_size // classes + (i < batch_size % classes) for i in range(classes)] if classes else []
+        groups = batch_size // together
+        classes = min(classes_per_batch, len(counts), groups)
+        self.shares = [together * (groups // classes + (i < groups % classes)) for i in range(classes)]
 
     def __len__(self) -> int:
         return self.length

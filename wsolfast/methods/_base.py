@@ -34,6 +34,8 @@ class Method(nn.Module):
     # True for a method without a loss, which one pass over the training images fits: instead of ``training_step`` it
     # has ``fit_batch``, ``fit_class`` and ``keep_class``.
     fits: bool = False
+    # What a stage takes over from the earlier one that its ``backbone.weights`` name.
+    starts_with: tuple[str, ...] = ("backbone",)
     # Of the classes, for messages; empty where nobody knows them.
     class_names: Sequence[str] = ()
 
@@ -44,7 +46,8 @@ class Method(nn.Module):
     def training_step(self, batch: Batch, state: TrainState) -> dict[str, Tensor]:
         """Return the losses of one batch: ``loss`` (scalar, differentiated) and ``loss_*`` parts (logged).
 
-        A method that ranks classes adds ``accuracy``, see :func:`accuracy`.
+        A method that ranks classes adds ``accuracy``, see :func:`accuracy`. Whatever else it adds is logged, too, as
+        its mean over the images.
 
         Args:
             batch: on the method's device.
@@ -193,6 +196,9 @@ class Method(nn.Module):
             labels (Tensor[n]): int64, of every training image.
             batch_size: images per batch.
             seed: another one for every epoch.
+
+        Raises:
+            ValueError: if the method cannot make batches of that size.
         """
         return None
 

@@ -100,16 +100,19 @@ def load_weights(file: Path, method: nn.Module) -> None:
 
 
 def load_start(run: RunFolder, stage: StageSpec, method: Method) -> None:
-    """Load the backbone that an earlier stage of the run ended with, if ``stage`` starts from it.
+    """Load what an earlier stage of the run ended with, the backbone and :attr:`Method.starts_with`, if asked to.
 
     Raises:
-        MissingError: if the weights are missing, unreadable, or those of another backbone.
+        MissingError: if the weights are missing, unreadable, or those of another backbone or head.
     """
     source = stage.backbone.from_stage
     if source is not None:
-        file, prefix = run.weights_path(source), "backbone."
-        tensors = {name: tensor for name, tensor in _read(file).items() if name.startswith(prefix)}
-        _load(file, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, method.backbone)
+        file = run.weights_path(source)
+        tensors = _read(file)
+        for part in method.starts_with:
+            prefix = f"{part}."
+            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            _load(file, own, method.get_submodule(part))
 
 
 def _read(file: Path) -> dict[str, Tensor]:

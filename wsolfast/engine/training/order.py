@@ -46,9 +46,16 @@ class DataOrder:
         self.steps_per_epoch = len(self.batches(0))
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Return the indices of every batch of an epoch, by the method's own sampler if it has one."""
+        """Return the indices of every batch of an epoch, by the method's own sampler if it has one.
+
+        Raises:
+            RecipeError: if the method cannot make batches of that size.
+        """
         size = self.stage.batch_size
-        sampled = self.sampler(self.labels, size, _epoch_seed(self.seed, epoch))
+        try:
+            sampled = self.sampler(self.labels, size, _epoch_seed(self.seed, epoch))
+        except ValueError as error:
+            raise RecipeError(f"stage.{self.stage.name}: {error}") from error
         if sampled is not None:
             return [list(batch) for batch in sampled]
         order = epoch_order(self.seed, epoch, len(self.labels)).tolist()
