@@ -110,9 +110,21 @@ def load_start(run: RunFolder, stage: StageSpec, method: Method) -> None:
         file = run.weights_path(source)
         tensors = _read(file)
         for part in method.starts_with:
-            prefix = f"{part}."
-            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            _load(file, own, method.get_submodule(part))
+            _load(file, part_of(tensors, part), method.get_submodule(part))
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors of a submodule, by their names in it."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def misfits(tensors: Mapping[str, Tensor], module: nn.Module) -> list[str]:
+    """Return the names of the tensors that only one side has, or else of those whose shapes differ."""
+    wanted = module.state_dict()
+    return sorted(wanted.keys() ^ tensors.keys()) or [
+        name for name, tensor in tensors.items() if tensor.shape != wanted[name].shape
+    ]
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -127,10 +139,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _load(file: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> None:
-    wanted = module.state_dict()
-    wrong = sorted(wanted.keys() ^ tensors.keys()) or [
-        name for name, tensor in tensors.items() if tensor.shape != wanted[name].shape
-    ]
+    wrong = misfits(tensors, module)
     if wrong:
         raise MissingError(f"{file}: does not fit this recipe's model at {len(wrong)} tensors, first {wrong[0]!r}")
     module.load_state_dict(tensors)

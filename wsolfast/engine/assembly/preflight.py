@@ -1,6 +1,7 @@
 """Checks of a whole recipe before anything runs: what is built or measured hours later, and what is not used at all."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from wsolfast.engine.assembly.build import (
     find_weights,
     refine,
 )
+from wsolfast.engine.assembly.checkpoint import misfits, part_of
 from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, fits, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.methods import Method
@@ -48,7 +50,8 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
         method: of that stage.
 
     Raises:
-        RecipeError: if a stage, its optimizer or the refinement cannot be built as the recipe says.
+        RecipeError: if a stage, its optimizer or the refinement cannot be built as the recipe says, or a stage differs
+            from the one that it starts from.
         MissingError: if the weights that a stage starts from are a file that is not there.
     """
     networks = {current.name: method}
@@ -58,6 +61,7 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
             if weights.endswith(_FILES) and not Path(weights).expanduser().is_file():
                 raise MissingError(f"stage.{stage.name}.backbone.weights: no weights at {weights}")
             networks[stage.name] = build_method(recipe, stage, num_classes, pretrained=False)
+            _check_start(stage, networks)
             if not fits(stage):
                 build_optimizer(networks[stage.name], stage.optim, f"stage.{stage.name}.optim")
         spec, localizer = recipe.evaluate, localizer_of(recipe).stage
@@ -65,6 +69,19 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
             if localizer.name not in networks:
                 networks[localizer.name] = build_method(recipe, localizer, num_classes, pretrained=False)
             refine(networks[localizer.name], dataclasses.replace(spec, post=post))
+
+
+def _check_start(stage: StageSpec, networks: Mapping[str, Method]) -> None:
+    source, method = stage.backbone.from_stage, networks[stage.name]
+    if source in networks:
+        given = networks[source].state_dict()
+        for part in method.starts_with:
+            wrong = misfits(part_of(given, part), method.get_submodule(part))
+            if wrong:
+                raise RecipeError(
+                    f"stage.{stage.name}.backbone.weights: the {part} of stage {source!r} does not fit at {len(wrong)} "
+                    f"tensors, first {wrong[0]!r}; give both stages the same backbone and model options"
+                )
 
 
 def _check_fitted(stage: StageSpec) -> None:
