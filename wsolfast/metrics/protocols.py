@@ -260,6 +260,19 @@ _ALL = (
         gt_corners="truncate",
     ),
     Protocol(
+        name="eil",
+        source="Mai et al., CVPR 2020 (EIL), released script: the 8-bit map of the central 224 of a 256 x 256 image is "
+        "cut at 0.15 times its maximum, one inclusive box around all foreground; the script tries thresholds from 0.08 "
+        "to 0.6, and its other mode takes the largest contour (replace selection by contour_area). The original scales "
+        "true boxes by 255 instead of 256, moves them by 15 instead of 16 and leaves what is outside the crop in the "
+        "overlap: up to a pixel, and for large objects more. Here they go to the crop as in every protocol, exactly "
+        "and clipped.",
+        rule=BoxRule(selection="union", box_end="inclusive"),
+        thresholds=(0.15,),
+        frame="crop",
+        resize=256,
+    ),
+    Protocol(
         name="spol",
         source="Wei et al., CVPR 2021 (SPOL), released code: a probability map of the central 224 of a 256 x 256 "
         "image, absolute threshold (0.2 on CUB, 0.8 on ImageNet), largest contour, half-open boxes. The original "
