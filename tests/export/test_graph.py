@@ -16,7 +16,9 @@ ATOL = 1e-4
 
 def method_of(name):
     torch.manual_seed(1)
-    method = methods.get_stage(name)(backbones.build("small", layout="stride8"), CLASSES)
+    name, _, pool = name.partition(", ")
+    options = {"pool": pool} if pool else {}
+    method = methods.get_stage(name)(backbones.build("small", layout="stride8"), CLASSES, **options)
     for module in method.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
@@ -38,7 +40,9 @@ def assert_same(got, expected):
         torch.testing.assert_close(torch.as_tensor(one), other, rtol=1e-4, atol=ATOL)
 
 
-@pytest.mark.parametrize("name", ["cam", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"])
+@pytest.mark.parametrize(
+    "name", ["cam", "cam, tap", "adl, tap", "eil", "i2c", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"]
+)
 def test_programs_and_onnx_models_say_what_the_method_says(name, tmp_path):
     method = method_of(name)
     program = export_program(method, SIZE, topk=CLASSES)

@@ -10,11 +10,14 @@ from wsolfast import backbones
 from wsolfast.methods import get_stage
 from wsolfast.types import Batch, TrainState
 
-# Options with which the method draws, or guides, at every step.
+# Options with which the method draws, erases or guides at every step.
 METHODS = {
     "has": {"patch_sizes": [16, 20]},
     "cutmix": {},
     "adl": {"positions": ["conv4", "conv5"]},
+    "adl, tap": {"positions": ["conv4", "conv5"], "pool": "tap"},
+    "cam, tap": {"pool": "tap"},
+    "eil": {"positions": ["conv3", "conv4"]},
     "acol": {"head": "linear"},
     "spg": {"head": "linear", "guide_channels": 8},
 }
@@ -23,7 +26,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 def build(method, **options):
     torch.manual_seed(0)
-    return get_stage(method)(backbones.build("small"), 5, **METHODS.get(method, {}) | options)
+    return get_stage(method.partition(",")[0])(backbones.build("small"), 5, **METHODS.get(method, {}) | options)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "acol"])
@@ -31,7 +34,7 @@ def build(method, **options):
 @torch.no_grad()
 def test_in_evaluation_it_is_cam(method, cam_relu, batch):
     net = build(method, cam_relu=cam_relu).eval()
-    cam = build("cam", cam_relu=cam_relu).eval()
+    cam = build("cam, tap" if method.endswith("tap") else "cam", cam_relu=cam_relu).eval()
     own = {name: value for name, value in net.state_dict().items() if not name.startswith("guide_")}
     cam.load_state_dict(own)
     found, expected = (m.localize(batch.image, batch.label, topk=2) for m in (net, cam))

@@ -20,12 +20,15 @@ STOP_AT = 3  # in the middle of the second epoch
 
 
 def demo_of(method):
-    """Return the method's demo recipe."""
+    """Return the method's demo recipe; that of "cam-tap" is CAM's with another pooling."""
+    method, _, pool = method.partition("-")
     (name,) = (name for name in list_recipes() if name.startswith("demo") and name.rpartition("/")[2] == method)
-    return load_recipe(name, ["runtime.workers=0", "runtime.device=cpu"])
+    pooled = [f"stage.model.pool={pool}"] if pool else []
+    return load_recipe(name, ["runtime.workers=0", "runtime.device=cpu", *pooled])
 
 
-STAGES = [(method, stage.name) for method in list_methods() for stage in demo_of(method).stage]
+METHODS = [*list_methods(), "cam-tap", "adl-tap"]
+STAGES = [(method, stage.name) for method in METHODS for stage in demo_of(method).stage]
 
 
 def tiny(method):

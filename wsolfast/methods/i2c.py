@@ -196,6 +196,7 @@ def check_pairs(batch: Batch) -> None:
     Raises:
         MethodError: if they do not; the message names the first that have no partner.
     """
+    # On a GPU this waits, at the start of the step, where nothing of the step is launched yet.
     labels = batch.label.tolist()
     if len(labels) % 2:
         raise MethodError(

@@ -30,7 +30,9 @@ POOLED = (torch.tensor([3, 0, 0, 1, 3, 0, 2]), torch.arange(175.0).sin().view(7,
 RESULT_FILES = ("results", "curves", "per_image")
 
 # 20 images in batches of 7: two processes get 4 and 3 of them, three get 3, 2 and 2. Pairs of images stay together.
-BATCH_SIZES = {method: 8 if method == "i2c" else 7 for method in list_methods()}
+# What is trained: "cam-tap" is CAM with another pooling.
+METHODS = [*list_methods(), "cam-tap", "adl-tap"]
+BATCH_SIZES = {method: 8 if method == "i2c" else 7 for method in METHODS}
 
 RECIPES = {name.rpartition("/")[2]: name for name in demo_recipes(baselines=True)}
 
@@ -39,6 +41,9 @@ FAST = ("runtime.channels_last=true", "runtime.fused_optimizer=true", "runtime.c
 WAYS = {
     "pool of accumulated parts": ("ci_cam", (), ("accumulate=3",)),
     "pairs of accumulated parts": ("csoa", (), ("accumulate=2",)),
+    "pairs of one class, compiled": ("i2c", FAST, ("accumulate=2",)),
+    "erased features, compiled": ("eil", FAST, ("accumulate=2",)),
+    "thresholded means, compiled": ("adl-tap", FAST, ("accumulate=2",)),
     "two stages, compiled": ("spol", FAST, ("accumulate=2",)),
     "bfloat16, compiled": ("spa", (*FAST, "runtime.amp=bf16"), ("accumulate=2",)),
 }
@@ -68,7 +73,9 @@ EACH_STAGE = (
 
 def recipe_of(method, *overrides, each_stage=()):
     """The method's demo recipe, made small."""
-    name = RECIPES[method]
+    name, pool = RECIPES[method.partition("-")[0]], method.partition("-")[2]
+    if pool:
+        overrides = (f"stage.model.pool={pool}", *overrides)
     stages = [
         f"stage.{stage.name}.{text}"
         for stage in load_recipe(name).stage
@@ -151,9 +158,9 @@ def done(tmp_path_factory):
     folders = [tmp_path_factory.mktemp(name) for name in ("one", "two", "three")]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the other processes: sums are taken in another order by two
-    everything(folders[0], folders[0], list_methods())
+    everything(folders[0], folders[0], METHODS)
     torch.set_num_threads(threads)
-    on_ranks(2, everything, folders[0], folders[1], list_methods())
+    on_ranks(2, everything, folders[0], folders[1], METHODS)
     on_ranks(3, everything, folders[0], folders[2], [])
     return folders
 
@@ -174,7 +181,7 @@ def events(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_two_processes_have_the_losses_of_one(done, method):
     one, two = (events(folder / method) for folder in done[:2])
     assert len(one) == len(two) >= 3
@@ -186,7 +193,7 @@ def test_two_processes_have_the_losses_of_one(done, method):
             assert shared[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-7), (name, alone["step"])
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_all_processes_end_with_the_same_bits_and_one_process_nearly_so(done, method):
     one, two = (folder / method for folder in done[:2])
     for file in one.glob("*.rank0"):
