@@ -223,7 +223,10 @@ def _speeds(*files: str) -> str:
 
 
 def _zoo(*patterns: str) -> str:
-    """Recipes by name, with what their papers publish and what ``bench/results`` has measured, in percent."""
+    """Recipes by name, with what their papers publish and what ``bench/results`` has measured, in percent.
+
+    A recipe of which neither is known has no row.
+    """
     results, measured = DOCS.parent / "bench" / "results", {}
     # Rows of a later study are shown where the first one has none.
     for file in (*sorted(results.glob("*/table3.json")), *sorted(results.glob("*/reproduce.json"))):
@@ -236,15 +239,18 @@ def _zoo(*patterns: str) -> str:
         if recipe.evaluate.post != "none":
             method += f" + {refinements.display_name(recipe.evaluate.post)}"
         networks = " and ".join(dict.fromkeys(stage.backbone.name for stage in recipe.stage))
-        data = _SETS.get(name.partition("/")[0]) or _SETS[recipe.data.name]
+        data = _SETS.get(name.partition("/")[0]) or _SETS.get(recipe.data.name, recipe.data.name)
         told = [title for title in paper if not paper[title].keys().isdisjoint(_ZOO)]
         told += [title for title in measured if title.partition(" ")[0] == name]
-        for title in sorted(set(told), key=list(dict.fromkeys([*paper, *told])).index) or [name]:
+        for title in sorted(set(told), key=list(dict.fromkeys([*paper, *told])).index):
             published = paper.get(title, {})
             cells = [f"{published[key]:.2f}" if key in published else "" for key in _ZOO]
             cells += [_measured(measured.get(title), key) for key in _ZOO]
             rows.append([method + title.removeprefix(name), networks, data, *cells, f"`{name}`"])
     columns = [f"{whose} {title}" for whose in ("paper:", "measured:") for title in _ZOO.values()]
+    # By data set and network, as rows can be compared; of one network in the order of the recipes.
+    sets = list(_SETS.values())
+    rows.sort(key=lambda row: (sets.index(row[2]), row[1], "/" in row[-1]))
     return _table(["method", "network", "data", *columns, "recipe"], rows)
 
 
@@ -267,7 +273,15 @@ def _measured(found: dict | None, key: str) -> str:
 
 
 _ZOO = {"top1_loc": "Top-1 Loc", "gt_known_loc": "GT-known"}
-_SETS = {"cub": "CUB", "ilsvrc": "ILSVRC", "cub50": "CUB-50", "ilsvrc400": "ILSVRC-400", "pets3": "Pets-3"}
+_SETS = {
+    "cub": "CUB",
+    "ilsvrc": "ILSVRC",
+    "openimages": "OpenImages30k",
+    "cub50": "CUB-50",
+    "ilsvrc400": "ILSVRC-400",
+    "pets3": "Pets-3",
+    "synthetic": "rendered",
+}
 
 
 def _end_to_end(*names: str) -> str:

@@ -30,9 +30,9 @@ MOVED = {
 # What stands beside every page, in this order. Every page is in it: Sphinx refuses those that are not.
 CONTENTS = {
     "Start": ["concepts", "documents", "demo", "notebooks/localize_your_photo", "notebooks/evaluate_your_maps"],
-    "Use": ["metrics", "data", "recipes", "interop"],
+    "Use": ["metrics", "data", "recipes", "interop", "environment"],
     "Methods": ["methods/*"],
-    "Results": ["real_birds", "coverage", "performance", "scaling", "reliability"],
+    "Results": ["zoo", "real_birds", "coverage", "performance", "scaling", "reliability"],
     "Develop": ["extending", "contributing", "changelog"],
     "API": [f"api/{name}" for name in api.PAGES],
 }

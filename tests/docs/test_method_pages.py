@@ -26,7 +26,7 @@ def test_page_names_its_ops_recipes_and_where_it_was_measured(name):
     text = PAGES[name]
     assert "](../../wsolfast/ops/" in text
     assert "<!-- generated: recipes " in text
-    assert re.search(r"\]\(\.\./(\.\./README|real_birds)\.md", text)
+    assert re.search(r"\]\(\.\./(zoo|real_birds)\.md", text)
     assert name == "baselines" or "$$" in text
 
 
