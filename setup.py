@@ -166,7 +166,12 @@ class NinjaBuildExt(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["wsolfast", "wsolfast.*"]), "wsolfast.kernels", "wsolfast.bench"],
+    packages=[
+        *find_packages(include=["wsolfast", "wsolfast.*"]),
+        "wsolfast.kernels",
+        "wsolfast.bench",
+        "wsolfast.bench.gpu_check",
+    ],
     package_dir={"wsolfast.kernels": "kernels", "wsolfast.bench": "bench"},
     package_data={"wsolfast": ["recipes/**/*.toml", "engine/report/*.html"]},
     ext_modules=[] if os.environ.get("WSOLFAST_EXT") == "0" else [Extension("wsolfast._C", sources=[])],

@@ -186,7 +186,7 @@ def sources_digest() -> str:
 def write_json(path: Path, value) -> None:
     """Write ``value`` whole or not at all.
 
-    The engine's writer needs Pillow, by way of the data sets, which gpu_check's machine may lack.
+    The engine's writer needs Pillow, by way of the data sets, which the machine of gpu_check may lack.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")

@@ -31,6 +31,9 @@ REAL_DATA = Path(os.environ.get("WSOLFAST_REAL_DATA", Path(__file__).parents[2] 
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        # Their tests go to the device where there is one.
+        if getattr(item.module, "DEVICE", "cpu") == "cuda":
+            item.add_marker(pytest.mark.cuda)
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("realdata") and not REAL_DATA.is_dir():
@@ -83,6 +86,18 @@ def two_threads():
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _working_device(request):
+    """End the process after a test that broke the device: every later one would fail, and xdist starts another."""
+    yield
+    if request.node.get_closest_marker("cuda") and torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            sys.stderr.write(f"{request.node.nodeid} broke the device: {error}\n")
+            os._exit(1)
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,8 @@ def ops(
         typer.Option(metavar="FILE", help="Read from this file what python -m wsolfast.bench.ceilings measured."),
     ] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Measure nothing, show the rows of --json.")] = False,
+    targets: Annotated[bool, typer.Option("--targets", help="Take only the cases that have targets.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare results and time nothing.")] = False,
     json: Json = None,
     md: Md = None,
     plot: Plot = None,
@@ -87,6 +89,8 @@ def ops(
         minutes=minutes,
         ceilings=ceilings,
         summary=summary,
+        targets=targets,
+        check_only=check,
     )
 
 

@@ -1,0 +1,1 @@
+"""All that needs a GPU, in two commands; see ``__main__``."""
