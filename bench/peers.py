@@ -141,7 +141,8 @@ def _attention_peers() -> list[Peer]:
 
     def by(backend):
         def call(query: Tensor, key: Tensor, value: Tensor, kind: str) -> Tensor:
-            rows = [maps.flatten(2).mT[:, None] for maps in (query, key, value)]
+            # Rows of channels, which all backends but "math" insist on: the copy is part of the call, as it is of ours.
+            rows = [maps.flatten(2).mT[:, None].contiguous() for maps in (query, key, value)]
             try:
                 with sdpa_kernel(backend), warnings.catch_warnings():
                     warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from wsolfast import ops
+from wsolfast.bench.gpu_check.smoke import compare
 from wsolfast.ops import _registry
 from wsolfast.testing import OP_CASES, assert_close, with_gradients
 
@@ -113,6 +114,13 @@ def test_op_passes_opcheck(op, case):
     if (op, case.name) in FIRSTS and not any(x.is_floating_point() and x.isnan().any() for x in outputs):
         tests.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(overload(op), inputs, test_utils=tests)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize(("op", "case"), [parameter for parameter in ALL_CASES if parameter.values[1].differentiable])
+def test_gradient_of_a_sum_is_that_of_the_reference(op, case, device):
+    """The gradient that arrives is one number with strides of zero."""
+    compare(op, case, device)
 
 
 @pytest.mark.parametrize(("op", "case"), [parameter for parameter in ALL_CASES if parameter.values[1].differentiable])

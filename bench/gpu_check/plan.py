@@ -7,7 +7,7 @@ times what a compiler makes of the references, whole runs, and what disturbs oth
 import importlib.util
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -85,9 +85,9 @@ class Plan:
 
     def _smoke(self) -> Iterator[Step]:
         """Yield one call of every op, with its gradient, against the reference."""
-        for op in OP_CASES:
-            command = [self.python, "-m", "wsolfast.bench.gpu_check.smoke", op, "--device", self.device]
-            yield Step(f"call {op}", command, 12, together="smoke")
+        for names in self._shared(OP_CASES):
+            command = [self.python, "-m", "wsolfast.bench.gpu_check.smoke", *names, "--device", self.device]
+            yield Step(f"call {_named(names)}", command, 12, together="smoke")
 
     def _pytest(self, name: str, arguments: list[str], seconds: float) -> Step:
         command = [self.python, "-m", "pytest", "-q", "-m", "cuda", *arguments]
@@ -109,11 +109,13 @@ class Plan:
 
     def _checks(self) -> Iterator[Step]:
         """Yield the result check of every case; what is compiled for it serves the times."""
-        for op in self._benched():
-            yield Step(f"check {op}", self._bench("--op", op, "--check"), 40, imports=("typer",), together="check")
+        for names in self._shared(dict.fromkeys(case.op for case in CASES["tiny" if self.tiny else "cuda"])):
+            command = self._bench(*(word for op in names for word in ("--op", op)), "--check")
+            yield Step(f"check {_named(names)}", command, 40, imports=("typer",), together="check")
 
-    def _benched(self) -> list[str]:
-        return list(dict.fromkeys(case.op for case in CASES["tiny" if self.tiny else "cuda"]))
+    def _shared(self, names: Iterable[str]) -> list[list[str]]:
+        """Return the ops by process: one each, or all in one where nothing is compiled for them."""
+        return [list(names)] if self.tiny else [[name] for name in names]
 
     def _ceilings(self) -> Step:
         options = ["--device", self.device, "--json", str(self.folder / "ceilings.json")]
@@ -136,7 +138,7 @@ class Plan:
     def _compiled(self) -> Iterator[Step]:
         """Yield the compiled references' times, after compiling all of them at the same time."""
         peer = "eager" if self.tiny else "compile"
-        for op in COMPILED:
+        for op in () if self.tiny else COMPILED:
             words = ("--targets", "--peer", peer, "--seconds", "0")
             yield Step(f"compile {op}", self._bench("--op", op, *words), 60, imports=("typer",), together="compile")
         for op in COMPILED:
@@ -174,6 +176,10 @@ class Plan:
 
     def _minutes_left(self) -> float:
         return max(0.0, (self.end - time.monotonic()) / 60 - 1)
+
+
+def _named(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else "all ops"
 
 
 # What users wait for longest comes first.

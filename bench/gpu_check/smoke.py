@@ -1,46 +1,65 @@
-"""One call of an op, and of its gradient, against its reference: ``python -m wsolfast.bench.gpu_check.smoke OP``."""
+"""One call of each op, and its gradient, against its reference: ``python -m wsolfast.bench.gpu_check.smoke OP ...``."""
 
 import argparse
 import importlib
 import sys
+from collections.abc import Iterable
 
 import torch
 
-from wsolfast.testing import OP_CASES, assert_close, with_gradients
+from wsolfast.testing import OP_CASES, OpCase, assert_close, with_gradients
+
+
+def compare(op: str, case: OpCase, device: str) -> None:
+    """Compare what an op and its reference return, and their gradients.
+
+    Raises:
+        AssertionError: if they differ.
+    """
+    inputs = case.make_inputs(device, torch.float32)
+    contenders = (
+        getattr(torch.ops.wsolfast, op).default,
+        getattr(importlib.import_module(f"wsolfast.reference.{op}"), op),
+    )
+    _compare_all(*(_tuple(call(*inputs)) for call in contenders))
+    if case.differentiable:
+        found = []
+        for call in contenders:
+            arguments, wanted = with_gradients(inputs)
+            found.append(torch.autograd.grad(_tuple(call(*arguments))[0].sum(), wanted))
+        _compare_all(*found)
+
+
+def _compare_all(found: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> None:
+    for actual, expected in zip(found, wanted, strict=True):
+        if actual.is_floating_point():
+            assert_close(actual, expected)
+        else:
+            assert torch.equal(actual, expected)
+
+
+def _tuple(outputs: object) -> tuple:
+    return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
 
 
 def main() -> int:
     """Compare and return the exit code: 0 equal, 4 no device, 5 different."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("op")
+    parser.add_argument("op", nargs="+", choices=OP_CASES)
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.exit(4, "no CUDA device\n")
-    case = OP_CASES[options.op][0]
-    inputs = case.make_inputs(options.device, torch.float32)
-    call = getattr(torch.ops.wsolfast, options.op)
-    plain = getattr(importlib.import_module(f"wsolfast.reference.{options.op}"), options.op)
-    try:
-        for actual, wanted in zip(_tuple(call(*inputs)), _tuple(plain(*inputs)), strict=True):
-            assert_close(actual, wanted)
-        if case.differentiable:
-            pairs = (with_gradients(inputs) for _ in range(2))
-            found = [
-                torch.autograd.grad(_tuple(each(*arguments))[0].sum(), wanted)
-                for each, (arguments, wanted) in zip((call, plain), pairs, strict=True)
-            ]
-            for actual, wanted in zip(*found, strict=True):
-                assert_close(actual, wanted)
-    except AssertionError as error:
-        print(f"{options.op} {case.name}: {error}", file=sys.stderr)
-        return 5
-    print(f"{options.op} {case.name}: as its reference")
-    return 0
-
-
-def _tuple(outputs):
-    return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+    wrong = 0
+    for op in options.op:
+        case = OP_CASES[op][0]
+        try:
+            compare(op, case, options.device)
+            print(f"{op} {case.name}: as its reference", flush=True)
+        except AssertionError as error:
+            wrong += 1
+            print(f"{op} {case.name}: {error or 'differs'}", file=sys.stderr, flush=True)
+    return 5 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -76,6 +76,38 @@ def calls(monkeypatch):
     return seen
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_size_that_the_library_refuses_when_called_is_left_to_our_kernels(where, trained, monkeypatch, caplog):
+    """Its static checks let it through; it is asked once per size."""
+
+    class Refusing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, query):
+            return query.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no valid execution plans")
+
+    asked = []
+
+    def attention(query, key, value, scale):
+        asked.append(query.shape)
+        if where == "forward":
+            raise RuntimeError("no valid execution plans")
+        return Refusing.apply(query)
+
+    monkeypatch.setattr(_cuda_attention.functional, "scaled_dot_product_attention", attention)
+    _cuda_attention._library_runs.cache_clear()
+    size = (torch.device("cpu"), FULL, 6, 6, 8, 8, trained)
+    found = [_cuda_attention._library_runs(*size) for _ in range(2)]
+    _cuda_attention._library_runs.cache_clear()
+    assert found == [where == "backward" and not trained] * 2
+    assert asked == [(1, 1, 6, 8)]
+    assert len(caplog.messages) == (not found[0])
+
+
 def test_the_memory_efficient_kernel_is_never_allowed(calls):
     _cuda_attention.by_library(*maps((8, 8), HALF))
     ((_, scale, allowed),) = calls

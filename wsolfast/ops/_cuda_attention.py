@@ -4,6 +4,8 @@ Left to itself torch falls to its slowest kernel as soon as queries and values d
 deterministic mode; so nothing here is left to it.
 """
 
+import functools
+import logging
 from collections.abc import Collection
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wsolfast.reference._layout import layout_of
 
+_log = logging.getLogger(__name__)
 # Weights per image from which writing them costs more than computing them again: those of 56x56 queries and 28x28 keys.
 _MANY_WEIGHTS = 1568**2
 _AMPERE = (8, 0)
@@ -72,7 +75,42 @@ def library_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
     if not query.is_cuda or 0 in query.shape or 0 in value.shape:
         return False
     sizes = query.shape[2] * query.shape[3], key.shape[2] * key.shape[3], query.shape[1], value.shape[1]
-    return cuda_route(query.dtype, *sizes, capability=capability(query.device), libraries=libraries()) == "library"
+    if cuda_route(query.dtype, *sizes, capability=capability(query.device), libraries=libraries()) != "library":
+        return False
+    trained = torch.is_grad_enabled() and any(maps.requires_grad for maps in (query, key, value))
+    return torch.compiler.is_compiling() or _library_runs(query.device, query.dtype, *sizes, trained)
+
+
+@functools.cache
+def _library_runs(
+    device: torch.device,
+    dtype: torch.dtype,
+    positions: int,
+    keys: int,
+    query_channels: int,
+    value_channels: int,
+    trained: bool,
+) -> bool:
+    """Return whether a library really computes attention of this size: one image is tried once.
+
+    It is chosen by static checks and may find no plan when it is called, in the backward pass above all.
+    """
+    sizes = ((positions, query_channels), (keys, query_channels), (keys, value_channels))
+    maps = [torch.zeros(1, c, 1, p, device=device, dtype=dtype, requires_grad=trained) for p, c in sizes]
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(trained):
+            found = by_library(*maps)
+            if trained:
+                found.sum().backward()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        _log.warning(
+            "non_local_attention: the library refuses %s queries of %s channels (%s); the op's own kernels serve them",
+            *(positions, query_channels, next(iter(str(error).splitlines()), type(error).__name__)),
+        )
+        return False
+    return True
 
 
 def by_library(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
