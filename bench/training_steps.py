@@ -12,7 +12,8 @@ from torch.nn import functional
 from wsolfast import data, methods
 from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
 from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
-from wsolfast.engine.assembly.build import build_method, build_optimizer
+from wsolfast.engine.assembly.build import build_method
+from wsolfast.engine.assembly.optimizer import build_optimizer
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest

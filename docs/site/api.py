@@ -44,7 +44,8 @@ PAGES: dict[str, list[str | tuple[str, str]]] = {
         ("wsolfast.engine.report.report", "write_report"),
         ("wsolfast.engine.reproduce", "plan reproduce summarize to_markdown"),
         ("wsolfast.engine.demo", "demo"),
-        ("wsolfast.engine.assembly.build", "build_method build_optimizer rate_at choose_device"),
+        ("wsolfast.engine.assembly.build", "build_method choose_device"),
+        ("wsolfast.engine.assembly.optimizer", "build_optimizer rate_at"),
         ("wsolfast.engine.report.pictures", "colorize overlay draw_boxes contact_sheet"),
         (
             "wsolfast.engine.run.errors",

@@ -5,7 +5,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from wsolfast.engine.assembly.build import build_method, rate_at
+from wsolfast.engine.assembly.build import build_method
+from wsolfast.engine.assembly.optimizer import rate_at
 from wsolfast.recipe import list_recipes, load_recipe
 
 RECIPES = [name for name in list_recipes() if load_recipe(name).stage[0].method in ("ci_cam", "nl_ccam")]

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from wsolfast import backbones, data
-from wsolfast.engine.assembly.build import build_optimizer, rate_at
+from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.engine.demo import demo_recipes
 from wsolfast.engine.training import artefacts
 from wsolfast.methods import Method, display_name, get_stage, list_methods, list_stages

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wsolfast.engine.assembly.build import build_method, build_optimizer, eval_protocol, refine
+from wsolfast.engine.assembly.build import build_method, eval_protocol, refine
+from wsolfast.engine.assembly.optimizer import build_optimizer
 from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.recipe import as_measured, list_recipes, load_recipe
 

@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 import pytest
 
-from wsolfast.engine.assembly.build import classifier_view, rate_at
+from wsolfast.engine.assembly.build import classifier_view
+from wsolfast.engine.assembly.optimizer import rate_at
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
 from wsolfast.metrics import get_protocol
 from wsolfast.recipe import load_recipe

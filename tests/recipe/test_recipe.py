@@ -117,7 +117,7 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("data.resize=[32, 0]", "data.resize: expected 1 px or more, got (32, 0)"),
         ("data.crop=-3", "data.crop: expected 1 px or more, got -3"),
         ("stage.crop=0", "stage.localizer.crop: expected 1 px or more, got 0"),
-        ("stage.optim.name=lamb", "expected one of sgd, adam, got 'lamb'"),
+        ("stage.optim.name=lamb", "expected one of sgd, adam, adamw, got 'lamb'"),
         ("evaluate.refinements.scg.delta_h=1", "unknown key 'evaluate.refinements'"),
         ("runtime.amp=fp16", "expected one of none, bf16, auto"),
         ("data.name=[1]", "data.name: expected a string, got"),

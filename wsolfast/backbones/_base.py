@@ -208,6 +208,22 @@ class Backbone(nn.Module):
         for path in self._frozen:
             self.get_submodule(path).requires_grad_(False)
 
+    def parameter_layers(self) -> dict[str, int]:
+        """Return the layer of every parameter, counted from the image: here the stage that it works for.
+
+        A recipe's ``layer_decay`` gives each layer a rate of its own. What is inserted after a stage belongs to it.
+        """
+        layers: dict[str, int] = {}
+        layer = 0
+        for path, stage in self._steps:
+            layers |= {f"{path}.{name}": layer for name, _ in self.get_submodule(path).named_parameters()}
+            layer += stage is not None
+        return layers
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Return parameters of two or more dimensions that weight decay should leave alone, such as tokens; by name."""
+        return frozenset()
+
     def _position(self, stage: str, purpose: str) -> int:
         taps = [tap for _, tap in self._steps]
         if stage not in taps:

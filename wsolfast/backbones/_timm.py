@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class TimmBackbone(Backbone):
             for index, (channels, stride) in enumerate(zip(info.channels(), strides, strict=True))
         )
         self.net = net
+        self._timm_name = name
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         self._hub_id = config.get("hf_hub_id")
         self._describe(Architecture(net, {}, mean=config["mean"], std=config["std"]), stages, freeze_bn)
@@ -78,6 +80,37 @@ class TimmBackbone(Backbone):
 
     def fold_batch_norms(self) -> None:
         """Do nothing: the layer after a convolution is not known for every timm network."""
+
+    def parameter_layers(self) -> dict[str, int]:
+        """Return the layer of every parameter, counted from the image, as timm groups this network.
+
+        Transformers and most convolutional networks count their blocks; the stem is layer 0.
+
+        Raises:
+            BackboneError: if timm does not group it.
+        """
+        from timm.models import group_parameters
+
+        whole = self._whole()
+        if not hasattr(whole, "group_matcher"):
+            raise BackboneError(f"backbone: timm does not group the layers of {self._timm_name}; leave layer_decay out")
+        groups = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+        return {own: groups[published] for own, published in self._published_parameters().items()}
+
+    def no_weight_decay(self) -> frozenset[str]:
+        whole = self._whole()
+        named: Collection[str] = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+        return frozenset(own for own, published in self._published_parameters().items() if published in named)
+
+    def _published_parameters(self) -> dict[str, str]:
+        """Return the name of every parameter here and in the whole network."""
+        split = {name: name.rpartition(".") for name, _ in self.named_parameters()}
+        return {name: f"{self.published_names[path]}.{leaf}".lstrip(".") for name, (path, _, leaf) in split.items()}
+
+    def _whole(self) -> Any:
+        """Build the whole network without memory: what extracts features has lost what timm knows of its parameters."""
+        with torch.device("meta"):
+            return import_timm().create_model(self._timm_name, pretrained=False)
 
     def pretrained_file(self) -> Path:
         """Return the file of timm's own weights, from the Hugging Face cache or, the first time, from its server."""

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from wsolfast.recipe._errors import RecipeError
-from wsolfast.recipe._specs import Recipe, ScheduleSpec, StageSpec
+from wsolfast.recipe._specs import OptimSpec, Recipe, ScheduleSpec, StageSpec
 
 _RESERVED = {f.name for f in dataclasses.fields(StageSpec)}
 
@@ -53,10 +53,39 @@ def _check_stage(stage: StageSpec, earlier: list[str]) -> None:
     ):
         if value < least:
             raise RecipeError(f"{where}.{key}: must not be negative{' or zero' * least}")
-    _check_schedule(stage.schedule, f"{where}.schedule")
+    _check_optim(stage.optim, f"{where}.optim")
+    _check_schedule(stage.schedule, stage.epochs, f"{where}.schedule")
 
 
-def _check_schedule(schedule: ScheduleSpec, where: str) -> None:
+def _check_optim(optim: OptimSpec, where: str) -> None:
+    if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
+        raise RecipeError(f"{where}.layer_decay: expected more than 0 and at most 1, got {optim.layer_decay}")
+    if optim.nesterov and optim.name == "adamw":
+        raise RecipeError(f"{where}.nesterov: belongs to sgd, adamw has none; set it to false")
+
+
+def _check_schedule(schedule: ScheduleSpec, epochs: int, where: str) -> None:
+    if schedule.warmup_epochs is not None and schedule.warmup_steps:
+        raise RecipeError(f"{where}: warmup_steps and warmup_epochs say the same thing; give one of them")
+    if (schedule.warmup_epochs or 0) < 0 or schedule.warmup_steps < 0:
+        raise RecipeError(
+            f"{where}: a warm-up takes 0 steps or more, got {schedule.warmup_epochs or schedule.warmup_steps}"
+        )
+    if schedule.min_factor is not None and schedule.name != "cosine":
+        raise RecipeError(f"{where}.min_factor: only cosine has one, {schedule.name} does not; leave it out")
+    if not 0 <= (schedule.min_factor or 0) <= 1:
+        raise RecipeError(f"{where}.min_factor: expected a share of the rate, 0 to 1, got {schedule.min_factor}")
+    if schedule.name == "cosine" and schedule.milestones:
+        raise RecipeError(f"{where}.milestones: cosine has none; set them to []")
+    if schedule.name == "compound_linear" and not (
+        len(schedule.milestones) == 1
+        and schedule.milestones[0] >= 0
+        and (schedule.milestones[0] < epochs or not epochs)
+    ):
+        raise RecipeError(
+            f"{where}.milestones: compound_linear takes one, the epoch of {epochs} from which on the rate falls, "
+            f"got {list(schedule.milestones)}"
+        )
     if schedule.name == "exponential" and (isinstance(schedule.gamma, tuple) or schedule.milestones):
         raise RecipeError(f"{where}: exponential takes one gamma and no milestones")
     if isinstance(schedule.gamma, tuple) and len(schedule.gamma) != len(schedule.milestones):

@@ -80,26 +80,31 @@ class BackboneSpec:
 class OptimSpec:
     """``[stage.optim]``."""
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 1e-3
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # "adamw": not of vectors, scalars, and position and class tokens
     betas: tuple[float, float] = (0.9, 0.999)
     lr_factors: dict[str, float] = field(default_factory=dict)  # by ParamGroup name; 1 where absent, 0 freezes
+    # Each layer of the backbone has the rate of the layer above it times this, the last one that of the head.
+    layer_decay: float | None = None
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
     """``[stage.schedule]``: the learning rate as a function of the step alone."""
 
-    # "exponential": times gamma at the start of every epoch.
-    name: Literal["constant", "step", "poly", "exponential"] = "constant"
+    # "exponential": times gamma at the start of every epoch. "cosine": half a wave, from the end of the warm-up on.
+    # "compound_linear": times (E - e) / (E - m) at the start of every epoch e of E from the milestone m on.
+    name: Literal["constant", "step", "poly", "exponential", "cosine", "compound_linear"] = "constant"
     milestones: tuple[int, ...] = ()  # "step", "poly": 0-based epochs at whose start the rate is multiplied by gamma
     gamma: float | tuple[float, ...] = 0.1  # one for all milestones, or one each
     power: float = 0.9
-    by_epoch: bool = False  # "poly": the rate changes at the start of epochs only
+    by_epoch: bool = False  # "poly", "cosine": the rate changes at the start of epochs only, and they count from 0
     warmup_steps: int = 0  # linear, from 1/warmup_steps of the rate
+    warmup_epochs: float | None = None  # the same in epochs, in place of warmup_steps
+    min_factor: float | None = None  # "cosine": share of the rate that it ends at; 0 if absent
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wsolfast.engine.assembly.build import build_method, build_optimizer
+from wsolfast.engine.assembly.build import build_method
+from wsolfast.engine.assembly.optimizer import build_optimizer
 from wsolfast.engine.run import distributed
 from wsolfast.engine.training.checkpointer import Checkpointer
 from wsolfast.engine.training.order import TrainPosition

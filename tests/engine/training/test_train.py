@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from wsolfast import methods
-from wsolfast.engine.assembly.build import build_method, build_optimizer, find_weights, rate_at
+from wsolfast.engine.assembly.build import build_method, find_weights
 from wsolfast.engine.assembly.checkpoint import seed_everything
+from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.engine.run.errors import Interrupted, RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train

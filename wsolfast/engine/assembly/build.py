@@ -1,4 +1,4 @@
-"""Parts of a recipe: data sets, methods, optimizers, devices."""
+"""Parts of a recipe: data sets, methods, devices."""
 
 import contextlib
 import inspect
@@ -12,15 +12,13 @@ from typing import Any
 import torch
 
 from wsolfast import backbones, data, methods
-from wsolfast._compat import without_compiler
 from wsolfast._nearest import nearest
 from wsolfast._system import count_cores
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, fits, localizer_of, method_class
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
-from wsolfast.methods import Method
 from wsolfast.metrics import PROTOCOLS, Protocol, get_protocol
-from wsolfast.recipe import DataSpec, EvaluateSpec, OptimSpec, Recipe, RecipeError, RuntimeSpec, ScheduleSpec, StageSpec
+from wsolfast.recipe import DataSpec, EvaluateSpec, Recipe, RecipeError, RuntimeSpec, StageSpec
 
 _log = logging.getLogger(__name__)
 
@@ -317,61 +315,3 @@ def _check_options(where: str, constructor: Callable, options: dict, given: tupl
     for name in options:
         if name not in known:
             raise RecipeError(f"unknown key {f'{where}.{name}'!r}; {nearest(name, known)}")
-
-
-def build_optimizer(method: Method, spec: OptimSpec, where: str, *, fused: bool = False) -> torch.optim.Optimizer:
-    """Build the optimizer over the method's parameter groups; each group keeps its rate factor as ``lr_factor``.
-
-    A factor of 0 freezes its group: no gradient is computed for it.
-
-    Args:
-        method: gives the groups.
-        spec: ``[stage.optim]``.
-        where: what an error calls the table.
-        fused: move all parameters in one kernel.
-
-    Raises:
-        RecipeError: if a factor names no group, or every group is frozen.
-    """
-    groups = method.param_groups()
-    names = [group.name for group in groups]
-    standard = [f"{owner}_{kind}" for owner in ("backbone", "head") for kind in ("weight", "bias")]
-    for name in spec.lr_factors:
-        if name not in names + standard:
-            raise RecipeError(f"unknown key {f'{where}.lr_factors.{name}'!r}; {nearest(name, names)}")
-    trained = []
-    for group in groups:
-        factor = spec.lr_factors.get(group.name, 1.0)
-        if factor == 0:
-            for parameter in group.params:
-                parameter.requires_grad_(False)
-        else:
-            trained.append({"params": list(group.params), "lr_factor": factor, "name": group.name})
-    if not trained:
-        raise RecipeError(f"{where}.lr_factors: every group is frozen, nothing is left to train")
-    shared: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "fused": True if fused else None}
-    if spec.name == "adam":
-        return without_compiler(torch.optim.Adam)(trained, betas=spec.betas, **shared)
-    return without_compiler(torch.optim.SGD)(trained, momentum=spec.momentum, nesterov=spec.nesterov, **shared)
-
-
-def rate_at(schedule: ScheduleSpec, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Return the factor of the base learning rate at a step.
-
-    Args:
-        schedule: ``[stage.schedule]``.
-        step: 0-based, over the stage.
-        steps_per_epoch, epochs: of the stage.
-    """
-    epoch, factor = step // max(1, steps_per_epoch), 1.0
-    if schedule.name in ("step", "poly"):
-        given = schedule.gamma
-        gammas = given if isinstance(given, tuple) else (given,) * len(schedule.milestones)
-        for milestone, gamma in zip(schedule.milestones, gammas, strict=True):
-            factor *= gamma if epoch >= milestone else 1.0
-    if schedule.name == "exponential" and not isinstance(schedule.gamma, tuple):
-        factor = schedule.gamma**epoch
-    if schedule.name == "poly":
-        progress = epoch / epochs if schedule.by_epoch else step / max(1, steps_per_epoch * epochs)
-        factor *= (1 - progress) ** schedule.power
-    return factor * min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else factor

@@ -8,15 +8,9 @@ import torch
 
 from wsolfast import refinements
 from wsolfast._nearest import nearest
-from wsolfast.engine.assembly.build import (
-    build_method,
-    build_optimizer,
-    classifier_view,
-    eval_view,
-    find_weights,
-    refine,
-)
+from wsolfast.engine.assembly.build import build_method, classifier_view, eval_view, find_weights, refine
 from wsolfast.engine.assembly.checkpoint import misfits, part_of
+from wsolfast.engine.assembly.optimizer import build_optimizer
 from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, fits, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.methods import Method

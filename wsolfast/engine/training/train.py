@@ -5,14 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from wsolfast.engine.assembly.build import (
-    build_optimizer,
-    choose_device,
-    count_workers,
-    describe_device,
-    rate_at,
-)
+from wsolfast.engine.assembly.build import choose_device, count_workers, describe_device
 from wsolfast.engine.assembly.checkpoint import seed_everything
+from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.assembly.stage_refs import fits
