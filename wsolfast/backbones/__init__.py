@@ -11,6 +11,7 @@ from types import ModuleType
 from wsolfast._nearest import nearest
 from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
+from wsolfast.backbones._drop_path import set_drop_path
 from wsolfast.backbones._load_report import LoadReport
 from wsolfast.backbones._weights import WeightsError, class_names_of, load_weights, read_state
 
@@ -50,6 +51,7 @@ def build(
     input_size: int = 224,
     freeze_bn: bool = False,
     freeze: str | None = None,
+    drop_path: float | None = None,
 ) -> Backbone:
     """Build a backbone with its weights on torch's default device.
 
@@ -62,9 +64,12 @@ def build(
         freeze_bn: batch norms stay in eval mode under ``.train()``. Weights whose batch norms are folded into the
             convolutions need this: their running statistics are not those of the activations.
         freeze: name of the stage up to which nothing trains; it then costs no backward pass.
+        drop_path: stochastic depth: probability at which the branch of the last residual block is left out of an image
+            in training; it rises linearly from 0 at the first block. None leaves it as its package builds it.
 
     Raises:
-        BackboneError: if there is no such backbone, layout or form of weights.
+        BackboneError: if there is no such backbone, layout or form of weights, or nothing in it that ``drop_path``
+            could drop.
         WeightsError: if the weights are absent, unreadable, or do not cover the backbone.
         ImportError: if the package that the backbone comes from is not installed.
     """
@@ -73,13 +78,15 @@ def build(
 
         if layout is not None:
             raise BackboneError(f"backbone {name!r} has no layouts, got layout {layout!r}; leave it out")
-        timm = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn)
+        timm = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn, drop_path=drop_path)
         return _ready(timm, weights, freeze)
     module = _module(name)
     layout = layout or module.LAYOUTS[0]
     if layout not in module.LAYOUTS:
         raise BackboneError(f"backbone {name!r} has no layout {layout!r}; there are {', '.join(module.LAYOUTS)}")
     backbone = realize(lambda: module.assemble(layout), freeze_bn=freeze_bn)
+    if drop_path is not None:
+        set_drop_path(backbone, drop_path)
     return _ready(backbone, weights, freeze)
 
 

@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,16 @@ from torch import Tensor, nn
 from wsolfast._compat import import_timm
 from wsolfast._nearest import nearest
 from wsolfast.backbones._base import Architecture, Backbone, BackboneError, StageInfo
+from wsolfast.backbones._timm_network import TimmNetwork
 from wsolfast.backbones._weights import WeightsError, require_online
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(TimmNetwork):
     """Backbone around a timm feature extractor: stages ``conv<log2 stride>``, or ``block<i>`` if strides repeat."""
 
-    def __init__(self, name: str, *, input_size: int, freeze_bn: bool):
+    def __init__(self, name: str, *, input_size: int, freeze_bn: bool, drop_path: float | None = None):
         super(Backbone, self).__init__()
-        net = _create(name, input_size)
+        net = _create(name, input_size, drop_path)
         # nn.Module would type them as modules.
         info: Any = net.feature_info
         config: Any = net.pretrained_cfg
@@ -32,7 +32,6 @@ class TimmBackbone(Backbone):
             for index, (channels, stride) in enumerate(zip(info.channels(), strides, strict=True))
         )
         self.net = net
-        self._timm_name = name
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         self._hub_id = config.get("hf_hub_id")
         self._describe(Architecture(net, {}, mean=config["mean"], std=config["std"]), stages, freeze_bn)
@@ -81,37 +80,6 @@ class TimmBackbone(Backbone):
     def fold_batch_norms(self) -> None:
         """Do nothing: the layer after a convolution is not known for every timm network."""
 
-    def parameter_layers(self) -> dict[str, int]:
-        """Return the layer of every parameter, counted from the image, as timm groups this network.
-
-        Transformers and most convolutional networks count their blocks; the stem is layer 0.
-
-        Raises:
-            BackboneError: if timm does not group it.
-        """
-        from timm.models import group_parameters
-
-        whole = self._whole()
-        if not hasattr(whole, "group_matcher"):
-            raise BackboneError(f"backbone: timm does not group the layers of {self._timm_name}; leave layer_decay out")
-        groups = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
-        return {own: groups[published] for own, published in self._published_parameters().items()}
-
-    def no_weight_decay(self) -> frozenset[str]:
-        whole = self._whole()
-        named: Collection[str] = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
-        return frozenset(own for own, published in self._published_parameters().items() if published in named)
-
-    def _published_parameters(self) -> dict[str, str]:
-        """Return the name of every parameter here and in the whole network."""
-        split = {name: name.rpartition(".") for name, _ in self.named_parameters()}
-        return {name: f"{self.published_names[path]}.{leaf}".lstrip(".") for name, (path, _, leaf) in split.items()}
-
-    def _whole(self) -> Any:
-        """Build the whole network without memory: what extracts features has lost what timm knows of its parameters."""
-        with torch.device("meta"):
-            return import_timm().create_model(self._timm_name, pretrained=False)
-
     def pretrained_file(self) -> Path:
         """Return the file of timm's own weights, from the Hugging Face cache or, the first time, from its server."""
         if self._hub_id is None:
@@ -130,16 +98,24 @@ class TimmBackbone(Backbone):
             raise WeightsError(f"{self._hub_id} could not be downloaded: {error}") from error
 
 
-def _create(name: str, input_size: int) -> nn.Module:
+def _create(name: str, input_size: int, drop_path: float | None) -> nn.Module:
     timm = import_timm()
     if not timm.is_model(name.partition(".")[0]):
         hint = nearest(name, timm.list_models(), "timm.list_models() names them all")
         raise BackboneError(f"timm has no model {name!r}; {hint}")
+    # timm leaves out what is None.
+    options: dict[str, Any] = {"features_only": True, "drop_path_rate": drop_path}
     try:
-        return timm.create_model(name, pretrained=False, features_only=True, img_size=input_size)
+        return timm.create_model(name, pretrained=False, img_size=input_size, **options)
     except TypeError:
         # Convolutional networks are not built for one size and take no such argument.
-        return timm.create_model(name, pretrained=False, features_only=True)
+        pass
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except TypeError:
+        if drop_path is None:
+            raise
+        raise BackboneError(f"backbone: timm's {name} has no drop path; leave drop_path out") from None
 
 
 def _published_name(path: str) -> str:

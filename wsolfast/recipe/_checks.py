@@ -53,6 +53,9 @@ def _check_stage(stage: StageSpec, earlier: list[str]) -> None:
     ):
         if value < least:
             raise RecipeError(f"{where}.{key}: must not be negative{' or zero' * least}")
+    rate = stage.backbone.drop_path
+    if rate is not None and not 0 <= rate < 1:
+        raise RecipeError(f"{where}.backbone.drop_path: expected a probability, at least 0 and below 1, got {rate}")
     _check_optim(stage.optim, f"{where}.optim")
     _check_schedule(stage.schedule, stage.epochs, f"{where}.schedule")
 

@@ -69,6 +69,7 @@ class BackboneSpec:
     weights: str = "none"  # a file, an enum of torchvision, "pretrained" for timm, "stage.NAME" of this recipe
     freeze_bn: bool = False
     freeze: str | None = None  # stage up to which nothing trains
+    drop_path: float | None = None  # stochastic depth: rate of the last residual block, rising from 0 at the first
 
     @property
     def from_stage(self) -> str | None:

@@ -126,7 +126,9 @@ def test_networks_without_layers_are_refused_in_one_line(vit, monkeypatch):
     from timm.models import VisionTransformer
 
     monkeypatch.delattr(VisionTransformer, "group_matcher")
-    with pytest.raises(RecipeError, match=r"stage.a.optim.layer_decay: .*timm does not group the layers of test_vit"):
+    with pytest.raises(
+        RecipeError, match=r"stage.a.optim.layer_decay: .*timm does not group the layers of a VisionTransformer"
+    ):
         build_optimizer(vit, OptimSpec("adamw", layer_decay=0.5), "stage.a.optim")
 
 
@@ -193,6 +195,7 @@ def test_gc_net_compounds_a_linear_fall():
         ("stage.schedule={name='compound_linear', milestones=[2]}", "compound_linear takes one, the epoch of 2"),
         ("stage.schedule.name='cosin'", "expected one of constant, step"),
         ("stage.optim={name='adamw', layer_decay=0}", "layer_decay: expected more than 0 and at most 1, got 0"),
+        ("stage.backbone.drop_path=1", "drop_path: expected a probability, at least 0 and below 1, got 1"),
         ("stage.optim={name='adamw', nesterov=true}", "nesterov: belongs to sgd, adamw has none"),
         ("stage.optim.name='adamww'", "expected one of sgd, adam, adamw"),
         ("stage.optim.layer_deca=0.5", "did you mean 'layer_decay'"),
@@ -208,6 +211,7 @@ OPTIONS = {
         "stage.optim={name='adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.5}",
         "stage.schedule={name='cosine', warmup_steps=2, min_factor=0.01}",
     ),
+    "drop path": ("stage.backbone={name='timm:test_vit', drop_path=0.5}",),
 }
 
 

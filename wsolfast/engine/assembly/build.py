@@ -271,6 +271,7 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
             input_size=side,
             freeze_bn=spec.freeze_bn,
             freeze=spec.freeze,
+            drop_path=spec.drop_path,
         )
         if not pretrained and given != "none":
             backbone.expect_classifier(stage.num_classes or num_classes)

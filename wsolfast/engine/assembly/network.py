@@ -124,4 +124,5 @@ class Network:
         backbone = Path(find_weights(stage.backbone.weights, self.recipe.data.root))
         given = weights if weights.is_file() else backbone if backbone.is_file() else stage.backbone.weights
         options = dataclasses.asdict(stage.backbone) | {"weights": ""}
+        del options["drop_path"]  # of training alone
         return [given, stage.method, stage.model, options, ref.resize, ref.crop, ref.recipe.seed]

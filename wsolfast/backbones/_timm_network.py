@@ -1,0 +1,56 @@
+"""What timm knows of the parameters of its networks: their layers, and those that weight decay leaves alone."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from wsolfast._compat import import_timm
+from wsolfast.backbones._base import Backbone, BackboneError
+
+
+class TimmNetwork(Backbone):
+    """Backbone around ``net``, a network of timm or what extracts features from one."""
+
+    net: nn.Module
+
+    def parameter_layers(self) -> dict[str, int]:
+        """Return the layer of every parameter, counted from the image, as timm groups this network.
+
+        Transformers and most convolutional networks count their blocks; the stem is layer 0.
+
+        Raises:
+            BackboneError: if timm does not group it.
+        """
+        from timm.models import group_parameters
+
+        whole = self._whole()
+        if not hasattr(whole, "group_matcher"):
+            raise BackboneError(
+                f"backbone: timm does not group the layers of a {type(whole).__name__}; leave layer_decay out"
+            )
+        groups = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+        return {own: groups[published] for own, published in self._published_parameters().items()}
+
+    def no_weight_decay(self) -> frozenset[str]:
+        whole = self._whole()
+        named: Collection[str] = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+        return frozenset(own for own, published in self._published_parameters().items() if published in named)
+
+    def _published_parameters(self) -> dict[str, str]:
+        """Return the name of every parameter here and in the whole network; inserted modules are not of it."""
+        names = {}
+        for name, _ in self.named_parameters():
+            path, _, leaf = name.rpartition(".")
+            if name.startswith("net."):
+                names[name] = f"{self.published_names.get(path, path[len('net.') :])}.{leaf}".lstrip(".")
+        return names
+
+    def _whole(self) -> Any:
+        """Return the whole network, without memory where ``net`` extracts features: it has lost what timm knows."""
+        if hasattr(self.net, "group_matcher"):
+            return self.net
+        config: Any = self.net.pretrained_cfg
+        with torch.device("meta"):
+            return import_timm().create_model(config["architecture"], pretrained=False)
