@@ -119,7 +119,7 @@ def test_published_cells_of_spa_stand_in_its_recipes():
         ("stage.crop=0", "stage.localizer.crop: expected 1 px or more, got 0"),
         ("stage.optim.name=lamb", "expected one of sgd, adam, adamw, got 'lamb'"),
         ("evaluate.refinements.scg.delta_h=1", "unknown key 'evaluate.refinements'"),
-        ("runtime.amp=fp16", "expected one of none, bf16, auto"),
+        ("runtime.amp=fp8", "expected one of none, bf16, fp16, auto"),
         ("data.name=[1]", "data.name: expected a string, got"),
         ("stage.schedule.milestones=[1, 2.5]", "stage.schedule.milestones: expected an integer, got 2.5"),
         ("stage.schedule={milestones=[3], gamma=[0.1, 0.5]}", "expected one number or 1, one per milestone, got 2"),

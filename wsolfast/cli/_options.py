@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Device = Annotated[str | None, typer.Option(help="Run on this device: auto, cpu, cuda or cuda:N.")]
 Amp = Annotated[
     str | None,
-    typer.Option(help="Compute in mixed precision (bf16), or not (none), or where the device is fast at it (auto)."),
+    typer.Option(
+        help="Compute in mixed precision (bf16, fp16), or not (none), or in bf16 where the device is fast at it (auto)."
+    ),
 ]
 Workers = Annotated[
     int | None,

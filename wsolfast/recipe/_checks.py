@@ -1,6 +1,7 @@
 """Rules for the values of a recipe, beside their types."""
 
 import dataclasses
+import math
 import re
 
 from wsolfast.recipe._errors import RecipeError
@@ -30,6 +31,8 @@ def check(recipe: Recipe) -> None:
     for key, size in (*sides, ("evaluate.resize", recipe.evaluate.resize)):
         if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
             raise RecipeError(f"{key}: expected 1 px or more, got {size}")
+    if recipe.evaluate.ema is not None and all(stage.optim.ema is None for stage in recipe.stage):
+        raise RecipeError("evaluate.ema: no stage averages its weights; leave it out, or set stage.optim.ema")
     if recipe.data.rand_augment is not None and any(stage.uses for stage in recipe.stage):
         raise RecipeError("data.rand_augment: moves pixels, which the maps of an earlier stage do not follow")
 
@@ -63,6 +66,10 @@ def _check_stage(stage: StageSpec, earlier: list[str]) -> None:
 def _check_optim(optim: OptimSpec, where: str) -> None:
     if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
         raise RecipeError(f"{where}.layer_decay: expected more than 0 and at most 1, got {optim.layer_decay}")
+    if optim.grad_clip is not None and not 0 < optim.grad_clip < math.inf:
+        raise RecipeError(f"{where}.grad_clip: expected a norm, more than 0, got {optim.grad_clip}")
+    if optim.ema is not None and not 0 < optim.ema < 1:
+        raise RecipeError(f"{where}.ema: expected a decay between 0 and 1, such as 0.999, got {optim.ema}")
     if optim.nesterov and optim.name == "adamw":
         raise RecipeError(f"{where}.nesterov: belongs to sgd, adamw has none; set it to false")
 

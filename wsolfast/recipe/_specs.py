@@ -90,6 +90,9 @@ class OptimSpec:
     lr_factors: dict[str, float] = field(default_factory=dict)  # by ParamGroup name; 1 where absent, 0 freezes
     # Each layer of the backbone has the rate of the layer above it times this, the last one that of the head.
     layer_decay: float | None = None
+    grad_clip: float | None = None  # greatest 2-norm of all gradients together; none if absent
+    # Decay per step of an average of the weights, which evaluation and later stages take; none if absent.
+    ema: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ class EvaluateSpec:
     # Every other table of [evaluate]: the options of the refinement of its name.
     refinements: dict[str, dict[str, object]] = field(default_factory=dict, metadata=OTHER_TABLES)
     variant: str = ""  # the [[variant]] that is measured; none if empty
+    ema: bool | None = None  # false: not the average of the weights that stage.optim.ema keeps, but the last ones
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,8 @@ class RuntimeSpec:
     """``[runtime]``: how the work is done; results depend on it only through rounding."""
 
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
-    # "auto": bfloat16 where the device multiplies it faster than float32.
-    amp: Literal["none", "bf16", "auto"] = "none"
+    # "auto": bfloat16 where the device multiplies it faster than float32. "fp16": float16, the loss scaled.
+    amp: Literal["none", "bf16", "fp16", "auto"] = "none"
     channels_last: bool = False
     compile: bool = False  # the backbone, by torch.compile
     fused_optimizer: bool = False  # one kernel for all parameters

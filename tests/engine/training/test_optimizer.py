@@ -212,6 +212,15 @@ OPTIONS = {
         "stage.schedule={name='cosine', warmup_steps=2, min_factor=0.01}",
     ),
     "drop path": ("stage.backbone={name='timm:test_vit', drop_path=0.5}",),
+    "average": ("stage.optim.ema=0.7",),
+    "clipped": ("stage.optim.grad_clip=0.01",),
+    "float16": ("runtime.amp=fp16",),
+    "all": (
+        "stage.optim={name='adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.5, grad_clip=0.5, ema=0.7}",
+        "stage.schedule={name='cosine', warmup_epochs=0.5}",
+        "stage.accumulate=2",
+        "runtime.amp=fp16",
+    ),
 }
 
 

@@ -33,7 +33,7 @@ def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
         raise RecipeError(f"evaluate.classifier: {run.path} knows {known} classes, the data set has {num_classes}")
     if stage.epochs and own and run.class_names() and run.class_names() != own:
         raise RecipeError(f"evaluate.classifier: {run.path} has other classes, or the same ones in another order")
-    weights = run.weights_path(stage.name)
+    weights = ref.weights_in(run)
     if not weights.is_file() and stage.epochs > 0:
         raise MissingError(f"{weights}: missing, the run is not finished; wsolfast train --resume {run.path}")
     seed_everything(recipe.seed)
@@ -64,7 +64,7 @@ class Network:
         log: is given a warning where the precision that is asked for is slow.
 
     Attributes:
-        amp: ``"bf16"`` or ``"none"``, what ``runtime.amp`` comes to on the device.
+        amp: ``"bf16"``, ``"fp16"`` or ``"none"``, what ``runtime.amp`` comes to on the device.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Network:
 
     def _identity_of(self, ref: StageRef) -> list[object]:
         stage = ref.stage
-        weights = (ref.run or self.run).weights_path(stage.name)
+        weights = ref.weights_in(self.run)
         backbone = Path(find_weights(stage.backbone.weights, self.recipe.data.root))
         given = weights if weights.is_file() else backbone if backbone.is_file() else stage.backbone.weights
         options = dataclasses.asdict(stage.backbone) | {"weights": ""}

@@ -1,4 +1,4 @@
-"""The precision that networks run in, and whether a device is fast at bfloat16; nothing is measured."""
+"""The precision that networks run in, and whether a device is fast at it; nothing is measured."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,31 @@ from wsolfast.engine.run.environment import cpu_flags
 
 # Instructions that multiply bfloat16: of x86, and, as Linux calls it, of ARM.
 _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
-# Compute capability of the first GPUs that do.
+_FLOAT16_INSTRUCTIONS = ("amx_fp16", "avx512_fp16", "asimdhp")
+# Compute capability of the first GPUs that multiply bfloat16.
 _AMPERE = (8, 0)
 
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """Return the context in which networks run in a precision, ``"bf16"``, ``"fp16"`` or ``"none"``, on a device."""
+    return torch.autocast(device.type, _DTYPES.get(amp, torch.bfloat16), enabled=amp in _DTYPES)
+
+
 def choose_amp(wanted: str, device: torch.device, log: Callable[[str], None] = lambda text: None) -> str:
-    """Return ``"bf16"`` or ``"none"``, the same in all processes that share a run.
+    """Return ``"bf16"``, ``"fp16"`` or ``"none"``, the same in all processes that share a run.
 
     Args:
         wanted: ``runtime.amp``; ``"auto"`` takes bfloat16 where the devices of all processes are fast at it.
         device: of this process.
-        log: is given one line where bfloat16 is asked for and the device is slow at it.
+        log: is given one line where a precision is asked for that the device is slow at.
     """
+    if wanted == "fp16":
+        if (reason := why_fp16_is_slow(device)) is not None:
+            log(f"warning: runtime.amp = fp16 is slower than float32 here: {reason}; --amp auto avoids it")
+        return wanted
     reason = why_bf16_is_slow(device)
     if wanted == "auto":
         return "none" if any(from_all(reason is not None)) else "bf16"
@@ -44,6 +57,13 @@ def why_bf16_is_slow(device: torch.device) -> str | None:
     if not torch.backends.mkldnn.is_available():
         return "torch is built without oneDNN, which uses the CPU's bfloat16 instructions"
     return None
+
+
+def why_fp16_is_slow(device: torch.device) -> str | None:
+    """Return what a device lacks for float16 to be faster than float32; None if nothing."""
+    if device.type != "cpu" or any(name in cpu_flags() for name in _FLOAT16_INSTRUCTIONS):
+        return None
+    return "this CPU has no float16 instructions (avx512_fp16, amx_fp16 or asimdhp)"
 
 
 def _torch_knows() -> bool:

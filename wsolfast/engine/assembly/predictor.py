@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wsolfast import data
 from wsolfast.backbones import Backbone
+from wsolfast.engine.assembly.precision import autocast
 from wsolfast.methods import Method
 
 
@@ -23,7 +24,7 @@ class Predictor:
         crop: side of the ten crops of the second view whose mean probabilities rank the classes; None ranks by the
             second view itself, or by the localisation forward if the data set delivers none.
         topk: how many classes are kept.
-        amp: "bf16" runs the networks in bfloat16; maps are kept as float32 all the same.
+        amp: "bf16" or "fp16" runs the networks in bfloat16 or float16; maps are kept as float32 all the same.
         channels_last: the memory layout that the networks read.
         compiled: the backbones go through torch.compile; they then want batches of one size.
         singly: every image goes through the networks alone, so that its outputs do not depend on the size of batches,
@@ -83,7 +84,7 @@ class Predictor:
         return maps, classes, scores
 
     def _predict(self, image: Tensor, wide: Tensor | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+        with torch.inference_mode(), autocast(self.device, self.amp):
             image = self._laid_out(image)
             probability = None if wide is None else self._probability(wide)
             if label is None and probability is not None:

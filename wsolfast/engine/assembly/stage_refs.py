@@ -29,6 +29,15 @@ class StageRef:
         """Side of the stage's training crop."""
         return self.recipe.data.crop if self.stage.crop is None else self.stage.crop
 
+    def weights_in(self, run: RunFolder) -> Path:
+        """Return the file of the stage's weights: their average where one is kept, unless ``evaluate.ema`` is false.
+
+        Args:
+            run: the run at hand; a stage of another run has its own.
+        """
+        holder, averaged = self.run or run, self.recipe.evaluate.ema is not False or self.stage.optim.ema is None
+        return holder.weights_path(self.stage.name) if averaged else holder.raw_weights_path(self.stage.name)
+
 
 def localizer_of(recipe: Recipe) -> StageRef:
     """Return the stage whose maps are measured: ``evaluate.localizer``, else the last that is not the classifier.

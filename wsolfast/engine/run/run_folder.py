@@ -155,6 +155,10 @@ class RunFolder:
         """Return the file of the weights that the finished stage leaves."""
         return self.stage_path(stage) / "checkpoints" / "model.safetensors"
 
+    def raw_weights_path(self, stage: str) -> Path:
+        """Return the file of the weights as the optimizer left them, where a stage leaves their average."""
+        return self.stage_path(stage) / "checkpoints" / "raw.safetensors"
+
     def eval_path(self, split: str) -> Path:
         """Return the folder of the evaluation of ``split``."""
         return self.path / "eval" / split

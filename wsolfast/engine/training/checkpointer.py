@@ -1,7 +1,7 @@
 """Checkpoints of a stage in training: what they hold, when one is due, and which run they continue."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from wsolfast.engine.run.distributed import is_first
 from wsolfast.engine.training.order import TrainPosition
 from wsolfast.methods import Method
 from wsolfast.recipe import RecipeError, RuntimeSpec
+
+_NOTHING: Mapping[str, dict] = {}
 
 
 class Checkpointer:
@@ -63,13 +65,22 @@ class Checkpointer:
         by_steps = bool(every) and step % every == 0
         return by_steps or time.monotonic() - self.saved_at >= 60 * self.runtime.save_every_minutes
 
-    def save(self, at: TrainPosition, method: Method, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint of a training; the one before it stays beside it."""
+    def save(
+        self, at: TrainPosition, method: Method, optimizer: torch.optim.Optimizer, more: Mapping[str, dict] = _NOTHING
+    ) -> None:
+        """Write a checkpoint of a training; the one before it stays beside it.
+
+        Args:
+            at: where training stands.
+            method, optimizer: as they are there.
+            more: what else is to be read again, by name.
+        """
         self.write(
             {
                 "position": [at.epoch, at.step_in_epoch, at.step],
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                **more,
             }
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import count_workers
+from wsolfast.engine.assembly.precision import autocast
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.progress import Progress
@@ -122,7 +123,7 @@ class StageFit(StageWork):
         batch = batch.to(self.device)
         layout = torch.channels_last if self.run.recipe.runtime.channels_last else torch.contiguous_format
         image = batch.image.contiguous(memory_format=layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+        with autocast(self.device, self.amp):
             batch = Batch(image, batch.label, batch.image_id)
             sums.sums = self.method.fit_batch(batch, sums.sums, piece.look)
         sums.images += len(piece.images)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wsolfast.engine.assembly.precision import autocast
 from wsolfast.engine.run import distributed
 from wsolfast.methods import Method
 from wsolfast.recipe import RuntimeSpec
@@ -34,11 +35,15 @@ class GradientAccumulator:
         method: on ``device``; its parameters get the gradients.
         device: where parts of a batch are moved to.
         runtime: the memory format.
-        amp: the precision, ``"bf16"`` or ``"none"``.
+        amp: the precision, ``"bf16"``, ``"fp16"`` or ``"none"``.
+
+    Attributes:
+        scaler: scales the losses of float16, and so their gradients; None in other precisions.
     """
 
     def __init__(self, method: Method, device: torch.device, runtime: RuntimeSpec, amp: str):
         self.device, self.runtime, self.amp = device, runtime, amp
+        self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.losses: nn.Module = _Losses(method)
         if distributed.world_size() > 1:
             devices = [device] if device.type == "cuda" else None
@@ -63,12 +68,13 @@ class GradientAccumulator:
                 batch = replace(batch, image=batch.image.to(memory_format=torch.channels_last))
             share = len(batch.image_id) / count
             with self._synchronization(last=number == len(parts)):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp == "bf16"):
+                with autocast(self.device, self.amp):
                     losses = self.losses(batch, state)
                 # DDP takes the mean over the processes, whose shares add up to one.
-                (losses["loss"] * (share * distributed.world_size())).backward()
-            for name, loss in losses.items():
-                values[name] = values.get(name, 0) + loss.detach() * share
+                loss = losses["loss"] * (share * distributed.world_size())
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            for name, value in losses.items():
+                values[name] = values.get(name, 0) + value.detach() * share
         return values
 
     def _synchronization(self, *, last: bool) -> AbstractContextManager:

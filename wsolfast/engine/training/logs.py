@@ -35,7 +35,7 @@ class EpochLog:
         self.images += images
         self.speed = self.images / (time.monotonic() - self.started)
         if result.is_finite:
-            self.recent.append(result.losses)
+            self.recent.append(result.losses | self._clipping(result))
             self.losses.append(result.losses["loss"])
         steps = at.step_in_epoch + 1
         if self.recent and (steps % self.every == 0 or steps == self.steps_per_epoch):
@@ -52,6 +52,13 @@ class EpochLog:
             self.recent = []
         loss = f"{result.losses['loss']:.3f}" if result.is_finite else "not finite"
         return f"epoch {at.epoch + 1}/{self.stage.epochs}  loss {loss}  {self.speed:.1f} images/s"
+
+    def _clipping(self, result: StepResult) -> dict[str, float]:
+        """Return the norm of the gradient and whether it was clipped, if norms are."""
+        limit = self.stage.optim.grad_clip
+        if limit is None:
+            return {}
+        return {"gradient_norm": result.gradient_norm, "clipped": float(result.gradient_norm > limit)}
 
     def summary(self, epochs: int) -> str:
         """Return the line that is logged when ``epochs`` are done."""

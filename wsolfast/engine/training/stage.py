@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -33,7 +34,7 @@ class StageWork:
         run: has the recipe; checkpoints, logs and weights go there.
         index: of the stage in the recipe.
         device: where to work.
-        amp: the precision, ``"bf16"`` or ``"none"``.
+        amp: the precision, ``"bf16"``, ``"fp16"`` or ``"none"``.
         progress: where to show how far it is.
         stop: asks for a stop after the running step.
 
@@ -101,7 +102,7 @@ class StageWork:
         self._log(
             f"{stage.name}: {stage.method} on {count(len(self.dataset), 'image')} "
             f"of {count(len(self.dataset.class_names), 'class', 'classes')}, {amount} on {self.device}"
-            + (", bf16" if self.amp == "bf16" else "")
+            + (f", {self.amp}" if self.amp != "none" else "")
             + (f", {processes} processes" if processes > 1 else "")
             + (f", resumed at {resumed}" if resumed else "")
         )
@@ -119,10 +120,13 @@ class StageWork:
         artefacts.save(
             run, stage, self.method, self.device, identity=self.identity, stop=self.stop, progress=self.progress
         )
-        about = {"method": stage.method, "recipe": run.recipe.name, "stage": stage.name}
-        save_weights(self.weights, self.method.state_dict(), about)
+        self._save_weights(self.weights)
         # What the first process wrote is there before anyone reads it.
         distributed.from_first(None)
+
+    def _save_weights(self, file: Path) -> None:
+        about = {"method": self.stage.method, "recipe": self.run.recipe.name, "stage": self.stage.name}
+        save_weights(file, self.method.state_dict(), about)
 
     def _log(self, text: str) -> None:
         self.run.log(text)

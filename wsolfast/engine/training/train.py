@@ -22,11 +22,12 @@ from wsolfast.engine.run.signals import StopRequest
 from wsolfast.engine.run.words import count
 from wsolfast.engine.training import artefacts
 from wsolfast.engine.training.fit import StageFit
-from wsolfast.engine.training.gradients import GradientAccumulator, StepResult, agree, gradient_norm
+from wsolfast.engine.training.gradients import GradientAccumulator, StepResult, agree
 from wsolfast.engine.training.loading import load_parts
 from wsolfast.engine.training.logs import EpochLog, NonFiniteSteps
 from wsolfast.engine.training.order import DataOrder, TrainPosition
 from wsolfast.engine.training.stage import StageWork, recipe_hash
+from wsolfast.engine.training.updates import WeightUpdate
 from wsolfast.recipe import Recipe, RecipeError
 from wsolfast.types import Batch, TrainState, derive_seed
 
@@ -102,6 +103,9 @@ class StageTraining(StageWork):
         saved = self.saved
         self.at = self.checkpoints.restore(saved, self.method, self.optimizer) if saved else TrainPosition()
         self.gradients = GradientAccumulator(self.method, device, recipe.runtime, amp)
+        self.update = WeightUpdate(self.method, self.optimizer, stage.optim, self.gradients.scaler)
+        if saved:
+            self.update.load(saved)
         self.nonfinite = NonFiniteSteps(run, stage.name, self._log, self.at.step)
 
     def train(self) -> None:
@@ -130,7 +134,7 @@ class StageTraining(StageWork):
                     if epoch_ends:
                         self._log(log.summary(at.epoch))
                     if epoch_ends or result.save or result.stop:
-                        self.checkpoints.save(at, self.method, self.optimizer)
+                        self.checkpoints.save(at, self.method, self.optimizer, self.update.state())
                     if result.stop:
                         again = f"wsolfast train --resume {self.run.path}"
                         raise Interrupted(f"stopped at step {at.step}; continue with: {again}")
@@ -151,7 +155,8 @@ class StageTraining(StageWork):
     def step(self, indices: Sequence[int], parts: Sequence[Batch]) -> StepResult:
         """Take one step over the batch ``indices``, of which this process holds ``parts``.
 
-        Where a loss or the gradient is not finite, parameters and buffers stay as they were.
+        Where a loss or the gradient is not finite, parameters and buffers stay as they were. A gradient that only the
+        scale of float16 made too large is expected now and then: buffers go on, and the step is not counted.
 
         Raises:
             RunError: if such steps are more than the recipe allows.
@@ -167,14 +172,20 @@ class StageTraining(StageWork):
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.gradients.accumulate(parts, len(indices), state)
         save = self.checkpoints.is_due(at.step + 1)
-        result = agree(losses, gradient_norm(self.optimizer), stop=self.stop.requested, save=save)
+        result = agree(losses, self.update.gradient_norm(), stop=self.stop.requested, save=save)
         if result.is_finite:
-            self.optimizer.step()
-        else:
+            self.update.apply()
+        elif not self.update.lower_scale(result):
             self.nonfinite.add(result, at, [self.dataset.image_ids[index] for index in indices])
             for buffer, before in buffers:
                 buffer.copy_(before)
         return result
+
+    def _leave_weights(self) -> None:
+        if self.update.average is not None:
+            self._save_weights(self.run.raw_weights_path(self.stage.name))
+        with self.update.averaged():
+            super()._leave_weights()
 
     def _rate(self, step: int) -> float:
         factor = rate_at(self.stage.schedule, step, self.order.steps_per_epoch, self.stage.epochs)
