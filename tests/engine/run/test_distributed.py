@@ -46,6 +46,16 @@ WAYS = {
     "thresholded means, compiled": ("adl-tap", FAST, ("accumulate=2",)),
     "two stages, compiled": ("spol", FAST, ("accumulate=2",)),
     "bfloat16, compiled": ("spa", (*FAST, "runtime.amp=bf16"), ("accumulate=2",)),
+    "clipped, averaged, by layers": (
+        "cam",
+        (),
+        (
+            "accumulate=2",
+            'optim={name="sgd", lr=0.02, layer_decay=0.5, grad_clip=0.1, ema=0.8}',
+            'schedule={name="cosine", warmup_steps=1}',
+        ),
+    ),
+    "AdamW": ("cam", (), ('optim={name="adamw", lr=1e-3, weight_decay=0.05}',)),
 }
 
 SMALL = (
