@@ -19,11 +19,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on ``device``."""
-        mask = None if self.pseudo_mask is None else self.pseudo_mask.to(device, non_blocking=True)
+        # Only CUDA keeps the order of what reads a copy that is still under way.
+        at_once = torch.device(device).type == "cuda"
+        mask = None if self.pseudo_mask is None else self.pseudo_mask.to(device, non_blocking=at_once)
         return replace(
             self,
-            image=self.image.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
+            image=self.image.to(device, non_blocking=at_once),
+            label=self.label.to(device, non_blocking=at_once),
             pseudo_mask=mask,
         )
 

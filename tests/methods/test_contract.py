@@ -6,16 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from wsolfast import backbones, data
+from wsolfast.engine.assembly.build import check_float64
 from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.engine.demo import demo_recipes
+from wsolfast.engine.run.errors import BackendError
 from wsolfast.engine.training import artefacts
 from wsolfast.methods import Method, display_name, get_stage, list_methods, list_stages
 from wsolfast.metrics import BoxAccuracy
 from wsolfast.metrics.baselines import center_box
+from wsolfast.ops import _registry
 from wsolfast.recipe import load_recipe
+from wsolfast.reference import confidence_mask, context_pool_update
 from wsolfast.types import TrainState
 
 SIZE = 64
@@ -271,6 +277,40 @@ def learn(net, stage, exported):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64: ops run as their references, and whatever widens a tensor to float64 is an error.
+
+    Constants that are computed on the CPU and narrowed before they go to the device may be float64.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in _registry._REFERENCES:
+            with self:
+                return _registry._REFERENCES[func](*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        given, got = ({one.dtype for one in tree_leaves(all) if isinstance(one, torch.Tensor)} for all in (args, found))
+        assert torch.float64 not in got or not given & {torch.float32, torch.bfloat16, torch.float16}, func
+        return found
+
+
+@every_stage
+def test_a_method_needs_no_float64_or_is_refused_where_there_is_none(name, monkeypatch):
+    for module in (confidence_mask, context_pool_update):
+        monkeypatch.setattr(module, "widest", lambda device: torch.float32)
+    net, apple = build(name), torch.device("mps")
+    if any(tensor.dtype == torch.float64 for tensor in net.state_dict().values()):
+        with pytest.raises(BackendError, match="is float64, which Apple GPUs do not have; use --device cpu"):
+            check_float64(net, apple, name)
+        return
+    check_float64(net, apple, name)
+    batch = batch_of(net=net)
+    with NoFloat64():
+        net.training_step(batch, TrainState(epoch=99, epochs=100, step=97, steps=100))["loss"].backward()
+        with torch.no_grad():
+            net.eval().localize(batch.image, batch.label, topk=0)
+            net.export(batch)
 
 
 @every_method

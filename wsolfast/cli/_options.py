@@ -13,7 +13,7 @@ from wsolfast.recipe import RecipeError, list_recipes
 if TYPE_CHECKING:
     from wsolfast.engine.run.progress import Progress
 
-Device = Annotated[str | None, typer.Option(help="Run on this device: auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str | None, typer.Option(help="Run on this device: auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[
     str | None,
     typer.Option(

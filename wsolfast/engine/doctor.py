@@ -46,6 +46,8 @@ def examine() -> dict[str, Any]:
 
 
 def _devices() -> list[str]:
+    if torch.backends.mps.is_available():
+        return ["cpu", "mps"]
     if not torch.cuda.is_available():
         why = "torch is a CPU build" if torch.version.cuda is None else "torch finds no CUDA device"
         return [f"cpu ({why})"]

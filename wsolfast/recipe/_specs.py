@@ -167,7 +167,7 @@ class VariantSpec:
 class RuntimeSpec:
     """``[runtime]``: how the work is done; results depend on it only through rounding."""
 
-    device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:N" or "mps"
     # "auto": bfloat16 where the device multiplies it faster than float32. "fp16": float16, the loss scaled.
     amp: Literal["none", "bf16", "fp16", "auto"] = "none"
     channels_last: bool = False

@@ -87,7 +87,8 @@ class Combination:
         if self.gamma == "none":
             return weight[classes]
         order = ranking.argsort(dim=1, descending=True, stable=True)
-        by_rank = self.of_ranks(ranking.shape[1]).to(weight)
+        # Narrowed first: a device may have no float64.
+        by_rank = self.of_ranks(ranking.shape[1]).to(weight.dtype).to(weight.device)
         by_class = torch.zeros_like(order, dtype=weight.dtype).scatter_(1, order, by_rank.expand(order.shape))
         return (by_class @ weight)[:, None]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wsolfast import backbones, data, methods
 from wsolfast._nearest import nearest
@@ -24,13 +25,15 @@ _log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; each process gets a GPU of its own.
+    """Return the device that ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` names.
+
+    ``auto`` is a CUDA device, each process's own, or the CPU; an Apple GPU (``mps``) must be asked for.
 
     Args:
         name: ``runtime.device``.
 
     Raises:
-        RecipeError: if it is none of these.
+        RecipeError: if it is none of these, or an Apple GPU is asked for by several processes.
         BackendError: if this machine does not have it.
     """
     if name == "auto":
@@ -41,11 +44,48 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise RecipeError(f"runtime.device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError(f"runtime.device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if device.type == "mps":
+        _check_mps()
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(f"device {name!r}: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def _check_mps() -> None:
+    if not torch.backends.mps.is_available():
+        why = "finds no Apple GPU that it can use" if torch.backends.mps.is_built() else "is built without it"
+        raise BackendError(f"device 'mps': torch {torch.__version__} {why}; use --device cpu")
+    if world_size() > 1:
+        raise RecipeError(
+            f"runtime.device: mps works for one process, {world_size()} were started; give it without torchrun or srun"
+        )
+
+
+def check_float64(method: nn.Module, device: torch.device, where: str) -> None:
+    """Look whether a device can hold a method.
+
+    Args:
+        method: with its parameters and buffers, anywhere.
+        device: where it is to work.
+        where: what an error calls it.
+
+    Raises:
+        BackendError: if the method keeps float64 and the device is an Apple GPU, which has none.
+    """
+    state = [*method.named_parameters(), *method.named_buffers()]
+    wide = [name for name, tensor in state if tensor.dtype == torch.float64]
+    if device.type == "mps" and wide:
+        raise BackendError(f"{where}: {wide[0]} is float64, which Apple GPUs do not have; use --device cpu")
+
+
+def memory_format(channels_last: bool, device: torch.device) -> torch.memory_format:
+    """Return the layout of images and weights: channels last if that is wanted and the device is good at it.
+
+    Apple GPUs are not: a convolution's gradient took 30 times as long (https://github.com/pytorch/pytorch/issues/193349).
+    """
+    return torch.channels_last if channels_last and device.type != "mps" else torch.contiguous_format
 
 
 def describe_device(device: torch.device) -> str:
@@ -76,7 +116,7 @@ def count_decoders(wanted: int, device: torch.device) -> int:
     cores = count_cores() // find_rank().local_world_size
     if wanted >= 0:
         return wanted
-    return max(1, min(16, cores if device.type == "cuda" else cores // 2))
+    return max(1, min(16, cores // 2 if device.type == "cpu" else cores))
 
 
 def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[str] = ()) -> data.Dataset:

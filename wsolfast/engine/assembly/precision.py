@@ -30,6 +30,9 @@ def choose_amp(wanted: str, device: torch.device, log: Callable[[str], None] = l
         device: of this process.
         log: is given one line where a precision is asked for that the device is slow at.
     """
+    if device.type == "mps":
+        # Nobody has measured yet what an Apple GPU is fast at.
+        return "none" if wanted == "auto" else wanted
     if wanted == "fp16":
         if (reason := why_fp16_is_slow(device)) is not None:
             log(f"warning: runtime.amp = fp16 is slower than float32 here: {reason}; --amp auto avoids it")
@@ -61,7 +64,7 @@ def why_bf16_is_slow(device: torch.device) -> str | None:
 
 def why_fp16_is_slow(device: torch.device) -> str | None:
     """Return what a device lacks for float16 to be faster than float32; None if nothing."""
-    if device.type != "cpu" or any(name in cpu_flags() for name in _FLOAT16_INSTRUCTIONS):
+    if device.type == "cuda" or any(name in cpu_flags() for name in _FLOAT16_INSTRUCTIONS):
         return None
     return "this CPU has no float16 instructions (avx512_fp16, amx_fp16 or asimdhp)"
 

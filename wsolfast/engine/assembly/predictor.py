@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wsolfast import data
 from wsolfast.backbones import Backbone
+from wsolfast.engine.assembly.build import check_float64, memory_format
 from wsolfast.engine.assembly.precision import autocast
 from wsolfast.methods import Method
 
@@ -45,11 +46,13 @@ class Predictor:
         singly: bool = False,
     ):
         # Gradients, where a refinement takes them, are those of features.
+        for network in (method, classifier or method):
+            check_float64(network, device, type(network).__name__)
         self.method = method.eval().requires_grad_(False).to(device)
         self.classifier = method if classifier is None else classifier.eval().requires_grad_(False).to(device)
         self.device, self.crop, self.topk, self.amp = device, crop, topk, amp
         self.compiled, self.singly = compiled, singly
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.layout = memory_format(channels_last, device)
         for backbone in self.backbones:
             backbone.fold_batch_norms()
             if compiled:

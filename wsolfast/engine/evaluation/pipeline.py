@@ -130,16 +130,14 @@ class _Launcher:
         computing = [self._mark()]
         results = self.step(*cast("tuple[Tensor, Tensor | None, Tensor]", given))
         computing.append(self._mark())
-        done = None
-        if self.copies is not None:
-            # torch takes page-locked memory for it, so this returns at once.
-            results = tuple(result.to("cpu", non_blocking=True) for result in results)
-            done = torch.cuda.current_stream(self.device).record_event()
+        # Into page-locked memory, which torch takes for it, this returns at once.
+        results = tuple(result.to("cpu", non_blocking=self.copies is not None) for result in results)
+        done = None if self.copies is None else torch.cuda.current_stream(self.device).record_event()
         return _Launched(slot, results, {"copy": copying, "network": self.network, "step": computing}, done)
 
     def _copied(self, *tensors: Tensor | None) -> tuple[list[Tensor | None], list]:
         if self.copies is None:
-            return list(tensors), []
+            return [None if one is None else one.to(self.device) for one in tensors], []
         with torch.cuda.stream(self.copies):
             marks = [self._mark()]
             copied = [None if one is None else one.to(self.device, non_blocking=True) for one in tensors]

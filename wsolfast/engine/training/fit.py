@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
-from wsolfast.engine.assembly.build import count_workers
+from wsolfast.engine.assembly.build import count_workers, memory_format
 from wsolfast.engine.assembly.precision import autocast
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.errors import Interrupted
@@ -121,7 +121,7 @@ class StageFit(StageWork):
         """Add a batch to the sums of its class; fit the class if that was the last one."""
         sums = self.running.setdefault(piece.label, ClassSums())
         batch = batch.to(self.device)
-        layout = torch.channels_last if self.run.recipe.runtime.channels_last else torch.contiguous_format
+        layout = memory_format(self.run.recipe.runtime.channels_last, self.device)
         image = batch.image.contiguous(memory_format=layout)
         with autocast(self.device, self.amp):
             batch = Batch(image, batch.label, batch.image_id)

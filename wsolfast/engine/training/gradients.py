@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wsolfast.engine.assembly.build import memory_format
 from wsolfast.engine.assembly.precision import autocast
 from wsolfast.engine.run import distributed
 from wsolfast.methods import Method
@@ -42,7 +43,8 @@ class GradientAccumulator:
     """
 
     def __init__(self, method: Method, device: torch.device, runtime: RuntimeSpec, amp: str):
-        self.device, self.runtime, self.amp = device, runtime, amp
+        self.device, self.amp = device, amp
+        self.layout = memory_format(runtime.channels_last, device)
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.losses: nn.Module = _Losses(method)
         if distributed.world_size() > 1:
@@ -64,8 +66,8 @@ class GradientAccumulator:
         values: dict[str, Tensor] = {}
         for number, batch in enumerate(parts, 1):
             batch = batch.to(self.device)
-            if self.runtime.channels_last:
-                batch = replace(batch, image=batch.image.to(memory_format=torch.channels_last))
+            if self.layout is torch.channels_last:
+                batch = replace(batch, image=batch.image.to(memory_format=self.layout))
             share = len(batch.image_id) / count
             with self._synchronization(last=number == len(parts)):
                 with autocast(self.device, self.amp):

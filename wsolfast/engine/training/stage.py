@@ -6,7 +6,13 @@ from pathlib import Path
 
 import torch
 
-from wsolfast.engine.assembly.build import build_method, check_other_splits, open_training_data
+from wsolfast.engine.assembly.build import (
+    build_method,
+    check_float64,
+    check_other_splits,
+    memory_format,
+    open_training_data,
+)
 from wsolfast.engine.assembly.checkpoint import load_start, save_weights, seed_everything
 from wsolfast.engine.assembly.preflight import check_stages
 from wsolfast.engine.run import distributed
@@ -41,6 +47,7 @@ class StageWork:
     Raises:
         RecipeError: if the stage cannot be built, or its checkpoint was written under another recipe.
         MissingError: if what it needs of an earlier stage, or every checkpoint, cannot be read.
+        BackendError: if the method needs float64 and the device has none.
     """
 
     def __init__(
@@ -90,7 +97,8 @@ class StageWork:
                 distributed.synchronize_batch_norm(method, self.device)
             except ValueError as error:
                 raise RecipeError(f"stage.{stage.name}.{error}") from None
-        layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+        check_float64(method, self.device, f"stage.{stage.name}.method")
+        layout = memory_format(runtime.channels_last, self.device)
         # torch's own annotation leaves memory_format out.
         method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if runtime.compile:
