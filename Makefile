@@ -14,7 +14,7 @@ SOURCES := $(shell find csrc -type f 2>/dev/null)
 define REQUIREMENTS
 import tomllib
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']
-extras = ('train', 'eval', 'fast', 'parquet', 'export', 'interop', 'docs', 'dev')
+extras = ('train', 'eval', 'fast', 'parquet', 'export', 'interop', 'tensorboard', 'docs', 'dev')
 print(*project['dependencies'], *sum((project['optional-dependencies'][name] for name in extras), []), sep='\n')
 endef
 export REQUIREMENTS

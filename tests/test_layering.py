@@ -56,10 +56,11 @@ INSIDE = {
     "engine": {
         "run": set(),
         "assembly": {"run"},
-        "evaluation": {"run", "assembly"},
-        "training": {"run", "assembly"},
+        "loggers": {"run"},
+        "evaluation": {"run", "assembly", "loggers"},
         "report": {"run", "assembly", "evaluation"},
-        None: {"run", "assembly", "evaluation", "training", "report", None},
+        "training": {"run", "assembly", "loggers", "report"},
+        None: {"run", "assembly", "loggers", "evaluation", "training", "report", None},
     },
     "data": {
         "errors": set(),

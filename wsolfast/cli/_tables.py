@@ -90,6 +90,8 @@ def print_results(results: "EvalResults", paper: "Paper | None") -> None:
     if results.pixel is not None:
         echo(f"masks of {count(results.pixel.images, 'image')}, Peak-T {results.pixel.peak_threshold}")
     _echo_constant(results.maps_constant)
+    if results.chosen_by_boxes:
+        echo(f"the weights were chosen by boxes ({results.chosen_by_boxes}): not weakly supervised")
     echo(
         f"{count(results.num_images, 'image')} of {results.split}, protocol {results.protocol}, "
         f"{'regions' if results.error_split is None else 'boxes'} at "
@@ -152,7 +154,9 @@ def print_comparison(results: "dict[str, EvalResults]") -> None:
     shown = ("top1_cls", "gt_known_loc", "max_box_acc", "max_box_acc_v2")
     titles = {key: _METRICS[key] for key in shown}
     rows = {
-        name: {titles[key]: f"{found.metrics[key]:.1f}" for key in titles}
+        f"{name}{' (chosen by boxes)' * bool(found.chosen_by_boxes)}": {
+            titles[key]: f"{found.metrics[key]:.1f}" for key in titles
+        }
         | {"images/s": f"{found.images_per_second:.0f}"}
         for name, found in results.items()
     }

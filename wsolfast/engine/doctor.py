@@ -22,6 +22,9 @@ _OPTIONAL = (
     ("simplejpeg", "simplejpeg", "faster decoding: pip install 'wsolfast[fast]'"),
     ("pyarrow", "pyarrow", "parquet data: pip install 'wsolfast[parquet]'"),
     ("matplotlib", "matplotlib", "pictures of bench: pip install 'wsolfast[viz]'"),
+    ("tensorboard", "tensorboard", "runtime.loggers: pip install 'wsolfast[tensorboard]'"),
+    ("wandb", "wandb", "runtime.loggers: pip install 'wsolfast[wandb]'"),
+    ("mlflow", "mlflow", "runtime.loggers: pip install 'wsolfast[mlflow]'"),
     ("triton", "triton", "GPU kernels; comes with CUDA builds of torch"),
 )
 

@@ -51,7 +51,7 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
         if names and len(names) == stage.num_classes:
             on_first(lambda: run.keep_class_names(names))
     if whole and weights is not None:
-        on_first(functools.partial(_copy, weights, run.weights_path(stage.name), path))
+        on_first(functools.partial(_copy, weights, run.weights_path(stage.name, best=stage.takes_best), path))
     return run
 
 

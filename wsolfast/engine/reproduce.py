@@ -8,6 +8,7 @@ from statistics import fmean, median
 from wsolfast.data import get_spec
 from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.assembly.stage_refs import localizer_of
+from wsolfast.engine.loggers.opening import check_loggers
 from wsolfast.engine.run.distributed import from_first, is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import Interrupted, MissingError, RunError
@@ -76,6 +77,7 @@ def plan(
 
     Raises:
         RecipeError: if a pattern matches nothing, or something in one of the recipes cannot be meant.
+        BackendError: if the package of a logger is not installed.
         MissingError: if a folder of data is not there.
     """
     data, overrides = data or {}, list(overrides)
@@ -94,6 +96,7 @@ def plan(
         for seed in seeds:
             recipe = load_recipe(name, [*overrides, *place, f"seed={seed}"])
             check_recipe(recipe)
+            check_loggers(recipe.runtime.loggers)
             folder = f"{recipe.name.replace('/', '-')}-seed{seed}-{recipe_hash(recipe)[:8]}"
             jobs += [Job(output / "runs" / folder, recipe, name) for name in ("", *(v.name for v in recipe.variant))]
     return jobs, left_out
@@ -148,10 +151,13 @@ def summarize(outcomes: Sequence[Outcome]) -> Reproduction:
     """Collect the numbers of ``outcomes`` by recipe: the paper's, each run's, and their mean, lowest and highest."""
     runs: dict[str, list[ReproducedRun]] = {}
     papers: dict[str, dict[str, float]] = {}
+    marks: dict[str, str | None] = {}
     centres: dict[str, dict[str, float]] = {}
     for outcome in outcomes:
         recipe, results, path = outcome.job.recipe, outcome.results, str(outcome.job.path)
-        papers.setdefault(outcome.job.name, _published(as_measured(outcome.job.measured())))
+        measured = as_measured(outcome.job.measured())
+        papers.setdefault(outcome.job.name, _published(measured))
+        marks[outcome.job.name] = measured.chosen_by_boxes if results is None else results.chosen_by_boxes
         row = runs.setdefault(outcome.job.name, [])
         if results is None:
             row.append(ReproducedRun(recipe.seed, path, failure=outcome.failure))
@@ -163,17 +169,17 @@ def summarize(outcomes: Sequence[Outcome]) -> Reproduction:
             if found:
                 wanted = ("gt_known_loc", "max_box_acc_v2", "px_ap", "p_iou", "peak_iou")
                 centres.setdefault(f"{title} ({where})", {name: found[name] for name in wanted if name in found})
-    rows = {name: _recipe(papers[name], row) for name, row in runs.items()}
+    rows = {name: _recipe(papers[name], row, marks[name]) for name, row in runs.items()}
     return Reproduction(rows, centres, now(), describe_environment())
 
 
-def _recipe(paper: dict[str, float], runs: list[ReproducedRun]) -> ReproducedRecipe:
+def _recipe(paper: dict[str, float], runs: list[ReproducedRun], mark: str | None) -> ReproducedRecipe:
     given = [run.numbers for run in runs if run.numbers is not None]
     shared = [key for key in COLUMNS if given and all(key in numbers for numbers in given)]
     mean, lowest, highest = (
         {key: round(reduce([numbers[key] for numbers in given]), 4) for key in shared} for reduce in (fmean, min, max)
     )
-    return ReproducedRecipe(paper, runs, mean, lowest, highest)
+    return ReproducedRecipe(paper, runs, mean, lowest, highest, mark)
 
 
 def to_markdown(summary: Reproduction) -> str:
@@ -189,6 +195,7 @@ def to_markdown(summary: Reproduction) -> str:
         seeds = [run.seed for run in row.runs if run.numbers is not None]
         if seeds:
             said = f"measured, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            said += ", **chosen by boxes**" * bool(row.chosen_by_boxes)
             lines.append(_line(name, said, [_spread(row, key) for key in columns]))
         for run in row.runs:
             if run.failure is not None:
@@ -196,7 +203,10 @@ def to_markdown(summary: Reproduction) -> str:
                 lines.append(_line(name, f"failed, seed {run.seed}: {reason}", ["–"] * len(columns)))
     for name, numbers in summary.centres.items():
         lines.append(_line(name, "measured", [_cell(numbers, key) for key in columns]))
-    return "\n".join([*lines, "", _LEGEND]) + "\n"
+    marks = [f"- {name}: {row.chosen_by_boxes}" for name, row in summary.recipes.items() if row.chosen_by_boxes]
+    if marks:
+        marks = ["", "Rows whose weights were chosen by boxes are not weakly supervised:", "", *marks]
+    return "\n".join([*lines, "", _LEGEND, *marks]) + "\n"
 
 
 def _matching(patterns: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from wsolfast.recipe._specs import (
     RuntimeSpec,
     ScheduleSpec,
     StageSpec,
+    ValidateSpec,
     VariantSpec,
 )
 from wsolfast.recipe._tables import read, write
@@ -37,6 +38,7 @@ __all__ = [
     "RuntimeSpec",
     "ScheduleSpec",
     "StageSpec",
+    "ValidateSpec",
     "VariantSpec",
     "as_measured",
     "diff_recipe",

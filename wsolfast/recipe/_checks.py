@@ -5,7 +5,7 @@ import math
 import re
 
 from wsolfast.recipe._errors import RecipeError
-from wsolfast.recipe._specs import OptimSpec, Recipe, ScheduleSpec, StageSpec
+from wsolfast.recipe._specs import OptimSpec, Recipe, ScheduleSpec, StageSpec, ValidateSpec
 
 _RESERVED = {f.name for f in dataclasses.fields(StageSpec)}
 
@@ -61,6 +61,30 @@ def _check_stage(stage: StageSpec, earlier: list[str]) -> None:
         raise RecipeError(f"{where}.backbone.drop_path: expected a probability, at least 0 and below 1, got {rate}")
     _check_optim(stage.optim, f"{where}.optim")
     _check_schedule(stage.schedule, stage.epochs, f"{where}.schedule")
+    if stage.validate is not None:
+        if stage.epochs == 0:
+            raise RecipeError(f"{where}.validate: nothing is trained in 0 epochs; leave it out")
+        _check_validate(stage.validate, f"{where}.validate")
+
+
+def _check_validate(spec: ValidateSpec, where: str) -> None:
+    for key, value, least in (("every", spec.every, 1), ("patience", spec.patience, 0)):
+        if value < least:
+            raise RecipeError(f"{where}.{key}: expected {least} or more, got {value}")
+    share = isinstance(spec.held_out, float)
+    if not (0 < spec.held_out < 1 if share else spec.held_out >= 1):
+        raise RecipeError(
+            f"{where}.held_out: expected a number of images, or a share between 0 and 1, got {spec.held_out}"
+        )
+    if spec.select == "gt_known_loc" and not spec.boxes:
+        raise RecipeError(
+            f"{where}.select: gt_known_loc looks at boxes, which weakly supervised training does not have; choose "
+            "accuracy or loss, or say boxes = true, which every table then marks"
+        )
+    if spec.boxes and spec.select != "gt_known_loc":
+        raise RecipeError(f"{where}.boxes: {spec.select} looks at no box; leave it out, or select by gt_known_loc")
+    if spec.boxes and spec.split != "train_fullsup":
+        raise RecipeError(f"{where}.split: the images of train_weaksup have no boxes; choose train_fullsup")
 
 
 def _check_optim(optim: OptimSpec, where: str) -> None:

@@ -112,6 +112,21 @@ class ScheduleSpec:
 
 
 @dataclass(frozen=True)
+class ValidateSpec:
+    """``[stage.validate]``: between epochs the network classifies images that the stage is not trained on."""
+
+    every: int = 1  # epochs from one validation to the next; the last epoch is always followed by one
+    # Images: "held_out" are those of train_weaksup that the stage is then not trained on.
+    split: Literal["held_out", "train_fullsup"] = "held_out"
+    held_out: int | float = 0.1  # a number of images, or a share of each class; spread over the classes, by the seed
+    # What the best weights are chosen by. "gt_known_loc" looks at boxes, so it needs boxes = true.
+    select: Literal["accuracy", "loss", "gt_known_loc"] = "accuracy"
+    boxes: bool = False  # the choice may look at boxes: the method is then no longer weakly supervised
+    patience: int = 0  # validations one after another without a better value that end the stage; 0: none do
+    weights: Literal["last", "best"] = "last"  # those that evaluation and later stages take
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """``[[stage]]``: one training run; a later stage may read what an earlier one exports."""
 
@@ -129,6 +144,12 @@ class StageSpec:
     model: dict[str, object] = field(default_factory=dict)  # the method's own options
     optim: OptimSpec = field(default_factory=OptimSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    validate: ValidateSpec | None = None  # no validation if absent
+
+    @property
+    def takes_best(self) -> bool:
+        """True if evaluation and later stages take the best weights of the stage, and not its last ones."""
+        return self.validate is not None and self.validate.weights == "best"
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,8 @@ class RuntimeSpec:
     device_cache_gb: float | None = None
     save_every_steps: int = 0  # 0: at the end of epochs and by the clock only
     save_every_minutes: float = 10.0
+    # Programs that are told of the training and of evaluations, besides metrics.jsonl; none if absent.
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "csv"], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -202,3 +225,13 @@ class Recipe:
     evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     variant: tuple[VariantSpec, ...] = ()
+
+    @property
+    def chosen_by_boxes(self) -> str | None:
+        """What chose the weights of a stage by looking at boxes, in words; None where labels alone were looked at."""
+        told = [
+            f"stage {stage.name}: {stage.validate.select} of {stage.validate.split}"
+            for stage in self.stage
+            if stage.validate is not None and stage.validate.boxes
+        ]
+        return "; ".join(told) or None

@@ -19,7 +19,7 @@ from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, fits, l
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
 from wsolfast.metrics import PROTOCOLS, Protocol, get_protocol
-from wsolfast.recipe import DataSpec, EvaluateSpec, Recipe, RecipeError, RuntimeSpec, StageSpec
+from wsolfast.recipe import DataSpec, EvaluateSpec, Recipe, RecipeError, RuntimeSpec, StageSpec, ValidateSpec
 
 _log = logging.getLogger(__name__)
 
@@ -171,6 +171,31 @@ def check_other_splits(recipe: Recipe, class_names: Sequence[str]) -> None:
 def open_export_data(recipe: Recipe, split: str = "train_weaksup", class_names: Sequence[str] = ()) -> data.Dataset:
     """Open ``split`` for a stage that leaves maps for a later one: whole images, warped, in one order."""
     return _open(recipe, split, class_names, resize=recipe.data.resize, crop=None, train=False)
+
+
+def open_validation_data(
+    recipe: Recipe, stage: StageSpec, spec: ValidateSpec, class_names: Sequence[str]
+) -> data.Dataset:
+    """Open the split that a stage is validated on, all of it: whole images, of the stage's own size if it has one.
+
+    Args:
+        recipe: says what data that is.
+        stage: one of its stages.
+        spec: of the stage.
+        class_names: those of the run.
+
+    Raises:
+        DataError: if the split cannot be opened, or has a class that the run does not know.
+    """
+    view = eval_view(recipe)
+    own = stage.crop or stage.resize
+    if own is not None and not spec.boxes:
+        view = data.View(own)
+    if spec.split == "held_out":
+        # Training has looked through these images.
+        recipe = replace(recipe, data=replace(recipe.data, skip_bad=False))
+    split = "train_weaksup" if spec.split == "held_out" else spec.split
+    return _open(recipe, split, class_names, resize=view.resize, crop=view.crop, train=False)
 
 
 def open_eval_data(recipe: Recipe, split: str, class_names: Sequence[str] = ()) -> data.Dataset:

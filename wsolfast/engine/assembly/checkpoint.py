@@ -107,7 +107,8 @@ def load_start(run: RunFolder, stage: StageSpec, method: Method) -> None:
     """
     source = stage.backbone.from_stage
     if source is not None:
-        file = run.weights_path(source)
+        (earlier,) = (one for one in run.recipe.stage if one.name == source)
+        file = run.weights_path(source, best=earlier.takes_best)
         tensors = _read(file)
         for part in method.starts_with:
             _load(file, part_of(tensors, part), method.get_submodule(part))

@@ -34,6 +34,11 @@ def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
     if stage.epochs and own and run.class_names() and run.class_names() != own:
         raise RecipeError(f"evaluate.classifier: {run.path} has other classes, or the same ones in another order")
     weights = ref.weights_in(run)
+    if stage.takes_best and not weights.is_file() and run.weights_path(stage.name).is_file():
+        raise MissingError(
+            f"{weights}: missing, the stage was trained without [stage.validate]; "
+            f"set stage.{stage.name}.validate.weights=last"
+        )
     if not weights.is_file() and stage.epochs > 0:
         raise MissingError(f"{weights}: missing, the run is not finished; wsolfast train --resume {run.path}")
     seed_everything(recipe.seed)

@@ -29,6 +29,11 @@ def check_recipe(recipe: Recipe) -> None:
     for stage in recipe.stage:
         if fits(stage):
             _check_fitted(stage)
+        if stage.validate is not None and not classifies(stage):
+            raise RecipeError(
+                f"stage.{stage.name}.validate: {stage.method} does not classify, so it cannot be validated by labels; "
+                "leave it out"
+            )
     for name in ("", *(variant.name for variant in recipe.variant)):
         spec = dataclasses.replace(recipe.evaluate, variant=name)
         _check_evaluation(as_measured(dataclasses.replace(recipe, evaluate=spec)))
@@ -82,7 +87,7 @@ def _check_fitted(stage: StageSpec) -> None:
     where, usual = f"stage.{stage.name}", StageSpec(stage.name, stage.method, 1, stage.backbone)
     if stage.epochs > 1:
         raise RecipeError(f"{where}.epochs: {stage.method} is fitted in one pass, expected 1, got {stage.epochs}")
-    for key in ("accumulate", "sync_bn", "crop", "uses", "optim", "schedule"):
+    for key in ("accumulate", "sync_bn", "crop", "uses", "optim", "schedule", "validate"):
         if getattr(stage, key) != getattr(usual, key):
             raise RecipeError(
                 f"{where}.{key}: {stage.method} is fitted to whole images without a gradient and has no use for it; "

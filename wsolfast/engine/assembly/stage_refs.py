@@ -30,13 +30,18 @@ class StageRef:
         return self.recipe.data.crop if self.stage.crop is None else self.stage.crop
 
     def weights_in(self, run: RunFolder) -> Path:
-        """Return the file of the stage's weights: their average where one is kept, unless ``evaluate.ema`` is false.
+        """Return the file of the stage's weights: the best or the last ones, as the stage says.
+
+        Where an average of the weights is kept, both are averages; ``evaluate.ema = false`` asks for the last weights
+        themselves.
 
         Args:
             run: the run at hand; a stage of another run has its own.
         """
-        holder, averaged = self.run or run, self.recipe.evaluate.ema is not False or self.stage.optim.ema is None
-        return holder.weights_path(self.stage.name) if averaged else holder.raw_weights_path(self.stage.name)
+        holder = self.run or run
+        if self.recipe.evaluate.ema is False and self.stage.optim.ema is not None:
+            return holder.raw_weights_path(self.stage.name)
+        return holder.weights_path(self.stage.name, best=self.stage.takes_best)
 
 
 def localizer_of(recipe: Recipe) -> StageRef:

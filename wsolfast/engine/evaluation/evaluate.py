@@ -12,11 +12,13 @@ from wsolfast.engine.evaluation.eval_split import EvalShard, EvalSplit
 from wsolfast.engine.evaluation.measure import SplitMetrics
 from wsolfast.engine.evaluation.per_image import ImageRows, write_table
 from wsolfast.engine.evaluation.stopwatch import describe, in_words
+from wsolfast.engine.loggers.opening import observed
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
 from wsolfast.engine.run.distributed import is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError
+from wsolfast.engine.run.observers import Observer
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults, ThresholdSweep
 from wsolfast.engine.run.run_folder import RunFolder, write_json
@@ -33,6 +35,7 @@ def evaluate(
     merge_shards: int | None = None,
     gaussian: bool = False,
     progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> EvalResults:
     """Measure a run on ``recipe.evaluate.split`` and write ``eval/<split>/`` into its folder.
 
@@ -49,6 +52,7 @@ def evaluate(
         merge_shards: the score maps are those that so many shards have left; the network does not run.
         gaussian: measure the central Gaussian too, which takes as long as measuring the method's maps.
         progress: where to show how far it is.
+        observers: are told of the results, as the loggers of ``runtime.loggers`` are; one that fails is left out.
 
     Returns:
         The content of ``results.json``.
@@ -105,10 +109,13 @@ def evaluate(
             seconds=round(time.monotonic() - started, 2),
             evaluated=now(),
             environment=describe_environment(),
+            chosen_by_boxes=_chosen_by_boxes(network),
         )
         curves = metrics.curves()
         write_json(test.folder / "curves.json", {} if curves is None else curves.to_json(), indent=None)
         write_json(test.folder / "results.json", results.to_json())
+        with observed(run, recipe.runtime.loggers, observers, progress):
+            run.observers.tell(lambda one: one.on_evaluation(results))
     return results
 
 
@@ -183,6 +190,12 @@ def _check_shards(shards: int | None, test: EvalSplit, fullsup: EvalSplit | None
             f"{test.maps.folder}: score maps of shard {', '.join(map(str, unfinished))} are not all there; "
             f"finish with: wsolfast eval {test.run.path} --shard {unfinished[0]}"
         )
+
+
+def _chosen_by_boxes(network: Network) -> str | None:
+    """Return what looked at boxes to choose the weights of one of the networks; None if nothing did."""
+    recipes = {id(ref.recipe): ref.recipe for ref in (network.localizer, network.classifier) if ref is not None}
+    return "; ".join(filter(None, (recipe.chosen_by_boxes for recipe in recipes.values()))) or None
 
 
 def _without_list(thresholds: Sequence[float]) -> ThresholdSweep:

@@ -265,6 +265,12 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
                 f"{run.label} has {count(run.results.maps_constant, 'score map')} with one value everywhere; "
                 "a box of such a map is rounding noise."
             )
+    for run in runs:
+        if run.results is not None and run.results.chosen_by_boxes:
+            notes.append(
+                f"The weights of {run.label} were chosen by boxes ({run.results.chosen_by_boxes}), so it is not weakly "
+                "supervised."
+            )
     evaluated = [run.results for run in runs if run.results is not None]
     if evaluated and not any(one.pixel for one in evaluated):
         notes.append("This data set has no object masks, so there are no pixel metrics (PxAP, Peak-IoU).")

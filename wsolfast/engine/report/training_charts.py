@@ -41,17 +41,32 @@ def draw_charts(rows: Sequence[Sequence[Chart]]) -> Image.Image:
 
 def _of_stage(run: RunRecord, stage: str, title: str) -> list[Chart]:
     rows = [row for row in run.history if row.get("stage", "") == stage]
+    checks = [
+        {"step": row.get("step", i)} | row["validation"]
+        for i, row in enumerate(row for row in run.validations if row.get("stage", "") == stage)
+    ]
     parts = ["loss", *sorted({key for row in rows for key in row if key.startswith("loss_")})]
     losses = [_series(rows, part, part.removeprefix("loss_"), color) for color, part in enumerate(parts)]
+    if checks:
+        losses.append(_series(checks, "loss", "validation", len(parts)))
     steps = rows[-1].get("step", len(rows))
-    ends = f"loss from {losses[0].y[0]:.3g} to {losses[0].y[-1]:.3g} over {steps} steps"
-    found = [line_chart(title, losses, x_label="step", y_label="loss", description=ends)]
-    for key, factor, name in (("accuracy", 100, "training accuracy, %"), ("lr", 1, "learning rate")):
-        one = _series(rows, key, name.partition(",")[0], 0, factor)
-        if one.x:
-            says = f"from {one.y[0]:.3g} to {one.y[-1]:.3g}"
-            ticks = (0, 25, 50, 75, 100) if key == "accuracy" else None
-            found.append(line_chart(title, [one], x_label="step", y_label=name, y_ticks=ticks, description=says))
+    says = f"loss from {losses[0].y[0]:.3g} to {losses[0].y[-1]:.3g} over {steps} steps"
+    found = [line_chart(title, losses, x_label="step", y_label="loss", description=says)]
+    accuracy = [
+        _series(rows, "accuracy", "training accuracy", 0, 100),
+        _series(checks, "accuracy", "validation accuracy", 1, 100),
+        _series(checks, "gt_known_loc", "validation GT-known Loc, which looks at boxes", 2),
+    ]
+    for name, ticks, lines in (
+        ("accuracy, %" if checks else "training accuracy, %", (0, 25, 50, 75, 100), accuracy),
+        ("learning rate", None, [_series(rows, "lr", "learning rate", 0)]),
+    ):
+        lines = [line for line in lines if line.x]
+        if lines:
+            names = [f"{line.name} " if len(lines) > 1 else "" for line in lines]
+            ends = [f"from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines]
+            says = "; ".join(name + end for name, end in zip(names, ends, strict=True))
+            found.append(line_chart(title, lines, x_label="step", y_label=name, y_ticks=ticks, description=says))
     return found
 
 

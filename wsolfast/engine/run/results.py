@@ -147,6 +147,7 @@ class EvalResults(Measurement):
     evaluated: str  # date and time
     environment: dict[str, Any]  # machine, code and packages
     error_split: ErrorShares | None = None  # where boxes are measured
+    chosen_by_boxes: str | None = None  # what chose the weights by looking at boxes; None if nothing did
 
     @property
     def measured(self) -> dict[str, float]:
@@ -301,6 +302,7 @@ class ReproducedRecipe(Record):
     mean: dict[str, float]
     lowest: dict[str, float]
     highest: dict[str, float]
+    chosen_by_boxes: str | None = None  # as in EvalResults
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from wsolfast.data import atomic
 from wsolfast.engine.run.distributed import is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
 from wsolfast.engine.run.errors import InUseError, MissingError, UsageError
+from wsolfast.engine.run.observers import Observers
 from wsolfast.engine.run.outputs import LIST, Outputs
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
@@ -31,6 +32,7 @@ _OWNED = (
     "eval",
     "report",
     "stages",
+    "loggers",
     "localized",
     "card.json",
 )
@@ -50,6 +52,9 @@ class RunFolder:
 
     Raises:
         MissingError: if ``path`` holds no run.
+
+    Attributes:
+        observers: are told of every event.
     """
 
     def __init__(self, path: str | Path):
@@ -58,6 +63,7 @@ class RunFolder:
         self.recipe = parse_recipe((self.path / "recipe.toml").read_text(encoding="utf-8"), self.path.name)
         self._made: list[Path] | None = None  # folders that this start has made; None of a run that is not new
         self._recipe_before: str | None = None
+        self.observers = Observers(self.log)
 
     @classmethod
     def create(
@@ -151,9 +157,9 @@ class RunFolder:
         """Return the folder of a stage: the run folder itself if it is the only one."""
         return self.path if len(self.recipe.stage) == 1 else self.path / "stages" / stage
 
-    def weights_path(self, stage: str) -> Path:
-        """Return the file of the weights that the finished stage leaves."""
-        return self.stage_path(stage) / "checkpoints" / "model.safetensors"
+    def weights_path(self, stage: str, *, best: bool = False) -> Path:
+        """Return the file of the weights that the finished stage leaves: the last ones, or the best ones."""
+        return self.stage_path(stage) / "checkpoints" / ("best.safetensors" if best else "model.safetensors")
 
     def raw_weights_path(self, stage: str) -> Path:
         """Return the file of the weights as the optimizer left them, where a stage leaves their average."""
@@ -220,8 +226,9 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def event(self, **values: object) -> None:
-        """Append ``values`` as one line to ``metrics.jsonl``."""
+        """Append ``values`` as one line to ``metrics.jsonl``, and tell the observers of them."""
         self._append("metrics.jsonl", json.dumps(values, allow_nan=False))
+        self.observers.tell(lambda observer: observer.on_event(values))
 
     def log(self, text: str) -> None:
         """Append ``text`` as one line to ``train.log``."""

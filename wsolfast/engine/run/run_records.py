@@ -25,6 +25,7 @@ class RunRecord:
     recipe_text: str
     env: dict
     history: list[dict]  # the lines of metrics.jsonl that carry a loss
+    validations: list[dict]  # those that carry a validation
     evaluation: Path  # folder of the evaluation, which may be missing
     results: EvalResults | None  # None: not evaluated
     curves: Curves | None  # None: no boxes, or no file
@@ -57,12 +58,13 @@ def _environment(path: Path) -> dict:
         raise MissingError(f"{path} is not valid JSON ({error})") from error
 
 
-def _history(path: Path) -> list[dict]:
-    """Return the lines of metrics.jsonl that carry a loss, one per stage and step.
+def _history(path: Path) -> tuple[list[dict], list[dict]]:
+    """Return the lines of metrics.jsonl that carry a loss, and those that carry a validation, one per stage and step.
 
     A killed run may leave its last line torn; a resumed one logs the steps since its checkpoint again, and these count.
     """
     rows: dict[tuple, dict] = {}
+    validations: dict[tuple, dict] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
@@ -70,7 +72,9 @@ def _history(path: Path) -> list[dict]:
             continue
         if isinstance(row, dict) and isinstance(row.get("loss"), int | float):
             rows[row.get("stage"), row.get("step", len(rows))] = row
-    return list(rows.values())
+        elif isinstance(row, dict) and isinstance(row.get("validation"), dict):
+            validations[row.get("stage"), row.get("step", len(validations))] = row
+    return list(rows.values()), list(validations.values())
 
 
 def _evaluated(path: Path) -> list[str]:
@@ -82,6 +86,11 @@ def _label(method: str, added: Sequence[str]) -> str:
     known = method.partition(".")[0] in list_methods()
     name = display_name(method) if known else method.rpartition(":")[2]
     return " + ".join([name, *(one.replace("_", "-").upper() for one in dict.fromkeys(filter(None, added)))])
+
+
+def _mark(results: EvalResults | None) -> str:
+    """Return what stands behind the name of a run whose weights were chosen by boxes, wherever it is named."""
+    return " (chosen by boxes)" if results is not None and results.chosen_by_boxes else ""
 
 
 def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
@@ -99,13 +108,15 @@ def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     boxes = found is not None and "iou50" in found.metrics
     method = (recipe.get("stage") or [{}])[-1].get("method") or path.name if found is None else found.method
     added = [] if found is None else [found.variant, found.post.replace("none", "")]
+    history, validations = _history(path / "metrics.jsonl")
     return RunRecord(
         path=path,
-        label=_label(str(method), added),
+        label=_label(str(method), added) + _mark(found),
         recipe=recipe,
         recipe_text=text,
         env=_environment(path / "env.json"),
-        history=_history(path / "metrics.jsonl"),
+        history=history,
+        validations=validations,
         evaluation=folder,
         results=found,
         curves=Curves.read(curves) if boxes and curves.is_file() else None,
@@ -133,4 +144,4 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
         raise UsageError("a report needs at least one run folder, got none")
     runs = [_read_run(Path(path)) for path in paths]
     count = Counter(run.label for run in runs)
-    return [replace(run, label=run.path.name) if count[run.label] > 1 else run for run in runs]
+    return [replace(run, label=run.path.name + _mark(run.results)) if count[run.label] > 1 else run for run in runs]

@@ -60,9 +60,14 @@ class EpochLog:
             return {}
         return {"gradient_norm": result.gradient_norm, "clipped": float(result.gradient_norm > limit)}
 
+    @property
+    def mean_loss(self) -> float | None:
+        """Mean of the losses that were finite; None if none was."""
+        return fmean(self.losses) if self.losses else None
+
     def summary(self, epochs: int) -> str:
         """Return the line that is logged when ``epochs`` are done."""
-        mean = f"{fmean(self.losses):.4f}" if self.losses else "not finite"
+        mean = "not finite" if self.mean_loss is None else f"{self.mean_loss:.4f}"
         return f"epoch {epochs}/{self.stage.epochs}  loss {mean}  {self.speed:.1f} images/s"
 
 

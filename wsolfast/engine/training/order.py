@@ -1,6 +1,6 @@
 """Order of a stage's training images: the batches of every epoch, and each process's parts of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +39,13 @@ class DataOrder:
         stage: gives the batch size, and the turns in which each batch is worked through.
         seed: another one for every stage of a recipe.
         sampler: the method's :meth:`wsolfast.methods.Method.batch_sampler`.
+        held_out: indices of images that no batch shows.
     """
 
-    def __init__(self, labels: Tensor, stage: StageSpec, seed: int, sampler: Sampler):
-        self.labels, self.stage, self.seed, self.sampler = labels, stage, seed, sampler
+    def __init__(self, labels: Tensor, stage: StageSpec, seed: int, sampler: Sampler, held_out: Collection[int] = ()):
+        left_out = set(held_out)
+        self.images = [index for index in range(len(labels)) if index not in left_out]
+        self.labels, self.stage, self.seed, self.sampler = labels[self.images], stage, seed, sampler
         self.steps_per_epoch = len(self.batches(0))
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -57,8 +60,8 @@ class DataOrder:
         except ValueError as error:
             raise RecipeError(f"stage.{self.stage.name}: {error}") from error
         if sampled is not None:
-            return [list(batch) for batch in sampled]
-        order = epoch_order(self.seed, epoch, len(self.labels)).tolist()
+            return [[self.images[place] for place in batch] for batch in sampled]
+        order = [self.images[place] for place in epoch_order(self.seed, epoch, len(self.labels)).tolist()]
         return [order[i : i + size] for i in range(0, len(order), size)]
 
     def remaining(self, at: TrainPosition) -> list[BatchParts]:

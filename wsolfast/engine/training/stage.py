@@ -1,10 +1,12 @@
 """A stage of a recipe at work: its images, its network, its checkpoints, and the weights that it leaves."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wsolfast.engine.assembly.build import (
     build_method,
@@ -13,7 +15,7 @@ from wsolfast.engine.assembly.build import (
     memory_format,
     open_training_data,
 )
-from wsolfast.engine.assembly.checkpoint import load_start, save_weights, seed_everything
+from wsolfast.engine.assembly.checkpoint import load_start, load_weights, save_weights, seed_everything
 from wsolfast.engine.assembly.preflight import check_stages
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.progress import Progress
@@ -123,18 +125,26 @@ class StageWork:
         for message in self.dataset.describe_cache():
             self._log(f"cache: {message}")
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What the header of a file of weights says."""
+        return {"method": self.stage.method, "recipe": self.run.recipe.name, "stage": self.stage.name}
+
     def _leave_weights(self) -> None:
         run, stage = self.run, self.stage
+        last = self.method.state_dict()
+        if stage.takes_best:
+            last = {name: tensor.cpu().clone() for name, tensor in last.items()}
+            load_weights(run.weights_path(stage.name, best=True), self.method)
         artefacts.save(
             run, stage, self.method, self.device, identity=self.identity, stop=self.stop, progress=self.progress
         )
-        self._save_weights(self.weights)
+        self._save_weights(self.weights, last)
         # What the first process wrote is there before anyone reads it.
         distributed.from_first(None)
 
-    def _save_weights(self, file: Path) -> None:
-        about = {"method": self.stage.method, "recipe": self.run.recipe.name, "stage": self.stage.name}
-        save_weights(file, self.method.state_dict(), about)
+    def _save_weights(self, file: Path, state: Mapping[str, Tensor]) -> None:
+        save_weights(file, state, self.about)
 
     def _log(self, text: str) -> None:
         self.run.log(text)

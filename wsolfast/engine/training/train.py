@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -11,16 +12,19 @@ from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.assembly.stage_refs import fits
+from wsolfast.engine.loggers.opening import begin_stage, check_loggers, observed
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.allocator import keep_freed_memory
 from wsolfast.engine.run.determinism import deterministic_algorithms
 from wsolfast.engine.run.environment import now
 from wsolfast.engine.run.errors import Interrupted
+from wsolfast.engine.run.observers import EpochEnd, Observer
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest
 from wsolfast.engine.run.words import count
 from wsolfast.engine.training import artefacts
+from wsolfast.engine.training.best_weights import BestWeights
 from wsolfast.engine.training.fit import StageFit
 from wsolfast.engine.training.gradients import GradientAccumulator, StepResult, agree
 from wsolfast.engine.training.loading import load_parts
@@ -28,11 +32,12 @@ from wsolfast.engine.training.logs import EpochLog, NonFiniteSteps
 from wsolfast.engine.training.order import DataOrder, TrainPosition
 from wsolfast.engine.training.stage import StageWork, recipe_hash
 from wsolfast.engine.training.updates import WeightUpdate
+from wsolfast.engine.training.validation import Validation, ValidationState, in_words
 from wsolfast.recipe import Recipe, RecipeError
 from wsolfast.types import Batch, TrainState, derive_seed
 
 
-def train(run: RunFolder, progress: Progress | None = None) -> None:
+def train(run: RunFolder, progress: Progress | None = None, *, observers: Sequence[Observer] = ()) -> None:
     """Train every stage of the run's recipe that is not finished, from the last checkpoint if there is one.
 
     Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share every batch of the recipe, or the
@@ -41,9 +46,12 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
     Args:
         run: has the recipe; the weights go there.
         progress: where to show how far it is.
+        observers: are told of events and epochs, as the loggers of the recipe's ``runtime.loggers`` are; one that
+            fails is left out.
 
     Raises:
         Interrupted: a signal asked for a stop; the checkpoint is written.
+        BackendError: the package of a logger is not installed.
         RunError: the loss or the gradient is not finite; the message names the step and its images.
         RecipeError: something in the recipe cannot be meant, or the checkpoint was written under another one. What was
             there before the start of a run is there again.
@@ -56,6 +64,7 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         device = choose_device(run.recipe.runtime.device)
         check_recipe(run.recipe)
         artefacts.check_uses(run.recipe)
+        check_loggers(run.recipe.runtime.loggers)
         finished = distributed.from_first([run.weights_path(stage.name).exists() for stage in run.recipe.stage])
         if all(finished):
             return
@@ -63,12 +72,13 @@ def train(run: RunFolder, progress: Progress | None = None) -> None:
         started = time.monotonic()
         run.update_environment(device=describe_device(device), amp=amp, processes=distributed.world_size())
         try:
-            for index, done in enumerate(finished):
-                if not done:
-                    kind = StageFit if fits(run.recipe.stage[index]) else StageTraining
-                    stage: StageWork = kind(run, index, device, amp, progress, stop)
-                    stage.check_later_stages()
-                    stage.train()
+            with observed(run, run.recipe.runtime.loggers, observers, progress):
+                for index, done in enumerate(finished):
+                    if not done:
+                        kind = StageFit if fits(run.recipe.stage[index]) else StageTraining
+                        stage: StageWork = kind(run, index, device, amp, progress, stop)
+                        stage.check_later_stages()
+                        stage.train()
             run.update_environment(finished=now())
         finally:
             run.add_seconds(time.monotonic() - started)
@@ -98,7 +108,11 @@ class StageTraining(StageWork):
         recipe, stage = run.recipe, self.stage
         where, fused = f"stage.{stage.name}.optim", recipe.runtime.fused_optimizer
         self.optimizer = build_optimizer(self.method, stage.optim, where, fused=fused)
-        self.order = DataOrder(self.dataset.labels, stage, self.seed, self.method.batch_sampler)
+        self.validation: Validation | None = None
+        if stage.validate is not None:
+            self.validation = Validation(run, stage, stage.validate, self.dataset, device, amp, progress, stop)
+        held_out = self.validation.held_out if self.validation else ()
+        self.order = DataOrder(self.dataset.labels, stage, self.seed, self.method.batch_sampler, held_out)
         self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
         saved = self.saved
         self.at = self.checkpoints.restore(saved, self.method, self.optimizer) if saved else TrainPosition()
@@ -106,6 +120,11 @@ class StageTraining(StageWork):
         self.update = WeightUpdate(self.method, self.optimizer, stage.optim, self.gradients.scaler)
         if saved:
             self.update.load(saved)
+        if self.validation is not None:
+            if saved:
+                self.validation.state = ValidationState(**saved["validation"])
+            best = run.weights_path(stage.name, best=True)
+            self.best = BestWeights(best, self.about, self.validation.state.step)
         self.nonfinite = NonFiniteSteps(run, stage.name, self._log, self.at.step)
 
     def train(self) -> None:
@@ -118,11 +137,17 @@ class StageTraining(StageWork):
         stage, at, steps_per_epoch = self.stage, self.at, self.order.steps_per_epoch
         first = at.step
         amount = f"{count(stage.epochs, 'epoch')} of {count(steps_per_epoch, 'step')}"
+        if self.validation is not None:
+            amount += f", validated on {self.validation.describe()}"
         self._log_start(amount, f"step {at.step}" if at.step else "")
+        begin_stage(self.run, stage.name, at.step)
         self._hold_images()
         self.method.train()
         with self.progress.task(stage.name, stage.epochs * steps_per_epoch, at.step) as advance:
-            while at.epoch < stage.epochs:
+            # A stop may have put it off.
+            if not self._end_epoch(None):
+                raise self._stopped()
+            while not self.ended:
                 log = EpochLog(self.run, stage, steps_per_epoch)
                 for indices, parts in self.remaining():
                     result = self.step(indices, parts)
@@ -130,15 +155,69 @@ class StageTraining(StageWork):
                         self.run.keep()
                     advance(1, log.add(result, at, images=len(indices), rate=self._rate(at.step)))
                     at.advance(steps_per_epoch)
-                    epoch_ends = at.step_in_epoch == 0
+                    epoch_ends, stop = at.step_in_epoch == 0, result.stop
                     if epoch_ends:
                         self._log(log.summary(at.epoch))
-                    if epoch_ends or result.save or result.stop:
-                        self.checkpoints.save(at, self.method, self.optimizer, self.update.state())
-                    if result.stop:
-                        again = f"wsolfast train --resume {self.run.path}"
-                        raise Interrupted(f"stopped at step {at.step}; continue with: {again}")
+                        stop = stop or not self._end_epoch(log)
+                    if epoch_ends or result.save or stop:
+                        self._save()
+                    if stop:
+                        raise self._stopped()
+        if self.validation is not None and self.validation.state.step is not None:
+            self.best.finish(self.validation.state.step)
         self._leave_weights()
+
+    @property
+    def ended(self) -> bool:
+        """True after the last epoch, or if validation ends the stage early."""
+        return self.at.epoch >= self.stage.epochs or (self.validation is not None and self.validation.ends_stage)
+
+    def _end_epoch(self, log: EpochLog | None) -> bool:
+        """Validate if that is due, and tell of the end of the epoch.
+
+        Args:
+            log: of the epoch; None if a stop came between it and its validation, which is then made up for.
+
+        Returns:
+            bool: False if a signal asked for a stop during the validation, which is then still due.
+        """
+        at, validation, found = self.at, self.validation, None
+        if validation is not None and validation.is_due(at, ended=at.epoch >= self.stage.epochs):
+            with self.update.averaged():
+                found = validation.measure(self.method)
+                if found is None:
+                    return False
+                if best := validation.note(found, at):
+                    self.best.save(self.method, at.step)
+            self._log(in_words(found, validation.spec, best=best))
+            if validation.ends_stage and at.epoch < self.stage.epochs:
+                waited = count(validation.state.waited, "validation")
+                better = f"{waited} without a better {validation.spec.select}"
+                self._log(f"{self.stage.name}: ends after epoch {at.epoch}, {better}")
+        if log is not None or found is not None:
+            self._tell_epoch(log, found)
+        return True
+
+    def _tell_epoch(self, log: EpochLog | None, found: dict[str, float] | None) -> None:
+        at, observers = self.at, self.run.observers
+        pictures = {}
+        if self.validation is not None and found is not None and observers.want_pictures:
+            with self.update.averaged():
+                pictures = self.validation.draw(self.method)
+        loss, speed = (None, None) if log is None else (log.mean_loss, log.speed)
+        end = EpochEnd(self.stage.name, at.epoch, at.step, loss, speed, found or {}, pictures)
+        observers.tell(lambda one: one.on_epoch(end))
+
+    def _save(self) -> None:
+        more = self.update.state()
+        if self.validation is not None:
+            more["validation"] = asdict(self.validation.state)
+        self.checkpoints.save(self.at, self.method, self.optimizer, more)
+        if self.validation is not None:
+            self.best.checkpointed(self.validation.state.step)
+
+    def _stopped(self) -> Interrupted:
+        return Interrupted(f"stopped at step {self.at.step}; continue with: wsolfast train --resume {self.run.path}")
 
     def remaining(self) -> Iterator[tuple[list[int], list[Batch]]]:
         """Load what is left of the epoch: the indices of each batch, and this process's parts of it."""
@@ -183,7 +262,7 @@ class StageTraining(StageWork):
 
     def _leave_weights(self) -> None:
         if self.update.average is not None:
-            self._save_weights(self.run.raw_weights_path(self.stage.name))
+            self._save_weights(self.run.raw_weights_path(self.stage.name), self.method.state_dict())
         with self.update.averaged():
             super()._leave_weights()
 
