@@ -77,7 +77,9 @@ def _convert(value: object, hint: Any, where: str) -> object:
         if option in (str, int, float, bool) and type(value) is option:
             return value
     wanted = " or ".join(_type_name(option) for option in options)
-    raise RecipeError(f"{where}: expected {wanted}, got {value!r}")
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    near = nearest(value, words, "") if isinstance(value, str) else ""
+    raise RecipeError(f"{where}: expected {wanted}, got {value!r}{near and f'; {near}'}")
 
 
 def _is_union(hint: object) -> bool:
@@ -91,6 +93,8 @@ def _type_name(option: Any) -> str:
     if origin is tuple:
         if dataclasses.is_dataclass(args[0]):
             return "an array of tables"
+        if typing.get_origin(args[0]) is Literal:
+            return f"an array of {', '.join(typing.get_args(args[0]))}"
         return f"an array of {'' if args[-1] is Ellipsis else f'{len(args)} '}{args[0].__name__}"
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
     return "a table" if origin is dict else names[option]

@@ -307,8 +307,11 @@ def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
 
 
 def test_an_unknown_logger_is_named(tiny):
-    with pytest.raises(RecipeError, match=r"runtime.loggers: expected one of tensorboard, wandb, mlflow, csv"):
+    words = "tensorboard, wandb, mlflow, csv"
+    with pytest.raises(RecipeError, match=rf"loggers: expected one of {words}, got .*; did you mean 'tensorboard'\?"):
         tiny('runtime.loggers=["tensorbord"]')
+    with pytest.raises(RecipeError, match=f"loggers: expected an array of {words}, got 'csv'"):
+        tiny("runtime.loggers=csv")
 
 
 @pytest.mark.parametrize("fails", ["init", "log", "finish"])

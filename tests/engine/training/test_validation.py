@@ -306,6 +306,35 @@ def test_a_run_that_dies_keeps_the_best_of_its_checkpoint(tiny, tmp_path, monkey
     assert all(map(same, left(whole), left(run)))
 
 
+def test_averaged_weights_are_validated_and_the_best_of_them_kept(tiny, tmp_path, random_method, interrupt):
+    table = 'stage.validate={held_out = 0.2, select = "loss", weights = "best"}'
+    recipe = tiny("stage.epochs=3", "stage.optim.ema=0.5", "stage.optim.lr=0.1", table)
+    seen, measure = [], Validation.measure
+
+    def noted(self, method):
+        seen.append({name: tensor.clone() for name, tensor in method.state_dict().items()})
+        return measure(self, method)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Validation, "measure", noted)
+        whole = start(tmp_path / "whole", recipe)
+    last, best = left(whole)
+    assert same(seen[-1], last)
+    assert not same(load_file(whole.raw_weights_path("localizer")), last)
+    assert any(same(one, best) for one in seen)
+    assert same(load_method(whole, localizer_of(recipe), 2).state_dict(), best)
+    raw = replace(recipe, evaluate=replace(recipe.evaluate, ema=False))
+    assert same(load_method(whole, localizer_of(raw), 2).state_dict(), load_file(whole.raw_weights_path("localizer")))
+
+    run = RunFolder.create(tmp_path / "stopped", recipe)
+    interrupt(Dropped, "training_step", 4)
+    with pytest.raises(Interrupted):
+        train(run)
+    train(RunFolder(run.path))
+    assert all(map(same, left(whole), left(run)))
+    assert validations(run) == validations(whole)
+
+
 def train_on_ranks(folder, recipe):
     train(RunFolder.create(folder, recipe))
 
@@ -388,7 +417,7 @@ device = "cpu"
         ('select = "gt_known_loc"', "gt_known_loc looks at boxes, .*or say boxes = true, which every table then marks"),
         ('select = "gt_known_loc", boxes = true', "validate.split: the images of train_weaksup have no boxes"),
         ('boxes = true, split = "train_fullsup"', "validate.boxes: accuracy looks at no box"),
-        ('select = "accuracyy"', "validate.select: expected one of accuracy, loss, gt_known_loc"),
+        ('select = "accuracyy"', "validate.select: expected one of .*, got 'accuracyy'; did you mean 'accuracy'"),
         ("evry = 2", "unknown key 'stage.validate.evry'; did you mean 'every'"),
         ("every = 0", "validate.every: expected 1 or more, got 0"),
         ("patience = -1", "validate.patience: expected 0 or more"),
