@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import data
-from wsolfast.engine.assembly.build import count_workers, eval_protocol, open_validation_data
+from wsolfast.engine.assembly.build import count_workers, eval_protocol, memory_format, open_validation_data
 from wsolfast.engine.assembly.precision import autocast
 from wsolfast.engine.report.pictures import overlay
 from wsolfast.engine.run import distributed
@@ -192,7 +192,7 @@ class Validation:
         return load_batches(self.dataset, batches, data.collate, workers=workers, pin_memory=pin_memory)
 
     def _logits(self, method: Method, batch: Batch, indices: Sequence[int], boxes: BoxAccuracy | None) -> Tensor:
-        layout = torch.channels_last if self.run.recipe.runtime.channels_last else torch.contiguous_format
+        layout = memory_format(self.run.recipe.runtime.channels_last, self.device)
         image = batch.image.contiguous(memory_format=layout)
         with autocast(self.device, self.amp):
             if boxes is None:
