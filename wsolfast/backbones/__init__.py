@@ -10,7 +10,14 @@ from types import ModuleType
 
 from wsolfast._nearest import nearest
 from wsolfast.backbones._alexnet import AlexNetEmbedding
-from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
+from wsolfast.backbones._base import (
+    Backbone,
+    BackboneError,
+    ClassifierHead,
+    StageInfo,
+    call_as_constant,
+    realize,
+)
 from wsolfast.backbones._drop_path import set_drop_path
 from wsolfast.backbones._load_report import LoadReport
 from wsolfast.backbones._weights import WeightsError, class_names_of, load_weights, read_state
@@ -24,6 +31,7 @@ __all__ = [
     "StageInfo",
     "WeightsError",
     "build",
+    "call_as_constant",
     "class_names_of",
     "list_backbones",
     "list_layouts",
@@ -59,7 +67,7 @@ def build(
         name: one of :func:`list_backbones`, or ``timm:<name>``.
         layout: which strides and pools; see :func:`list_layouts`. The first one if None.
         weights: ``"none"`` (Kaiming-normal convolutions); a ``.pth``, ``.pt`` or ``.safetensors`` file; a torchvision
-            weight enum, ``"VGG16_Weights.IMAGENET1K_V1"``; ``"pretrained"`` for a timm network's own weights.
+            weight enum, ``"VGG16_Weights.IMAGENET1K_V1"``; ``"pretrained"`` for the weights of timm's networks.
         input_size: side of the square input in pixels, for timm networks that are built for one size.
         freeze_bn: batch norms stay in eval mode under ``.train()``. Weights whose batch norms are folded into the
             convolutions need this: their running statistics are not those of the activations.

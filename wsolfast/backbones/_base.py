@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -63,6 +64,8 @@ class Architecture:
     relu_maps: bool = False
     # Submodule path -> its path in published checkpoints of another layout of modules.
     published_names: Mapping[str, str] = field(default_factory=dict)
+    # Repository on the Hugging Face hub that has the network's own weights.
+    hub_id: str | None = None
 
 
 class Backbone(nn.Module):
@@ -97,6 +100,7 @@ class Backbone(nn.Module):
         self.head = architecture.head
         self.relu_maps = architecture.relu_maps
         self.published_names = dict(architecture.published_names)
+        self.hub_id = architecture.hub_id
         self.freeze_bn = freeze_bn
         self._inserted: tuple[str, ...] = ()
         self._frozen: tuple[str, ...] = ()
@@ -142,13 +146,18 @@ class Backbone(nn.Module):
         """Return the features of every stage of ``normalized`` images [N, 3, H, W], as :meth:`normalize` gives them."""
         return self._run(normalized, self._steps)
 
-    def extract_from(self, stage: str, features: Tensor) -> dict[str, Tensor]:
+    def extract_from(self, stage: str, features: Tensor, *, constant: bool = False) -> dict[str, Tensor]:
         """Return the features of every stage above ``stage``, of the ``features`` [N, C, h, w] that it gave.
+
+        Args:
+            stage: one of ``stages``.
+            features: the network goes on from these.
+            constant: the layers do not train on these features, see :func:`call_as_constant`.
 
         Raises:
             BackboneError: if there is no such stage.
         """
-        return self._run(features, self._steps[self._position(stage, "to start from") + 1 :])
+        return self._run(features, self._steps[self._position(stage, "to start from") + 1 :], constant=constant)
 
     def features_with_graph(self, image: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the features of every stage, those above ``stage`` as functions of it: a graph begins there.
@@ -169,10 +178,13 @@ class Backbone(nn.Module):
         leaf = below[stage].requires_grad_()
         return below | {stage: leaf} | self._run(leaf, self._steps[first:])
 
-    def _run(self, x: Tensor, some: Sequence[tuple[str, str | None]]) -> dict[str, Tensor]:
+    def _run(
+        self, x: Tensor, some: Sequence[tuple[str, str | None]], *, constant: bool = False
+    ) -> dict[str, Tensor]:
         features = {}
         for path, stage in some:
-            x = self.get_submodule(path)(x)
+            layer = self.get_submodule(path)
+            x = call_as_constant(layer, x) if constant else layer(x)
             if stage is not None:
                 features[stage] = x
         return features
@@ -276,6 +288,20 @@ class Backbone(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def call_as_constant(module: nn.Module, x: Tensor) -> Tensor:
+    """Call a module whose parameters take no gradient from this call, and whose buffers stay as they are.
+
+    Batch norms in training mode normalise by the batch, and their running statistics do not move. No module is copied.
+
+    Args:
+        module: takes and returns one tensor.
+        x: gradients reach it.
+    """
+    # Autocast keeps 16-bit copies of parameters, with their gradients; it makes none of detached ones.
+    state = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return functional_call(module, state | {name: buffer.clone() for name, buffer in module.named_buffers()}, (x,))
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from wsolfast._compat import import_timm
 from wsolfast._nearest import nearest
 from wsolfast.backbones._base import Architecture, Backbone, BackboneError, StageInfo
 from wsolfast.backbones._timm_network import TimmNetwork
-from wsolfast.backbones._weights import WeightsError, require_online
 
 
 class TimmBackbone(TimmNetwork):
@@ -33,8 +31,8 @@ class TimmBackbone(TimmNetwork):
         )
         self.net = net
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
-        self._hub_id = config.get("hf_hub_id")
-        self._describe(Architecture(net, {}, mean=config["mean"], std=config["std"]), stages, freeze_bn)
+        architecture = Architecture(net, {}, mean=config["mean"], std=config["std"], hub_id=config.get("hf_hub_id"))
+        self._describe(architecture, stages, freeze_bn)
         self.published_names = {path: _published_name(path) for path, _ in self.named_modules()}
 
     def extract(self, normalized: Tensor) -> dict[str, Tensor]:
@@ -43,7 +41,7 @@ class TimmBackbone(TimmNetwork):
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return {stage.name: x for stage, x in zip(self.stages, maps, strict=True)}
 
-    def extract_from(self, stage: str, features: Tensor) -> dict[str, Tensor]:
+    def extract_from(self, stage: str, features: Tensor, *, constant: bool = False) -> dict[str, Tensor]:
         raise BackboneError(f"backbone: timm networks run as a whole, not from {stage!r} on; choose another backbone")
 
     def features_with_graph(self, image: Tensor, stage: str) -> dict[str, Tensor]:
@@ -79,23 +77,6 @@ class TimmBackbone(TimmNetwork):
 
     def fold_batch_norms(self) -> None:
         """Do nothing: the layer after a convolution is not known for every timm network."""
-
-    def pretrained_file(self) -> Path:
-        """Return the file of timm's own weights, from the Hugging Face cache or, the first time, from its server."""
-        if self._hub_id is None:
-            raise WeightsError("this timm network has no pretrained weights; give a file")
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self._hub_id, "model.safetensors")
-        if isinstance(cached, str):
-            return Path(cached)
-        require_online(
-            f"https://huggingface.co/{self._hub_id}/resolve/main/model.safetensors", f"{self._hub_id} is not cached"
-        )
-        try:
-            return Path(hf_hub_download(self._hub_id, "model.safetensors"))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise WeightsError(f"{self._hub_id} could not be downloaded: {error}") from error
 
 
 def _create(name: str, input_size: int, drop_path: float | None) -> nn.Module:

@@ -52,8 +52,8 @@ def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
     """Load ``weights`` as :func:`wsolfast.backbones.build` names them; set ``load_report`` and ``classifier``."""
     if weights == "none":
         return backbone
-    own = getattr(backbone, "pretrained_file", None) if weights == "pretrained" else None
-    path = find_weights(weights) if own is None else own()
+    own = backbone.hub_id if weights == "pretrained" else None
+    path = find_weights(weights) if own is None else _hub_file(own)
     load_state(backbone, read_state(path), source=weights)
     return backbone
 
@@ -227,6 +227,21 @@ def _torchvision_file(enum: str) -> Path:
         except (OSError, RuntimeError) as error:
             raise WeightsError(f"{enum} could not be downloaded from {url}: {error}") from error
     return path
+
+
+def _hub_file(hub_id: str) -> Path:
+    """Return the weights in a repository, from the Hugging Face cache or, the first time, from its server."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(hub_id, "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached)
+    url = f"https://huggingface.co/{hub_id}/resolve/main/model.safetensors"
+    require_online(url, f"{hub_id} is not cached")
+    try:
+        return Path(hf_hub_download(hub_id, "model.safetensors"))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{hub_id} could not be downloaded: {error}") from error
 
 
 def require_online(url: str, absent: str) -> None:

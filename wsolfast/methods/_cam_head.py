@@ -82,10 +82,17 @@ class CamHead(nn.Module):
         classes = predicted if label is None else torch.cat([label[:, None], predicted], dim=1)
         return logits, classes, self.maps_of(hidden, classes)
 
-    def maps_of(self, hidden: Tensor, classes: Tensor) -> Tensor:
-        """Return class maps [N, M, h, w] of ``classes`` [N, M] alone, from what :attr:`hidden` gave."""
-        weight = self.classifier.weight.flatten(1)[classes]  # [N, M, C]
-        maps = torch.baddbmm(bias_of(self.classifier)[classes][:, :, None], weight, hidden.flatten(2))
+    def maps_of(self, hidden: Tensor, classes: Tensor, *, constant: bool = False) -> Tensor:
+        """Return class maps [N, M, h, w] of ``classes`` [N, M] alone, from what :attr:`hidden` gave.
+
+        Args:
+            hidden (Tensor[N, C, h, w]): features.
+            classes (Tensor[N, M]): int64.
+            constant: the classifier takes no gradient from them.
+        """
+        weight, bias = self.classifier.weight.flatten(1), bias_of(self.classifier)
+        weight, bias = (weight.detach(), bias.detach()) if constant else (weight, bias)
+        maps = torch.baddbmm(bias[classes][:, :, None], weight[classes], hidden.flatten(2))
         return maps.unflatten(2, hidden.shape[2:])
 
     def pooled_logits(self, hidden: Tensor) -> Tensor:
