@@ -25,6 +25,7 @@ class BoxAccuracy(Accumulator):
         thresholds: instead of the protocol's.
         max_box: also count MaxBoxAcc (largest contour, IoU 0.5) and MaxBoxAccV2 (any contour, IoU 0.3, 0.5, 0.7),
             which are wsolevaluation's whatever the protocol is.
+        num_classes: also count each of so many classes, for the means over classes of their accuracies.
 
     Any split of the images over accumulators that are merged gives identical numbers.
 
@@ -45,13 +46,16 @@ class BoxAccuracy(Accumulator):
         protocol: str | Protocol = "wsolevaluation",
         thresholds: Sequence[float] | float | None = None,
         max_box: bool = True,
+        num_classes: int | None = None,
     ):
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"BoxAccuracy: num_classes: expected at least 1, got {num_classes}")
         self.protocol = with_thresholds(protocol, thresholds)
         self._benchmark = get_protocol("wsolevaluation")
         if replace(self.protocol, thresholds=self._benchmark.thresholds) == self._benchmark:
             self._benchmark = self.protocol
-        self._max_box = max_box
-        self._config = {"protocol": asdict(self.protocol), "max_box": max_box}
+        self._max_box, self._num_classes = max_box, num_classes
+        self._config = {"protocol": asdict(self.protocol), "max_box": max_box, "num_classes": num_classes}
         grid = (len(self.protocol.thresholds), len(self.protocol.iou_thresholds))
         shapes: dict[str, tuple[int, ...]] = {"images": (), "maps_constant": (), "classified": ()}
         shapes |= {"top1_cls": (), "top5_cls": ()}
@@ -59,6 +63,10 @@ class BoxAccuracy(Accumulator):
         if max_box:
             shapes |= {"max_box_acc": (len(self._benchmark.thresholds),)}
             shapes |= {"max_box_acc_v2": (len(self._benchmark.thresholds), len(_LEVELS))}
+        if num_classes is not None:
+            thresholds_of_class = (num_classes, len(self.protocol.thresholds))
+            shapes |= {f"{name}_of_class": (num_classes,) for name in ("images", "top1_cls", "top5_cls")}
+            shapes |= {f"{name}_of_class": thresholds_of_class for name in ("gt_known_loc", "top1_loc", "top5_loc")}
         self.zeros = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in shapes.items()}
         super().__init__()
 
@@ -81,7 +89,8 @@ class BoxAccuracy(Accumulator):
             topk_classes (Tensor[N, k]): int64, best first, k >= 5 (or all classes); the first five are used.
 
         Raises:
-            ValueError: if shapes do not fit or an image has no true box.
+            ValueError: if shapes do not fit, an image has no true box, or classes are counted and there is no label or
+                one of no class.
         """
         score_maps, gt_boxes = as_score_maps(score_maps), as_tensors("metrics", "gt_boxes", gt_boxes)
         images = (score_maps, image_sizes, gt_boxes)
@@ -128,16 +137,37 @@ class BoxAccuracy(Accumulator):
     def _class_counts(self, hits: Tensor, label: Tensor | None, topk_classes: Tensor | None) -> dict[str, Tensor]:
         # Hits stay on the device that found them; their sums come to the host.
         counts = {"images": torch.tensor(len(hits)), "gt_known_loc": hits.sum(0).cpu()}
+        counts |= self._of_classes(label, gt_known_loc=hits)
         if topk_classes is None:
             return counts
         first, five = right_classes(label, topk_classes, len(hits))
+        hits_first, hits_five = (hits & right.to(hits.device)[:, None, None] for right in (first, five))
+        counts |= self._of_classes(label, top1_loc=hits_first, top5_loc=hits_five, top1_cls=first, top5_cls=five)
         return counts | {
             "classified": torch.tensor(len(hits)),
             "top1_cls": first.sum(),
             "top5_cls": five.sum(),
-            "top1_loc": hits[first.nonzero()[:, 0].to(hits.device)].sum(0).cpu(),
-            "top5_loc": hits[five.nonzero()[:, 0].to(hits.device)].sum(0).cpu(),
+            "top1_loc": hits_first.sum(0).cpu(),
+            "top5_loc": hits_five.sum(0).cpu(),
         }
+
+    def _of_classes(self, label: Tensor | None, **found: Tensor) -> dict[str, Tensor]:
+        """Return the counters of each class of what was found: bool [N], or [N, thresholds, IoU levels]."""
+        if self._num_classes is None:
+            return {}
+        label = as_tensor("metrics", "label", label).to("cpu", torch.int64)
+        if len(label) and not 0 <= int(label.min()) <= int(label.max()) < self._num_classes:
+            raise ValueError(f"BoxAccuracy: expected labels below {self._num_classes}, got up to {int(label.max())}")
+        level = self.protocol.iou_thresholds.index(0.5)
+        counts = {}
+        if "gt_known_loc" in found:
+            counts["images_of_class"] = label.bincount(minlength=self._num_classes)
+        for name, right in found.items():
+            ones = (right if right.dim() == 1 else right[:, :, level]).cpu().long()
+            zero = self.zeros[f"{name}_of_class"]
+            # Boxes that are given have one row for all thresholds.
+            counts[f"{name}_of_class"] = zero.index_add(0, label, ones.expand(-1, *zero.shape[1:]))
+        return counts
 
     def summarize(self, state: Mapping[str, Tensor], at: float | Mapping[str, float] | None = None) -> dict:
         """Return percentages of images.
@@ -151,7 +181,8 @@ class BoxAccuracy(Accumulator):
             ``gt_known_loc``, with classes ``top1_cls top5_cls top1_loc top5_loc``, with ``max_box`` ``max_box_acc
             max_box_acc_v2 iou30 iou50 iou70`` (the three whose mean is MaxBoxAccV2); ``images``, and ``maps_constant``
             of them, whose map has one value everywhere; ``cam_threshold``: metric -> threshold; ``curves``: the same
-            over all thresholds.
+            over all thresholds. With ``num_classes`` each accuracy but those of ``max_box`` comes again as
+            ``<name>_class_mean``: the mean of its percentage in each class that has images, at the same threshold.
 
         Raises:
             ValueError: if nothing was counted, only some images had classes, or ``at`` is not on the grid.
@@ -179,9 +210,32 @@ class BoxAccuracy(Accumulator):
             count, chosen[name] = pick(counts, protocol.thresholds, wanted(at, name), name)
             numbers[name] = percent(count, images)
             curves[name] = percent(counts.double(), images).tolist()
+        numbers |= self._class_means(state, chosen, curves)
         if self._max_box:
             numbers["max_box_acc_v2"] = sum(numbers[name] for name in _LEVEL_NAMES) / len(_LEVEL_NAMES)
         return numbers | {"cam_threshold": chosen, "curves": curves}
+
+
+    def _class_means(self, state: Mapping[str, Tensor], chosen: Mapping[str, float], curves: dict) -> dict[str, float]:
+        """Return the means over the classes, and add their curves."""
+        if self._num_classes is None:
+            return {}
+        there = state["images_of_class"] > 0
+        images = state["images_of_class"][there].double()
+        names = ["gt_known_loc"]
+        if int(state["classified"]):
+            names += ["top1_cls", "top5_cls", "top1_loc", "top5_loc"]
+        means = {}
+        for name in names:
+            counts = state[f"{name}_of_class"][there].double()
+            shares = 100 * (counts.mT / images).mean(-1)
+            key = f"{name}_class_mean"
+            if name in chosen:
+                means[key] = float(shares[self.protocol.thresholds.index(chosen[name])])
+                curves[key] = shares.tolist()
+            else:
+                means[key] = float(shares)
+        return means
 
 
 def with_thresholds(protocol: str | Protocol, thresholds: Sequence[float] | float | None) -> Protocol:

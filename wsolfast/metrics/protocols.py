@@ -38,6 +38,7 @@ class Protocol:
         gt_box_end: where true boxes end, which are given half-open, before they go to the frame; the words are those of
             :class:`~wsolfast.ops.BoxRule`'s ``box_end``. "exclusive": x1, y1 stand as they are given (x + w of CUB,
             xmax of ILSVRC). "clipped": the same but at most W - 1, H - 1. "inclusive": one less.
+        class_means: the published accuracies are means over the classes of those of each class.
         gt_corners: frame "crop" only, where frame "input" always truncates. "exact": true boxes as they come to the
             crop, within its ``input_size``. "truncate": as integers, the last pixel at most.
 
@@ -58,6 +59,7 @@ class Protocol:
     resize: int | None = None
     box_scaling: Literal["truncate", "round", "exact"] = "exact"
     gt_box_end: Literal["exclusive", "clipped", "inclusive"] = "exclusive"
+    class_means: bool = False
     gt_corners: Literal["exact", "truncate"] = "exact"
 
     def __post_init__(self) -> None:
@@ -154,6 +156,17 @@ _CSOA = BoxRule(
     hit=">",
 )
 _RETHINKING_CAM = BoxRule(percentile=90.0, box_end="exclusive", empty_box="image")
+_BAS = BoxRule(
+    interpolation="linear",
+    normalize_first=True,
+    quantize=False,
+    relative=False,
+    selection="pixel_area",
+    box_end="exclusive",
+    empty_box="image",
+    iou_plus_one=False,
+    hit=">",
+)
 _TS_CAM = BoxRule(interpolation="linear", box_end="exclusive", empty_box=(0, 0, 1, 1))
 
 _ALL = (
@@ -311,6 +324,19 @@ _ALL = (
         thresholds=(0.2, 0.3, 0.4),
         frame="image",
         input_size=None,
+    ),
+    Protocol(
+        name="bas",
+        source="Wu et al., CVPR 2022 (BAS), released code: min-max at the map's size, bilinear to the central 224 of a "
+        "256 x 256 image, absolute threshold (on CUB 0.15, InceptionV3 0.1; on ILSVRC 0.5, ResNet50 0.45, InceptionV3 "
+        "0.3), the 8-connected component with most pixels, the whole crop where there is none. A map with one "
+        "value everywhere is 0 / 0 in the original and empty here. The published accuracies are means over the "
+        "classes of those of each class: the numbers that end in _class_mean.",
+        rule=_BAS,
+        thresholds=_steps(1, 19, 20),
+        frame="crop",
+        resize=256,
+        class_means=True,
     ),
     Protocol(
         name="psol",

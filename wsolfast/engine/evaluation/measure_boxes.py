@@ -1,5 +1,6 @@
 """Score maps against the true boxes of a split: accuracies, thresholds, baselines, curves."""
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -21,12 +22,22 @@ class BoxCounters(Counters):
         baselines: count the central box, too.
         gaussian: count the central Gaussian, too, which takes as long as the method's maps.
         max_box: count MaxBoxAcc and MaxBoxAccV2, too.
+        num_classes: classes to count each of, see :class:`BoxAccuracy`.
     """
 
-    def __init__(self, protocol: Protocol, *, baselines: bool, gaussian: bool, max_box: bool = True):
+    def __init__(
+        self,
+        protocol: Protocol,
+        *,
+        baselines: bool,
+        gaussian: bool,
+        max_box: bool = True,
+        num_classes: int | None = None,
+    ):
         central = (("center_box", baselines), ("center_gaussian", gaussian))
-        self.accuracy = BoxAccuracy(protocol, max_box=max_box)
-        self._baselines = {name: BoxAccuracy(protocol, max_box=max_box) for name, wanted in central if wanted}
+        one = functools.partial(BoxAccuracy, protocol, max_box=max_box, num_classes=num_classes)
+        self.accuracy = one()
+        self._baselines = {name: one() for name, wanted in central if wanted}
         super().__init__({"accuracy": self.accuracy, **self._baselines}, images=2)  # with a box, without one
 
     def update(
