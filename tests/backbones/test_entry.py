@@ -1,5 +1,7 @@
 """A backbone entered at a stage: what stands above it, and gradients that end there."""
 
+import copy
+
 import pytest
 import torch
 
@@ -52,16 +54,35 @@ def test_what_is_inserted_stands_above_its_stage_no_more(image):
     assert list(net.extract_from("conv4", leaf)) == ["conv5"]
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "mobilenet_v2", "resnet50", "squeezenet1_1", "vgg16"])
+@pytest.mark.parametrize("name", ["inception_v3", "mobilenet_v1", "mobilenet_v2", "resnet50", "squeezenet1_1", "vgg16"])
 def test_no_layer_above_a_stage_writes_into_it(name):
     """A ReLU in place would be an error, since the stage is a leaf; what the numbers are plays no role."""
     with torch.device("meta"):
-        net = backbones.build(name).eval().requires_grad_(False)
+        net = backbones.build(name, layout=backbones.list_layouts(name)[-1]).eval().requires_grad_(False)
         image = torch.empty(1, 3, 107, 75, dtype=torch.uint8)
     for stage in net.stages:
         found = net.features_with_graph(image, stage.name)
         (gradient,) = torch.autograd.grad(found[net.stages[-1].name].sum(), found[stage.name])
         assert gradient.shape == found[stage.name].shape
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_constant_layers_give_the_features_and_gradients_of_a_copy_and_do_not_train(image, training):
+    torch.manual_seed(0)
+    net = backbones.build("small").double().train(training)
+    features = net(image)["conv3"].detach().requires_grad_()
+    twin = copy.deepcopy(net)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found, expected = net.extract_from("conv3", features, constant=True), twin.extract_from("conv3", features)
+    assert list(found) == ["conv4", "conv5"]
+    for stage in found:
+        assert torch.equal(found[stage], expected[stage])
+    gradients = [torch.autograd.grad(one["conv5"].square().sum(), features)[0] for one in (found, expected)]
+    assert torch.equal(*gradients)
+    net.extract_from("conv3", features, constant=True)["conv5"].sum().backward()
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(twin.conv4[1].running_mean, before["conv4.1.running_mean"]) != training
 
 
 def test_a_stage_that_is_not_there_is_named(net, image):

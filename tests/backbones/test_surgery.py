@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from wsolfast import backbones
-from wsolfast._compat import import_torchvision
+from wsolfast._compat import import_timm, import_torchvision
 from wsolfast.backbones.mobilenet_v2 import SameConv2d, StridedConv2d
 
 
@@ -46,6 +46,14 @@ def test_vgg16_spa14_is_torchvision_without_its_last_pool(vgg_features):
         assert torch.equal(features[stage], vgg_features[:end](x)), stage
 
 
+def test_vgg16_bas14_reads_conv4_before_its_pool(vgg_features):
+    backbone = vgg_backbone(vgg_features, "bas14")
+    x = torch.randn(1, 3, 64, 48)
+    features = backbone.extract(x)
+    for stage, end in (("conv3", 17), ("conv4", 23), ("conv5", 30)):
+        assert torch.equal(features[stage], vgg_features[:end](x)), stage
+
+
 def test_vgg16_acol28_changes_the_pools_only(vgg_features):
     backbone = vgg_backbone(vgg_features, "acol28")
     x = torch.randn(1, 3, 64, 48)
@@ -83,6 +91,24 @@ def test_inception_v3_pads_the_stem_and_keeps_the_blocks():
     torch.testing.assert_close(features["conv5"], conv5)
 
 
+@pytest.mark.parametrize("size", [(28, 28), (9, 12)])
+def test_inception_v3_bas14_pads_the_strided_layers_of_mixed_7a(size):
+    original = import_torchvision().models.inception_v3(weights=None, init_weights=False)
+    backbone, original = with_weights_of(original, "inception_v3", "bas14")
+    x = torch.rand(1, 768, *size, dtype=torch.float64)
+    found, block = backbone.extract_from("conv4", x)["conv5"], original.Mixed_7a
+    seven = block.branch7x7x3_3(block.branch7x7x3_2(block.branch7x7x3_1(x)))
+    border = (1, 1, 1, 1)
+    padded = [
+        block.branch3x3_2(functional.pad(block.branch3x3_1(x), border)),
+        block.branch7x7x3_4(functional.pad(seven, border)),
+        # Features are not negative, so zeros are never the maximum.
+        functional.max_pool2d(functional.pad(x, border), 3, stride=2),
+    ]
+    assert found.shape[2:] == tuple(-(-side // 2) for side in size)
+    torch.testing.assert_close(found, original.Mixed_7c(original.Mixed_7b(torch.cat(padded, 1))))
+
+
 @pytest.mark.parametrize("layout", ["stride32", "stride16", "stride8"])
 def test_resnet50_removes_strides_and_nothing_else(layout):
     backbone, original = with_weights_of(import_torchvision().models.resnet50(weights=None), "resnet50", layout)
@@ -102,6 +128,30 @@ def test_resnet50_removes_strides_and_nothing_else(layout):
         torch.testing.assert_close(first_at_stride, strided)
         expected = getattr(original, name)[1:](first)
         torch.testing.assert_close(features[stage], expected)
+
+
+def test_resnet50_bas14_pools_between_the_last_block_groups():
+    backbone, original = with_weights_of(import_torchvision().models.resnet50(weights=None), "resnet50", "bas14")
+    x = torch.randn(1, 1024, 8, 6, dtype=torch.float64)
+    found = backbone.extract_from("conv4", x)["conv5"]
+    original.layer4[0].conv2.stride = original.layer4[0].downsample[0].stride = (1, 1)
+    torch.testing.assert_close(found, original.layer4(functional.max_pool2d(x, 2)))
+
+
+@pytest.mark.parametrize("layout", ["stride32", "bas14"])
+def test_mobilenet_v1_removes_one_stride_and_nothing_else(layout):
+    backbone, original = with_weights_of(import_timm().create_model("mobilenetv1_100"), "mobilenet_v1", layout)
+    x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    features = backbone.extract(x)
+    stem = original.bn1(original.conv_stem(x))
+    for stage, end in (("conv2", 2), ("conv3", 3)):
+        assert torch.equal(features[stage], original.blocks[:end](stem)), stage
+    dense, strided = backbone.blocks[3][0](features["conv3"]), original.blocks[3][0](features["conv3"])
+    torch.testing.assert_close(dense[:, :, ::2, ::2] if layout == "bas14" else dense, strided)
+    torch.testing.assert_close(features["conv4"], original.blocks[3][1:](dense))
+    torch.testing.assert_close(features["conv5"], original.blocks[4](features["conv4"]))
+    assert torch.equal(backbone.input_mean, backbone.input_std)
+    assert backbone.input_mean.unique().tolist() == list(set(original.pretrained_cfg["mean"])) == [0.5]
 
 
 @pytest.mark.parametrize("layout", ["stride32", "stride16"])

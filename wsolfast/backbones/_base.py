@@ -178,9 +178,7 @@ class Backbone(nn.Module):
         leaf = below[stage].requires_grad_()
         return below | {stage: leaf} | self._run(leaf, self._steps[first:])
 
-    def _run(
-        self, x: Tensor, some: Sequence[tuple[str, str | None]], *, constant: bool = False
-    ) -> dict[str, Tensor]:
+    def _run(self, x: Tensor, some: Sequence[tuple[str, str | None]], *, constant: bool = False) -> dict[str, Tensor]:
         features = {}
         for path, stage in some:
             layer = self.get_submodule(path)

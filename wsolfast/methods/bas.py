@@ -161,9 +161,10 @@ def chosen_channels(features: Tensor, weight: Tensor, bias: Tensor, classes: Ten
     taps = weight.flatten(2)[classes].transpose(2, 3).flatten(1, 2) @ features.flatten(2)  # [N, M·9, h·w]
     taps = taps.reshape(images * chosen, 9, *features.shape[2:])
     shifts = torch.eye(9, dtype=taps.dtype, device=taps.device).view(1, 9, 3, 3)
-    return functional.conv2d(taps, shifts, padding=1).view(images, chosen, *features.shape[2:]) + bias[classes][
-        :, :, None, None
-    ]
+    return (
+        functional.conv2d(taps, shifts, padding=1).view(images, chosen, *features.shape[2:])
+        + bias[classes][:, :, None, None]
+    )
 
 
 def suppression(score: Tensor, background: Tensor) -> Tensor:

@@ -215,7 +215,6 @@ class BoxAccuracy(Accumulator):
             numbers["max_box_acc_v2"] = sum(numbers[name] for name in _LEVEL_NAMES) / len(_LEVEL_NAMES)
         return numbers | {"cam_threshold": chosen, "curves": curves}
 
-
     def _class_means(self, state: Mapping[str, Tensor], chosen: Mapping[str, float], curves: dict) -> dict[str, float]:
         """Return the means over the classes, and add their curves."""
         if self._num_classes is None:
@@ -228,7 +227,7 @@ class BoxAccuracy(Accumulator):
         means = {}
         for name in names:
             counts = state[f"{name}_of_class"][there].double()
-            shares = 100 * (counts.mT / images).mean(-1)
+            shares = percent(counts, images if counts.dim() == 1 else images[:, None]).mean(0)
             key = f"{name}_class_mean"
             if name in chosen:
                 means[key] = float(shares[self.protocol.thresholds.index(chosen[name])])

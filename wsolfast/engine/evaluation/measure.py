@@ -68,9 +68,7 @@ class SplitMetrics:
     ):
         self.ground_truth, self.protocol = ground_truth, protocol
         classes = len(ground_truth.dataset.class_names) if protocol.class_means else None
-        self.boxes = BoxCounters(
-            protocol, baselines=baselines, gaussian=gaussian, max_box=max_box, num_classes=classes
-        )
+        self.boxes = BoxCounters(protocol, baselines=baselines, gaussian=gaussian, max_box=max_box, num_classes=classes)
         self.masks: MaskCounters | None = None
         if ground_truth.dataset.has_masks and protocol.frame != "crop":
             self.masks = MaskCounters(baselines=baselines, gaussian=gaussian, thresholds=pixel_thresholds)
