@@ -49,7 +49,7 @@ class EndToEnd:
 
 def _case(name: str, recipe: str, stage: str, batch: int, images: int, **options) -> EndToEnd:
     rates = options.pop("rates", {})
-    measured = name.split()[0] in ("SPA", "CI-CAM", "SPOL-seg")
+    measured = name.split()[0] in ("SPA", "CI-CAM", "SPOL-seg", "BAS")
     # A linear head is nothing that evaluation could not be asked to hide; others are counted as network.
     forward = "backbone" if name.startswith("CAM") else "network"
     targets = {
@@ -73,6 +73,7 @@ def _papers(
         ("CAM VGG16", "spa_cub_vgg16", "localizer", {"overrides": (*plain, *cam), "rates": rates}),
         ("SPA VGG16", "spa_cub_vgg16", "localizer", {"overrides": (*plain, *spa), "rates": rates}),
         ("CI-CAM VGG16", "cicam_cub_vgg16", "localizer", {"overrides": plain}),
+        ("BAS VGG16", "bas_cub_vgg16", "localizer", {"overrides": plain, "work": ("train",)}),
         ("SPOL-cam ResNet50", "spol_cub_resnet50", "cam", {"overrides": spol, "work": ("train",)}),
         ("SPOL-seg ResNet50", "spol_cub_resnet50", "seg", {"overrides": spol}),
     ]
@@ -90,6 +91,7 @@ _SMALL = {
     "ADL": "adl",
     "ACoL": "acol",
     "SPG": "spg",
+    "BAS": "bas",
 }
 _STARTED = {"SPA": ("stage.model.ram_start=0",)}
 

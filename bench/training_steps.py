@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast import data, methods
+from wsolfast.backbones import call_as_constant
 from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
 from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
 from wsolfast.engine.assembly.build import build_method
@@ -20,6 +21,7 @@ from wsolfast.engine.run.signals import StopRequest
 from wsolfast.engine.training import artefacts
 from wsolfast.engine.training.loading import load_batches
 from wsolfast.engine.training.train import StageTraining
+from wsolfast.methods.bas import BAS
 from wsolfast.recipe import Recipe, StageSpec
 from wsolfast.testing import assert_close
 from wsolfast.types import Batch, TrainState
@@ -51,7 +53,17 @@ class BareLoop:
 
 
 def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
-    """Return the cross-entropy of the network's logits; a network without classes learns that its map is zero."""
+    """Return the cross-entropy of the network's logits; a network without classes learns that its map is zero.
+
+    BAS consists of its network and of the layers above the generator, which see features again.
+    """
+    if isinstance(method, BAS):
+        features = method.features(batch.image)
+        half = (features[method.generator_stage].detach() / 2).requires_grad_()
+        again = method.backbone.extract_from(method.generator_stage, half, constant=True)[method.last_stage]
+        hidden = call_as_constant(method.head.hidden, again)
+        background = method.head.maps_of(hidden, batch.label[:, None], constant=True).mean()
+        return functional.cross_entropy(method.classify_features(features), batch.label) + background
     logits = network_logits(method, batch.image)
     if method.classifies:
         return functional.cross_entropy(logits, batch.label)

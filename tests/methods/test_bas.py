@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from wsolfast import backbones
 from wsolfast.methods import bas, get_stage
+from wsolfast.metrics import get_protocol
+from wsolfast.recipe import load_recipe
 from wsolfast.testing import assert_close, seeded
 
 BAS = get_stage("bas")
@@ -164,3 +166,28 @@ def test_a_map_of_a_class_is_its_channel_of_the_generator(batch):
 def test_options_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+# Data and network -> λ1, λ2, classes whose maps are averaged, and where the map is cut.
+PUBLISHED = {
+    "cub_vgg16": (0.0, 0.7, 80, 0.15),
+    "cub_resnet50": (0.5, 1.2, 200, 0.15),
+    "cub_inception": (0.5, 1.0, 200, 0.1),
+    "cub_mobilenet_v1": (0.5, 1.5, 200, 0.15),
+    "ilsvrc_vgg16": (0.05, 1.0, 0, 0.5),
+    "ilsvrc_resnet50": (1.0, 2.0, 0, 0.45),
+    "ilsvrc_inception": (1.0, 2.5, 0, 0.3),
+    "ilsvrc_mobilenet_v1": (0.5, 1.5, 0, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_have_the_published_weights(name):
+    recipe = load_recipe(f"bas_{name}")
+    (stage,) = recipe.stage
+    *weights, cut = PUBLISHED[name]
+    options = ("foreground_loss_weight", "area_loss_weight", "map_classes")
+    assert [stage.model[option] for option in options] == weights
+    assert cut in get_protocol(recipe.evaluate.protocol).thresholds
+    assert stage.backbone.layout == "bas14"
+    assert (stage.epochs, stage.batch_size) == ((9, 128) if "ilsvrc" in name else (100, 32))
