@@ -41,7 +41,7 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["cam", "cam, tap", "adl, tap", "eil", "i2c", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"]
+    "name", ["cam", "cam, tap", "adl, tap", "eil", "i2c", "bas", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"]
 )
 def test_programs_and_onnx_models_say_what_the_method_says(name, tmp_path):
     method = method_of(name)
