@@ -49,11 +49,12 @@ class EndToEnd:
 
 def _case(name: str, recipe: str, stage: str, batch: int, images: int, **options) -> EndToEnd:
     rates = options.pop("rates", {})
-    measured = name.split()[0] in ("SPA", "CI-CAM", "SPOL-seg", "BAS")
+    measured = name.split()[0] in ("SPA", "CI-CAM", "SPOL-seg", "BAS", "EIL", "MEIL", "TAP", "ADL-TAP", "I2C")
     # A linear head is nothing that evaluation could not be asked to hide; others are counted as network.
     forward = "backbone" if name.startswith("CAM") else "network"
     targets = {
-        "train": {"network": TRAINING_OVERHEAD} if measured else {},
+        # TAP is part of its network; what it consists of is a mean.
+        "train": {"classifier" if "TAP" in name else "network": TRAINING_OVERHEAD} if measured else {},
         "evaluate": {forward: EVALUATION_OVERHEAD},
     }
     for work, rate in rates.items():
@@ -93,6 +94,13 @@ _SMALL = {
     "SPG": "spg",
     "BAS": "bas",
 }
+_CAM_TRAINED_OTHERWISE = {
+    "EIL": ("eil", "localizer"),
+    "MEIL": ("meil", "localizer"),
+    "TAP": ("tap", "localizer"),
+    "ADL-TAP": ("adl_tap", "localizer"),
+    "I2C": ("i2c", "i2c"),
+}
 _STARTED = {"SPA": ("stage.model.ram_start=0",)}
 
 
@@ -111,6 +119,12 @@ def _small(folder: str, network: str, batch: int, images: int, **options) -> lis
         )
         for name, recipe in there.items()
     ]
+    if folder == "cub50":
+        # In evaluation they are CAM.
+        one += [
+            _case(f"{name} {network}", f"cub50/{recipe}", stage, batch, images, work=("train",), **options)
+            for name, (recipe, stage) in _CAM_TRAINED_OTHERWISE.items()
+        ]
     two = [
         _case(f"SPOL-cam {network}", f"{folder}/spol", "cam", batch, images, work=("train",), **options),
         _case(f"SPOL-seg {network}", f"{folder}/spol", "seg", batch, images, **options),

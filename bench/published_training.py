@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsolfast.methods import Method
+from wsolfast.methods.eil import EIL
 from wsolfast.types import Batch
 
 Loss = Callable[[Method, Batch], Tensor]
@@ -79,7 +80,16 @@ def last_stage(method: Method, image: Tensor) -> Tensor:
 
 
 def network_logits(method: Method, image: Tensor) -> Tensor:
-    """Return the network's outputs for a batch: logits [N, K], or a map [N, 1, h, w] if it tells no classes."""
+    """Return the network's outputs for a batch: logits [N, K], or a map [N, 1, h, w] if it tells no classes.
+
+    Those of a network whose upper layers run again for other features come one after the other, here for the same ones.
+    """
+    if isinstance(method, EIL):
+        for branch in method.branches:
+            branch.eval()
+        features, last = method.backbone(image), method.last_stage
+        again = [method.backbone.extract_from(stage, features[stage]) for stage in method.positions]
+        return method.head.logits(torch.cat([found.get(last, features[last]) for found in (features, *again)]))
     if method.classifies:
         return method.classify(image)
     fused = method.fusion(method.backbone(image)).fused

@@ -66,7 +66,7 @@ def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
         return functional.cross_entropy(method.classify_features(features), batch.label) + background
     logits = network_logits(method, batch.image)
     if method.classifies:
-        return functional.cross_entropy(logits, batch.label)
+        return functional.cross_entropy(logits, batch.label.repeat(len(logits) // len(batch.label)))
     mean = logits.float().mean((1, 2, 3))
     return functional.binary_cross_entropy_with_logits(mean, torch.zeros_like(mean))
 

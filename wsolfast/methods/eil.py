@@ -62,7 +62,7 @@ class EIL(ClassActivation):
         chosen = [backbone.stages[-2:][0].name] if positions is None else list(positions)
         if not chosen:
             raise ValueError("eil: positions: expected at least one stage, got none")
-        self.loss_weight = loss_weight
+        self.loss_weight, self.positions = loss_weight, chosen
         self.branches = [ErasedBranch(erase_threshold) for _ in chosen]
         for stage, branch in zip(chosen, self.branches, strict=True):
             backbone.insert(stage, f"eil_{stage}", branch)
