@@ -13,7 +13,7 @@ from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.decode import chosen as chosen_decoder
 from wsolfast.data.images.transforms import Placement, View, resize, ten_crop
-from wsolfast.data.sources import get_spec, list_names, open_source
+from wsolfast.data.sources import get_spec, list_names, open_source, own_options
 
 if TYPE_CHECKING:
     from wsolfast.data.tools.check import CheckReport, check
@@ -109,7 +109,8 @@ def open_dataset(
             larger warp, of which :func:`ten_crop` takes crops, or a central crop.
         decoder: what decodes JPEG files, see :func:`wsolfast.data.images.decode.decode`; all give the same bits.
         cache: keep resized images on disk, before any crop or flip, so that they are decoded once.
-        options: the data set's own, see ``wsolfast.data.sources.<name>.open_source``.
+        options: the data set's own, see ``wsolfast.data.sources.<name>.open_source``, and ``hierarchy``, the levels
+            above its classes: a shipped table (``"cub"``) or a CSV file below ``root``.
 
     Returns:
         Dataset: its length is the number of images, item i a :class:`Sample`.
@@ -128,8 +129,8 @@ def open_dataset(
         _log.warning("%s", remark)
     identity = {
         "data": [name, None if root is None else str(Path(root).resolve()), split],
-        # Every decoder gives the same pixels.
-        "options": {key: value for key, value in options.items() if key != "decoder"},
+        # Every decoder gives the same pixels, and a hierarchy says nothing of them.
+        "options": {key: value for key, value in own_options(options).items() if key != "decoder"},
         "images": hashlib.sha256("\0".join(source.image_ids).encode(errors="surrogateescape")).hexdigest(),
     }
 

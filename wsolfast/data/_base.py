@@ -13,6 +13,7 @@ from torch import Tensor
 from wsolfast._nearest import nearest
 from wsolfast.data._classes import renumber
 from wsolfast.data.errors import DataError
+from wsolfast.data.hierarchies import Hierarchy
 from wsolfast.data.images.cache import ImageCache
 from wsolfast.data.images.random_draws import raw_draws
 from wsolfast.data.images.transforms import Placement, Size, View
@@ -55,6 +56,7 @@ class Source:
         has_masks: True if :meth:`mask` answers.
         masks_fit: True if masks have the size of their images.
         remarks: what is odd about the files and does not hinder, one line each.
+        hierarchy: the levels above the classes; None if nobody says them.
     """
 
     image_ids: Sequence[str]
@@ -64,6 +66,7 @@ class Source:
     has_masks: bool = False
     masks_fit: bool = True
     remarks: Sequence[str] = ()
+    hierarchy: Hierarchy | None = None
 
     def read(self, index: int) -> np.ndarray:
         """Return the pixels of image ``index``, uint8 [H, W, 3]."""
@@ -123,6 +126,7 @@ class Dataset(torch.utils.data.Dataset):
         self.split = split
         self.view = view
         self.class_names = tuple(source.class_names)
+        self.hierarchy = source.hierarchy
         self.skipped: tuple[str, ...] = ()  # one message per image that skip_bad left out
         self._source = source
         self._wide_view = wide

@@ -43,6 +43,7 @@ class SourceSpec:
             ``task``, ``workers``, ``force`` and the options; None if the split is not there.
         open_indexed: opens a split from that index; None if there is none that holds. Without it ``open_source`` looks
             for the index itself.
+        hierarchy: the shipped table of the levels above its classes, which is used unless another one is asked for.
     """
 
     open_source: Callable[..., Source]
@@ -53,6 +54,7 @@ class SourceSpec:
     rendered: bool = False
     index: Callable[..., IndexedSplit | None] | None = None
     open_indexed: Callable[..., Source | None] | None = None
+    hierarchy: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:

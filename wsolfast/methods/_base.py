@@ -36,6 +36,8 @@ class Method(nn.Module):
     fits: bool = False
     # What a stage takes over from the earlier one that its ``backbone.weights`` name.
     starts_with: tuple[str, ...] = ("backbone",)
+    # How many levels above the classes it learns, which :meth:`set_parents` is given before training.
+    upper_levels: int = 0
     # Of the classes, for messages; empty where nobody knows them.
     class_names: Sequence[str] = ()
 
@@ -99,6 +101,18 @@ class Method(nn.Module):
         Args:
             label: the class.
             found (dict of Tensor[...]): a row of each buffer, by its name.
+        """
+        raise NotImplementedError
+
+    def set_parents(self, parents: Tensor) -> None:
+        """Write the levels above the classes into a buffer, which checkpoints hold.
+
+        Args:
+            parents (Tensor[L, K]): int64, the number of each class's ancestor at each level, from the lowest level to
+                the top.
+
+        Raises:
+            ValueError: if the method was built for other levels; the message starts with the option.
         """
         raise NotImplementedError
 

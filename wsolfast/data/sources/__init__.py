@@ -8,8 +8,13 @@ from typing import Any
 from wsolfast._choices import check_choices, check_types
 from wsolfast._nearest import nearest
 from wsolfast.data._base import SPLITS, Source
+from wsolfast.data._files import relative_path
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
+from wsolfast.data.hierarchies import list_hierarchies, read_hierarchy, shipped
+
+# The option that every data set has: where the levels above its classes stand.
+HIERARCHY = "hierarchy"
 
 
 def list_names() -> tuple[str, ...]:
@@ -34,14 +39,20 @@ def open_source(name: str, root: str | Path | None, split: str, **options: Any) 
     They come from the data set's index, see :func:`wsolfast.data.index`, if there is one that still holds.
     """
     spec, folder = _asked_for(name, root, split, options)
-    indexed = spec.open_indexed and spec.open_indexed(folder, split, **options)
-    return indexed or spec.open_source(folder, split, **options)
+    own = own_options(options)
+    indexed = spec.open_indexed and spec.open_indexed(folder, split, **own)
+    return _with_hierarchy(indexed or spec.open_source(folder, split, **own), spec, folder, options)
 
 
 def open_files(name: str, root: str | Path | None, split: str, **options: Any) -> Source:
     """Open one split as :func:`open_source` does, without its index."""
     spec, folder = _asked_for(name, root, split, options)
-    return spec.open_source(folder, split, **options)
+    return _with_hierarchy(spec.open_source(folder, split, **own_options(options)), spec, folder, options)
+
+
+def own_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that ``open_source`` of a data set's file takes: all but those that every data set has."""
+    return {name: value for name, value in options.items() if name != HIERARCHY}
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
@@ -51,9 +62,11 @@ def check_options(name: str, options: dict[str, Any]) -> None:
         ValueError: at the first one; the message names the nearest option, the choices, or what was expected.
     """
     spec = get_spec(name)
-    for option in options:
+    for option in own_options(options):
         if option not in spec.options:
-            raise ValueError(f"data set {name!r} has no option {option!r}; {nearest(option, spec.options)}")
+            raise ValueError(
+                f"data set {name!r} has no option {option!r}; {nearest(option, [*spec.options, HIERARCHY])}"
+            )
     check_choices("", spec.open_source, options)
     check_types(spec.open_source, options)
 
@@ -79,3 +92,15 @@ def _asked_for(
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     check_options(name, options)
     return spec, None if spec.rendered else existing_folder(name, root)
+
+
+def _with_hierarchy(source: Source, spec: SourceSpec, folder: Path | None, options: dict[str, Any]) -> Source:
+    chosen = options.get(HIERARCHY, spec.hierarchy)
+    if chosen in list_hierarchies():
+        source.hierarchy = shipped(chosen)
+    elif isinstance(chosen, str) and chosen.endswith(".csv") and folder is not None:
+        source.hierarchy = read_hierarchy(folder / relative_path(chosen, HIERARCHY))
+    elif chosen is not None:
+        known = ", ".join(list_hierarchies())
+        raise ValueError(f"{HIERARCHY}: expected {known} or a .csv file below the data folder, got {chosen!r}")
+    return source

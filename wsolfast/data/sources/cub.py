@@ -223,4 +223,4 @@ def _numbers(file: Path, purpose: str, count: int, faults: Faults) -> dict[str, 
     return table
 
 
-SPEC = SourceSpec(open_source, layout=LAYOUT, title="CUB-200-2011", required=("train_weaksup", "test"))
+SPEC = SourceSpec(open_source, layout=LAYOUT, title="CUB-200-2011", required=("train_weaksup", "test"), hierarchy="cub")

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from wsolfast.data._base import SPLITS, Source, boxes_outside, check_size, mask_differs
 from wsolfast.data._files import FileSource, is_stray
 from wsolfast.data.errors import DataError, SplitMissingError
-from wsolfast.data.sources import get_spec, open_files
+from wsolfast.data.sources import HIERARCHY, get_spec, open_files, own_options
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _SHOWN = 20
@@ -86,7 +86,7 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
         ValueError: for an unknown name or option.
     """
     spec = get_spec(name)
-    layout = spec.layout if spec.layout_for is None else spec.layout_for(**options)
+    layout = spec.layout if spec.layout_for is None else spec.layout_for(**own_options(options))
     report = CheckReport(name, None if root is None else Path(root), layout)
     sources: dict[str, Source] = {}
     refused: dict[str, DataError] = {}
@@ -113,6 +113,9 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
     remarks = list(dict.fromkeys(remark for source in sources.values() for remark in source.remarks))
     if remarks:
         report.notes["folder or annotation without an image"] = remarks
+    outside = list(_outside_hierarchy(sources.values(), HIERARCHY in options))
+    if outside:
+        (report.problems if HIERARCHY in options else report.notes)["class outside the hierarchy"] = outside
     for split, source in sources.items():
         _check_source(source, split, decode, report)
     files = [source for source in sources.values() if isinstance(source, FileSource)]
@@ -221,6 +224,14 @@ def _untrained(sources: dict[str, Source]) -> list[str]:
         return []
     missing = set().union(*(source.labels.tolist() for source in sources.values())) - set(training.labels.tolist())
     return [training.class_names[label] for label in sorted(missing)]
+
+
+def _outside_hierarchy(sources: Iterable[Source], asked: bool) -> Iterator[str]:
+    """Yield the classes without a place in the hierarchy; nothing if nobody asked for it and it is of other classes."""
+    names = {name: source.hierarchy for source in sources for name in source.class_names if source.hierarchy}
+    for name, hierarchy in names.items():
+        if asked or any(map(hierarchy.ancestors_of, names)):
+            yield from hierarchy.missing([name])
 
 
 def _in_two_splits(sources: dict[str, FileSource]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from wsolfast.data._base import SPLITS
 from wsolfast.data._index import FOLDER
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.errors import DataError
-from wsolfast.data.sources import check_options, existing_folder, get_spec
+from wsolfast.data.sources import check_options, existing_folder, get_spec, own_options
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def index(
     folder = existing_folder(name, root)
     found = {}
     for split in SPLITS:
-        indexed = spec.index(folder, split, task=task or silent, workers=workers, force=force, **options)
+        own = own_options(options)
+        indexed = spec.index(folder, split, task=task or silent, workers=workers, force=force, **own)
         if indexed is not None:
             found[split] = indexed
     if not found:

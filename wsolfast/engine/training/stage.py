@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wsolfast.data import DataError
 from wsolfast.engine.assembly.build import (
     build_method,
     check_float64,
@@ -94,6 +95,8 @@ class StageWork:
         method = build_method(self.run.recipe, stage, len(self.dataset.class_names), pretrained=pretrained)
         if pretrained:
             load_start(self.run, stage, method)
+        if method.upper_levels:
+            self._set_parents(method)
         if stage.sync_bn:
             try:
                 distributed.synchronize_batch_norm(method, self.device)
@@ -106,6 +109,19 @@ class StageWork:
         if runtime.compile:
             method.backbone.compile()
         return method
+
+    def _set_parents(self, method: Method) -> None:
+        hierarchy, names = self.dataset.hierarchy, self.dataset.class_names
+        if hierarchy is None:
+            raise DataError(
+                f"{self.stage.name}: {self.stage.method} learns {method.upper_levels} levels above the classes, and the "
+                "data says none: name data.options.hierarchy=cub or a CSV file below the data folder "
+                "(class,family,order), or leave stage.model.level_sizes out"
+            )
+        try:
+            method.set_parents(torch.from_numpy(hierarchy.parents(names)))
+        except ValueError as error:
+            raise RecipeError(f"stage.{self.stage.name}.model.{error}") from None
 
     def _log_start(self, amount: str, resumed: str) -> None:
         stage, processes = self.stage, distributed.world_size()

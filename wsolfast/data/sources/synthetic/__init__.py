@@ -17,10 +17,11 @@ import torch
 
 from wsolfast.data._base import SPLITS, Annotation, Source
 from wsolfast.data._spec import SourceSpec
+from wsolfast.data.hierarchies import Hierarchy
 from wsolfast.data.images.random_draws import byte_draws, unit_draws
 from wsolfast.data.sources.synthetic._draws import Draws, Noise
 from wsolfast.data.sources.synthetic._scenes import Scenery, render
-from wsolfast.data.sources.synthetic._species import HUES, PATTERNS, class_name
+from wsolfast.data.sources.synthetic._species import HUES, PATTERNS, class_name, family_of
 
 LAYOUT = "nothing: the images are rendered"
 
@@ -82,6 +83,8 @@ class SyntheticSource(Source):
     def __init__(self, split: str, count: int, num_classes: int, scenery: Scenery, world: int):
         self.labels = np.arange(count, dtype=np.int64) % num_classes
         self.class_names = [class_name(k) for k in range(num_classes)]
+        families = {class_name(k): (family_of(k),) for k in range(num_classes)}
+        self.hierarchy = Hierarchy("rendered images", ("family",), families)
         self.image_ids = [f"{split}/{i:06d}" for i in range(count)]
         self._split = SPLITS.index(split)
         self._scenery = scenery
