@@ -7,6 +7,7 @@ from wsolfast import backbones, methods
 from wsolfast.engine.run.errors import RunError
 from wsolfast.export.graph import export_program, output_names, write_onnx, write_program
 
+DANET_LEVELS = "danet, three levels"
 SIZE = (48, 64)
 CLASSES = 5
 # Logits and maps are sums in another order; a value of SCG's coarse map that meets a threshold to the last digit may
@@ -41,7 +42,7 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["cam", "cam, tap", "adl, tap", "eil", "i2c", "bas", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"]
+    "name", ["cam", "cam, tap", "adl, tap", "eil", "i2c", "bas", "danet", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"]
 )
 def test_programs_and_onnx_models_say_what_the_method_says(name, tmp_path):
     method = method_of(name)

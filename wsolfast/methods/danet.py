@@ -206,8 +206,8 @@ class DANet(Method):
             # Once, because a GPU waits for the answer.
             if bool((self.parents == _UNKNOWN).any()):
                 raise MethodError(
-                    f"danet: nobody has said which {self.upper_levels} levels are above the classes; train it on data "
-                    "with a hierarchy, load a checkpoint, or call set_parents"
+                    "danet: nobody has said what levels are above the classes; train it on data with a hierarchy, load "
+                    "a checkpoint, or call set_parents"
                 )
             self._are_known = True
         return self.parents

@@ -45,6 +45,11 @@ WAYS = {
     "erased features, compiled": ("eil", FAST, ("accumulate=2",)),
     "thresholded means, compiled": ("adl-tap", FAST, ("accumulate=2",)),
     "two stages, compiled": ("spol", FAST, ("accumulate=2",)),
+    "levels above the classes": (
+        "danet",
+        FAST,
+        ("accumulate=2", "model.level_sizes=[3]", "model.level_channels=[8]"),
+    ),
     "bfloat16, compiled": ("spa", (*FAST, "runtime.amp=bf16"), ("accumulate=2",)),
     "clipped, averaged, by layers": (
         "cam",

@@ -114,8 +114,8 @@ class StageWork:
         hierarchy, names = self.dataset.hierarchy, self.dataset.class_names
         if hierarchy is None:
             raise DataError(
-                f"{self.stage.name}: {self.stage.method} learns {method.upper_levels} levels above the classes, and the "
-                "data says none: name data.options.hierarchy=cub or a CSV file below the data folder "
+                f"{self.stage.name}: {self.stage.method} learns {count(method.upper_levels, 'level')} above the "
+                "classes, and the data says none: name data.options.hierarchy=cub or a CSV file below the data folder "
                 "(class,family,order), or leave stage.model.level_sizes out"
             )
         try:
