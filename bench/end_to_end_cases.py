@@ -47,9 +47,13 @@ class EndToEnd:
     targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
+# Methods whose training step is held to that of the plain networks that it consists of.
+_MEASURED = ("SPA", "CI-CAM", "SPOL-seg", "BAS", "DANet", "EIL", "MEIL", "TAP", "ADL-TAP", "I2C")
+
+
 def _case(name: str, recipe: str, stage: str, batch: int, images: int, **options) -> EndToEnd:
     rates = options.pop("rates", {})
-    measured = name.split()[0] in ("SPA", "CI-CAM", "SPOL-seg", "BAS", "EIL", "MEIL", "TAP", "ADL-TAP", "I2C")
+    measured = name.split()[0] in _MEASURED
     # A linear head is nothing that evaluation could not be asked to hide; others are counted as network.
     forward = "backbone" if name.startswith("CAM") else "network"
     targets = {
@@ -93,6 +97,7 @@ _SMALL = {
     "ACoL": "acol",
     "SPG": "spg",
     "BAS": "bas",
+    "DANet": "danet_one_level",
 }
 _CAM_TRAINED_OTHERWISE = {
     "EIL": ("eil", "localizer"),

@@ -16,10 +16,13 @@ ATOL = 1e-4
 
 
 def method_of(name):
+    """A method, and what it is asked for behind a comma: how it pools, or DANet's levels."""
     torch.manual_seed(1)
-    name, _, pool = name.partition(", ")
-    options = {"pool": pool} if pool else {}
-    method = methods.get_stage(name)(backbones.build("small", layout="stride8"), CLASSES, **options)
+    kind, _, how = name.partition(", ")
+    options = {"level_sizes": (3, 2)} if name == DANET_LEVELS else {"pool": how} if how else {}
+    method = methods.get_stage(kind)(backbones.build("small", layout="stride8"), CLASSES, **options)
+    if name == DANET_LEVELS:
+        method.set_parents(torch.tensor([[0, 0, 1, 2, 2], [0, 0, 0, 1, 1]]))
     for module in method.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
@@ -42,7 +45,11 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["cam", "cam, tap", "adl, tap", "eil", "i2c", "bas", "danet", "spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"]
+    "name",
+    [
+        *("cam", "cam, tap", "adl, tap", "eil", "i2c", "bas", "danet", DANET_LEVELS),
+        *("spa", "csoa", "nl_ccam", "ci_cam", "spol.cam", "spol.seg"),
+    ],
 )
 def test_programs_and_onnx_models_say_what_the_method_says(name, tmp_path):
     method = method_of(name)
