@@ -217,3 +217,13 @@ def test_maps_have_the_published_sizes(layout, sizes):
 def test_options_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_gradients_reach_every_parameter_of_every_level(batch, state):
+    net = build(maps_per_class=2).float().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = net.training_step(batch, state)
+    losses["loss"].backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert [name for name, one in net.named_parameters() if one.grad is None or not one.grad.any()] == []
+    assert all(one.grad.isfinite().all() for one in net.parameters())
