@@ -165,13 +165,13 @@ class I2C(ClassActivation):
             found (Tensor[M]): bool, pairs that have seeds; others move nothing.
         """
         label = of_every_process(label)
-        # In double precision, which autocast leaves alone.
-        rows = of_every_process(torch.cat([centre, found[:, None].to(centre)], 1)).double()
+        rows = of_every_process(torch.cat([centre, found[:, None].to(centre)], 1))
         centre, found = rows[:, :-1], rows[:, -1] > 0
         same_class = label[:, None] == label
         same = same_class & found
         visits = same.sum(1, keepdim=True)
-        means = (same.double() @ centre / visits.clamp(min=1)).to(self.bank.dtype)
+        with torch.autocast(centre.device.type, enabled=False):
+            means = same.to(centre) @ centre / visits.clamp(min=1)
         # That of the first pair of the class, so that whichever is written last, the same bits are written.
         means = means[same_class.int().argmax(1)]
         old, count = self.bank[label], self.count[label]
