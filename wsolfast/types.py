@@ -65,11 +65,22 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Localization:
-    """A method's answer to a batch of images."""
+    """A method's answer to a batch of images: a map or a box for each class, never both.
+
+    Raises:
+        ValueError: if there are both maps and boxes, or neither.
+    """
 
     logits: Tensor | None  # [N, K]; None of a method that does not classify
     classes: Tensor  # int64 [N, M]: the label if one was given, then the top-k predictions; -1 if neither is known
-    localization_map: Tensor  # [N, M, h, w] in [0, 1]
+    localization_map: Tensor | None = None  # [N, M, h, w] in [0, 1]; None of a method that gives boxes
+    # [N, M, 4] xyxy, half-open, pixels of the image that the network was given, not rounded; may reach beyond it.
+    boxes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.localization_map is None) == (self.boxes is None):
+            given = "neither" if self.boxes is None else "both"
+            raise ValueError(f"Localization: expected localization_map or boxes, got {given}; give one of them")
 
 
 @dataclass(frozen=True)

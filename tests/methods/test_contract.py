@@ -75,6 +75,11 @@ def batch_of(split="train_weaksup", count=8, net=None, **options):
     return artefacts.Collate(exported, net.mask_maker())(samples)
 
 
+def places(found):
+    """Return the maps of a localization, or its boxes where the method gives boxes."""
+    return found.localization_map if found.boxes is None else found.boxes
+
+
 def name_of(net):
     return next(name for name in list_stages() if get_stage(name) is type(net))
 
@@ -142,15 +147,20 @@ def test_param_groups_hold_every_trainable_parameter_once(name):
 
 @every_stage
 @torch.no_grad()
-def test_maps_are_in_the_unit_interval_and_deterministic(name):
+def test_maps_are_in_the_unit_interval_or_boxes_finite_and_both_deterministic(name):
     net = build(name, num_classes=3).eval()
     batch = batch_of("test", count=4)
     first, second = (net.localize(batch.image, batch.label, topk=2) for _ in range(2))
-    assert first.classes.shape == first.localization_map.shape[:2] == (4, 3 if net.classifies else 1)
+    assert first.classes.shape == places(first).shape[:2] == (4, 3 if net.classifies else 1)
     assert torch.equal(first.classes[:, 0], batch.label)
-    assert first.localization_map.min() >= 0
-    assert first.localization_map.max() <= 1
-    assert torch.equal(first.localization_map, second.localization_map)
+    assert torch.equal(places(first), places(second))
+    assert (first.boxes is not None) == net.gives_boxes
+    if net.gives_boxes:
+        assert first.boxes.shape[2:] == (4,)
+        assert first.boxes.isfinite().all()
+    else:
+        assert first.localization_map.min() >= 0
+        assert first.localization_map.max() <= 1
     if not net.classifies:
         assert first.logits is None
         return
@@ -169,7 +179,7 @@ def test_only_maps_that_combine_classes_depend_on_another_views_ranking(name):
     reverse = -plain.logits if net.classifies else torch.rand(2, 4)
     ranked = net.localize(batch.image, batch.label, topk=0, ranking=reverse)
     combines = hasattr(net, "combination") and net.combination.gamma != "none"
-    assert torch.equal(plain.localization_map, ranked.localization_map) != combines
+    assert torch.equal(places(plain), places(ranked)) != combines
     assert torch.equal(plain.classes, ranked.classes)
 
 
@@ -184,7 +194,7 @@ def test_features_of_one_pass_are_classified_and_localised(name):
     assert all(torch.equal(found, every[stage]) for stage, found in features.items())
     found = net.localize_features(features, batch.image.shape[-2:], batch.label, 1)
     expected = net.localize(batch.image, batch.label, 1)
-    assert torch.equal(found.localization_map, expected.localization_map)
+    assert torch.equal(places(found), places(expected))
     assert torch.equal(found.classes, expected.classes)
     if net.classifies:
         assert torch.equal(net.classify_features(features), net.classify(batch.image))
@@ -209,7 +219,7 @@ def test_maps_do_not_depend_on_the_other_images_of_the_batch(name):
     together = net.localize(batch.image, batch.label, topk=0)
     alone = net.localize(batch.image[1:2], batch.label[1:2], topk=0)
     # Convolutions of another batch size may sum in another order.
-    torch.testing.assert_close(together.localization_map[1:2], alone.localization_map, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(places(together)[1:2], places(alone), rtol=1e-3, atol=1e-3)
 
 
 @every_stage
@@ -220,7 +230,7 @@ def test_state_dict_round_trip(name):
         parameter.add_(0.01)
     twin = build(name).eval()
     twin.load_state_dict(copy.deepcopy(net.state_dict()))
-    maps = [m.localize(batch.image, batch.label).localization_map for m in (net, twin)]
+    maps = [places(m.localize(batch.image, batch.label)) for m in (net, twin)]
     assert torch.equal(*maps)
 
 
@@ -249,9 +259,12 @@ def test_method_learns_two_classes_and_beats_the_centre_box(learned):
     sizes = torch.tensor([note.size for note in notes])
     boxes = [note.boxes for note in notes]
     with torch.no_grad():
-        maps = net.localize(batch.image, batch.label, topk=0).localization_map[:, 0]
+        found = places(net.localize(batch.image, batch.label, topk=0))[:, 0]
         ranks = [net for net in nets.values() if net.classifies][-1].classify(batch.image).topk(2).indices
-    accuracy.update(maps, sizes, boxes, batch.label, ranks)
+    if net.gives_boxes:
+        accuracy.update_boxes(found, boxes, batch.label, ranks)
+    else:
+        accuracy.update(found, sizes, boxes, batch.label, ranks)
     centre.update_boxes(center_box(sizes), boxes, batch.label, ranks)
     assert accuracy.compute()["top1_cls"] > 85
     assert accuracy.compute()["gt_known_loc"] > centre.compute()["gt_known_loc"]

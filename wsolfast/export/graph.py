@@ -1,4 +1,4 @@
-"""A network and its localization map as one graph, without this library: ``torch.export`` and ONNX."""
+"""A network and its localization map, or its boxes, as one graph, without this library: ``torch.export`` and ONNX."""
 
 import json
 import warnings
@@ -29,20 +29,21 @@ class _Graph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         found = self.method.localize(image, topk=self.topk)
-        if found.logits is None:
-            return (found.localization_map,)
-        return found.logits, found.classes, found.localization_map
+        places = found.localization_map if found.boxes is None else found.boxes
+        assert places is not None  # Localization has one of them
+        return (places,) if found.logits is None else (found.logits, found.classes, places)
 
 
 def output_names(method: Method) -> list[str]:
     """Return the names of the outputs of a method's graph, in order."""
-    return ["logits", "classes", "localization_map"] if method.classifies else ["localization_map"]
+    places = "boxes" if method.gives_boxes else "localization_map"
+    return ["logits", "classes", places] if method.classifies else [places]
 
 
 def export_program(
     method: Method, size: tuple[int, int], *, topk: int = 1, batch: int | None = None
 ) -> ExportedProgram:
-    """Export a method: image in; logits, classes and maps out, as ``method.localize(image, topk=topk)`` gives them.
+    """Export a method: image in; logits, classes and maps or boxes out, as ``method.localize`` gives them.
 
     The library's own ops are replaced by their PyTorch references, so that the program runs wherever PyTorch does.
 
@@ -55,7 +56,7 @@ def export_program(
     Returns:
         A program of ``image``, uint8 [N, 3, H, W] RGB, to (``logits`` [N, K], ``classes`` int64 [N, topk],
         ``localization_map`` [N, topk, h, w]), or to (``localization_map`` [N, 1, h, w],) where a method does not
-        classify.
+        classify. A method that gives boxes has ``boxes``, [N, topk, 4] or [N, 1, 4] in pixels of ``image``, instead.
 
     Raises:
         RunError: if the method cannot be written as a graph.

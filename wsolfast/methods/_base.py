@@ -29,6 +29,9 @@ class Method(nn.Module):
     backbone: Backbone
     # False for a map of no class: ``classify`` is missing, ``localize`` gives no logits, another network ranks classes.
     classifies: bool = True
+    # True for a method that answers with boxes instead of maps: nothing is cut, so no threshold is chosen for it, and
+    # no refinement fits behind it.
+    gives_boxes: bool = False
     # The logits are pooled maps of a linear classifier, which ``linear_head`` gives.
     has_linear_head: bool = False
     # True for a method without a loss, which one pass over the training images fits: instead of ``training_step`` it
@@ -146,7 +149,7 @@ class Method(nn.Module):
     def localize_features(
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, *, ranking: Tensor | None = None
     ) -> Localization:
-        """Return maps for the label (if given), then for the ``topk`` predicted classes.
+        """Return maps, or boxes with :attr:`gives_boxes`, for the label (if given), then for ``topk`` classes.
 
         Args:
             features: what :meth:`features` returned.
@@ -182,7 +185,7 @@ class Method(nn.Module):
             label, topk, ranking: as for :meth:`localize_features`.
 
         Returns:
-            Logits, classes and maps of the images.
+            Logits, classes and maps, or boxes, of the images.
         """
         return self.localize_features(self.features(image), image.shape[-2:], label, topk, ranking=ranking)
 

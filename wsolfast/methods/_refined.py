@@ -26,8 +26,8 @@ class Refined(Method):
 
     Raises:
         KeyError: if there is no such refinement.
-        ValueError: if an option does not fit the backbone, the method lacks what the refinement reads, or it has a
-            ``localize`` of its own, which does not say what features its maps come from.
+        ValueError: if an option does not fit the backbone, the method lacks what the refinement reads, gives boxes and
+            no maps, or has a ``localize`` of its own, which does not say what features its maps come from.
 
     Localising raises :class:`wsolfast.refinements.FeatureError` for features that hold NaN or infinity.
     """
@@ -35,6 +35,8 @@ class Refined(Method):
     def __init__(self, method: Method, name: str, **options: Any):
         super().__init__()
         title = type(method).__name__
+        if method.gives_boxes:
+            raise ValueError(f"{name}: {title} gives boxes and no maps, so there is nothing to refine; use none")
         if type(method).localize is not Method.localize:
             raise ValueError(
                 f"{name}: {title} defines localize; its maps can be refined if it defines localize_features instead"
@@ -116,8 +118,9 @@ class Refined(Method):
         return Localization(logits, seen.classes, maps.expand(-1, seen.classes.shape[1], -1, -1))
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        before = self.method.localize(image, label, 0).localization_map[:, 0]
-        return self.method.evidence(image, label) | {f"map before {display_name(self.name)}": before}
+        before = self.method.localize(image, label, 0).localization_map
+        assert before is not None  # of a method that gives boxes nothing is refined
+        return self.method.evidence(image, label) | {f"map before {display_name(self.name)}": before[:, 0]}
 
     def param_groups(self) -> list[ParamGroup]:
         return self.method.param_groups()

@@ -1,4 +1,4 @@
-"""One forward pass of evaluation and of ``localize``: maps, classes and probabilities of a batch of images."""
+"""One forward pass of evaluation and of ``localize``: maps or boxes, classes and probabilities of a batch of images."""
 
 import functools
 
@@ -13,13 +13,13 @@ from wsolfast.methods import Method
 
 
 class Predictor:
-    """Both networks of an evaluation: classes and localization maps of batches of images.
+    """Both networks of an evaluation: classes and localization maps, or boxes, of batches of images.
 
     Both methods are put into eval mode, moved to ``device``, and the batch norms of their backbones are folded in
     place: they cannot be trained afterwards.
 
     Args:
-        method: gives the maps.
+        method: gives the maps, or the boxes.
         classifier: ranks the classes by the second view, which the data set must deliver; the method itself if None.
         device: where both run.
         crop: side of the ten crops of the second view whose mean probabilities rank the classes; None ranks by the
@@ -68,7 +68,7 @@ class Predictor:
     def __call__(
         self, image: Tensor, wide: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return maps, classes and scores as :class:`wsolfast.engine.evaluation.score_maps.MapBatch` holds them.
+        """Return maps or boxes, classes and scores of images.
 
         Args:
             image (Tensor[N, 3, H, W]): uint8, the view that is localised.
@@ -76,15 +76,16 @@ class Predictor:
             label (Tensor[N]): int64, classes whose maps are wanted; None takes each image's most likely class.
 
         Returns:
-            float32 [N, h, w], int64 [N, k] and float32 [N, k].
+            Maps, float32 [N, h, w] in [0, 1], or boxes, float32 [N, 4] in pixels of ``image``, where the method gives
+            boxes; the most likely classes, int64 [N, k]; their probabilities, float32 [N, k].
         """
         if not self.singly:
             return self._predict(image, wide, label)
         absent = [None] * len(image)
         wides, labels = (absent if one is None else one.split(1) for one in (wide, label))
         parts = [self._predict(*views) for views in zip(image.split(1), wides, labels, strict=True)]
-        maps, classes, scores = (torch.cat(found) for found in zip(*parts, strict=True))
-        return maps, classes, scores
+        places, classes, scores = (torch.cat(found) for found in zip(*parts, strict=True))
+        return places, classes, scores
 
     def _predict(self, image: Tensor, wide: Tensor | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         with torch.inference_mode(), autocast(self.device, self.amp):
@@ -101,7 +102,9 @@ class Predictor:
             if label is None and not torch.equal(found.classes[:, 0], classes[:, 0]):
                 # Equally likely classes, of which the method took another one.
                 found = self.method.localize(image, label=classes[:, 0], topk=0)
-            return found.localization_map[:, 0].float(), classes, scores
+            places = found.localization_map if found.boxes is None else found.boxes
+            assert places is not None  # Localization has one of them
+            return places[:, 0].float(), classes, scores
 
     def _probability(self, wide: Tensor) -> Tensor:
         """Return the mean probabilities [N, K] of the crops of the second view."""
