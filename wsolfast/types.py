@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,24 +11,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of training images. Boxes are not part of it: they never reach training."""
+    """A batch of training images. True boxes are not part of it: they never reach training."""
 
     image: Tensor  # uint8 [N, 3, H, W], RGB; backbones scale and normalise it
     label: Tensor  # int64 [N]
     image_id: tuple[str, ...]  # as the data set calls them
     pseudo_mask: Tensor | None = None  # [N, H, W]: what Method.mask_maker made of an earlier stage's maps
+    # float64 [N, 4] xyxy, half-open, pixels of ``image``: the part of an earlier stage's box that each view shows. It
+    # ends where it begins if the view shows nothing of it.
+    pseudo_box: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on ``device``."""
         # Only CUDA keeps the order of what reads a copy that is still under way.
         at_once = torch.device(device).type == "cuda"
-        mask = None if self.pseudo_mask is None else self.pseudo_mask.to(device, non_blocking=at_once)
-        return replace(
-            self,
-            image=self.image.to(device, non_blocking=at_once),
-            label=self.label.to(device, non_blocking=at_once),
-            pseudo_mask=mask,
-        )
+        names = ("image", "label", "pseudo_mask", "pseudo_box")
+        there = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=at_once) for name, tensor in there.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,19 @@ def fit(net, dataset, most=None):
 
 
 def batch_of(split="train_weaksup", count=8, net=None, **options):
-    """Images of the set, those that ``net`` would choose; what its stage uses is a map, bright where the image is."""
+    """Images of the set, those that ``net`` would choose; what its stage uses is a map, bright where the image is, or a
+    box.
+    """
     dataset = data.open_dataset("synthetic", None, split, **SET | options)
     chosen = None if net is None else net.batch_sampler(dataset.labels, count, 0)
     samples = [dataset[i] for i in (range(count) if chosen is None else next(iter(chosen)))]
     if net is None or not stage_of(name_of(net)).uses:
         return data.collate(samples)
     maps = functional.adaptive_avg_pool2d(torch.stack([sample.image for sample in samples]).float().mean(1) / 255, 8)
-    exported = dict.fromkeys(stage_of(name_of(net)).uses, (maps - maps.amin((1, 2), keepdim=True)).half())
-    return artefacts.Collate(exported, net.mask_maker())(samples)
+    left = {"pseudo_mask": (maps - maps.amin((1, 2), keepdim=True)).half()}
+    left["pseudo_box"] = torch.tensor([0.125, 0.25, 0.75, 0.5]).double() + torch.arange(count)[:, None] / 32
+    collate = artefacts.prepare({field: left[field] for field in stage_of(name_of(net)).uses}, dataset, net)
+    return collate([dataset[i] for i in range(count)])
 
 
 def places(found):
@@ -272,9 +276,9 @@ def test_method_learns_two_classes_and_beats_the_centre_box(learned):
 
 def learn(net, stage, exported):
     train = data.open_dataset("synthetic", None, "train_weaksup", train=True, **SET)
-    collate = artefacts.Collate(exported, net.mask_maker())
+    collate = artefacts.prepare(exported, train, net)
     optimizer = build_optimizer(net, stage.optim, "stage.optim")
-    epochs = 7
+    epochs = 20 if net.gives_boxes else 7  # four numbers of pooled features say where an object is after more steps
     for epoch in range(epochs):
         train.set_epoch(epoch)
         net.train()

@@ -75,7 +75,7 @@ def print_results(results: "EvalResults", paper: "Paper | None") -> None:
     from wsolfast.engine.run.words import count
 
     given = {
-        "oracle threshold": results.measured,
+        "given boxes" if results.gives_boxes else "oracle threshold": results.measured,
         "transferred threshold": results.transferred,
         "centre box": results.baselines["center_box"],
         "published": paper.numbers() if paper else None,
@@ -95,10 +95,12 @@ def print_results(results: "EvalResults", paper: "Paper | None") -> None:
     _echo_constant(results.maps_constant)
     if results.chosen_by_boxes:
         echo(f"the weights were chosen by boxes ({results.chosen_by_boxes}): not weakly supervised")
+    cut = "boxes as they are given: no threshold"
+    if results.cam_threshold is not None:
+        what = "regions" if results.error_split is None else "boxes"
+        cut = f"{what} at {results.cam_threshold:.3g} ({results.cam_threshold_source})"
     echo(
-        f"{count(results.num_images, 'image')} of {results.split}, protocol {results.protocol}, "
-        f"{'regions' if results.error_split is None else 'boxes'} at "
-        f"{results.cam_threshold:.3g} ({results.cam_threshold_source}), "
+        f"{count(results.num_images, 'image')} of {results.split}, protocol {results.protocol}, {cut}, "
         f"{results.images_per_second:.1f} images/s"
     )
 

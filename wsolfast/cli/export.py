@@ -52,7 +52,8 @@ def export(
         said = exporter.write_network(folder, out, onnx=to is Format.onnx, topk=topk, batch=batch)
     else:
         findings = exporter.read_findings(folder, split, threshold)
-        said = f"{count(len(findings), 'image')} at threshold {findings.threshold:g}"
+        cut = "with boxes as they are given" if findings.threshold is None else f"at threshold {findings.threshold:g}"
+        said = f"{count(len(findings), 'image')} {cut}"
         if to is Format.coco:
             out = out or run / "export" / f"{split}.json"
             exporter.write_coco(findings, out, progress)

@@ -22,6 +22,8 @@ from wsolfast.types import Batch
 SPLITS = ("train_weaksup", "train_fullsup", "test")
 _AUGMENTATION_STREAM = 0
 _IMAGES_AT_ONCE = 256
+# How often a crop is drawn again that shows nothing of the box that it is aimed at: as PSOL was released.
+_AIMS = 30
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Sample:
     index: int  # position in the data set
     placement: Placement  # where ``image`` lies in the original
     wide: Tensor | None = None  # uint8 [3, H', W']: the same image in the second view
+    # float64 [4] xyxy, pixels of ``image``: the part that it shows of the box that the data set is aimed at.
+    pseudo_box: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Dataset(torch.utils.data.Dataset):
         self._warps = {view.size: view for view in (view, wide) if view is not None}
         self._caches = {} if cache is None else {size: cache(view) for size, view in self._warps.items()}
         self._held: list[tuple[Tensor, tuple[int, int]]] = []
+        self._aim: Callable[[int, tuple[int, int]], Tensor] | None = None
         self._seed = seed
         # In shared memory, so that set_epoch reaches workers that outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -155,11 +160,39 @@ class Dataset(torch.utils.data.Dataset):
             wholes = {self.view.size: whole}
         else:
             wholes, size = self._wholes(position, name)
-        draws = raw_draws(self._seed, _AUGMENTATION_STREAM, (int(self._epoch), position), self.view.draws)
-        image, placement = self.view.cut(wholes[self.view.size], size, draws, name)
+        whole = wholes[self.view.size]
+        box = None if self._aim is None else self._aim(index, size)
+        image, placement = self.view.cut(whole, size, self._draws(position, size, whole, box), name)
+        shown = None if box is None else placement.boxes_shown(box)
         other = self._wide_view
         wide = None if other is None else other.cut(wholes[other.size], size, [], name)[0]
-        return Sample(image, int(self.labels[index]), self.image_ids[index], index, placement, wide)
+        return Sample(image, int(self.labels[index]), self.image_ids[index], index, placement, wide, shown)
+
+    def aim_at(self, box_of: Callable[[int, tuple[int, int]], Tensor]) -> None:
+        """Let samples carry a box of their image, and draw a crop again that shows nothing of it.
+
+        After 30 such crops the central one is taken, whatever it shows. A crop that shows a part of the box is the one
+        that would be drawn without it.
+
+        Args:
+            box_of: of an image's position in the data set and its (width, height): Tensor[4] xyxy in its pixels. It
+                goes to loader processes.
+        """
+        self._aim = box_of
+
+    def _draws(self, position: int, size: tuple[int, int], whole: Tensor, box: Tensor | None) -> list[int]:
+        each, whole_size = self.view.draws, (whole.shape[2], whole.shape[1])
+
+        def drawn(times: int) -> list[int]:
+            at = (int(self._epoch), position)
+            return raw_draws(self._seed, _AUGMENTATION_STREAM, at, times * each)
+
+        draws = drawn(1)
+        if box is None or not each or self.view.shows(box, whole_size, size, draws):
+            return draws
+        draws = drawn(1 + _AIMS)
+        again = (draws[k * each : (k + 1) * each] for k in range(1, 1 + _AIMS))
+        return next((one for one in again if self.view.shows(box, whole_size, size, one)), [])
 
     def hold(
         self, device: torch.device | str, limit: int, advance: Callable[[int], object] = lambda steps: None
@@ -405,8 +438,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         sizes = [list(sample.image.shape[1:]) for sample in (samples[0], odd)]
         names = (samples[0].image_id, odd.image_id)
         raise DataError(f"{names[0]} is {sizes[0]} and {names[1]} is {sizes[1]}: set resize or crop to batch them")
+    boxes = [sample.pseudo_box for sample in samples if sample.pseudo_box is not None]
     return Batch(
         image=torch.stack([sample.image for sample in samples]),
         label=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         image_id=tuple(sample.image_id for sample in samples),
+        pseudo_box=torch.stack(boxes) if boxes else None,
     )

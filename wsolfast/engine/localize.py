@@ -22,7 +22,7 @@ from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults, LocalizedImage, LocalizeResults, UnreadableImage
 from wsolfast.engine.run.run_folder import RunFolder, to_json
-from wsolfast.metrics import is_constant
+from wsolfast.metrics import GivenBoxes, is_constant
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
@@ -42,9 +42,10 @@ def localize(
     bits: int | None = None,
     progress: Progress | None = None,
 ) -> LocalizeResults:
-    """Write ``<name>.png`` (score map and boxes over the image) for each file, and ``boxes.json`` for all.
+    """Write ``<name>.png`` (boxes, and the score map if there is one, over the image) and one ``boxes.json`` for all.
 
-    A score map that has one value everywhere shows nothing: no box is cut from it.
+    A score map that has one value everywhere shows nothing: no box is cut from it. A method that gives boxes has no
+    map, and its box stands over the plain image.
 
     Only files of an earlier call are replaced. Where another file has an overlay's name, the overlay is
     ``<name>-2.png``.
@@ -65,7 +66,8 @@ def localize(
         The content of ``boxes.json``.
 
     Raises:
-        UsageError: if the run knows no such class, or ``boxes.json`` is there and of another program.
+        UsageError: if the run knows no such class, a threshold is given to a method that gives boxes, or
+            ``boxes.json`` is there and of another program.
         MissingError: if none of the files exists, the run is not finished, or nothing tells its classes.
     """
     paths, folder = [Path(file) for file in files], Path(output)
@@ -78,8 +80,12 @@ def localize(
         recipe = _recipe(run, len(names), device, post)
         label = None if class_name is None else _find_class(class_name, names)
         protocol, view, second_view = eval_protocol(recipe), eval_view(recipe), classifier_view(recipe)
-        threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
         network = Network(run, recipe, len(names), progress.log)
+        if not network.gives_boxes:
+            threshold = threshold if threshold is not None else _measured_threshold(run, recipe)
+        elif threshold is not None:
+            method = network.localizer.stage.method
+            raise UsageError(f"--threshold: {method} gives boxes and no maps, nothing is cut; leave it out")
         predictor, target = network.predictor, network.device
     wanted = None if label is None else torch.tensor([label], device=target)
     found, failed = [], []
@@ -97,13 +103,17 @@ def localize(
                 progress.log(f"skipped: {told}")
                 advance()
                 continue
-            maps, classes, scores = (one.cpu() for one in predictor(image, wide, wanted))
+            places, classes, scores = (one.cpu() for one in predictor(image, wide, wanted))
             shown = int(classes[0, 0]) if label is None else label
             extent = torch.tensor([[pixels.shape[1], pixels.shape[0]]])
-            boxes = predicted_boxes(maps, extent, protocol, threshold)[0]
-            if is_constant(maps)[0]:
-                boxes = boxes[:0]
-            picture = draw_boxes(overlay(Image.fromarray(pixels), maps[0]), boxes)
+            picture = Image.fromarray(pixels)
+            if threshold is None:
+                boxes = GivenBoxes(places, torch.tensor([image.shape[:1:-1]]), extent).in_images(protocol)
+            else:
+                boxes = predicted_boxes(places, extent, protocol, threshold)[0]
+                boxes = boxes[:0] if is_constant(places)[0] else boxes
+                picture = overlay(picture, places[0])
+            picture = draw_boxes(picture, boxes)
             png = outputs.free(folder / f"{file.stem}.png", taken)
             taken.add(png)
             outputs.write(png, lambda stream, picture=picture: picture.save(stream, format="PNG"))
@@ -171,6 +181,6 @@ def _measured_threshold(run: RunFolder, recipe: Recipe) -> float:
     file = run.eval_path(eval_name(run, recipe, "test")) / "results.json"
     if file.is_file():
         results = EvalResults.read(file)
-        if results.protocol == run.recipe.evaluate.protocol:
+        if results.protocol == run.recipe.evaluate.protocol and results.cam_threshold is not None:
             return results.cam_threshold
     return _DEFAULT_THRESHOLD

@@ -16,7 +16,7 @@ def write_coco(findings: Findings, file: Path, progress: Progress | None = None)
 
     ``bbox`` is x, y, width, height in pixels of the original; ``score`` the probability of the category, which is the
     image's label. ``segmentation`` is COCO's uncompressed run lengths of the mask, on an image's first box: the mask is
-    of the image, not of a box. Ids start at 1.
+    of the image, not of a box. A method that gives boxes has none. Ids start at 1.
 
     Args:
         findings: of an evaluation.
@@ -52,16 +52,17 @@ def write_coco(findings: Findings, file: Path, progress: Progress | None = None)
 def _annotations(finding: Finding, image: int, first: int) -> list[dict]:
     rows = []
     for k, (x0, y0, x1, y1) in enumerate(finding.boxes.tolist()):
+        masked = finding.mask if k == 0 else None
         row = {
             "id": first + k,
             "image_id": image,
             "category_id": finding.label + 1,
             "bbox": [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)],
-            "area": int(finding.mask.sum()) if k == 0 else round((x1 - x0) * (y1 - y0), 2),
+            "area": round((x1 - x0) * (y1 - y0), 2) if masked is None else int(masked.sum()),
             "iscrowd": 0,
             "score": round(finding.score, 6),
         }
-        rows.append(row | ({"segmentation": run_lengths(finding.mask)} if k == 0 else {}))
+        rows.append(row | ({} if masked is None else {"segmentation": run_lengths(masked)}))
     return rows
 
 

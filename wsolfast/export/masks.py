@@ -24,15 +24,19 @@ def write_masks(findings: Findings, folder: Path, progress: Progress | None = No
         The masks' files.
 
     Raises:
-        UsageError: if an image_id leads out of the folder, two would share a file, or a file is there and of another
-            program; nothing is written then.
+        UsageError: if the method gives boxes and no masks, an image_id leads out of the folder, two would share a file,
+            or a file is there and of another program; nothing is written then.
     """
+    if findings.threshold is None:
+        raise UsageError("masks: the method gives boxes and no maps, so there are no masks; export to coco instead")
     outputs, written = Outputs(folder), list[Path]()
     names = _file_names(findings, folder)
     outputs.check(*(folder / kind / name for name in names.values() for kind in ("masks", "scores")))
     with (progress or Progress(quiet=True)).task("masks", len(findings)) as advance:
         for finding in findings:
             name = names[finding.image_id]
+            assert finding.mask is not None  # it was cut at the threshold
+            assert finding.score_map is not None
             _write(outputs, folder / "masks" / name, finding.mask * 255)
             _write(outputs, folder / "scores" / name, (finding.score_map.clamp(0, 1) * 255).round())
             written.append(folder / "masks" / name)

@@ -9,7 +9,7 @@ from wsolfast.export.findings import Finding
 
 
 def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
-    """Make ``supervision.Detections`` of an image; its mask belongs to all of its boxes, cut to each.
+    """Make ``supervision.Detections`` of an image; its mask, if it has one, belongs to all of its boxes, cut to each.
 
     Args:
         finding: of an image.
@@ -28,9 +28,10 @@ def to_supervision(finding: Finding, class_names: Sequence[str]) -> Any:
     count = len(finding.boxes)
     if count == 0:
         return supervision.Detections.empty()
-    masks = np.zeros((count, *finding.mask.shape), dtype=bool)
+    masks = None if finding.mask is None else np.zeros((count, *finding.mask.shape), dtype=bool)
     for k, (x0, y0, x1, y1) in enumerate(_pixels(finding)):
-        masks[k, y0:y1, x0:x1] = finding.mask[y0:y1, x0:x1]
+        if masks is not None and finding.mask is not None:
+            masks[k, y0:y1, x0:x1] = finding.mask[y0:y1, x0:x1]
     return supervision.Detections(
         xyxy=finding.boxes.float().numpy(),
         mask=masks,
@@ -51,7 +52,7 @@ def to_fiftyone(finding: Finding, class_names: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         ``localization``, ``fiftyone.Detections``, whose boxes are x, y, width, height as shares of the image; and
-        ``score_map``, a ``fiftyone.Heatmap``.
+        ``score_map``, a ``fiftyone.Heatmap``, which a method that gives boxes has not.
 
     Raises:
         ImportError: if fiftyone is not installed.
@@ -64,11 +65,13 @@ def to_fiftyone(finding: Finding, class_names: Sequence[str]) -> dict[str, Any]:
     found = []
     for (left, top, right, bottom), (x0, y0, x1, y1) in zip(finding.boxes.tolist(), _pixels(finding), strict=True):
         shares = [left / width, top / height, (right - left) / width, (bottom - top) / height]
-        mask = finding.mask[y0:y1, x0:x1].numpy()
+        masked = {} if finding.mask is None else {"mask": finding.mask[y0:y1, x0:x1].numpy()}
         name = class_names[finding.label]
-        found.append(fiftyone.Detection(label=name, bounding_box=shares, mask=mask, confidence=finding.score))
-    heat = fiftyone.Heatmap(map=finding.score_map.float().numpy(), range=[0, 1])
-    return {"localization": fiftyone.Detections(detections=found), "score_map": heat}
+        found.append(fiftyone.Detection(label=name, bounding_box=shares, confidence=finding.score, **masked))
+    fields = {"localization": fiftyone.Detections(detections=found)}
+    if finding.score_map is not None:
+        fields["score_map"] = fiftyone.Heatmap(map=finding.score_map.float().numpy(), range=[0, 1])
+    return fields
 
 
 def _pixels(finding: Finding) -> list[list[int]]:

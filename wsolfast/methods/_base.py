@@ -231,6 +231,20 @@ class Method(nn.Module):
         """
         return resize_map
 
+    def box_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        """Return the function from a box [4] that an earlier stage left of an image to the box that is trained on.
+
+        It takes xyxy as shares of the image and the image's (width, height), and returns float64 xyxy in pixels of the
+        image. Like that of :meth:`mask_maker` it runs in loader processes. The box is then cropped and mirrored with
+        the image.
+        """
+        return scale_box
+
+
+def scale_box(exported: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a box [4] given as shares of an image in pixels of its (width, height): float64."""
+    return exported.double() * torch.tensor([*size, *size], dtype=torch.float64)
+
 
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:
     """Return the share of the images whose most likely class is their label; without a gradient."""

@@ -134,6 +134,9 @@ class Refined(Method):
     def mask_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
         return self.method.mask_maker()
 
+    def box_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        return self.method.box_maker()
+
     @contextmanager
     def _recording(self) -> Iterator[None]:
         """Record a graph of what runs inside if the refinement asks for one; else change nothing."""

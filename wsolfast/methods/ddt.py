@@ -12,12 +12,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wsolfast import ops
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, MethodError, wanted_classes
 from wsolfast.types import Batch, Features, Localization
 
 # Of the two largest eigenvalues: above it the first direction is no better than the second one.
 _ALIKE = 0.99
+# The box of a component of cells, as it was released.
+CELLS = ops.BoxRule(
+    interpolation="none",
+    normalization="none",
+    quantize=False,
+    relative=False,
+    selection="pixel_area",
+    box_end="exclusive",
+    empty_box="image",
+    iou_plus_one=False,
+    hit=">",
+)
 
 
 class DDT(Method):
@@ -139,8 +152,17 @@ class DDT(Method):
         return (direction @ descriptors.flatten(2)).unflatten(2, descriptors.shape[2:]) - offset[..., None, None]
 
     def export(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``pseudo_mask``: the label's foreground D > 0, uint8 [N, h, w]."""
-        return {"pseudo_mask": (self.project(self.features(batch.image), batch.label[:, None])[:, 0] > 0).byte()}
+        """Return the label's foreground D > 0 and the box of its largest component.
+
+        Returns:
+            ``pseudo_mask``, uint8 [N, h, w]; ``pseudo_box``, float64 [N, 4] xyxy in shares of the image, those of the
+            protocol ``psol``: the whole image where there is no foreground.
+        """
+        shares = _shares(self.project(self.features(batch.image), batch.label[:, None]))[:, 0]
+        height, width = shares.shape[1:]
+        cut = torch.zeros(1, dtype=torch.float64, device=shares.device)
+        cells = ops.score_map_boxes(shares, cut, CELLS).boxes[:, 0].double()
+        return {"pseudo_mask": (shares > 0).byte(), "pseudo_box": cells / cells.new_tensor([width, height] * 2)}
 
     def _after_loading(self, _: object) -> None:
         self._not_fitted = set((self.images == 0).nonzero().flatten().tolist())

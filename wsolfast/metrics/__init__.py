@@ -5,6 +5,7 @@ from wsolfast.metrics.box_accuracy import BoxAccuracy
 from wsolfast.metrics.error_split import ErrorSplit
 from wsolfast.metrics.frames import is_constant
 from wsolfast.metrics.functional import box_iou
+from wsolfast.metrics.given_boxes import GivenBoxes
 from wsolfast.metrics.pixel_accuracy import PixelAccuracy, mask_overlaps
 from wsolfast.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 
@@ -16,6 +17,7 @@ __all__ = [
     "PROTOCOLS",
     "BoxAccuracy",
     "ErrorSplit",
+    "GivenBoxes",
     "PixelAccuracy",
     "Protocol",
     "box_iou",

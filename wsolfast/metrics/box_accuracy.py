@@ -10,6 +10,7 @@ from wsolfast.metrics import functional
 from wsolfast.metrics._accumulator import Accumulator
 from wsolfast.metrics._thresholds import percent, pick, wanted
 from wsolfast.metrics.frames import as_score_maps, is_constant
+from wsolfast.metrics.given_boxes import GivenBoxes
 from wsolfast.metrics.protocols import Protocol, as_protocol, get_protocol
 from wsolfast.ops._checks import as_tensor, as_tensors, as_vector, check_classes, holds_integers
 
@@ -114,7 +115,9 @@ class BoxAccuracy(Accumulator):
         label: Tensor | None = None,
         topk_classes: Tensor | None = None,
     ) -> None:
-        """Add images whose one box is given: the same at every threshold.
+        """Add images whose one box is given in pixels of the original, a baseline's for instance.
+
+        It is the same at every threshold.
 
         Args:
             boxes (Tensor[N, 4]): xyxy, half-open, original pixels.
@@ -123,14 +126,43 @@ class BoxAccuracy(Accumulator):
         Raises:
             ValueError: if shapes do not fit or an image has no true box.
         """
-        protocol = self.protocol
+        protocol, benchmark = self.protocol, None
         hits = functional.given_box_hits(boxes, gt_boxes, protocol.rule, protocol.iou_thresholds)
-        # One row for all thresholds.
-        counts = self._class_counts(hits[:, None], label, topk_classes)
         if self._max_box:
-            hits = functional.given_box_hits(boxes, gt_boxes, self._benchmark.rule, _LEVELS)
-            counts["max_box_acc"] = hits[:, _LEVELS.index(0.5)].sum(0)
-            counts["max_box_acc_v2"] = hits.sum(0)
+            benchmark = functional.given_box_hits(boxes, gt_boxes, self._benchmark.rule, _LEVELS)
+        self._add_box_hits(hits, benchmark, label, topk_classes)
+
+    def update_given_boxes(
+        self,
+        given: GivenBoxes,
+        gt_boxes: Sequence[Tensor],
+        label: Tensor | None = None,
+        topk_classes: Tensor | None = None,
+    ) -> None:
+        """Add images whose one box a method gives, in the protocol's frame: the same at every threshold.
+
+        MaxBoxAcc compares them in wsolevaluation's frame of whole images, whatever the protocol shows the network.
+
+        Args:
+            given: the boxes.
+            gt_boxes, label, topk_classes: as for :meth:`count`.
+
+        Raises:
+            ValueError: if shapes do not fit, or a true box is missing, empty, not finite or outside its image.
+        """
+        benchmark = None
+        if self._max_box:
+            benchmark = given.on_whole_images(self.protocol).hits(gt_boxes, self._benchmark, _LEVELS)
+        self._add_box_hits(given.hits(gt_boxes, self.protocol), benchmark, label, topk_classes)
+
+    def _add_box_hits(
+        self, hits: Tensor, benchmark: Tensor | None, label: Tensor | None, topk_classes: Tensor | None
+    ) -> None:
+        """Add hits [N, I] by the protocol and by MaxBoxAcc's three overlaps, one for all thresholds."""
+        counts = self._class_counts(hits[:, None], label, topk_classes)
+        if benchmark is not None:
+            counts["max_box_acc"] = benchmark[:, _LEVELS.index(0.5)].sum(0)
+            counts["max_box_acc_v2"] = benchmark.sum(0)
         for name, value in counts.items():
             self._state[name] += value
 

@@ -143,6 +143,8 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
         boxes = torch.minimum(boxes, scale - 1)
     elif protocol.gt_box_end == "inclusive":
         boxes = boxes - as_float64([0.0, 0.0, 1.0, 1.0])
+    elif protocol.gt_box_end == "shifted":
+        boxes = boxes - 1
     if protocol.frame == "crop":
         moved, shown = _moved_to_crop(boxes, scale, protocol)
         return [part[inside] for part, inside in zip(moved.split(counts), shown.split(counts), strict=True)]
@@ -155,7 +157,7 @@ def gt_in_frame(gt_boxes: Sequence[Tensor], image_sizes: Sequence[tuple[int, int
 
 def _moved_to_crop(boxes: Tensor, image_sizes: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
     """Return boxes [G, 4] as the crop has them, and which of them it shows, bool [G]."""
-    whole, side = _crop_sides(protocol)
+    whole, side = crop_sides(protocol)
     before = (whole - side) // 2
     if protocol.gt_corners == "exact":
         moved = (boxes.clamp(min=0) * (whole / image_sizes) - before).clamp(0, side)
@@ -177,15 +179,31 @@ def compared_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol)
     """
     if protocol.frame != "scaled":
         return boxes
-    image = [*batch.image_sizes[k]] * 2
-    ratio = as_float64(image) / _map_size(batch)
+    return scaled_boxes(boxes, as_float64([*batch.image_sizes[k]] * 2), _map_size(batch), protocol)
+
+
+def scaled_boxes(boxes: Tensor, image: Tensor, size: Tensor, protocol: Protocol) -> Tensor:
+    """Return boxes [..., 4] in pixels of the original image as frame "scaled" compares them.
+
+    Args:
+        boxes: in pixels of maps.
+        image (Tensor[..., 4]): (w, h, w, h) of the original images.
+        size (Tensor[..., 4]): the same of the maps.
+        protocol: its ``box_scaling`` is used.
+
+    Example:
+        >>> boxes, image, size = torch.tensor([[1.0, 1.0, 3.0, 3.0]]), torch.full((4,), 9.0), torch.full((4,), 4.0)
+        >>> scaled_boxes(boxes, image, size, get_protocol("cicam")).tolist()  # truncates 2.25 and 6.75
+        [[2.0, 2.0, 6.0, 6.0]]
+    """
+    ratio = image / size
     if protocol.box_scaling == "exact":
         return boxes * ratio
     if protocol.box_scaling == "round":
         return (boxes * ratio).round()
     # The factor is rounded to float32 before it multiplies: the last column of a full-width box depends on it.
     scaled = boxes.float() * ratio.float()
-    return torch.minimum(scaled.clamp(min=0), torch.tensor(image, dtype=torch.float32)).trunc().double()
+    return torch.minimum(scaled.clamp(min=0), image.float()).trunc().double()
 
 
 def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) -> Tensor:
@@ -199,13 +217,18 @@ def image_boxes(boxes: Tensor, batch: FrameBatch, k: int, protocol: Protocol) ->
     """
     image = as_float64([*batch.image_sizes[k]] * 2)
     if protocol.frame == "crop":
-        whole, side = _crop_sides(protocol)
+        whole, side = crop_sides(protocol)
         return (boxes + (whole - side) // 2) * (image / whole)
     return boxes * (image / _map_size(batch))
 
 
-def _crop_sides(protocol: Protocol) -> tuple[int, int]:
-    """Return the sides of the whole image and of its central crop."""
+def crop_sides(protocol: Protocol) -> tuple[int, int]:
+    """Return the sides of the whole image and of its central crop.
+
+    Example:
+        >>> crop_sides(get_protocol("spol"))
+        (256, 224)
+    """
     # Protocol checks that frame "crop" has both.
     assert protocol.resize is not None
     assert protocol.input_size is not None

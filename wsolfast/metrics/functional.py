@@ -259,12 +259,18 @@ def error_kinds(
         for k, (boxes, _) in enumerate(_boxes_of(batch, thresholds, rule)):
             n = batch.index[k]
             if class_is_right[n]:
-                kinds[n] = _kinds_of_boxes(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule)
+                kinds[n] = kinds_of_boxes(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule)
     return kinds
 
 
-def _kinds_of_boxes(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
-    """Return the kinds, int64 [T], of boxes [T, 4] for true boxes [G, 4] of one image whose class is right."""
+def kinds_of_boxes(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
+    """Return the kinds, int64 [T], of boxes [T, 4] for true boxes [G, 4] of one image whose class is right.
+
+    Example:
+        >>> boxes, truths = torch.tensor([[2.0, 2.0, 6.0, 6.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+        >>> ERROR_KINDS[kinds_of_boxes(boxes, truths, get_protocol("csoa").rule).item()]
+        'part'
+    """
     correct, m_ins, part, more, ot = range(1, len(ERROR_KINDS))
     if len(truths) == 0:
         return torch.full((len(boxes),), ot)
@@ -275,7 +281,7 @@ def _kinds_of_boxes(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
     covered = _ratio(overlap, _area(truths, extra)[None])
     used = _ratio(overlap, _area(boxes, extra)[:, None])
     considered = iou[:, :1] if rule.gt == "first" else iou
-    right = _reaches(considered.amax(1), 0.5, rule)
+    right = reaches(considered.amax(1), 0.5, rule)
     kinds = torch.full((len(boxes),), ot)
     kinds[covered.gather(1, best)[:, 0] >= 0.7] = more
     kinds[used.gather(1, best)[:, 0] > 0.5] = part
@@ -320,7 +326,7 @@ def given_box_hits(
     every = torch.cat([*truths, torch.empty(0, 4, dtype=torch.float64)])
     own = boxes.to("cpu", torch.float64).repeat_interleave(counts, 0)
     ious = _iou(own, every, 0.0)
-    return _reaches(torch.segment_reduce(ious, "max", lengths=counts)[:, None], levels, rule)
+    return reaches(torch.segment_reduce(ious, "max", lengths=counts)[:, None], levels, rule)
 
 
 def px_ap(histogram: Tensor) -> float:
@@ -392,14 +398,14 @@ def _batch_hits(batch: FrameBatch, thresholds: Tensor, levels: Tensor, rule: Box
         truths = torch.cat(batch.truths).to(device)
         offsets = counts.cumsum(0).to(device)
         return ops.box_sweep_hits(batch.maps, thresholds, truths, offsets, levels.to(device), rule, size=batch.size)
-    return _reaches(_batch_overlaps(batch, thresholds, rule, protocol)[..., None], levels, rule)
+    return reaches(_batch_overlaps(batch, thresholds, rule, protocol)[..., None], levels, rule)
 
 
 def _batch_overlaps(batch: FrameBatch, thresholds: Tensor, rule: BoxRule, protocol: Protocol) -> Tensor:
     """Return the best overlap of each map at each threshold: float64 [n, T]."""
     rows = []
     for k, (boxes, counts) in enumerate(_boxes_of(batch, thresholds, rule)):
-        best = _best_overlaps(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule)
+        best = best_of_truths(compared_boxes(boxes, batch, k, protocol), batch.truths[k], rule)
         rows.append(torch.segment_reduce(best, "max", lengths=counts))
     return torch.stack(rows)
 
@@ -434,13 +440,25 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole, torch.zeros_like(part))
 
 
-def _best_overlaps(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
-    """Return the largest IoU of each box [B, 4] with true ones, -1 without any: [B]."""
+def best_of_truths(boxes: Tensor, truths: Tensor, rule: BoxRule) -> Tensor:
+    """Return the largest IoU of each box [B, 4] with true ones, -1 without any: [B].
+
+    Example:
+        >>> boxes, truths = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 4.0, 8.0]])
+        >>> best_of_truths(boxes, truths, get_protocol("csoa").rule).tolist()
+        [0.5]
+    """
     truths = truths[:1] if rule.gt == "first" else truths
     if len(truths) == 0:
         return torch.full((len(boxes),), -1.0, dtype=torch.float64)
     return box_iou(boxes, truths, plus_one=rule.iou_plus_one).amax(1)
 
 
-def _reaches(iou: Tensor, level: Tensor | float, rule: BoxRule) -> Tensor:
+def reaches(iou: Tensor, level: Tensor | float, rule: BoxRule) -> Tensor:
+    """Return whether overlaps reach a level, as the rule's ``hit`` has it.
+
+    Example:
+        >>> reaches(torch.tensor([0.5, 0.6]), 0.5, get_protocol("csoa").rule)  # hit is ">"
+        tensor([False,  True])
+    """
     return iou >= level if rule.hit == ">=" else iou > level

@@ -12,7 +12,7 @@ from typing import Literal
 from wsolfast.ops import BoxRule
 from wsolfast.ops._checks import check_type
 
-GT_BOX_ENDS = ("exclusive", "clipped", "inclusive")
+GT_BOX_ENDS = ("exclusive", "clipped", "inclusive", "shifted")
 GT_CORNERS = ("exact", "truncate")
 
 
@@ -37,7 +37,8 @@ class Protocol:
             to the nearest integers, halves to the even one, in float64, as NL-CCAM does. "exact": as they come.
         gt_box_end: where true boxes end, which are given half-open, before they go to the frame; the words are those of
             :class:`~wsolfast.ops.BoxRule`'s ``box_end``. "exclusive": x1, y1 stand as they are given (x + w of CUB,
-            xmax of ILSVRC). "clipped": the same but at most W - 1, H - 1. "inclusive": one less.
+            xmax of ILSVRC). "clipped": the same but at most W - 1, H - 1. "inclusive": one less. "shifted": all four
+            corners are one less, as if the first pixel were 1.
         class_means: the published accuracies are means over the classes of those of each class.
         gt_corners: frame "crop" only, where frame "input" always truncates. "exact": true boxes as they come to the
             crop, within its ``input_size``. "truncate": as integers, the last pixel at most.
@@ -58,7 +59,7 @@ class Protocol:
     input_size: int | None = 224
     resize: int | None = None
     box_scaling: Literal["truncate", "round", "exact"] = "exact"
-    gt_box_end: Literal["exclusive", "clipped", "inclusive"] = "exclusive"
+    gt_box_end: Literal["exclusive", "clipped", "inclusive", "shifted"] = "exclusive"
     class_means: bool = False
     gt_corners: Literal["exact", "truncate"] = "exact"
 
@@ -164,6 +165,15 @@ _BAS = BoxRule(
     selection="pixel_area",
     box_end="exclusive",
     empty_box="image",
+    iou_plus_one=False,
+    hit=">",
+)
+_SPOL = BoxRule(
+    interpolation="linear_corners",
+    normalization="none",
+    quantize=False,
+    relative=False,
+    box_end="exclusive",
     iou_plus_one=False,
     hit=">",
 )
@@ -290,15 +300,7 @@ _ALL = (
         source="Wei et al., CVPR 2021 (SPOL), released code: a probability map of the central 224 of a 256 x 256 "
         "image, absolute threshold (0.2 on CUB, 0.8 on ImageNet), largest contour, half-open boxes. The original "
         "upsamples logits and applies the sigmoid after that: hand over the map at 224 to have it so.",
-        rule=BoxRule(
-            interpolation="linear_corners",
-            normalization="none",
-            quantize=False,
-            relative=False,
-            box_end="exclusive",
-            iou_plus_one=False,
-            hit=">",
-        ),
+        rule=_SPOL,
         thresholds=_steps(1, 19, 20),
         frame="crop",
         resize=256,
@@ -342,8 +344,7 @@ _ALL = (
         name="psol",
         source="Zhang et al., CVPR 2020 (PSOL), the pseudo boxes of DDT: the largest 8-connected component of "
         "positive projections at the map's own size, scaled to the image; the whole image where there is none. The "
-        "published numbers of PSOL are those of a regressor trained on them; score its boxes with "
-        "BoxAccuracy.update_boxes.",
+        "published numbers of PSOL are those of a regressor trained on them: psol_regressor.",
         rule=BoxRule(
             interpolation="none",
             normalization="none",
@@ -358,6 +359,19 @@ _ALL = (
         thresholds=(0.0,),
         frame="scaled",
         input_size=None,
+    ),
+    Protocol(
+        name="psol_regressor",
+        source="Zhang et al., CVPR 2020 (PSOL), released code, the boxes of its regressor: those that a network gives "
+        "of the central 224 of a 256 x 256 image, as they come, not rounded and not clipped. All four corners of true "
+        "boxes are one less, as in PASCAL VOC; they go to the crop and are clipped there. One outside the crop is a "
+        "miss. A score map, which PSOL has none of, is cut as by spol. The original averages ILSVRC's accuracies over "
+        "classes, which have equally many images.",
+        rule=_SPOL,
+        thresholds=_steps(1, 19, 20),
+        frame="crop",
+        resize=256,
+        gt_box_end="shifted",
     ),
     Protocol(
         name="adl",

@@ -140,6 +140,7 @@ class StageSpec:
     num_classes: int | None = None  # as many as the data set has, if absent
     resize: int | tuple[int, int] | None = None  # of this stage's images; data.resize if absent
     crop: int | None = None  # data.crop if absent
+    crop_area: tuple[float, float] | None = None  # data.crop_area if absent
     uses: dict[str, str] = field(default_factory=dict)  # batch field -> the earlier stage that exports it
     model: dict[str, object] = field(default_factory=dict)  # the method's own options
     optim: OptimSpec = field(default_factory=OptimSpec)

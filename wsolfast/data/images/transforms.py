@@ -62,6 +62,14 @@ class Placement:
             x0, x1 = self.view_size[0] - x1, self.view_size[0] - x0
         return torch.stack([x0, y0 * scale_y - offset_y, x1, y1 * scale_y - offset_y], dim=-1)
 
+    def boxes_shown(self, boxes: Tensor) -> Tensor:
+        """Return the part of ``boxes`` [..., 4] xyxy of the image that the view shows, in pixels of the view.
+
+        A box of which it shows nothing ends where it begins, at a side of the view.
+        """
+        width, height = self.view_size
+        return self.boxes_to_view(boxes).clamp(min=0).minimum(torch.tensor([width, height] * 2, dtype=torch.float64))
+
     def boxes_to_image(self, boxes: Tensor) -> Tensor:
         """Return ``boxes`` [..., 4] xyxy of the view in pixels of the image, not clipped."""
         x0, y0, x1, y1 = boxes.to(torch.float64).unbind(-1)
@@ -199,7 +207,7 @@ class View:
         Args:
             whole (Tensor[3, H, W]): uint8.
             image_size: (width, height) of the image.
-            draws: as for a call.
+            draws: as for a call; without any the crop is the central one and nothing is mirrored.
             name: the same.
 
         Returns:
@@ -208,30 +216,55 @@ class View:
         Raises:
             DataError: if the image is smaller than the crop.
         """
-        (width, height), (rows, columns) = image_size, whole.shape[1:]
-        image, flip = whole, False
-        scale: tuple[float, float] = (columns / width, rows / height)
-        corner: tuple[float, float] = (0, 0)
+        rows, columns = whole.shape[1:]
+        if self.crop is not None and self._area is None and min(rows, columns) < self.crop:
+            raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
+        image = whole
         if self.train and self.rand_augment is not None:
             image = rand_augment(image, *self.rand_augment, draws[_CROP_DRAWS:])
-        if self.train and self.crop is not None and self.crop_area is not None:
-            x, y, w, h = random_area(columns, rows, self.crop_area, draws[_FLIP_DRAWS:_CROP_DRAWS])
-            image = resize(image[:, y : y + h, x : x + w], (self.crop, self.crop))
-            across, down = self.crop / w, self.crop / h
-            scale, corner = (scale[0] * across, scale[1] * down), (x * across, y * down)
-        elif self.crop is not None:
-            if min(rows, columns) < self.crop:
-                raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
-            spare_rows, spare_columns = rows - self.crop, columns - self.crop
-            if self.train:
-                top, left = draws[0] % (spare_rows + 1), draws[1] % (spare_columns + 1)
+        (x, y, w, h), placement = self._place((columns, rows), image_size, draws)
+        width, height = placement.view_size
+        image = resize(image[:, y : y + h, x : x + w], (height, width))
+        return (image.flip(-1) if placement.flip else image).contiguous(), placement
+
+    def shows(self, box: Tensor, whole_size: tuple[int, int], image_size: tuple[int, int], draws: list[int]) -> bool:
+        """Return whether :meth:`cut` shows a part of ``box`` [4], xyxy in pixels of the image.
+
+        Args:
+            box: is looked for.
+            whole_size: (width, height) of what is cut.
+            image_size: (width, height) of the image.
+            draws: as for :meth:`cut`.
+        """
+        placement = self._place(whole_size, image_size, draws)[1]
+        x0, y0, x1, y1 = placement.boxes_shown(box).tolist()
+        return x0 < x1 and y0 < y1
+
+    @property
+    def _area(self) -> tuple[float, float] | None:
+        """``crop_area`` where it counts, which is in training."""
+        return self.crop_area if self.train else None
+
+    def _place(
+        self, whole_size: tuple[int, int], image_size: tuple[int, int], draws: list[int]
+    ) -> tuple[tuple[int, int, int, int], Placement]:
+        """Return the rectangle (x, y, w, h) that is cut from a whole of (width, height), and the place of the view."""
+        x, y = 0, 0
+        w, h = view_size = whole_size
+        if self.crop is not None:
+            view_size = (self.crop, self.crop)
+            if self._area is not None:
+                x, y, w, h = random_area(*whole_size, self._area, draws[_FLIP_DRAWS:_CROP_DRAWS])
             else:
-                top, left = _center(spare_rows), _center(spare_columns)
-            image, corner = image[:, top : top + self.crop, left : left + self.crop], (left, top)
-        if self.train and draws[2] & 1:
-            image, flip = image.flip(-1), True
-        view_size = (image.shape[2], image.shape[1])
-        return image.contiguous(), Placement((width, height), view_size, scale, corner, flip)
+                w, h = view_size
+                spare = whole_size[0] - w, whole_size[1] - h
+                x, y = _center(spare[0]), _center(spare[1])
+                if self.train and draws:
+                    y, x = draws[0] % (spare[1] + 1), draws[1] % (spare[0] + 1)
+        across, down = view_size[0] / w, view_size[1] / h
+        scale = (whole_size[0] / image_size[0] * across, whole_size[1] / image_size[1] * down)
+        flip = self.train and bool(draws) and bool(draws[2] & 1)
+        return (x, y, w, h), Placement(image_size, view_size, scale, (x * across, y * down), flip)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) of the whole image after the resize."""

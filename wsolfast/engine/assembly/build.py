@@ -133,10 +133,10 @@ def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[s
         DataError: if the split cannot be opened, or has a class that the run does not know.
     """
     ref, spec, fitted = StageRef(recipe, stage), recipe.data, fits(stage)
-    view: dict[str, Any] = {"resize": stage.resize or eval_size(recipe), "crop": None, "train": False}
+    view: dict[str, Any] = {"resize": _whole_size(recipe, stage), "crop": None, "train": False}
     if not fitted:
         view = {"resize": ref.resize, "crop": ref.crop, "train": True, "keep_aspect": spec.keep_aspect}
-        view |= {"crop_area": spec.crop_area, "rand_augment": spec.rand_augment}
+        view |= {"crop_area": ref.crop_area, "rand_augment": spec.rand_augment}
     dataset = _open(recipe, "train_weaksup", class_names, **view)
     if not fitted and len(dataset.labels.unique()) == 1:
         name = dataset.class_names[int(dataset.labels[0])]
@@ -168,9 +168,14 @@ def check_other_splits(recipe: Recipe, class_names: Sequence[str]) -> None:
             _open(plain, split, class_names, resize=None, crop=None, train=False)
 
 
-def open_export_data(recipe: Recipe, split: str = "train_weaksup", class_names: Sequence[str] = ()) -> data.Dataset:
-    """Open ``split`` for a stage that leaves maps for a later one: whole images, warped, in one order."""
-    return _open(recipe, split, class_names, resize=recipe.data.resize, crop=None, train=False)
+def open_export_data(
+    recipe: Recipe, stage: StageSpec, split: str = "train_weaksup", class_names: Sequence[str] = ()
+) -> data.Dataset:
+    """Open ``split`` for a stage that leaves maps or boxes for a later one: whole images, warped, in one order.
+
+    They have the size that the stage's training images are warped to, or that it is fitted at.
+    """
+    return _open(recipe, split, class_names, resize=_whole_size(recipe, stage), crop=None, train=False)
 
 
 def open_validation_data(
@@ -255,6 +260,11 @@ def eval_view(recipe: Recipe) -> data.View:
 def eval_size(recipe: Recipe) -> int | tuple[int, int] | None:
     """Return the size that evaluation warps to: ``evaluate.resize``, else the training crop, else ``data.resize``."""
     return recipe.evaluate.resize or recipe.data.crop or recipe.data.resize
+
+
+def _whole_size(recipe: Recipe, stage: StageSpec) -> int | tuple[int, int] | None:
+    """Return the size of the whole images that a stage is fitted to, or exports of."""
+    return (stage.resize or eval_size(recipe)) if fits(stage) else StageRef(recipe, stage).resize
 
 
 def _open(recipe: Recipe, split: str, class_names: Sequence[str], **view: Any) -> data.Dataset:

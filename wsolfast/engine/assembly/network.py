@@ -1,4 +1,4 @@
-"""The networks of a recipe: one gives the maps, the same or another one ranks the classes."""
+"""The networks of a recipe: one gives the maps or boxes, the same or another one ranks the classes."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from wsolfast.engine.assembly.build import build_method, choose_device, find_wei
 from wsolfast.engine.assembly.checkpoint import load_start, load_weights, seed_everything
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.predictor import Predictor
-from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, gives_boxes, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
@@ -97,6 +97,11 @@ class Network:
             compiled=runtime.compile,
             singly=runtime.deterministic,
         )
+
+    @property
+    def gives_boxes(self) -> bool:
+        """True if the localiser answers with boxes instead of maps."""
+        return gives_boxes(self.localizer.stage)
 
     @property
     def classifier_name(self) -> str:

@@ -11,7 +11,7 @@ from wsolfast._nearest import nearest
 from wsolfast.engine.assembly.build import build_method, classifier_view, eval_view, find_weights, refine
 from wsolfast.engine.assembly.checkpoint import misfits, part_of
 from wsolfast.engine.assembly.optimizer import build_optimizer
-from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, fits, localizer_of
+from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, fits, gives_boxes, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec, as_measured
@@ -87,7 +87,7 @@ def _check_fitted(stage: StageSpec) -> None:
     where, usual = f"stage.{stage.name}", StageSpec(stage.name, stage.method, 1, stage.backbone)
     if stage.epochs > 1:
         raise RecipeError(f"{where}.epochs: {stage.method} is fitted in one pass, expected 1, got {stage.epochs}")
-    for key in ("accumulate", "sync_bn", "crop", "uses", "optim", "schedule", "validate"):
+    for key in ("accumulate", "sync_bn", "crop", "crop_area", "uses", "optim", "schedule", "validate"):
         if getattr(stage, key) != getattr(usual, key):
             raise RecipeError(
                 f"{where}.{key}: {stage.method} is fitted to whole images without a gradient and has no use for it; "
@@ -106,6 +106,10 @@ def _check_evaluation(recipe: Recipe) -> None:
     known = refinements.list_refinements()
     if spec.post not in ("none", *known):
         raise RecipeError(f"evaluate.post: no refinement named {spec.post!r}; {nearest(spec.post, ['none', *known])}")
+    if spec.post != "none" and gives_boxes(localizer):
+        raise RecipeError(
+            f"evaluate.post: {localizer.method} gives boxes and no maps, which {spec.post} could refine; leave it out"
+        )
     for name, options in spec.refinements.items():
         if name not in known:
             keys = [field.name for field in dataclasses.fields(spec) if field.name != "refinements"]

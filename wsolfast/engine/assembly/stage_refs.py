@@ -29,6 +29,11 @@ class StageRef:
         """Side of the stage's training crop."""
         return self.recipe.data.crop if self.stage.crop is None else self.stage.crop
 
+    @property
+    def crop_area(self) -> tuple[float, float] | None:
+        """Shares of the area that the stage's training crops are taken from."""
+        return self.recipe.data.crop_area if self.stage.crop_area is None else self.stage.crop_area
+
     def weights_in(self, run: RunFolder) -> Path:
         """Return the file of the stage's weights: the best or the last ones, as the stage says.
 
@@ -101,6 +106,15 @@ def classifies(stage: StageSpec) -> bool:
         RecipeError: if there is no such method.
     """
     return method_class(stage).classifies
+
+
+def gives_boxes(stage: StageSpec) -> bool:
+    """Return whether the stage's method answers with boxes instead of maps.
+
+    Raises:
+        RecipeError: if there is no such method.
+    """
+    return method_class(stage).gives_boxes
 
 
 def fits(stage: StageSpec) -> bool:

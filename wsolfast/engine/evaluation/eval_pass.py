@@ -1,10 +1,11 @@
-"""The pass of an evaluation over its images: it computes the score maps that are missing, and counts them all."""
+"""The pass of an evaluation over its images: it computes maps, or boxes, that are missing, and counts them all."""
 
 import dataclasses
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
 import torch
+from torch import Tensor
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import count_decoders
@@ -142,12 +143,17 @@ def compute_score_maps(
         stopwatch: notes where the time goes.
 
     Yields:
-        One batch of score maps, classes and probabilities for each of ``batches``.
+        One batch of score maps or boxes, classes and probabilities for each of ``batches``.
     """
+
+    def step(image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, ...]:
+        height, width = image.shape[2:]
+        return *predictor(image, wide, label), torch.tensor([[width, height]]).expand(len(image), 2)
+
     found = stream(
         dataset,
         [[indices[position] for position in batch] for batch in batches],
-        predictor,
+        step,
         device=predictor.device,
         backbones=predictor.backbones,
         threads=threads,
@@ -155,5 +161,8 @@ def compute_score_maps(
         stopwatch=stopwatch,
     )
     with closing(found):
-        for batch, (maps, classes, scores) in zip(batches, found, strict=True):
-            yield MapBatch(batch.start, maps, classes, scores)
+        for batch, (places, classes, scores, sizes) in zip(batches, found, strict=True):
+            if predictor.method.gives_boxes:
+                yield MapBatch(batch.start, classes=classes, scores=scores, boxes=places, shown_sizes=sizes)
+            else:
+                yield MapBatch(batch.start, places, classes, scores)

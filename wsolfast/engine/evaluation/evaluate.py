@@ -1,4 +1,4 @@
-"""Evaluation of a run: the network sees every image once; its score maps go to disk and are counted meanwhile."""
+"""Evaluation of a run: the network sees every image once; its score maps, or boxes, go to disk and are counted."""
 
 import time
 from collections.abc import Sequence
@@ -41,7 +41,8 @@ def evaluate(
 
     Score maps go to ``maps/`` there, batch by batch. Those that are there and depend on the same weights, images and
     settings are used again, so an evaluation that was interrupted goes on where it stopped, and another protocol needs
-    no network. Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share the images; all of them
+    no network. A method that gives boxes leaves these instead; they have no threshold, and train_fullsup is not looked
+    at. Several processes (see :func:`wsolfast.engine.run.distributed.processes`) share the images; all of them
     return the same results.
 
     Args:
@@ -70,7 +71,8 @@ def evaluate(
         protocol = eval_protocol(recipe)
         network, test, fullsup = _open(run, recipe, limit, progress)
         _check_shards(merge_shards, test, fullsup)
-        metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian)
+        boxes = network.gives_boxes
+        metrics = SplitMetrics(test.ground_truth, protocol, gaussian=gaussian, given_boxes=boxes)
         images = EvalPass(test, network, progress)
         seconds = images.count(metrics)
         thresholds: dict[str, float] = {}
@@ -96,7 +98,7 @@ def evaluate(
             post=recipe.evaluate.post,
             variant=recipe.evaluate.variant,
             protocol=protocol.name,
-            thresholds=_without_list(protocol.thresholds),
+            thresholds=None if boxes else _without_list(protocol.thresholds),
             metrics_version=METRICS_VERSION,
             limit=limit,
             ten_crop=recipe.evaluate.ten_crop,
@@ -164,12 +166,12 @@ def evaluate_shard(
 def _open(
     run: RunFolder, recipe: Recipe, limit: int | None, progress: Progress
 ) -> tuple[Network, EvalSplit, EvalSplit | None]:
-    """Open the networks, the split that is measured, and train_fullsup for its best thresholds, if it is there."""
+    """Open the networks, the split that is measured, and train_fullsup for its best thresholds, if these are needed."""
     check_recipe(recipe)
     test = EvalSplit(run, recipe, recipe.evaluate.split, limit)
     network = Network(run, recipe, len(test.dataset.class_names), progress.log)
     fullsup = None
-    if recipe.evaluate.split != "train_fullsup":
+    if recipe.evaluate.split != "train_fullsup" and not network.gives_boxes:
         fullsup = EvalSplit.open_if_there(run, recipe, "train_fullsup", limit)
     for split in filter(None, (test, fullsup)):
         split.plan(network)

@@ -307,4 +307,5 @@ def _numbers(metrics: SplitMetrics, at: dict[str, float]) -> tuple[dict[str, Any
         raise UsageError(f"--thresholds-of: {error}") from None
     names = ("metrics", "oracle_threshold", "cam_threshold", "transferred_thresholds", "transferred", "baselines")
     fields = {name: getattr(found, name) for name in names} | {"protocol": metrics.protocol.name}
+    assert found.cam_threshold is not None  # of score maps
     return fields, metrics.boxes.accuracy.compute()["curves"], found.cam_threshold

@@ -1,4 +1,4 @@
-"""Score maps against the annotations of a split, added up batch by batch."""
+"""Score maps, or boxes, against the annotations of a split, added up batch by batch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -54,6 +54,7 @@ class SplitMetrics:
         gaussian: count the central Gaussian, which takes as long as the method's maps.
         max_box: count MaxBoxAcc and MaxBoxAccV2.
         pixel_thresholds: of the masks; those of :class:`wsolfast.metrics.PixelAccuracy` if None.
+        given_boxes: batches hold boxes and no maps. There is then no threshold, and masks are not measured.
     """
 
     def __init__(
@@ -65,12 +66,20 @@ class SplitMetrics:
         gaussian: bool = False,
         max_box: bool = True,
         pixel_thresholds: Sequence[float] | None = None,
+        given_boxes: bool = False,
     ):
-        self.ground_truth, self.protocol = ground_truth, protocol
+        self.ground_truth, self.protocol, self.given_boxes = ground_truth, protocol, given_boxes
         classes = len(ground_truth.dataset.class_names) if protocol.class_means else None
-        self.boxes = BoxCounters(protocol, baselines=baselines, gaussian=gaussian, max_box=max_box, num_classes=classes)
+        self.boxes = BoxCounters(
+            protocol,
+            baselines=baselines,
+            gaussian=gaussian,
+            max_box=max_box,
+            num_classes=classes,
+            given_boxes=given_boxes,
+        )
         self.masks: MaskCounters | None = None
-        if ground_truth.dataset.has_masks and protocol.frame != "crop":
+        if ground_truth.dataset.has_masks and protocol.frame != "crop" and not given_boxes:
             self.masks = MaskCounters(baselines=baselines, gaussian=gaussian, thresholds=pixel_thresholds)
 
     def update(self, batch: MapBatch) -> None:
@@ -78,7 +87,10 @@ class SplitMetrics:
         label, classes = self.ground_truth.labels(batch), batch.classes
         rows, sizes, boxes = boxed(self.ground_truth.annotations(batch))
         left_out, likely = len(label) - len(rows), None if classes is None else classes[rows]
-        self.boxes.update(batch.select(rows), sizes, boxes, label[rows], likely, left_out=left_out)
+        given = batch.given(rows, sizes)
+        self.boxes.update(
+            batch.select(rows) if given is None else given, sizes, boxes, label[rows], likely, left_out=left_out
+        )
         if self.masks is not None:
             masks = self.ground_truth.masks(batch)
             rows = list(masks)
@@ -125,15 +137,17 @@ class SplitMetrics:
         if self.masks is not None and self.masks.found:
             return self.masks.measure(at or {}, boxes, len(self.ground_truth.indices))
         if boxes is None:
-            dataset, crop = self.ground_truth.dataset, ""
-            if dataset.has_masks and self.masks is None:
-                crop = f"; protocol {self.protocol.name!r} looks at a crop and does not measure masks"
-            raise data.DataError(f"split {dataset.split!r}: no image has a true box or an object mask{crop}")
+            dataset, why = self.ground_truth.dataset, ""
+            if dataset.has_masks and self.given_boxes:
+                why = "; the method gives boxes, which are not measured by masks"
+            elif dataset.has_masks and self.masks is None:
+                why = f"; protocol {self.protocol.name!r} looks at a crop and does not measure masks"
+            raise data.DataError(f"split {dataset.split!r}: no image has a true box or an object mask{why}")
         return boxes
 
     def curves(self) -> Curves | None:
-        """Return the metrics of boxes over all thresholds; None without a true box."""
-        return self.boxes.curves() if self.boxes.found else None
+        """Return the metrics of boxes over all thresholds; None without a true box, or without a threshold."""
+        return self.boxes.curves() if self.boxes.found and not self.given_boxes else None
 
 
 def boxed(notes: Sequence[data.Annotation]) -> tuple[list[int], Tensor, list[Tensor]]:

@@ -1,14 +1,15 @@
-"""Score maps against the true boxes of a split: accuracies, thresholds, baselines, curves."""
+"""Score maps, or boxes, against the true boxes of a split: accuracies, thresholds, baselines, curves."""
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wsolfast.engine.evaluation.counters import Counters
 from wsolfast.engine.run.results import Curves, Measurement, ProtocolCurves
-from wsolfast.metrics import BoxAccuracy, Protocol, center_box, center_gaussian
+from wsolfast.metrics import BoxAccuracy, GivenBoxes, Protocol, center_box, center_gaussian
 
 # Side of the central Gaussian: fine enough for the boxes of all sizes.
 _CENTRAL = 224
@@ -23,6 +24,7 @@ class BoxCounters(Counters):
         gaussian: count the central Gaussian, too, which takes as long as the method's maps.
         max_box: count MaxBoxAcc and MaxBoxAccV2, too.
         num_classes: classes to count each of, see :class:`BoxAccuracy`.
+        given_boxes: the method gives boxes and no maps, so that numbers have no threshold.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class BoxCounters(Counters):
         gaussian: bool,
         max_box: bool = True,
         num_classes: int | None = None,
+        given_boxes: bool = False,
     ):
+        self.given_boxes = given_boxes
         central = (("center_box", baselines), ("center_gaussian", gaussian))
         one = functools.partial(BoxAccuracy, protocol, max_box=max_box, num_classes=num_classes)
         self.accuracy = one()
@@ -42,7 +46,7 @@ class BoxCounters(Counters):
 
     def update(
         self,
-        maps: Tensor | list[Tensor],
+        places: Tensor | list[Tensor] | GivenBoxes,
         sizes: Tensor,
         boxes: list[Tensor],
         label: Tensor,
@@ -50,11 +54,14 @@ class BoxCounters(Counters):
         *,
         left_out: int,
     ) -> None:
-        """Add images: the arguments of :meth:`BoxAccuracy.update`, and the number of other images, without a box."""
+        """Add images: maps or boxes, arguments of :meth:`BoxAccuracy.update`, and the number of others, unboxed."""
         self._images += torch.tensor([len(boxes), left_out])
         if not boxes:
             return
-        self.accuracy.update(maps, sizes, boxes, label, classes)
+        if isinstance(places, GivenBoxes):
+            self.accuracy.update_given_boxes(places, boxes, label, classes)
+        else:
+            self.accuracy.update(places, sizes, boxes, label, classes)
         if "center_box" in self._baselines:
             self._baselines["center_box"].update_boxes(center_box(sizes), boxes, label, classes)
         if "center_gaussian" in self._baselines:
@@ -68,8 +75,8 @@ class BoxCounters(Counters):
 
     @property
     def best_thresholds(self) -> dict[str, float]:
-        """The best threshold of each metric on these images; none without a true box."""
-        return self.accuracy.compute()["cam_threshold"] if self.found else {}
+        """The best threshold of each metric on these images; none without a true box, or of given boxes."""
+        return self.accuracy.compute()["cam_threshold"] if self.found and not self.given_boxes else {}
 
     def measure(self, at: Mapping[str, float]) -> Measurement:
         """Return the numbers of the images that were added.
@@ -78,17 +85,22 @@ class BoxCounters(Counters):
             at: the best thresholds on train_fullsup; empty without any.
         """
         numbers = self.accuracy.compute()
+        found: dict[str, Any] = {
+            "num_images": int(self._images[0]),
+            "images_without_box": int(self._images[1]),
+            "metrics": _metrics(numbers),
+            "baselines": {name: _metrics(one.compute()) for name, one in self._baselines.items()},
+        }
+        if self.given_boxes:
+            return Measurement(**found, oracle_threshold={}, cam_threshold=None, cam_threshold_source="none")
         oracle = numbers["cam_threshold"]
         transferred = self.accuracy.compute(at=at) if "gt_known_loc" in at else None
         return Measurement(
-            num_images=int(self._images[0]),
-            images_without_box=int(self._images[1]),
+            **found,
             maps_constant=numbers["maps_constant"],
-            metrics=_metrics(numbers),
             oracle_threshold=oracle,
             cam_threshold=(oracle if transferred is None else at)["gt_known_loc"],
             cam_threshold_source="oracle" if transferred is None else "transferred",
-            baselines={name: _metrics(one.compute()) for name, one in self._baselines.items()},
             transferred_thresholds=None if transferred is None else transferred["cam_threshold"],
             transferred_threshold=None if transferred is None else transferred["cam_threshold"].get("iou50"),
             transferred=None if transferred is None else _metrics(transferred),

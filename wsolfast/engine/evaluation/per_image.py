@@ -59,12 +59,14 @@ class ImageRows:
 
     Args:
         metrics: of the same images; they know whether boxes or masks are looked at.
-        threshold: where maps are cut.
+        threshold: where maps are cut; None of given boxes.
     """
 
-    def __init__(self, metrics: SplitMetrics, threshold: float):
-        self.ground_truth, self.protocol, self.threshold = metrics.ground_truth, metrics.protocol, threshold
-        self._errors = ErrorSplit(self.protocol, thresholds=[threshold]) if metrics.boxes.found else None
+    def __init__(self, metrics: SplitMetrics, threshold: float | None):
+        self.ground_truth, self.protocol = metrics.ground_truth, metrics.protocol
+        # Given boxes are the same at every threshold, so any one will do.
+        self.threshold = self.protocol.thresholds[0] if threshold is None else threshold
+        self._errors = ErrorSplit(self.protocol, thresholds=[self.threshold]) if metrics.boxes.found else None
 
     def describe(self, batch: MapBatch) -> list[ImageRow]:
         """Return a row for each image that has a true box, or a mask where masks are looked at."""
@@ -84,20 +86,24 @@ class ImageRows:
         if not rows:
             return []
         assert batch.classes is not None
-        maps, right = batch.select(rows), batch.classes[rows, 0] == self.ground_truth.labels(batch)[rows]
-        cut = torch.tensor([self.threshold], dtype=torch.float64)
-        kinds = error_kinds(maps, sizes, truths, right, self.protocol, cut)
+        right, given = batch.classes[rows, 0] == self.ground_truth.labels(batch)[rows], batch.given(rows, sizes)
+        if given is None:
+            maps, cut = batch.select(rows), torch.tensor([self.threshold], dtype=torch.float64)
+            kinds = error_kinds(maps, sizes, truths, right, self.protocol, cut)
+            boxes = torch.stack([found[0] for found in predicted_boxes(maps, sizes, self.protocol, self.threshold)])
+        else:
+            kinds = given.error_kinds(truths, right, self.protocol)[:, None]
+            boxes = given.in_images(self.protocol)
         errors.update_kinds(kinds)
-        boxes = predicted_boxes(maps, sizes, self.protocol, self.threshold)
         # All pairs of a batch cost less than a call for each image.
-        pairs = box_iou(torch.stack([found[0] for found in boxes]), torch.cat(truths))
+        pairs = box_iou(boxes, torch.cat(truths))
         overlaps = [of_all[k].max() for k, of_all in enumerate(pairs.split([len(true) for true in truths], dim=1))]
         return [
             ImageRow(
                 **self._about(batch, row),
                 size=sizes[k].tolist(),
                 gt_boxes=rounded(truths[k]),
-                box=rounded(boxes[k])[0],
+                box=rounded(boxes[k : k + 1])[0],
                 iou=round(float(overlaps[k]), 6),
                 error=_ERRORS[int(kinds[k, 0])],
             )

@@ -1,37 +1,50 @@
-"""Score maps of a split on disk: a file per batch that the network has seen, each whole or absent."""
+"""Score maps, or boxes, of a split on disk: a file per batch that the network has seen, each whole or absent."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wsolfast.data import atomic, tensor_files
 from wsolfast.engine.evaluation.stopwatch import FIELDS
+from wsolfast.metrics import GivenBoxes
 
-_TENSORS = ("maps", "classes", "scores")
+_CLASSES = ("classes", "scores")
+_BOXES = ("boxes", "shown_sizes")
 _NAME = re.compile(r"(\d{6,})-(\d{6,})\.safetensors")
 
 
 @dataclass(frozen=True)
 class MapBatch:
-    """Score maps of consecutive images of those that were asked for, and the classes that networks see in them."""
+    """Score maps or boxes of consecutive images that were asked for, and the classes that networks see in them."""
 
     start: int  # position of the first image
     # [n, h, w], float32 in [0, 1]: the localization map of the true class, at its own resolution. Maps of other
-    # programs are a list of [h, w], each of any size, type and range.
-    maps: Tensor | list[Tensor]
+    # programs are a list of [h, w], each of any size, type and range. Empty where the method gives boxes.
+    maps: Tensor | list[Tensor] = field(default_factory=list)
     classes: Tensor | None = None  # int64 [n, k]: the most likely classes, the first one first
     scores: Tensor | None = None  # float32 [n, k]: their probabilities
     # By stopwatch.FIELDS: the time that it took, divided among parallel workers.
     seconds: Mapping[str, float] = field(default_factory=dict)
+    # Of a method that gives boxes instead of maps, else None: the one of the true class, float32 [n, 4] xyxy,
+    # half-open, pixels of the view that the network was shown; and that view's (w, h), int64 [n, 2].
+    boxes: Tensor | None = None
+    shown_sizes: Tensor | None = None
 
     @property
     def images(self) -> range:
         """Positions of its images."""
-        return range(self.start, self.start + len(self.maps))
+        return range(self.start, self.start + len(self.maps if self.boxes is None else self.boxes))
+
+    def given(self, rows: Sequence[int], image_sizes: Tensor) -> GivenBoxes | None:
+        """Return the boxes of some of its images, of (w, h) ``image_sizes`` [n, 2]; None where there are maps."""
+        if self.boxes is None or self.shown_sizes is None:
+            return None
+        return GivenBoxes(self.boxes[rows], self.shown_sizes[rows], image_sizes)
 
     def select(self, rows: Sequence[int]) -> Tensor | list[Tensor]:
         """Return the maps of some of its images."""
@@ -52,7 +65,8 @@ class ScoreMaps:
 
     def save(self, batch: MapBatch) -> None:
         """Write a batch with the time that it took; several processes may do so."""
-        tensors = {name: getattr(batch, name).contiguous() for name in _TENSORS}
+        places = ("maps",) if batch.boxes is None else _BOXES
+        tensors = {name: getattr(batch, name).contiguous() for name in (*places, *_CLASSES)}
         tensors["seconds"] = torch.tensor([batch.seconds[name] for name in FIELDS], dtype=torch.float64)
         content = tensor_files.pack(tensors, self._identity_of(batch.images) or "")
         # Not waited for on disk: what the machine's power cuts off is noticed by its digest and computed again.
@@ -61,10 +75,10 @@ class ScoreMaps:
     def load(self, images: range) -> MapBatch | None:
         """Read a batch that :meth:`save` wrote; None if it is absent, damaged, or something else."""
         found = tensor_files.read(self._file(images), self._identity_of(images))
-        if found is None or len(found["maps"]) != len(images):
+        if found is None or len(found["classes"]) != len(images):
             return None
-        seconds = dict(zip(FIELDS, found["seconds"].tolist(), strict=True))
-        return MapBatch(images.start, found["maps"], found["classes"], found["scores"], seconds)
+        tensors: dict[str, Any] = {name: found[name] for name in ("maps", *_BOXES, *_CLASSES) if name in found}
+        return MapBatch(images.start, **tensors, seconds=dict(zip(FIELDS, found["seconds"].tolist(), strict=True)))
 
     def batches(self, batch_size: int) -> tuple[list[range], list[range]]:
         """Return the batches that the images are cut into, and those of them that are there.
@@ -86,12 +100,12 @@ class ScoreMaps:
                 file.unlink()
 
     def rows(self, images: Sequence[int]) -> dict[int, Tensor]:
-        """Return the maps [h, w] of some images, by position; those that are not there are left out."""
+        """Return the maps [h, w] of some images, by position; those that are not there, or are boxes, are left out."""
         found: dict[int, Tensor] = {}
         for part in self._listed():
             wanted = [position for position in images if position in part]
             batch = self.load(part) if wanted else None
-            if batch is not None:
+            if batch is not None and batch.boxes is None:
                 found |= {position: batch.maps[position - batch.start] for position in wanted}
         return found
 

@@ -79,6 +79,8 @@ def choose_ranks(rows: Iterable[ImageRow], each: int) -> dict[str, list[str]]:
 def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Image:
     """Draw input, score map, mask and evidence of the images that :func:`choose_ranks` picks, a row each.
 
+    Of a method that gives boxes the box stands in the place of map and mask.
+
     Args:
         run: with a per-image table.
         each: so many images of each of worst, median and best.
@@ -87,21 +89,23 @@ def draw_contact_sheet(run: RunRecord, each: int, notes: list[str]) -> Image.Ima
     chosen = choose_ranks(run.images.values(), each)
     shots = take_shots([run], chosen, notes)
     results = _results(run)
+    threshold = results.cam_threshold
     evidence = _evidence(run, list(chosen), notes)
     cells, captions = [], []
     for i, shot in enumerate(shots):
         prediction = shot.predictions[0]
         maps = [shot.with_boxes(pictures.overlay(shot.photo, found[i])) for found in evidence.values()]
-        cells.append([shot.drawn(), shot.drawn(prediction), _masked(run, shot, results.cam_threshold), *maps])
+        cut = [] if threshold is None else [_masked(run, shot, threshold)]
+        cells.append([shot.drawn(), shot.drawn(prediction), *cut, *maps])
         said = judged(prediction.row)
         if prediction.row.predicted != prediction.row.label:
             said = f"IoU {prediction.row.iou:.2f} · seen as {prediction.predicted}"
-        captions.append(
-            [f"{shot.reasons[0]}: {shot.class_name}", said, f"above {results.cam_threshold:.3g}", *[""] * len(maps)]
-        )
+        above = [] if threshold is None else [f"above {threshold:.3g}"]
+        captions.append([f"{shot.reasons[0]}: {shot.class_name}", said, *above, *[""] * len(maps)])
     legend = [(pictures.PREDICTED, "predicted box"), (pictures.TRUE, "true box")] if shots[0].true_boxes else []
     title = f"{run.label}: worst, median and best of {len(run.images)} {results.split} images by IoU"
-    columns = ["Input", "Score map", "Mask", *(name[0].upper() + name[1:] for name in evidence)]
+    shown = ["Box"] if threshold is None else ["Score map", "Mask"]
+    columns = ["Input", *shown, *(name[0].upper() + name[1:] for name in evidence)]
     return pictures.contact_sheet(cells, columns, captions, title=title, legend=legend, cell=224)
 
 

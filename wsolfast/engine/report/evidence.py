@@ -22,8 +22,8 @@ def collect_evidence(
 ) -> dict[str, list[np.ndarray]]:
     """Collect maps in [0, 1] of each image by name: :meth:`wsolfast.methods.Method.evidence` of the localiser.
 
-    Where it was trained on what an earlier stage left, there is also the mask that this stage would leave of the image:
-    1 object, 0 background, 0.5 ignored.
+    Where it was trained on what an earlier stage left, there is also the mask, or the inside of the box, that this
+    stage would leave of the image: 1 object, 0 background, 0.5 ignored.
 
     Args:
         run: a trained run.
@@ -44,10 +44,16 @@ def collect_evidence(
         for field, source in localizer.stage.uses.items():
             stage = next(one for one in recipe.stage if one.name == source)
             earlier = load_method(run, StageRef(recipe, stage), len(names)).eval().to(device)
-            whole = _batch(open_export_data(recipe, split, names), image_ids).to(device)
-            make, size = method.mask_maker(), (whole.image.shape[2], whole.image.shape[3])
-            masks = [make(one.cpu(), size) for one in earlier.export(whole)[field]]
-            found[f"label by {source}"] = torch.stack([_shares(mask) for mask in masks])
+            whole = _batch(open_export_data(recipe, stage, split, names), image_ids).to(device)
+            height, width = whole.image.shape[2:]
+            exported = earlier.export(whole)[field].cpu()
+            if field == "pseudo_box":
+                make_box = method.box_maker()
+                masks = [_filled(make_box(one, (width, height)), height, width) for one in exported]
+            else:
+                make_mask = method.mask_maker()
+                masks = [_shares(make_mask(one, (height, width))) for one in exported]
+            found[f"label by {source}"] = torch.stack(masks)
     return {name: [one.float().cpu().numpy() for one in maps] for name, maps in found.items()}
 
 
@@ -57,6 +63,13 @@ def _batch(dataset: data.Dataset, image_ids: Sequence[str]) -> Batch:
     if missing is not None:
         raise data.DataError(f"the data set no longer holds {missing!r}")
     return data.collate([dataset[position[image_id]] for image_id in image_ids])
+
+
+def _filled(box: Tensor, height: int, width: int) -> Tensor:
+    """Return a map that is 1 at pixels whose centre a box [4] holds, for people to look at."""
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    x0, y0, x1, y1 = box.tolist()
+    return (((y0 <= y) & (y < y1))[:, None] & ((x0 <= x) & (x < x1))).float()
 
 
 def _shares(mask: Tensor) -> Tensor:

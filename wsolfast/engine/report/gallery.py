@@ -35,7 +35,7 @@ class Prediction:
 
     run: RunRecord
     row: ImageRow
-    score_map: np.ndarray | None  # [h, w] in [0, 1]
+    score_map: np.ndarray | None  # [h, w] in [0, 1]; None of a method that gives boxes, or if it was not kept
     predicted: str
 
 
@@ -179,6 +179,9 @@ def _predictions(run: RunRecord, rows: Sequence[ImageRow], notes: list[str]) -> 
 
 
 def _maps(run: RunRecord, rows: Sequence[ImageRow], notes: list[str]) -> list[np.ndarray | None]:
+    assert run.results is not None  # it has a table
+    if run.results.gives_boxes:
+        return [None] * len(rows)
     found = ScoreMaps(run.evaluation / "maps").rows([row.map for row in rows])
     if len(found) < len({row.map for row in rows}):
         notes.append(f"{run.label} kept no score maps of some images (maps/), so only their boxes are drawn.")

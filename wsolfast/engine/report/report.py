@@ -19,7 +19,7 @@ METRICS = {
     "top1_cls": ("Top-1 Cls", "images whose predicted class is right"),
     "top1_loc": ("Top-1 Loc", "images whose predicted class is right and whose box overlaps by half"),
     "gt_known_loc": ("GT-known Loc", "images whose box overlaps by half when the true class is given"),
-    "max_box_acc": ("MaxBoxAcc", "boxes that overlap by half, at the oracle threshold"),
+    "max_box_acc": ("MaxBoxAcc", "boxes by wsolevaluation's rule that overlap by half"),
     "max_box_acc_v2": ("MaxBoxAccV2", "the same, averaged over overlaps of 0.3, 0.5 and 0.7"),
 }
 MASK_METRICS = {
@@ -244,8 +244,11 @@ def _commands(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _cut(runs: Sequence[RunRecord]) -> str:
-    """Return the threshold, in words, that boxes are shown and sorted by error at."""
-    sources = {run.results.cam_threshold_source for run in runs if run.results is not None}
+    """Return the threshold, in words, that boxes are shown and sorted by error at; empty if all boxes are given."""
+    evaluated = [run.results for run in runs if run.results is not None]
+    sources = {results.cam_threshold_source for results in evaluated if not results.gives_boxes}
+    if evaluated and not sources:
+        return ""
     return THRESHOLD_SOURCES.get(sources.pop() if len(sources) == 1 else "", "one threshold for the whole split")
 
 
@@ -264,6 +267,10 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
             notes.append(
                 f"{run.label} has {count(run.results.maps_constant, 'score map')} with one value everywhere; "
                 "a box of such a map is rounding noise."
+            )
+        if run.results is not None and run.results.gives_boxes:
+            notes.append(
+                f"{run.label} gives boxes and no score maps, so it has no threshold, and no curve over thresholds."
             )
     for run in runs:
         if run.results is not None and run.results.chosen_by_boxes:

@@ -99,13 +99,13 @@ class ErrorShares(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Record):
-    """Numbers of a split of images. All of ``metrics`` are at their oracle thresholds."""
+    """Numbers of a split of images. All of ``metrics`` are at their oracle thresholds, where maps are cut."""
 
     num_images: int  # that were measured
     metrics: dict[str, float]  # percent by name
     oracle_threshold: dict[str, float]  # metric -> best threshold on these images
-    cam_threshold: float  # of per_image.json, and of whoever shows boxes
-    cam_threshold_source: str  # "transferred" or "oracle"
+    cam_threshold: float | None  # of per_image.json, and of whoever shows boxes; None of a method that gives boxes
+    cam_threshold_source: str  # "transferred", "oracle" or, where nothing is cut, "none"
     baselines: dict[str, dict[str, float]]  # "center_box", "center_gaussian" -> metrics
     images_without_box: int | None = None  # left out of the metrics of boxes
     images_without_mask: int | None = None  # left out of the metrics of masks
@@ -114,6 +114,11 @@ class Measurement(Record):
     transferred_threshold: float | None = None  # the one of iou50
     transferred: dict[str, float] | None = None  # metrics at these
     pixel: PixelMetrics | None = None  # where there are masks
+
+    @property
+    def gives_boxes(self) -> bool:
+        """True if the method gives boxes and no maps: nothing was cut."""
+        return self.cam_threshold is None
 
     @property
     def measured(self) -> dict[str, float]:
@@ -133,7 +138,7 @@ class EvalResults(Measurement):
     post: str  # refinement of the maps, or "none"
     variant: str  # of the recipe, or empty
     protocol: str  # its name
-    thresholds: ThresholdSweep  # of the protocol
+    thresholds: ThresholdSweep | None  # of the protocol; None of a method that gives boxes
     metrics_version: int  # of the arithmetic behind the numbers
     limit: int | None  # images that were asked for; None for all
     ten_crop: bool  # classes are ranked by ten crops
@@ -182,7 +187,7 @@ class ImageRow(Record):
     """One image in ``per_image.json`` of an evaluated run. Boxes are half-open xyxy, pixels of the original image."""
 
     index: int  # in the data set
-    map: int  # position among the images that were asked for, and of its score map
+    map: int  # position among the images that were asked for, and of its score map or box
     image_id: str  # as the data set calls it
     label: int  # true class
     predicted: int  # most likely class
@@ -261,7 +266,7 @@ class LocalizedImage(Record):
     class_name: str | None  # None if the run knows no names
     score: float  # probability of the class
     boxes: list[list[float]]  # half-open xyxy, pixels of the upright image; none where the score map is constant
-    overlay: str  # PNG of the score map and the boxes over the image
+    overlay: str  # PNG of the boxes over the image and, if there is one, the score map
 
 
 @dataclass(frozen=True)
@@ -278,7 +283,7 @@ class LocalizeResults(Record):
 
     run: str  # folder
     protocol: str  # its name
-    threshold: float  # where the maps were cut
+    threshold: float | None  # where the maps were cut; None of a method that gives boxes
     images: list[LocalizedImage]  # in the order of the files
     failed: list[UnreadableImage]  # files that could not be read
 

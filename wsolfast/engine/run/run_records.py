@@ -28,7 +28,7 @@ class RunRecord:
     validations: list[dict]  # those that carry a validation
     evaluation: Path  # folder of the evaluation, which may be missing
     results: EvalResults | None  # None: not evaluated
-    curves: Curves | None  # None: no boxes, or no file
+    curves: Curves | None  # None: no boxes, boxes without a threshold, or no file
     table: ImageTable | None
 
     @cached_property
@@ -105,7 +105,7 @@ def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
     folder = path / "eval" / (evaluation or ("test" if "test" in evaluated else next(iter(evaluated), "test")))
     results, curves, table = (folder / f"{name}.json" for name in ("results", "curves", "per_image"))
     found = EvalResults.read(results) if results.is_file() else None
-    boxes = found is not None and "iou50" in found.metrics
+    swept = found is not None and "iou50" in found.metrics and not found.gives_boxes
     method = (recipe.get("stage") or [{}])[-1].get("method") or path.name if found is None else found.method
     added = [] if found is None else [found.variant, found.post.replace("none", "")]
     history, validations = _history(path / "metrics.jsonl")
@@ -119,7 +119,7 @@ def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:
         validations=validations,
         evaluation=folder,
         results=found,
-        curves=Curves.read(curves) if boxes and curves.is_file() else None,
+        curves=Curves.read(curves) if swept and curves.is_file() else None,
         table=ImageTable.read(table) if found is not None and table.is_file() else None,
     )
 

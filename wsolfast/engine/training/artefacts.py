@@ -1,11 +1,11 @@
-"""Maps that one stage leaves for a later one: tensors per training image, cropped and mirrored as that stage's views.
+"""Maps and boxes that one stage leaves for a later one: per training image, cropped and mirrored as its views.
 
 They lie beside the stage's weights in files of some thousand images, each written whole and with the digest of its
 content, so that an interrupted export goes on where it stopped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec
 from wsolfast.types import Batch
 
-FIELDS = ("pseudo_mask",)
+# Of the batch. A box is one of the whole image, xyxy in shares of it.
+BOX = "pseudo_box"
+FIELDS = ("pseudo_mask", BOX)
 # Of one file, about; whole batches, so that an interrupted export sees the same batches again.
 _IMAGES_PER_FILE = 4096
 
-MaskMaker = Callable[[Tensor, tuple[int, int]], Tensor]
+# Of what a stage exported of an image and a size; see Method.mask_maker and Method.box_maker.
+Maker = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def save(
@@ -44,7 +47,7 @@ def save(
     stop: StopRequest,
     progress: Progress,
 ) -> None:
-    """Export the maps of all training images, each whole and once, if a later stage uses this one.
+    """Export maps or boxes of all training images, each whole and once, if a later stage uses this one.
 
     Args:
         run: gets the files; its recipe says which stage uses which.
@@ -60,7 +63,7 @@ def save(
     """
     if not any(stage.name in later.uses.values() for later in run.recipe.stage):
         return
-    dataset = open_export_data(run.recipe, class_names=run.class_names())
+    dataset = open_export_data(run.recipe, stage, class_names=run.class_names())
     identity = tensor_files.fingerprint(identity, list(dataset.image_ids))
     size, workers = run.recipe.evaluate.batch_size, count_workers(run.recipe.runtime.workers)
     batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
@@ -110,7 +113,7 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
         files = sorted(_folder(run, source).glob("*.safetensors"))
         again = f"delete {run.weights_path(source)} and resume: stage {source!r} then writes it again"
         if not files:
-            raise MissingError(f"{_folder(run, source)}: holds no exported maps; {again}")
+            raise MissingError(f"{_folder(run, source)}: holds no exported maps or boxes; {again}")
         for file in files:
             exported = tensor_files.read(file)
             if exported is None:
@@ -122,16 +125,29 @@ def load(run: RunFolder, stage: StageSpec) -> dict[str, Tensor]:
     return found
 
 
+@dataclass(frozen=True)
+class ImageBoxes:
+    """Boxes that an earlier stage left, for :meth:`wsolfast.data.Dataset.aim_at`."""
+
+    exported: Tensor  # [n, 4] xyxy, shares of each image of the data set
+    make_box: Maker  # the method's :meth:`wsolfast.methods.Method.box_maker`
+
+    def __call__(self, index: int, size: tuple[int, int]) -> Tensor:
+        """Return the box [4] of an image of (width, height), in its pixels."""
+        return self.make_box(self.exported[index], size)
+
+
 class Collate:
-    """:func:`wsolfast.data.collate` that adds what earlier stages left, cropped and mirrored as each image was.
+    """:func:`wsolfast.data.collate` that adds maps that earlier stages left, cropped and mirrored as each image was.
 
     Args:
-        exported: by batch field, one row per image of the data set.
+        exported: by batch field, one row per image of the data set; boxes are left to :class:`ImageBoxes`.
         make_mask: the method's :meth:`wsolfast.methods.Method.mask_maker`.
     """
 
-    def __init__(self, exported: dict[str, Tensor], make_mask: MaskMaker):
-        self.exported, self.make_mask = exported, make_mask
+    def __init__(self, exported: dict[str, Tensor], make_mask: Maker):
+        self.exported = {field: rows for field, rows in exported.items() if field != BOX}
+        self.make_mask = make_mask
 
     def __call__(self, samples: Sequence[data.Sample]) -> Batch:
         batch = data.collate(samples)
@@ -144,6 +160,19 @@ class Collate:
         for sample in samples:
             width, height = sample.placement.resized_size
             yield sample.placement.cut(self.make_mask(rows[sample.index], (height, width)))
+
+
+def prepare(exported: dict[str, Tensor], dataset: data.Dataset, method: Method) -> Collate:
+    """Aim ``dataset`` at the boxes that earlier stages left, if there are any; return what adds their maps to batches.
+
+    Args:
+        exported: of :func:`load`.
+        dataset: of the stage's training.
+        method: of the stage.
+    """
+    if BOX in exported:
+        dataset.aim_at(ImageBoxes(exported[BOX], method.box_maker()))
+    return Collate(exported, method.mask_maker())
 
 
 def _export(method: Method, batch: Batch) -> dict[str, Tensor]:

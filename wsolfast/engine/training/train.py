@@ -113,7 +113,7 @@ class StageTraining(StageWork):
             self.validation = Validation(run, stage, stage.validate, self.dataset, device, amp, progress, stop)
         held_out = self.validation.held_out if self.validation else ()
         self.order = DataOrder(self.dataset.labels, stage, self.seed, self.method.batch_sampler, held_out)
-        self.collate = artefacts.Collate(artefacts.load(run, stage), self.method.mask_maker())
+        self.collate = artefacts.prepare(artefacts.load(run, stage), self.dataset, self.method)
         saved = self.saved
         self.at = self.checkpoints.restore(saved, self.method, self.optimizer) if saved else TrainPosition()
         self.gradients = GradientAccumulator(self.method, device, recipe.runtime, amp)
