@@ -48,7 +48,7 @@ class EndToEnd:
 
 
 # Methods whose training step is held to that of the plain networks that it consists of.
-_MEASURED = ("SPA", "CI-CAM", "SPOL-seg", "BAS", "DANet", "EIL", "MEIL", "TAP", "ADL-TAP", "I2C")
+_MEASURED = ("SPA", "CI-CAM", "SPOL-seg", "PSOL", "BAS", "DANet", "EIL", "MEIL", "TAP", "ADL-TAP", "I2C")
 
 
 def _case(name: str, recipe: str, stage: str, batch: int, images: int, **options) -> EndToEnd:
@@ -134,7 +134,8 @@ def _small(folder: str, network: str, batch: int, images: int, **options) -> lis
         _case(f"SPOL-cam {network}", f"{folder}/spol", "cam", batch, images, work=("train",), **options),
         _case(f"SPOL-seg {network}", f"{folder}/spol", "seg", batch, images, **options),
     ]
-    return one + two
+    boxes = "cub50/psol" if folder == "cub50" else "demo_baselines/psol"
+    return [*one, *two, _case(f"PSOL {network}", boxes, "box", batch, images, **options)]
 
 
 CASES = {

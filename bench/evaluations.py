@@ -132,7 +132,7 @@ class Evaluation:
         split.indices, every = indices, split.indices
         split.ground_truth = GroundTruth(split.dataset, indices)
         split.plan(self.network)
-        metrics = SplitMetrics(split.ground_truth, self.protocol)
+        metrics = SplitMetrics(split.ground_truth, self.protocol, given_boxes=self.network.gives_boxes)
         images = EvalPass(split, self.network, QUIET)
         images.count(metrics)
         rows = ImageRows(metrics, metrics.measure().cam_threshold)

@@ -80,7 +80,7 @@ def last_stage(method: Method, image: Tensor) -> Tensor:
 
 
 def network_logits(method: Method, image: Tensor) -> Tensor:
-    """Return the network's outputs for a batch: logits [N, K], or a map [N, 1, h, w] if it tells no classes.
+    """Return the network's outputs for a batch: logits [N, K]; without classes a map [N, 1, h, w] or shares [N, 4].
 
     Those of a network whose upper layers run again for other features come one after the other, here for the same ones.
     """
@@ -92,6 +92,8 @@ def network_logits(method: Method, image: Tensor) -> Tensor:
         return method.head.logits(torch.cat([found.get(last, features[last]) for found in (features, *again)]))
     if method.classifies:
         return method.classify(image)
+    if method.gives_boxes:
+        return method.regressor(method.backbone(image)[method.last_stage])
     fused = method.fusion(method.backbone(image)).fused
     return method.head(functional.dropout(fused, method.dropout, method.training))
 

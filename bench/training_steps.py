@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,16 +16,20 @@ from wsolfast.bench.end_to_end_cases import TURNS, EndToEnd, enliven, recipe_of
 from wsolfast.bench.published_training import LOSSES, label_maker, network_logits
 from wsolfast.engine.assembly.build import build_method
 from wsolfast.engine.assembly.optimizer import build_optimizer
+from wsolfast.engine.assembly.stage_refs import fits
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.run.signals import StopRequest
 from wsolfast.engine.training import artefacts
+from wsolfast.engine.training.fit import StageFit
 from wsolfast.engine.training.loading import load_batches
 from wsolfast.engine.training.train import StageTraining
 from wsolfast.methods.bas import BAS
 from wsolfast.recipe import Recipe, StageSpec
 from wsolfast.testing import assert_close
 from wsolfast.types import Batch, TrainState
+
+Work = TypeVar("Work", StageFit, StageTraining)
 
 
 class BareLoop:
@@ -53,7 +58,7 @@ class BareLoop:
 
 
 def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
-    """Return the cross-entropy of the network's logits; a network without classes learns that its map is zero.
+    """Return the cross-entropy of the network's logits; one without classes learns that its map, or box, is zero.
 
     BAS consists of its network and of the layers above the generator, which see features again.
     """
@@ -67,6 +72,8 @@ def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
     logits = network_logits(method, batch.image)
     if method.classifies:
         return functional.cross_entropy(logits, batch.label.repeat(len(logits) // len(batch.label)))
+    if method.gives_boxes:
+        return logits.square().mean()
     mean = logits.float().mean((1, 2, 3))
     return functional.binary_cross_entropy_with_logits(mean, torch.zeros_like(mean))
 
@@ -88,8 +95,8 @@ class Training:
         index = names.index(case.stage)
         self.device, self.steps = torch.device(device), case.steps
         for earlier in range(index):
-            self._open(earlier).train()
-        self.ours = self._open(index)
+            self._open(earlier, StageFit if fits(recipe.stage[earlier]) else StageTraining).train()
+        self.ours = self._open(index, StageTraining)
         self.ours.method.train()
         _, (example, *_) = next(self.ours.remaining())
         stage = recipe.stage[index]
@@ -102,14 +109,12 @@ class Training:
         for method in (self.ours.method, *(loop.method for loop in self.loops.values())):
             enliven(method.backbone, example.image.to(self.device))
         self.collate = dict.fromkeys(self.loops, data.collate)
-        if stage.uses:
+        if stage.uses and "published" in self.loops:
             exported = artefacts.load(self.run, stage)
             self.collate["published"] = artefacts.Collate(exported, label_maker(self.ours.method))
 
-    def _open(self, index: int) -> StageTraining:
-        return StageTraining(
-            self.run, index, self.device, self.run.recipe.runtime.amp, Progress(quiet=True), StopRequest()
-        )
+    def _open(self, index: int, kind: type[Work]) -> Work:
+        return kind(self.run, index, self.device, self.run.recipe.runtime.amp, Progress(quiet=True), StopRequest())
 
     def check(self) -> None:
         """Compare the engine's loss of a batch with the published one.

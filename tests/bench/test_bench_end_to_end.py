@@ -39,6 +39,17 @@ def test_every_contender_does_the_work(wsolfast, tmp_path, work, peers):
     assert "of network" in line
 
 
+@pytest.mark.parametrize(
+    ("work", "peers"), [("train", {"network", "classifier"}), ("evaluate", {"network", "backbone"})]
+)
+def test_a_regressor_of_boxes_is_timed_behind_the_stages_that_it_learns_from(wsolfast, tmp_path, work, peers):
+    code, _, complaint = run(wsolfast, tmp_path / "rows.json", work, "PSOL")
+    assert code == 0, complaint
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {row["contender"] for row in rows} == {"ours", *peers}
+    assert all(row["status"] == "ok" for row in rows)
+
+
 def test_a_wrong_loss_is_not_timed(wsolfast, tmp_path, monkeypatch):
     monkeypatch.setitem(LOSSES, "spa", lambda method, batch, loss=LOSSES["spa"]: 1.01 * loss(method, batch))
     code, out, complaint = run(wsolfast, tmp_path / "rows.json", "train", "SPA")

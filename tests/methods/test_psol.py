@@ -120,6 +120,8 @@ def test_one_trunk_gives_boxes_and_classes():
     assert torch.equal(found.classes[:, 1:], found.logits.topk(2).indices)
     with pytest.raises(ValueError, match=r"psol.joint: loss_weight: expected at least 0, got -1"):
         PSOLJoint(Given(5), 7, loss_weight=-1)
+    with pytest.raises(ValueError, match="psol: hidden_channels: expected at least 1, got 0"):
+        PSOLBox(Given(5), 7, hidden_channels=0)
 
 
 def test_ddt_leaves_the_boxes_of_its_protocol():

@@ -16,7 +16,6 @@ from wsolfast.methods._base import Method, accuracy, scale_box, wanted_classes
 from wsolfast.methods._cam_head import CamHead, HeadKind
 from wsolfast.types import Batch, Features, Localization, TrainState
 
-_HIDDEN = 512
 # Of the squared error of shares, which is small.
 BOX_WEIGHT = 50.0
 
@@ -26,11 +25,18 @@ class BoxRegressor(nn.Module):
 
     Args:
         channels: of the features.
+        hidden_channels: of the hidden layer.
+
+    Raises:
+        ValueError: if the hidden layer has no channel.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, hidden_channels: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(channels, _HIDDEN), nn.ReLU(inplace=True), nn.Linear(_HIDDEN, 4))
+        if hidden_channels < 1:
+            raise ValueError(f"psol: hidden_channels: expected at least 1, got {hidden_channels}")
+        hidden, last = nn.Linear(channels, hidden_channels), nn.Linear(hidden_channels, 4)
+        self.layers = nn.Sequential(hidden, nn.ReLU(inplace=True), last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return shares [N, 4] of features [N, C, h, w]; at least float32."""
@@ -49,15 +55,19 @@ class PSOLBox(Method):
     Args:
         backbone: its last stage is pooled.
         num_classes: of the data set; the network has no use for it.
+        hidden_channels: of the hidden layer between the pooled features and the box.
+
+    Raises:
+        ValueError: if the hidden layer has no channel.
     """
 
     classifies = False
     gives_boxes = True
 
-    def __init__(self, backbone: Backbone, num_classes: int):
+    def __init__(self, backbone: Backbone, num_classes: int, *, hidden_channels: int = 512):
         super().__init__()
         self.backbone = backbone
-        self.regressor = BoxRegressor(backbone.stages[-1].channels)
+        self.regressor = BoxRegressor(backbone.stages[-1].channels, hidden_channels)
 
     def box_maker(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
         """Return the function from shares of an image to pixels of it, each corner rounded up as in the release."""
@@ -83,19 +93,28 @@ class PSOLJoint(Method):
         num_classes: K.
         head: of the classifier: ``"linear"``, or ``"pretrained"`` for the one that came with the backbone's weights.
         loss_weight: of the classifier's cross-entropy beside the box loss; unknown of the paper.
+        hidden_channels: of the hidden layer between the pooled features and the box.
 
     Raises:
-        ValueError: if ``loss_weight`` is negative, or the head does not fit.
+        ValueError: if ``loss_weight`` is negative, the hidden layer has no channel, or the head does not fit.
     """
 
     gives_boxes = True
 
-    def __init__(self, backbone: Backbone, num_classes: int, *, head: HeadKind = "linear", loss_weight: float = 1.0):
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        head: HeadKind = "linear",
+        loss_weight: float = 1.0,
+        hidden_channels: int = 512,
+    ):
         super().__init__()
         if loss_weight < 0:
             raise ValueError(f"psol.joint: loss_weight: expected at least 0, got {loss_weight}")
         self.backbone = backbone
-        self.regressor = BoxRegressor(backbone.stages[-1].channels)
+        self.regressor = BoxRegressor(backbone.stages[-1].channels, hidden_channels)
         self.classifier = CamHead(backbone, num_classes, head)
         self.loss_weight = loss_weight
 
