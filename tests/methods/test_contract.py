@@ -47,6 +47,9 @@ def build(name, num_classes=2, **options):
     stage = stage_of(name)
     backbone = backbones.build(stage.backbone.name, layout=stage.backbone.layout, input_size=SIZE)
     net = get_stage(stage.method)(backbone, num_classes, **stage.model | options)
+    for network, source in stage.networks.items():
+        (earlier,) = [one.method for one in stages_of(name.partition(".")[0]) if one.name == source]
+        net.take_network(network, get_stage(earlier)(copy.deepcopy(backbone), num_classes).eval().requires_grad_(False))
     return fit(net, data.open_dataset("synthetic", None, "train_weaksup", **SET | {"num_classes": num_classes}), 4)
 
 
@@ -93,6 +96,7 @@ EVIDENCE = {
     "acol": {"map A", "map B"},
     "ci_cam": {"map without context", "context of the label", "context used"},
     "csoa": {"late map", "early map", "confident"},
+    "gc_net": {"mask"},
     "spa": {"coarse map"},
     "spg": {"B1", "B2", "C"},
 }
@@ -248,6 +252,8 @@ def test_method_learns_two_classes_and_beats_the_centre_box(learned):
         for part in net.starts_with if stage.backbone.from_stage is not None else ():
             earlier = nets[stage.backbone.from_stage].get_submodule(part)
             net.get_submodule(part).load_state_dict(earlier.state_dict())
+        for network, source in stage.networks.items():
+            net.take_network(network, nets[source].requires_grad_(False))
         whole = data.open_dataset("synthetic", None, "train_weaksup", **SET)
         if net.fits:
             fit(net, whole)

@@ -120,6 +120,23 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks of earlier stages that training needs; one called ``classifier`` ranks classes."""
+        return ()
+
+    def take_network(self, name: str, network: "Method") -> None:
+        """Keep a network that training needs, outside of this module: it belongs to no checkpoint.
+
+        Args:
+            name: one of :attr:`networks`.
+            network: in evaluation mode, without gradients of its parameters, on this method's device.
+
+        Raises:
+            ValueError: if it is none that this method can use.
+        """
+        raise NotImplementedError
+
+    @property
     def last_stage(self) -> str:
         """Name of the backbone's last stage, which feeds most heads."""
         return self.backbone.stages[-1].name

@@ -374,6 +374,26 @@ _ALL = (
         gt_box_end="shifted",
     ),
     Protocol(
+        name="gc_net",
+        source="Lu et al., ECCV 2020 (GC-Net), released code, VGG16: the box around the shape, in the central 224 of a "
+        "256 x 256 image, overlap strictly above 0.5. The method gives boxes and nothing is cut; of a map it is the "
+        "box of the largest contour above 1/2, where the method's masks have their edge. The original truncates the "
+        "corners of turned rectangles and takes ellipses from a raster.",
+        rule=_SPOL,
+        thresholds=(0.5,),
+        frame="crop",
+        resize=256,
+    ),
+    Protocol(
+        name="gc_net_whole",
+        source="GC-Net with GoogLeNet and InceptionV3: as gc_net, of the whole image, warped to 299 x 299; overlaps "
+        "are the same there and on the original image.",
+        rule=_SPOL,
+        thresholds=(0.5,),
+        frame="scaled",
+        input_size=299,
+    ),
+    Protocol(
         name="adl",
         source="Choe and Shim, CVPR 2019 (ADL), TensorFlow code: contours of an 8-bit map at int(t max), boxes not "
         "clipped, compared with the first true box only; t = 0.2, or the best of a sweep. The original takes the "

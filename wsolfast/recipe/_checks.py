@@ -46,6 +46,9 @@ def _check_stage(stage: StageSpec, earlier: list[str]) -> None:
     for batch_field, source in stage.uses.items():
         if source not in earlier:
             raise RecipeError(f"{where}.uses.{batch_field}: no earlier stage named {source!r}")
+    for network, source in stage.networks.items():
+        if source not in earlier:
+            raise RecipeError(f"{where}.networks.{network}: no earlier stage named {source!r}")
     if stage.backbone.from_stage not in (None, *earlier):
         raise RecipeError(f"{where}.backbone.weights: no earlier stage named {stage.backbone.from_stage!r}")
     for key, value, least in (

@@ -142,6 +142,7 @@ class StageSpec:
     crop: int | None = None  # data.crop if absent
     crop_area: tuple[float, float] | None = None  # data.crop_area if absent
     uses: dict[str, str] = field(default_factory=dict)  # batch field -> the earlier stage that exports it
+    networks: dict[str, str] = field(default_factory=dict)  # frozen network of the method -> the earlier stage it is of
     model: dict[str, object] = field(default_factory=dict)  # the method's own options
     optim: OptimSpec = field(default_factory=OptimSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)

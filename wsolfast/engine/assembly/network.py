@@ -6,15 +6,18 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from wsolfast.engine.assembly.build import build_method, choose_device, find_weights, refine
 from wsolfast.engine.assembly.checkpoint import load_start, load_weights, seed_everything
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.predictor import Predictor
+from wsolfast.engine.assembly.preflight import check_networks
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, gives_boxes, localizer_of
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
-from wsolfast.recipe import Recipe, RecipeError
+from wsolfast.recipe import Recipe, RecipeError, StageSpec
 
 
 def load_method(run: RunFolder, ref: StageRef, num_classes: int) -> Method:
@@ -57,6 +60,38 @@ def load_localizer(run: RunFolder, recipe: Recipe, num_classes: int) -> Method:
     Args and errors are those of :func:`load_method`.
     """
     return refine(load_method(run, localizer_of(recipe), num_classes), recipe.evaluate)
+
+
+def give_networks(run: RunFolder, stage: StageSpec, method: Method, num_classes: int, device: torch.device) -> None:
+    """Give a method the networks that it trains with: frozen, in evaluation mode, as earlier stages left them.
+
+    Args:
+        run: at hand.
+        stage: of the method.
+        method: takes them.
+        num_classes: of the data set.
+        device: where they lie.
+
+    Raises:
+        RecipeError: if a network is missing, too much, or none that the method can use.
+        MissingError: if an earlier stage left no weights.
+    """
+    recipe = run.recipe
+    check_networks(recipe, stage, method, num_classes)
+    layout = torch.channels_last if recipe.runtime.channels_last else torch.contiguous_format
+    dtype = method.backbone.input_mean.dtype
+    for name, source in stage.networks.items():
+        (earlier,) = [one for one in recipe.stage if one.name == source]
+        network = load_method(run, StageRef(recipe, earlier), num_classes).eval().requires_grad_(False)
+        network.backbone.fold_batch_norms()
+        # torch's own annotation leaves memory_format out.
+        network = network.to(device, dtype, memory_format=layout)  # type: ignore[call-overload]
+        if recipe.runtime.compile:
+            network.backbone.compile()
+        try:
+            method.take_network(name, network)
+        except ValueError as error:
+            raise RecipeError(f"stage.{stage.name}.networks.{name}: {error}") from error
 
 
 class Network:

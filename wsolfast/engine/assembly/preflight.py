@@ -61,6 +61,7 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
                 raise MissingError(f"stage.{stage.name}.backbone.weights: no weights at {weights}")
             networks[stage.name] = build_method(recipe, stage, num_classes, pretrained=False)
             _check_start(stage, networks)
+            check_networks(recipe, stage, networks[stage.name], num_classes)
             if not fits(stage):
                 build_optimizer(networks[stage.name], stage.optim, f"stage.{stage.name}.optim")
         spec, localizer = recipe.evaluate, localizer_of(recipe).stage
@@ -83,11 +84,42 @@ def _check_start(stage: StageSpec, networks: Mapping[str, Method]) -> None:
                 )
 
 
+def check_networks(recipe: Recipe, stage: StageSpec, method: Method, num_classes: int) -> None:
+    """Look whether a stage names the earlier stages whose networks its method trains with.
+
+    Args:
+        recipe: has them.
+        stage: one of its stages.
+        method: of that stage.
+        num_classes: of the data set.
+
+    Raises:
+        RecipeError: if a network is missing or too much, ranks no classes, or others than the stage.
+    """
+    where = f"stage.{stage.name}.networks"
+    for name in method.networks:
+        if name not in stage.networks:
+            raise RecipeError(
+                f"{where}: {stage.method} trains with a frozen {name!r}; name the earlier stage that it is of, "
+                f'networks = {{{name} = "STAGE"}}'
+            )
+    for name, source in stage.networks.items():
+        if name not in method.networks:
+            known = nearest(name, method.networks) if method.networks else "it takes none"
+            raise RecipeError(f"{where}.{name}: {stage.method} takes no such network; {known}")
+        (earlier,) = [one for one in recipe.stage if one.name == source]
+        if name == "classifier" and not classifies(earlier):
+            raise RecipeError(f"{where}.{name}: stage {source!r} does not classify")
+        knows, wanted = (one.num_classes or num_classes for one in (earlier, stage))
+        if name == "classifier" and knows != wanted:
+            raise RecipeError(f"{where}.{name}: stage {source!r} knows {knows} classes, expected {wanted}")
+
+
 def _check_fitted(stage: StageSpec) -> None:
     where, usual = f"stage.{stage.name}", StageSpec(stage.name, stage.method, 1, stage.backbone)
     if stage.epochs > 1:
         raise RecipeError(f"{where}.epochs: {stage.method} is fitted in one pass, expected 1, got {stage.epochs}")
-    for key in ("accumulate", "sync_bn", "crop", "crop_area", "uses", "optim", "schedule", "validate"):
+    for key in ("accumulate", "sync_bn", "crop", "crop_area", "uses", "networks", "optim", "schedule", "validate"):
         if getattr(stage, key) != getattr(usual, key):
             raise RecipeError(
                 f"{where}.{key}: {stage.method} is fitted to whole images without a gradient and has no use for it; "

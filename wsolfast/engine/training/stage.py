@@ -17,6 +17,7 @@ from wsolfast.engine.assembly.build import (
     open_training_data,
 )
 from wsolfast.engine.assembly.checkpoint import load_start, load_weights, save_weights, seed_everything
+from wsolfast.engine.assembly.network import give_networks
 from wsolfast.engine.assembly.preflight import check_stages
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.progress import Progress
@@ -108,6 +109,7 @@ class StageWork:
         method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if runtime.compile:
             method.backbone.compile()
+        give_networks(self.run, stage, method, len(self.dataset.class_names), self.device)
         return method
 
     def _set_parents(self, method: Method) -> None:
