@@ -106,6 +106,7 @@ _CAM_TRAINED_OTHERWISE = {
     "ADL-TAP": ("adl_tap", "localizer"),
     "I2C": ("i2c", "i2c"),
 }
+_GC_NET = {"cub50": "cub50", "demo": "demo_baselines"}
 _STARTED = {"SPA": ("stage.model.ram_start=0",)}
 
 
@@ -135,7 +136,18 @@ def _small(folder: str, network: str, batch: int, images: int, **options) -> lis
         _case(f"SPOL-seg {network}", f"{folder}/spol", "seg", batch, images, **options),
     ]
     boxes = "cub50/psol" if folder == "cub50" else "demo_baselines/psol"
-    return [*one, *two, _case(f"PSOL {network}", boxes, "box", batch, images, **options)]
+    # Behind its own classifier; boxes are evaluated without one.
+    taught = EndToEnd(
+        f"GC-Net {network}",
+        f"{_GC_NET[folder]}/gc_net",
+        "detector",
+        batch,
+        images,
+        work=("train",),
+        targets={"train": {"networks": TRAINING_OVERHEAD}},
+        **options,
+    )
+    return [*one, *two, _case(f"PSOL {network}", boxes, "box", batch, images, **options), taught]
 
 
 CASES = {

@@ -25,6 +25,7 @@ from wsolfast.engine.training.fit import StageFit
 from wsolfast.engine.training.loading import load_batches
 from wsolfast.engine.training.train import StageTraining
 from wsolfast.methods.bas import BAS
+from wsolfast.methods.gc_net import GCNet
 from wsolfast.recipe import Recipe, StageSpec
 from wsolfast.testing import assert_close
 from wsolfast.types import Batch, TrainState
@@ -78,6 +79,24 @@ def plain_loss(method: methods.Method, batch: Batch) -> Tensor:
     return functional.binary_cross_entropy_with_logits(mean, torch.zeros_like(mean))
 
 
+class TaughtLoss:
+    """Cross-entropy of a frozen classifier on both halves of images that a detector has scaled by its mean output.
+
+    No shape and no loss of the method; what remains is the detector, and two passes of the classifier with the
+    gradient of their images.
+    """
+
+    def __init__(self, classifier: methods.Method):
+        self.classifier = classifier
+
+    def __call__(self, method: methods.Method, batch: Batch) -> Tensor:
+        assert isinstance(method, GCNet)
+        found = method.detect(method.features(batch.image)).mean(1)[:, None, None, None]
+        image = batch.image / 255
+        views = torch.cat([image * found, image - image * found])
+        return functional.cross_entropy(self.classifier.classify(views), batch.label.repeat(2))
+
+
 def classifier_of(stage: StageSpec) -> StageSpec:
     """Return the stage with a method that has pooled features and a linear layer alone."""
     factors = {name: rate for name, rate in stage.optim.lr_factors.items() if name.startswith(("backbone", "head"))}
@@ -100,10 +119,14 @@ class Training:
         self.ours.method.train()
         _, (example, *_) = next(self.ours.remaining())
         stage = recipe.stage[index]
-        self.loops = {
-            "network": BareLoop(recipe, stage, plain_loss, device),
-            "classifier": BareLoop(recipe, classifier_of(stage), plain_loss, device),
-        }
+        if isinstance(self.ours.method, GCNet):
+            taught = TaughtLoss(self.ours.method.frozen["classifier"])
+            self.loops = {"networks": BareLoop(recipe, stage, taught, device)}
+        else:
+            self.loops = {
+                "network": BareLoop(recipe, stage, plain_loss, device),
+                "classifier": BareLoop(recipe, classifier_of(stage), plain_loss, device),
+            }
         if stage.method in LOSSES:
             self.loops["published"] = BareLoop(recipe, stage, LOSSES[stage.method], device)
         for method in (self.ours.method, *(loop.method for loop in self.loops.values())):

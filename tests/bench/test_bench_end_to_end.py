@@ -50,6 +50,14 @@ def test_a_regressor_of_boxes_is_timed_behind_the_stages_that_it_learns_from(wso
     assert all(row["status"] == "ok" for row in rows)
 
 
+def test_a_detector_is_held_against_itself_and_its_classifier(wsolfast, tmp_path):
+    code, out, _ = run(wsolfast, tmp_path / "rows.json", "train", "GC-Net")
+    assert code == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {row["contender"] for row in rows} == {"ours", "networks"}
+    assert "1.15 of networks" in out.splitlines()[-1]
+
+
 def test_a_wrong_loss_is_not_timed(wsolfast, tmp_path, monkeypatch):
     monkeypatch.setitem(LOSSES, "spa", lambda method, batch, loss=LOSSES["spa"]: 1.01 * loss(method, batch))
     code, out, complaint = run(wsolfast, tmp_path / "rows.json", "train", "SPA")

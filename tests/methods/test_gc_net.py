@@ -7,10 +7,12 @@ from torch.nn import functional
 from wsolfast import backbones
 from wsolfast.engine.assembly.build import build_optimizer, rate_at
 from wsolfast.methods import MethodError, get_stage
+from wsolfast.methods._shape_generator import ShapeGenerator, squared_dice_loss
 from wsolfast.methods._shapes import shape_boxes
 from wsolfast.methods.gc_net import entropy
 from wsolfast.recipe import load_recipe
 from wsolfast.testing import assert_close
+from wsolfast.types import TrainState
 
 GCNet = get_stage("gc_net")
 CLASSES = 5
@@ -39,7 +41,7 @@ def answering(net, parameters):
 
 def expected_losses(net, batch, parameters):
     """The losses written out, on the normalised image, with one pass of the classifier for each view."""
-    classifier = net._frozen["classifier"]
+    classifier = net.frozen["classifier"]
     image = classifier.backbone.normalize(batch.image.double() / 255)
     mask = net.mask(parameters, image.shape[2:])[:, None]
     of_object, of_rest = (
@@ -75,7 +77,7 @@ def test_losses_and_gradients_are_those_of_two_passes_over_the_normalised_image(
 @pytest.mark.parametrize(("back_weight", "views"), [(0.0, 1), (1.0, 2)])
 def test_the_classifier_sees_the_rest_only_where_it_counts(batch, state, monkeypatch, back_weight, views):
     net, seen = build(back_weight=back_weight), []
-    classifier = net._frozen["classifier"]
+    classifier = net.frozen["classifier"]
     classify = classifier.classify
     monkeypatch.setattr(classifier, "classify", lambda image: seen.append(len(image)) or classify(image))
     assert ("loss_back" in net.training_step(batch, state)) == bool(back_weight)
@@ -84,7 +86,7 @@ def test_the_classifier_sees_the_rest_only_where_it_counts(batch, state, monkeyp
 
 def test_the_classifier_stands_still(batch, state):
     net = build()
-    classifier = net._frozen["classifier"]
+    classifier = net.frozen["classifier"]
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     net.train()
     net.training_step(batch, state)["loss"].backward()
@@ -180,3 +182,92 @@ def test_a_classifier_of_other_classes_is_refused(batch, state):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def generator_of(shape="rectangle"):
+    torch.manual_seed(2)
+    return ShapeGenerator(backbones.build("small"), CLASSES, shape=shape)
+
+
+def taught_by_a_generator(**options):
+    net = build(generator="cnn", **options).float()
+    net.take_network("classifier", classifier_of().float())
+    net.take_network("generator", generator_of(net.shape).eval().requires_grad_(False))
+    return net
+
+
+def test_the_dice_loss_squares_its_denominator():
+    mask, truth = torch.tensor([[[0.5, 0.2], [1.0, 0.0]]]), torch.tensor([[[True, False], [True, True]]])
+    expected = 1 - (2 * 1.5 + 1) / (0.25 + 0.04 + 1 + 3 + 1)
+    assert squared_dice_loss(mask, truth).item() == pytest.approx(expected)
+    assert squared_dice_loss(torch.zeros(2, 3, 3), torch.zeros(2, 3, 3, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize(("shape", "count"), [("rectangle", 4), ("ellipse", 5)])
+def test_the_generator_has_the_released_layers(shape, count):
+    net = generator_of(shape)
+    sizes = [list(parameter.shape) for name, parameter in net.named_parameters() if "backbone" not in name]
+    assert [size for size in sizes if len(size) > 1] == [
+        [144, count],
+        [1, 256, 3, 3],
+        [256, 128, 4, 4],
+        [128, 64, 4, 4],
+        [64, 1, 4, 4],
+    ]
+    assert net.seed_map(torch.rand(2, count)).shape == (2, 1, 12, 12)
+    assert [net.layers[:stop](torch.rand(2, 1, 12, 12)).shape[1:] for stop in (3, 6, 9)] == [
+        (256, 14, 14),
+        (128, 28, 28),
+        (64, 56, 56),
+    ]
+    assert net.draw(torch.rand(2, count)).shape == (2, 224, 224)
+
+
+def test_the_generator_learns_to_draw_six_shapes(batch, state):
+    net = generator_of().train()
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        losses.append(net.training_step(batch, state)["loss"])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_shapes_that_are_drawn_depend_on_the_image_and_the_step_alone(batch, state):
+    net = generator_of().eval()
+    whole = net.training_step(batch, state)["loss"]
+    assert torch.equal(whole, net.training_step(batch, state)["loss"])
+    assert not torch.equal(whole, net.training_step(batch, TrainState(0, 1, 1, 10))["loss"])
+
+
+def test_a_generator_draws_what_the_classifier_sees_and_stands_still(batch, state):
+    net = taught_by_a_generator()
+    net.train()
+    net.training_step(batch, state)["loss"].backward()
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in net.head.parameters())
+    assert all(parameter.grad is None for parameter in net.frozen["generator"].parameters())
+    parameters = torch.rand(2, 4)
+    drawn = functional.interpolate(net.frozen["generator"].draw(parameters)[:, None], (64, 64), mode="bilinear")
+    assert torch.equal(net.mask(parameters, (64, 64)), drawn[:, 0])
+
+
+def test_a_rectangle_of_the_generator_is_described_by_half_its_extents():
+    parameters = [0.5, 0.5, 0.2, 0.3]
+    image = torch.zeros(1, 3, 40, 80, dtype=torch.uint8)
+    found = answering(taught_by_a_generator(), parameters).eval().localize(image).boxes[0, 0]
+    assert_close(found, torch.tensor([0.3 * 80, 0.2 * 40, 0.7 * 80, 0.8 * 40]))
+    turned = answering(taught_by_a_generator(shape="ellipse"), [*parameters, 0.5]).eval().localize(image).boxes[0, 0]
+    assert_close(turned, torch.tensor([0.4 * 80, 0.35 * 40, 0.6 * 80, 0.65 * 40]))
+
+
+def test_a_generator_of_another_shape_is_refused():
+    net = build(generator="cnn")
+    assert net.networks == ("classifier", "generator")
+    with pytest.raises(
+        ValueError, match=r"^gc_net: expected a ShapeGenerator of shape 'rectangle', got shape 'ellipse'$"
+    ):
+        net.take_network("generator", generator_of("ellipse"))
+    with pytest.raises(ValueError, match=r"of shape 'rectangle', got CAM$"):
+        net.take_network("generator", classifier_of())

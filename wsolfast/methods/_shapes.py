@@ -78,6 +78,11 @@ def shape_half_extents(parameters: Tensor, shape: Shape) -> Tensor:
     return torch.stack([along * cos + across * sin, along * sin + across * cos], dim=1) / 2
 
 
+def with_full_extents(parameters: Tensor) -> Tensor:
+    """Return parameters [N, 4 or 5] whose extents are twice as large: of a shape that is described by halves."""
+    return torch.cat([parameters[:, :2], 2 * parameters[:, 2:4], parameters[:, 4:]], dim=1)
+
+
 def shape_boxes(parameters: Tensor, shape: Shape, size: Sequence[int]) -> Tensor:
     """Return boxes [N, 4] around the shapes: (x0, y0, x1, y1) in pixels of an image of ``size``, not clipped.
 

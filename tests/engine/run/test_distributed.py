@@ -9,6 +9,7 @@ import pytest
 import torch
 from ranks import on_ranks
 
+from wsolfast.engine.assembly import network as network_module
 from wsolfast.engine.assembly.build import open_eval_data
 from wsolfast.engine.assembly.network import load_localizer
 from wsolfast.engine.assembly.stage_refs import fits
@@ -107,13 +108,18 @@ def train_all(folder, methods, *overrides, each_stage=(), double=True):
     """
     build, save = stage_module.build_method, stage_module.save_weights
 
+    def build_double(*given, **options):
+        return build(*given, **options).double()
+
     def save_everywhere(file, state, about):
         save(file, state, about)
         torch.save(state, folder / method / f"{about['stage']}.rank{distributed.rank()}")
 
     with pytest.MonkeyPatch.context() as patch:
         if double:
-            patch.setattr(stage_module, "build_method", lambda *given, **options: build(*given, **options).double())
+            patch.setattr(stage_module, "build_method", build_double)
+            # Of the networks that a later stage trains with.
+            patch.setattr(network_module, "build_method", build_double)
         patch.setattr(stage_module, "save_weights", save_everywhere)
         for method in methods:
             train(RunFolder.create(folder / method, recipe_of(method, *overrides, each_stage=each_stage)))
