@@ -55,7 +55,7 @@ class ShapeGenerator(Method):
         # By image, so that a shape does not depend on who else is in the batch or part of it.
         seeds = [derive_seed(f"{state.seed}/{state.step}/{image_id}") for image_id in batch.image_id]
         drawn = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        parameters = torch.stack(drawn).to(self.seed_map[0].weight)
+        parameters = torch.stack(drawn).to(next(self.parameters()))
         full = with_full_extents(parameters) if self.shape == "rectangle" else parameters
         truth = shape_level(full, self.shape, (SIDE, SIDE)) < 1
         return {"loss": squared_dice_loss(self.draw(parameters), truth)}

@@ -49,6 +49,6 @@ def wanted(at: float | Mapping[str, float] | None, metric: str) -> float | None:
     return at
 
 
-def percent(count: Count, images: int | Tensor) -> Count:
+def percent(count: Count, images: int) -> Count:
     """Return 100 count / images of a number or of a float64 tensor, multiplied first as the published evaluators do."""
     return count * 100.0 / images

@@ -259,7 +259,7 @@ class BoxAccuracy(Accumulator):
         means = {}
         for name in names:
             counts = state[f"{name}_of_class"][there].double()
-            shares = percent(counts, images if counts.dim() == 1 else images[:, None]).mean(0)
+            shares = (counts * 100.0 / (images if counts.dim() == 1 else images[:, None])).mean(0)
             key = f"{name}_class_mean"
             if name in chosen:
                 means[key] = float(shares[self.protocol.thresholds.index(chosen[name])])

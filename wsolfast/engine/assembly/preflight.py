@@ -73,7 +73,7 @@ def check_stages(recipe: Recipe, num_classes: int, current: StageSpec, method: M
 
 def _check_start(stage: StageSpec, networks: Mapping[str, Method]) -> None:
     source, method = stage.backbone.from_stage, networks[stage.name]
-    if source in networks:
+    if source is not None and source in networks:
         given = networks[source].state_dict()
         for part in method.starts_with:
             wrong = misfits(part_of(given, part), method.get_submodule(part))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from wsolfast import data
 from wsolfast.engine.assembly.build import count_workers, eval_protocol, memory_format, open_validation_data
 from wsolfast.engine.assembly.precision import autocast
-from wsolfast.engine.report.pictures import overlay
+from wsolfast.engine.report.pictures import draw_boxes, overlay
 from wsolfast.engine.run import distributed
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
@@ -23,7 +23,7 @@ from wsolfast.engine.training.held_out import hold_out
 from wsolfast.engine.training.loading import load_batches
 from wsolfast.engine.training.order import TrainPosition
 from wsolfast.methods import Method
-from wsolfast.metrics import BoxAccuracy
+from wsolfast.metrics import BoxAccuracy, GivenBoxes
 from wsolfast.recipe import StageSpec, ValidateSpec
 from wsolfast.types import Batch
 
@@ -172,7 +172,7 @@ class Validation:
         return better
 
     def draw(self, method: Method) -> dict[str, Image.Image]:
-        """Return score maps of the true classes over a few images, by image id: the same images every time."""
+        """Return maps, or boxes, of the true classes over a few images, by image id: the same images every time."""
         number = min(_SHOWN, len(self.indices))
         chosen = [self.indices[i * len(self.indices) // number] for i in range(number)]
         was_training = method.training
@@ -180,11 +180,16 @@ class Validation:
         with torch.no_grad(), autocast(self.device, self.amp):
             (batch,) = self._load([chosen])
             image, label = batch.image.to(self.device), batch.label.to(self.device)
-            maps = method.localize(image, label, topk=0).localization_map[:, 0].float().cpu()
+            found = method.localize(image, label, topk=0)
         method.train(was_training)
         photos = [Image.fromarray(one) for one in batch.image.permute(0, 2, 3, 1).numpy()]
-        named = zip(batch.image_id, photos, maps, strict=True)
-        return {image_id: overlay(photo, score_map) for image_id, photo, score_map in named}
+        if found.localization_map is not None:
+            maps = found.localization_map[:, 0].float().cpu()
+            drawn = [overlay(*pair) for pair in zip(photos, maps, strict=True)]
+        else:
+            assert found.boxes is not None
+            drawn = [draw_boxes(*pair) for pair in zip(photos, found.boxes.float().cpu().numpy(), strict=True)]
+        return dict(zip(batch.image_id, drawn, strict=True))
 
     def _load(self, batches: Sequence[Sequence[int]]) -> Any:
         workers = count_workers(self.run.recipe.runtime.workers)
@@ -201,7 +206,13 @@ class Validation:
             logits = method.classify(image).float() if found.logits is None else found.logits.float()
         notes = [self.dataset.annotations(index) for index in indices]
         sizes = torch.tensor([note.size for note in notes], dtype=torch.int64)
-        boxes.update(found.localization_map[:, 0].float(), sizes, [note.boxes for note in notes])
+        truths = [note.boxes for note in notes]
+        if found.localization_map is not None:
+            boxes.update(found.localization_map[:, 0].float(), sizes, truths)
+        else:
+            assert found.boxes is not None
+            shown = torch.tensor([batch.image.shape[:1:-1]]).expand_as(sizes)
+            boxes.update_given_boxes(GivenBoxes(found.boxes[:, 0], shown, sizes), truths)
         return logits
 
 
