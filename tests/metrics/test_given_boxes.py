@@ -47,7 +47,8 @@ def plain(name):
     """The protocol, cutting at the view's own size where it cuts at another one, and all of the map that is above 0."""
     protocol = get_protocol(name)
     rule = replace(protocol.rule, selection="union")
-    return replace(protocol, rule=rule, thresholds=(0.0,), iou_thresholds=(0.5,))
+    side = protocol.input_size and SIDE
+    return replace(protocol, rule=rule, thresholds=(0.0,), iou_thresholds=(0.5,), input_size=side)
 
 
 # In frame "image" a map is resized, so that its box ends at whole pixels of the image, and a given one does not.

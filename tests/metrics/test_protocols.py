@@ -32,7 +32,7 @@ def test_unknown_name_lists_the_known_ones():
         ({"resize": 256}, "resize belongs to frame 'crop'"),
         ({"gt_corners": "round"}, "gt_corners must be 'exact' or, in frame 'crop', 'truncate', got 'round'"),
         ({"gt_corners": "truncate"}, "got 'truncate' in frame 'input'"),
-        ({"gt_box_end": "half-open"}, "gt_box_end must be one of 'exclusive', 'clipped', 'inclusive', got 'half-open'"),
+        ({"gt_box_end": "half-open"}, "gt_box_end must be one of 'exclusive', 'clipped', 'inclusive', 'shifted', got"),
     ],
 )
 def test_contradictions_are_refused(change, message):
