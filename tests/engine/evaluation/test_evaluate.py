@@ -25,7 +25,7 @@ from wsolfast.engine.run.results import EvalResults, ThresholdSweep
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
-from wsolfast.metrics import METRICS_VERSION, BoxAccuracy, center_box
+from wsolfast.metrics import METRICS_VERSION, PROTOCOLS, BoxAccuracy, center_box
 from wsolfast.recipe import RecipeError
 from wsolfast.types import Localization
 
@@ -160,6 +160,20 @@ def test_per_image_rows_add_up_to_the_error_split(trained):
         assert 0 <= row["score"] <= 1
         if row["predicted"] != row["label"]:
             assert row["error"] == "misclassified"
+
+
+def test_a_protocol_may_ask_for_means_over_the_classes(trained, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "danet", replace(PROTOCOLS["danet"], class_means=True))
+    results = evaluate(trained, recipe_with(trained, protocol="danet"))
+    right = {}
+    for row in saved(trained, "per_image.json")["images"]:
+        right.setdefault(row["label"], []).append(row["predicted"] == row["label"])
+    expected = 100 * sum(sum(found) / len(found) for found in right.values()) / len(right)
+    assert results.metrics["top1_cls_class_mean"] == pytest.approx(expected)
+    assert "gt_known_loc_class_mean" in results.baselines["center_box"]
+    assert not [
+        name for name in evaluate(trained, recipe_with(trained, protocol="spa")).metrics if "class_mean" in name
+    ]
 
 
 def test_score_maps_are_computed_once_and_again_when_something_changed(trained, monkeypatch):
