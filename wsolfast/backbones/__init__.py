@@ -10,14 +10,8 @@ from types import ModuleType
 
 from wsolfast._nearest import nearest
 from wsolfast.backbones._alexnet import AlexNetEmbedding
-from wsolfast.backbones._base import (
-    Backbone,
-    BackboneError,
-    ClassifierHead,
-    StageInfo,
-    call_as_constant,
-    realize,
-)
+from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
+from wsolfast.backbones._constant import call_as_constant
 from wsolfast.backbones._drop_path import set_drop_path
 from wsolfast.backbones._load_report import LoadReport
 from wsolfast.backbones._weights import WeightsError, class_names_of, load_weights, read_state

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
+from wsolfast.backbones._constant import call_as_constant
 from wsolfast.backbones._load_report import LoadReport
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -286,20 +286,6 @@ class Backbone(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-
-def call_as_constant(module: nn.Module, x: Tensor) -> Tensor:
-    """Call a module whose parameters take no gradient from this call, and whose buffers stay as they are.
-
-    Batch norms in training mode normalise by the batch, and their running statistics do not move. No module is copied.
-
-    Args:
-        module: takes and returns one tensor.
-        x: gradients reach it.
-    """
-    # Autocast keeps 16-bit copies of parameters, with their gradients; it makes none of detached ones.
-    state = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return functional_call(module, state | {name: buffer.clone() for name, buffer in module.named_buffers()}, (x,))
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -178,7 +178,8 @@ def suppression(score: Tensor, background: Tensor) -> Tensor:
 
 def foreground_scores(class_maps: Tensor, shown: Tensor) -> Tensor:
     """Return the means [N, K] of ``class_maps`` [N, K, h, w], weighted by ``shown`` [N, 1, H, W] at their size."""
-    weight = functional.adaptive_avg_pool2d(shown, (class_maps.shape[2], class_maps.shape[3]))
+    height, width = class_maps.shape[2:]
+    weight = functional.adaptive_avg_pool2d(shown, (height, width))
     return (class_maps.flatten(2) @ weight.flatten(2).mT)[:, :, 0] / weight[0].numel()
 
 
