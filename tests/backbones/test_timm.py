@@ -57,15 +57,25 @@ def test_an_unknown_model_names_the_nearest():
         backbones.build("timm:resnet81")
 
 
-def test_pretrained_weights_offline_are_one_error_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "repository"), [("timm:resnet18", "resnet18"), ("mobilenet_v1", "mobilenetv1_100")])
+def test_pretrained_weights_offline_are_one_error_at_once(name, repository, monkeypatch):
     def offline(*args, **kwargs):
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(_weights, "urlopen", offline)
     with pytest.raises(
-        WeightsError, match=r"timm/resnet18\S+ is not cached and https://.* does not answer \(timed out\)"
+        WeightsError, match=rf"timm/{repository}\S+ is not cached and https://.* does not answer \(timed out\)"
     ):
-        backbones.build("timm:resnet18", weights="pretrained")
+        backbones.build(name, weights="pretrained")
+
+
+def test_mobilenet_v1_takes_timms_checkpoint_and_its_classifier(tmp_path):
+    net = import_timm().create_model("mobilenetv1_100", pretrained=False)
+    path = str(tmp_path / "model.safetensors")
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, path)
+    backbone = backbones.build("mobilenet_v1", weights=path)
+    assert backbone.load_report.left_in_file == ()
+    assert torch.equal(backbone.classifier.weight, net.classifier.weight)
 
 
 def test_a_network_that_runs_as_a_whole_says_what_it_cannot():
