@@ -106,7 +106,6 @@ _CAM_TRAINED_OTHERWISE = {
     "ADL-TAP": ("adl_tap", "localizer"),
     "I2C": ("i2c", "i2c"),
 }
-_GC_NET = {"cub50": "cub50", "demo": "demo_baselines"}
 _STARTED = {"SPA": ("stage.model.ram_start=0",)}
 
 
@@ -135,11 +134,12 @@ def _small(folder: str, network: str, batch: int, images: int, **options) -> lis
         _case(f"SPOL-cam {network}", f"{folder}/spol", "cam", batch, images, work=("train",), **options),
         _case(f"SPOL-seg {network}", f"{folder}/spol", "seg", batch, images, **options),
     ]
-    boxes = "cub50/psol" if folder == "cub50" else "demo_baselines/psol"
-    # Behind its own classifier; boxes are evaluated without one.
-    taught = EndToEnd(
+    boxes = "cub50" if folder == "cub50" else "demo_baselines"
+    psol = _case(f"PSOL {network}", f"{boxes}/psol", "box", batch, images, **options)
+    # Its plain step is that of two networks; a forward of boxes is PSOL's.
+    gc_net = EndToEnd(
         f"GC-Net {network}",
-        f"{_GC_NET[folder]}/gc_net",
+        f"{boxes}/gc_net",
         "detector",
         batch,
         images,
@@ -147,7 +147,7 @@ def _small(folder: str, network: str, batch: int, images: int, **options) -> lis
         targets={"train": {"networks": TRAINING_OVERHEAD}},
         **options,
     )
-    return [*one, *two, _case(f"PSOL {network}", boxes, "box", batch, images, **options), taught]
+    return [*one, *two, psol, gc_net]
 
 
 CASES = {
