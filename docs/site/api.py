@@ -30,6 +30,7 @@ PAGES: dict[str, list[str | tuple[str, str]]] = {
     "engine": [
         ("wsolfast.recipe", "list_recipes load_recipe parse_recipe dump_recipe RecipeError"),
         ("wsolfast.engine.run.run_folder", "RunFolder"),
+        ("wsolfast.engine.run.observers", "Observer EpochEnd"),
         ("wsolfast.engine.training.train", "train"),
         ("wsolfast.engine.evaluation.evaluate", "evaluate evaluate_shard"),
         ("wsolfast.engine.evaluation.eval_split", "EvalShard"),

@@ -36,6 +36,11 @@ def test_a_resolved_recipe_reads_back_the_same(name):
     assert parse_recipe(dump_recipe(recipe), "another name") == recipe
 
 
+def test_no_recipe_of_the_package_is_chosen_by_boxes():
+    # Tables that list them would have to mark it.
+    assert not [name for name in list_recipes() if load_recipe(name).chosen_by_boxes]
+
+
 def test_awkward_strings_and_numbers_survive_the_writer():
     text = SMALL + '[stage.model]\n"a key" = "q\\"uote\\\\ \\n\\t\\u007f ü"\nx = 1e-30\ny = [1, 2]\nz = {u = true}\n'
     recipe = parse_recipe(text, "odd")

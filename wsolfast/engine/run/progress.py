@@ -42,6 +42,11 @@ class Progress:
         else:
             yield _Lines(self.log, what, total, done).advance
 
+    @contextmanager
+    def inner_task(self, what: str, total: int) -> Iterator[Callable[..., None]]:
+        """Show work inside of a task as :meth:`task` does, by lines alone: a terminal has one bar."""
+        yield (lambda steps=1, note="": None) if self.quiet else _Lines(self.log, what, total, 0).advance
+
     def _bar(self) -> RichProgress:
         columns = (
             TextColumn("{task.description}"),

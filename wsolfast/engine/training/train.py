@@ -144,8 +144,8 @@ class StageTraining(StageWork):
         self._hold_images()
         self.method.train()
         with self.progress.task(stage.name, stage.epochs * steps_per_epoch, at.step) as advance:
-            # A stop may have put it off.
-            if not self._end_epoch(None):
+            # A stop may have put a validation off.
+            if not self._end_epoch(None, stop=False):
                 raise self._stopped()
             while not self.ended:
                 log = EpochLog(self.run, stage, steps_per_epoch)
@@ -158,7 +158,7 @@ class StageTraining(StageWork):
                     epoch_ends, stop = at.step_in_epoch == 0, result.stop
                     if epoch_ends:
                         self._log(log.summary(at.epoch))
-                        stop = stop or not self._end_epoch(log)
+                        stop = not self._end_epoch(log, stop=stop) or stop
                     if epoch_ends or result.save or stop:
                         self._save()
                     if stop:
@@ -172,17 +172,20 @@ class StageTraining(StageWork):
         """True after the last epoch, or if validation ends the stage early."""
         return self.at.epoch >= self.stage.epochs or (self.validation is not None and self.validation.ends_stage)
 
-    def _end_epoch(self, log: EpochLog | None) -> bool:
+    def _end_epoch(self, log: EpochLog | None, *, stop: bool) -> bool:
         """Validate if that is due, and tell of the end of the epoch.
 
         Args:
             log: of the epoch; None if a stop came between it and its validation, which is then made up for.
+            stop: a signal asked for a stop, which puts a validation off.
 
         Returns:
-            bool: False if a signal asked for a stop during the validation, which is then still due.
+            bool: False if a validation is still due, because a stop was asked for before or during it.
         """
         at, validation, found = self.at, self.validation, None
         if validation is not None and validation.is_due(at, ended=at.epoch >= self.stage.epochs):
+            if stop:
+                return False
             with self.update.averaged():
                 found = validation.measure(self.method)
                 if found is None:

@@ -134,7 +134,7 @@ class Validation:
         was_training = method.training
         method.eval()
         try:
-            with torch.no_grad(), self.progress.task(f"{self.stage.name}: validation", len(batches)) as advance:
+            with torch.no_grad(), self.progress.inner_task(f"{self.stage.name}: validation", len(batches)) as advance:
                 for turn in range(math.ceil(len(batches) / ranks)):
                     if turn < len(mine):
                         batch = next(loaded).to(self.device)
