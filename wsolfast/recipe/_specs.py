@@ -230,7 +230,7 @@ class Recipe:
 
     @property
     def chosen_by_boxes(self) -> str | None:
-        """What chose the weights of a stage by looking at boxes, in words; None where labels alone were looked at."""
+        """In words, which stages choose weights by looking at boxes, and how; None where labels alone are looked at."""
         told = [
             f"stage {stage.name}: {stage.validate.select} of {stage.validate.split}"
             for stage in self.stage

@@ -14,18 +14,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """End of an epoch of a stage, as observers are told of it."""
+    """End of an epoch of a stage, as observers are told of it.
 
-    stage: str  # its name
-    epochs: int  # of the stage that are done
-    step: int  # steps of the stage that are done
-    loss: float | None  # mean over the epoch; None if no loss was finite, or a stop came between epoch and validation
+    Args:
+        stage: its name.
+        epochs: of the stage that are done.
+        step: number of the stage's steps that are done.
+        loss: mean over the epoch; None if no loss was finite, or a stop came between the epoch and its validation.
+        images_per_second: of training; None likewise.
+        validation: ``accuracy`` in [0, 1], ``loss`` and, where boxes may be looked at, ``gt_known_loc`` in percent;
+            empty if there was none.
+        pictures: score maps of a few validation images over them, by image id: always the same images. Empty unless an
+            observer wants pictures and there was a validation.
+    """
+
+    stage: str
+    epochs: int
+    step: int
+    loss: float | None
     images_per_second: float | None
-    validation: Mapping[str, float] = field(
-        default_factory=dict
-    )  # "accuracy" in [0, 1], "loss", ...; empty without one
-    # Score maps of a few validation images over them, by image id, always the same images. Only where an observer
-    # wants pictures and the stage was validated.
+    validation: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, "Image.Image"] = field(default_factory=dict)
 
 

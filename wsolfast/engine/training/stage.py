@@ -145,7 +145,7 @@ class StageWork:
 
     @property
     def about(self) -> dict[str, str]:
-        """What the header of a file of weights says."""
+        """Method, recipe and stage, for the header of a file of weights."""
         return {"method": self.stage.method, "recipe": self.run.recipe.name, "stage": self.stage.name}
 
     def _leave_weights(self) -> None:
