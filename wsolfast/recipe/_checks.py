@@ -79,6 +79,8 @@ def _check_validate(spec: ValidateSpec, where: str) -> None:
         raise RecipeError(
             f"{where}.held_out: expected a number of images, or a share between 0 and 1, got {spec.held_out}"
         )
+    if spec.split != "held_out" and spec.held_out != ValidateSpec.held_out:
+        raise RecipeError(f"{where}.held_out: nothing is held out where split is {spec.split}; leave it out")
     if spec.select == "gt_known_loc" and not spec.boxes:
         raise RecipeError(
             f"{where}.select: gt_known_loc looks at boxes, which weakly supervised training does not have; choose "

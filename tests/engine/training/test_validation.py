@@ -146,7 +146,8 @@ def test_a_sampler_of_the_methods_own_sees_the_images_that_are_left(tiny, tmp_pa
 
 @pytest.mark.parametrize("split", ["held_out", "train_fullsup"])
 def test_numbers_are_those_of_the_weights_on_whole_images(tiny, tmp_path, split):
-    run = start(tmp_path / "run", tiny(f'stage.validate={{split = "{split}", held_out = 5}}'))
+    amount = ", held_out = 5" if split == "held_out" else ""
+    run = start(tmp_path / "run", tiny(f'stage.validate={{split = "{split}"{amount}}}'))
     first, last = validations(run)
     steps = 2 if split == "held_out" else 3  # of 15 and of 20 images
     assert (first["epoch"], last["epoch"], first["step"], last["step"]) == (0, 1, steps, 2 * steps)
@@ -423,6 +424,10 @@ device = "cpu"
         ("patience = -1", "validate.patience: expected 0 or more"),
         ("held_out = 0", "validate.held_out: expected a number of images, or a share between 0 and 1, got 0"),
         ("held_out = 1.0", "validate.held_out: expected .* got 1.0"),
+        (
+            'held_out = 5, split = "train_fullsup"',
+            "validate.held_out: nothing is held out where split is train_fullsup",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_named(tiny, table, message):

@@ -208,11 +208,11 @@ class Validation:
         sizes = torch.tensor([note.size for note in notes], dtype=torch.int64)
         truths = [note.boxes for note in notes]
         if found.localization_map is not None:
-            boxes.update(found.localization_map[:, 0].float(), sizes, truths)
+            boxes.update(found.localization_map[:, 0].float().cpu(), sizes, truths)
         else:
             assert found.boxes is not None
             shown = torch.tensor([batch.image.shape[:1:-1]]).expand_as(sizes)
-            boxes.update_given_boxes(GivenBoxes(found.boxes[:, 0], shown, sizes), truths)
+            boxes.update_given_boxes(GivenBoxes(found.boxes[:, 0].cpu(), shown, sizes), truths)
         return logits
 
 
