@@ -15,7 +15,8 @@ def test_a_timm_checkpoint_loads_under_its_own_names(tmp_path, name):
     path = str(tmp_path / "model.safetensors")
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, path)
     backbone = backbones.build(f"timm:{name}", weights=path).eval()
-    heads = {key for key in net.state_dict() if key.startswith(("fc.", "head."))}
+    # What no map can be made with: a norm stands between a ConvNeXt's features and its classes.
+    heads = {key for key in net.state_dict() if key.startswith("head.")}
     assert set(backbone.load_report.left_in_file) == heads
     image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
@@ -38,10 +39,24 @@ def test_statistics_are_those_of_the_pretrained_weights():
 
 def test_a_transformer_has_blocks_and_takes_the_input_size():
     backbone = backbones.build("timm:vit_tiny_patch16_224", input_size=64).eval()
-    assert backbone.stages == tuple(StageInfo(f"block{index}", 192, 16) for index in range(3))
+    assert backbone.stages == tuple(StageInfo(f"block{index}", 192, 16) for index in (2, 5, 8, 11))
     with torch.no_grad():
         features = backbone(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-    assert {x.shape for x in features.values()} == {(1, 192, 4, 4)}
+    assert {features[stage.name].shape for stage in backbone.stages} == {(1, 192, 4, 4)}
+
+
+def test_the_classifier_of_a_resnet_reads_the_mean_of_its_features(tmp_path):
+    net = import_timm().create_model("resnet10t", num_classes=7).eval()
+    path = str(tmp_path / "model.safetensors")
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, path)
+    backbone = backbones.build("timm:resnet10t", weights=path).eval()
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    classifier = backbone.classifier
+    with torch.no_grad():
+        mean = backbone(image)["conv5"].mean((2, 3))
+        expected = net(backbone.normalize(image))
+    # Another order of sums.
+    torch.testing.assert_close(mean @ classifier.weight.T + classifier.bias, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_maps_with_channels_last_are_turned(monkeypatch):

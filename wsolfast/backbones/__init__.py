@@ -10,13 +10,23 @@ from types import ModuleType
 
 from wsolfast._nearest import nearest
 from wsolfast.backbones._alexnet import AlexNetEmbedding
-from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead, StageInfo, realize
+from wsolfast.backbones._base import (
+    CLASS_ATTENTION,
+    CLASS_TOKEN,
+    Backbone,
+    BackboneError,
+    ClassifierHead,
+    StageInfo,
+)
 from wsolfast.backbones._constant import call_as_constant
 from wsolfast.backbones._drop_path import set_drop_path
 from wsolfast.backbones._load_report import LoadReport
+from wsolfast.backbones._realize import realize
 from wsolfast.backbones._weights import WeightsError, class_names_of, load_weights, read_state
 
 __all__ = [
+    "CLASS_ATTENTION",
+    "CLASS_TOKEN",
     "AlexNetEmbedding",
     "Backbone",
     "BackboneError",
@@ -76,16 +86,18 @@ def build(
         ImportError: if the package that the backbone comes from is not installed.
     """
     if name.startswith(_TIMM):
-        from wsolfast.backbones._timm import TimmBackbone
+        from wsolfast.backbones._timm import build_timm
 
         if layout is not None:
             raise BackboneError(f"backbone {name!r} has no layouts, got layout {layout!r}; leave it out")
-        timm = TimmBackbone(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn, drop_path=drop_path)
+        timm = build_timm(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn, drop_path=drop_path)
         return _ready(timm, weights, freeze)
     module = _module(name)
     layout = layout or module.LAYOUTS[0]
     if layout not in module.LAYOUTS:
         raise BackboneError(f"backbone {name!r} has no layout {layout!r}; there are {', '.join(module.LAYOUTS)}")
+    if hasattr(module, "transformer"):
+        return _ready(module.transformer(layout, input_size, drop_path), weights, freeze)
     backbone = realize(lambda: module.assemble(layout), freeze_bn=freeze_bn)
     if drop_path is not None:
         set_drop_path(backbone, drop_path)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from wsolfast._compat import import_torchvision
-from wsolfast.backbones._base import IMAGENET_MEAN, IMAGENET_STD, BackboneError, allocate
+from wsolfast.backbones._base import IMAGENET_MEAN, IMAGENET_STD, BackboneError
+from wsolfast.backbones._realize import allocate
 from wsolfast.backbones._weights import WeightsError, find_weights, read_state
 
 _LAYERS = ("fc7", "conv5", "conv5_flat")

@@ -1,16 +1,14 @@
 """Base of every backbone: a chain of modules that reads raw images and gives the features of named stages."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 
 from wsolfast.backbones._constant import call_as_constant
 from wsolfast.backbones._load_report import LoadReport
@@ -18,9 +16,8 @@ from wsolfast.backbones._load_report import LoadReport
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Sides of the input on which strides are measured. They differ by the largest stride, so sides of features differ by
-# whole pixels, whatever a network cuts off at the border; the smaller one is the least that InceptionV3 takes.
-_PROBE = (75, 107)
+# Keys of what a transformer's forward pass gives besides its stages.
+CLASS_TOKEN, CLASS_ATTENTION = "class_token", "class_attention"
 
 
 class BackboneError(ValueError):
@@ -33,7 +30,7 @@ class BackboneError(ValueError):
 class StageInfo:
     """One tapped stage: ``channels`` features at every ``stride`` input pixels."""
 
-    name: str  # ``conv2`` to ``conv5``, shallow to deep, or a timm network's ``block<i>``
+    name: str  # ``conv2`` to ``conv5``, shallow to deep, or a transformer's ``block<i>``
     channels: int
     stride: int
 
@@ -48,6 +45,8 @@ class ClassifierHead:
     weight: Tensor  # [K, C]
     bias: Tensor  # [K]
     relu_maps: bool = False
+    # It reads the class token, not the mean of the features: the weights give no class maps.
+    of_class_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class Backbone(nn.Module):
         self.stages = stages
         self.head = architecture.head
         self.relu_maps = architecture.relu_maps
+        self.head_reads_class_token = False
         self.published_names = dict(architecture.published_names)
         self.hub_id = architecture.hub_id
         self.freeze_bn = freeze_bn
@@ -244,7 +244,31 @@ class Backbone(nn.Module):
     def expect_classifier(self, num_classes: int) -> None:
         """Set :attr:`classifier` to zeros for ``num_classes``, as a place for the one of a checkpoint."""
         weight = torch.zeros(num_classes, self.stages[-1].channels)
-        self.classifier = ClassifierHead(weight, torch.zeros(num_classes), self.relu_maps)
+        self.classifier = self.make_classifier(weight, torch.zeros(num_classes))
+
+    def make_classifier(self, weight: Tensor, bias: Tensor) -> ClassifierHead:
+        """Return the classifier of ``weight`` [K, C] and ``bias`` [K] as this network uses it."""
+        return ClassifierHead(weight, bias, self.relu_maps, self.head_reads_class_token)
+
+    def adapt(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the tensors of a checkpoint as this network, built for its size of images, takes them."""
+        return found
+
+    @property
+    def gives_class_attention(self) -> bool:
+        """``forward`` also gives ``"class_attention"``, in the present mode."""
+        return False
+
+    def require_class_attention(self, when: Literal["evaluation", "always"]) -> None:
+        """Let ``forward`` also give the class token's attention, in evaluation or always.
+
+        Raises:
+            BackboneError: if the network has no class token.
+        """
+        raise BackboneError(
+            "backbone: class attention is wanted and this network has no class token; choose a transformer with one, "
+            "such as timm:deit_small_patch16_224 or small_vit"
+        )
 
     def replace_relu(self, activation: Callable[[], nn.Module]) -> None:
         """Replace every ReLU module by ``activation()``.
@@ -316,92 +340,3 @@ def steps(net: nn.Module, taps: Mapping[str, str]) -> Iterator[tuple[str, str | 
         if not missing:
             return
     raise RuntimeError(f"no submodule for {missing} of the taps {dict(taps)}")
-
-
-def realize(assemble: Callable[[], Architecture], *, freeze_bn: bool) -> Backbone:
-    """Build a backbone from a network that is assembled without memory, so that unused heads cost none.
-
-    Modules that do not run are dropped, and strides and channels are measured. Then the rest gets memory on the default
-    device, and its initial values: Kaiming-normal convolutions, zero biases, unit batch norms.
-    """
-    device = torch.get_default_device()
-    with torch.device("meta"):
-        architecture = assemble()
-        _drop_what_does_not_run(architecture)
-    stages = _measure(architecture)
-    allocate(architecture.net, device)
-    for module in architecture.net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, _BatchNorm):
-            module.reset_parameters()
-    return Backbone(architecture, stages, freeze_bn=freeze_bn)
-
-
-def allocate(net: nn.Module, device: torch.device) -> None:
-    """Allocate memory on ``device`` for a network of meta tensors, and leave it unwritten.
-
-    ``net.to_empty`` does the same, but its kernel of meta tensors imports sympy, which takes half a second.
-    """
-    state = {
-        name: torch.empty(value.shape, dtype=value.dtype, device=device) for name, value in net.state_dict().items()
-    }
-    net.load_state_dict(state, assign=True)
-
-
-def _drop_what_does_not_run(architecture: Architecture) -> None:
-    paths = [path for path, _ in steps(architecture.net, architecture.taps)]
-    kept = {path.rsplit(".", depth)[0] for path in paths for depth in range(path.count(".") + 1)}
-
-    def drop(module: nn.Module, prefix: str) -> None:
-        for name, child in list(module.named_children()):
-            path = prefix + name
-            if path not in kept:
-                delattr(module, name)
-            elif path not in paths:
-                drop(child, f"{path}.")
-
-    drop(architecture.net, "")
-
-
-def _measure(architecture: Architecture) -> tuple[StageInfo, ...]:
-    net = architecture.net.eval()
-    with torch.no_grad(), torch.device("cpu"), _GeometryOnly():
-        x = torch.zeros(1, 3, *_PROBE)
-        stages = []
-        for path, stage in steps(net, architecture.taps):
-            x = net.get_submodule(path)(x)
-            if stage is not None:
-                height, width = x.shape[2:]
-                stages.append(StageInfo(stage, x.shape[1], (_PROBE[1] - _PROBE[0]) // (width - height)))
-    net.train()
-    return tuple(stages)
-
-
-class _GeometryOnly(TorchFunctionMode):
-    """Mode in which convolutions give zeros of the right shape, and batch norms do nothing.
-
-    So neither needs its weights, which have no memory yet. Meta tensors would give shapes too, but their kernels import
-    torch's compiler, which takes seconds.
-    """
-
-    def __torch_function__(
-        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is functional.conv2d:
-            x, weight, _, stride, padding, dilation = args[:6]
-            # One channel has the geometry of all.
-            one = functional.conv2d(x[:, :1], x.new_zeros(1, 1, *weight.shape[2:]), None, stride, padding, dilation)
-            return one.repeat(1, len(weight), 1, 1)
-        if func is functional.batch_norm:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-def remove_strides(module: nn.Module) -> None:
-    """Set the strides of all convolutions in ``module`` to 1, and keep their weights."""
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d):
-            child.stride = (1, 1)

@@ -1,8 +1,12 @@
-"""Backbones from timm: any network with ``features_only``, with its own mean and deviation of the input."""
+"""Backbones from timm, with their own mean and deviation of the input.
+
+Vision transformers are :class:`TransformerBackbone`, any other network with ``features_only`` is :class:`TimmBackbone`.
+"""
 
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +16,19 @@ from wsolfast._compat import import_timm
 from wsolfast._nearest import nearest
 from wsolfast.backbones._base import Architecture, Backbone, BackboneError, StageInfo
 from wsolfast.backbones._timm_network import TimmNetwork
+from wsolfast.backbones._transformer import TransformerBackbone
+
+# Modules of timm whose networks keep one grid of patches through all blocks.
+_TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")
+# Those whose last features, by mean and one linear layer, are the logits. Elsewhere a norm or a layer stands between.
+_LINEAR_HEADS = ("resnet", "regnet")
 
 
 class TimmBackbone(TimmNetwork):
     """Backbone around a timm feature extractor: stages ``conv<log2 stride>``, or ``block<i>`` if strides repeat."""
 
-    def __init__(self, name: str, *, input_size: int, freeze_bn: bool, drop_path: float | None = None):
+    def __init__(self, name: str, net: nn.Module, *, freeze_bn: bool):
         super(Backbone, self).__init__()
-        net = _create(name, input_size, drop_path)
         # nn.Module would type them as modules.
         info: Any = net.feature_info
         config: Any = net.pretrained_cfg
@@ -31,8 +40,10 @@ class TimmBackbone(TimmNetwork):
         )
         self.net = net
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
-        architecture = Architecture(net, {}, mean=config["mean"], std=config["std"], hub_id=config.get("hf_hub_id"))
-        self._describe(architecture, stages, freeze_bn)
+        # Its head classifies the mean of the last stage, and nothing stands between.
+        head = import_timm().get_pretrained_cfg(name).classifier if is_model_in(name, _LINEAR_HEADS) else None
+        given = {"mean": config["mean"], "std": config["std"], "hub_id": config.get("hf_hub_id"), "head": head}
+        self._describe(Architecture(net, {}, **given), stages, freeze_bn)
         self.published_names = {path: _published_name(path) for path, _ in self.named_modules()}
 
     def extract(self, normalized: Tensor) -> dict[str, Tensor]:
@@ -79,11 +90,76 @@ class TimmBackbone(TimmNetwork):
         """Do nothing: the layer after a convolution is not known for every timm network."""
 
 
-def _create(name: str, input_size: int, drop_path: float | None) -> nn.Module:
+def build_timm(name: str, *, input_size: int, freeze_bn: bool = False, drop_path: float | None = None) -> Backbone:
+    """Build the backbone of a timm network by its name, with random weights.
+
+    Args:
+        name: as timm knows it, ``<architecture>`` or ``<architecture>.<weights>``.
+        input_size: side of the square input in pixels, for networks that are built for one.
+        freeze_bn: batch norms stay in eval mode under ``.train()``.
+        drop_path: as for :func:`wsolfast.backbones.build`.
+
+    Raises:
+        BackboneError: if timm has no such network, or nothing in it that ``drop_path`` could drop.
+    """
+    _known(name)
+    if is_model_in(name, _TRANSFORMERS):
+        return _transformer(name, input_size, drop_path)
+    return TimmBackbone(name, _features_only(name, input_size, drop_path), freeze_bn=freeze_bn)
+
+
+def is_model_in(name: str, modules: Sequence[str]) -> bool:
+    """Return True if one of these modules of timm defines the network."""
+    return import_timm().models.is_model_in_modules(name, modules)
+
+
+def pretrained_head(name: str) -> tuple[Any, str | None]:
+    """Return timm's configuration of the weights of ``name``, and what their classifier reads.
+
+    That is ``"class token"``, ``"mean"`` of the last features, or None where more than a linear layer stands between.
+
+    Raises:
+        BackboneError: if timm has no such network.
+    """
+    timm = _known(name)
+    with torch.device("meta"):
+        net = timm.create_model(name, pretrained=False)
+    if is_model_in(name, _TRANSFORMERS):
+        reads = {"token": "class token", "avg": "mean"}[net.global_pool] if _head_of(net) else None
+    else:
+        reads = "mean" if is_model_in(name, _LINEAR_HEADS) else None
+    return net.pretrained_cfg, reads
+
+
+def _known(name: str) -> Any:
     timm = import_timm()
     if not timm.is_model(name.partition(".")[0]):
         hint = nearest(name, timm.list_models(), "timm.list_models() names them all")
         raise BackboneError(f"timm has no model {name!r}; {hint}")
+    return timm
+
+
+def _transformer(name: str, input_size: int, drop_path: float | None) -> TransformerBackbone:
+    timm = import_timm()
+    options = {"num_classes": 0, "img_size": input_size, "drop_path_rate": drop_path}
+    try:
+        net = timm.create_model(name, pretrained=False, dynamic_img_size=True, **options)
+    except TypeError:
+        # Position biases of some are made for one size.
+        net = timm.create_model(name, pretrained=False, **options)
+    return TransformerBackbone(net, head=_head_of(net))
+
+
+def _head_of(net: Any) -> str | None:
+    """Return the name of the layer that classifies the class token or the mean of the patches after the norm."""
+    name = net.pretrained_cfg.get("classifier")
+    of_patches = net.global_pool == "avg" and not getattr(net, "pool_include_prefix", False)
+    linear = isinstance(net.fc_norm, nn.Identity) and (net.global_pool == "token" or of_patches)
+    return name if isinstance(name, str) and linear else None
+
+
+def _features_only(name: str, input_size: int, drop_path: float | None) -> nn.Module:
+    timm = import_timm()
     # timm leaves out what is None.
     options: dict[str, Any] = {"features_only": True, "drop_path_rate": drop_path}
     try:

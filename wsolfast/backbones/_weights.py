@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor
 
-from wsolfast._compat import import_torchvision
-from wsolfast.backbones._base import Backbone, BackboneError, ClassifierHead
+from wsolfast._compat import import_timm, import_torchvision
+from wsolfast.backbones._base import Backbone, BackboneError
 from wsolfast.backbones._load_report import LoadReport, shorten
 
 _PICKLED = (".pth", ".pt", ".tar", ".ckpt", ".bin")
@@ -54,7 +54,7 @@ def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
         return backbone
     own = backbone.hub_id if weights == "pretrained" else None
     path = find_weights(weights) if own is None else _hub_file(own)
-    load_state(backbone, read_state(path), source=weights)
+    load_state(backbone, backbone.adapt(read_state(path)), source=weights)
     return backbone
 
 
@@ -71,20 +71,30 @@ def find_weights(weights: str) -> Path:
     )
 
 
-def class_names_of(weights: str) -> tuple[str, ...]:
+def class_names_of(weights: str, network: str = "") -> tuple[str, ...]:
     """Return the class names of pretrained weights, in the order of the classifier.
 
     Args:
         weights: as for :func:`wsolfast.backbones.build`.
+        network: name of the backbone that they are for.
 
     Returns:
-        The names that torchvision keeps with its enums; empty for anything else.
+        The names that torchvision keeps with its enums, or timm with ImageNet's; empty for anything else.
 
     Raises:
         BackboneError: if torchvision has no such enum.
     """
     enum = _ENUM.fullmatch(weights)
-    return tuple(_torchvision_weights(enum[1]).meta["categories"]) if enum else ()
+    if enum:
+        return tuple(_torchvision_weights(enum[1]).meta["categories"])
+    if weights != "pretrained" or not network.startswith("timm:"):
+        return ()
+    timm = import_timm()
+    subset = timm.data.infer_imagenet_subset(timm.get_pretrained_cfg(network.removeprefix("timm:")).to_dict())
+    if subset is None:
+        return ()
+    info = timm.data.ImageNetInfo(subset)
+    return tuple(info.index_to_description(index).partition(",")[0] for index in range(info.num_classes()))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -158,7 +168,7 @@ def load_state(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> 
         keys = (f"{prefix}{backbone.head}.weight", f"{prefix}{backbone.head}.bias")
         if all(key in found for key in keys) and found[keys[0]].flatten(1).shape[1] == backbone.stages[-1].channels:
             weight, bias = (found[key].detach().float().clone() for key in keys)
-            backbone.classifier = ClassifierHead(weight.flatten(1), bias, backbone.relu_maps)
+            backbone.classifier = backbone.make_classifier(weight.flatten(1), bias)
             used.update(keys)
     backbone.load_report = LoadReport(
         source=source,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast._compat import import_torchvision
-from wsolfast.backbones._base import Architecture, remove_strides
+from wsolfast.backbones._base import Architecture
+from wsolfast.backbones._realize import remove_strides
 
 LAYOUTS = ("spg28", "stock17", "csoa28", "csoa17", "bas14")
 

@@ -5,7 +5,8 @@ of the fourteen layers, is 28x28, and conv5 14x14. Inputs are in [-1, 1], as tim
 """
 
 from wsolfast._compat import import_timm
-from wsolfast.backbones._base import Architecture, remove_strides
+from wsolfast.backbones._base import Architecture
+from wsolfast.backbones._realize import remove_strides
 
 LAYOUTS = ("stride32", "bas14")
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsolfast._compat import import_torchvision
-from wsolfast.backbones._base import IMAGENET_MEAN, IMAGENET_STD, Architecture, remove_strides
+from wsolfast.backbones._base import IMAGENET_MEAN, IMAGENET_STD, Architecture
+from wsolfast.backbones._realize import remove_strides
 
 LAYOUTS = ("stride32", "stride16", "tf_stride32", "tf_stride16")
 

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from torch import nn
 
 from wsolfast._compat import import_torchvision
-from wsolfast.backbones._base import Architecture, remove_strides
+from wsolfast.backbones._base import Architecture
+from wsolfast.backbones._realize import remove_strides
 
 LAYOUTS = ("stride32", "stride16", "stride8", "bas14")
 

@@ -112,6 +112,11 @@ class CamHead(nn.Module):
         given = backbone.classifier
         if given is None:
             raise ValueError("head 'pretrained': these weights bring no classifier; choose head 'linear' or 'conv3'")
+        if given.of_class_token:
+            raise ValueError(
+                "head 'pretrained': the classifier of these weights reads the class token and gives no class maps; "
+                "choose the method class_attention, or head 'linear'"
+            )
         if len(given.weight) != num_classes:
             raise ValueError(f"head 'pretrained': the classifier has {len(given.weight)} classes, not {num_classes}")
         with torch.no_grad():

@@ -49,7 +49,7 @@ def test_adamw_decays_what_timm_decays(vit):
     names = {parameter: name for name, parameter in whole.named_parameters()}
     expected = {names[p]: group["weight_decay"] for group in theirs for p in group["params"]}
     found = groups_of(vit, ADAMW)
-    ours = {name.removeprefix("backbone.net.model."): group["weight_decay"] for name, group in found.items()}
+    ours = {name.removeprefix("backbone.net."): group["weight_decay"] for name, group in found.items()}
     assert {"cls_token", "pos_embed", "blocks.0.norm1.weight", "patch_embed.proj.bias"} <= {
         name for name, decay in ours.items() if decay == 0
     }
@@ -87,8 +87,8 @@ def test_other_optimizers_keep_their_groups(small, name):
 
 def test_layers_of_a_transformer_are_its_blocks(vit):
     found = groups_of(vit, OptimSpec("adamw", layer_decay=0.5, lr_factors={"head_weight": 10.0}))
-    blocks = 1 + max(int(name.split(".")[4]) for name in found if ".blocks." in name)
-    rates = {name.removeprefix("backbone.net.model."): group["lr_factor"] for name, group in found.items()}
+    blocks = 1 + max(int(name.split(".")[3]) for name in found if ".blocks." in name)
+    rates = {name.removeprefix("backbone.net."): group["lr_factor"] for name, group in found.items()}
     for block in range(blocks):
         assert rates[f"blocks.{block}.attn.qkv.weight"] == 0.5 ** (blocks - block)
     assert rates["cls_token"] == rates["pos_embed"] == rates["patch_embed.proj.weight"] == 0.5 ** (blocks + 1)
