@@ -97,8 +97,10 @@ EVIDENCE = {
     "ci_cam": {"map without context", "context of the label", "context used"},
     "csoa": {"late map", "early map", "confident"},
     "gc_net": {"mask"},
+    "scm": {"class attention"},
     "spa": {"coarse map"},
     "spg": {"B1", "B2", "C"},
+    "ts_cam": {"class attention"},
 }
 
 # What a training step logs beside losses and accuracy, by stage.
@@ -196,8 +198,9 @@ def test_only_maps_that_combine_classes_depend_on_another_views_ranking(name):
 def test_features_of_one_pass_are_classified_and_localised(name):
     net = build(name).eval()
     batch = batch_of("test", count=2)
-    features = net.features(batch.image, ["conv2"])
-    assert set(features) == {*net.feature_stages, "conv2"}
+    shallow = net.backbone.stages[0].name
+    features = net.features(batch.image, [shallow])
+    assert set(features) == {*net.feature_stages, shallow}
     every = net.backbone(batch.image)
     assert all(torch.equal(found, every[stage]) for stage, found in features.items())
     found = net.localize_features(features, batch.image.shape[-2:], batch.label, 1)

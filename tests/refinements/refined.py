@@ -26,7 +26,11 @@ NONSENSE = {
     for name in list_refinements()
     if not get_stage(stage).classifies and name not in ("scg", "sem")
 }
-PAIRS = [(stage, name) for stage in list_stages() for name in list_refinements() if (stage, name) not in NONSENSE]
+# These read a class's score elsewhere than at the last stage, where gradient maps are made unless a layer is given.
+ELSEWHERE = {("class_attention", name) for name in list_refinements() if name not in ("scg", "sem")}
+PAIRS = [
+    (stage, name) for stage in list_stages() for name in list_refinements() if (stage, name) not in NONSENSE | ELSEWHERE
+]
 # These train CAM's network in other ways; what they are in evaluation is CAM's class.
 LIKE_CAM = ("cutmix", "has")
 
@@ -61,7 +65,8 @@ def refined(stage: str, name: str, **options: object) -> Refined:
 
 def behind(net: Method, name: str, **options: object) -> Refined:
     """Put the refinement ``name`` behind a method."""
-    return Refined(net, name, **OPTIONS.get(name, {}) | options)
+    own = OPTIONS.get(name, {}) | ({"layers": [net.last_stage]} if name == "scg" else {})
+    return Refined(net, name, **own | options)
 
 
 def images(count: int = 3) -> Tensor:

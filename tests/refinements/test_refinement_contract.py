@@ -115,7 +115,7 @@ def test_nan_in_the_features_is_an_error_that_names_the_stage(stage, name):
     try:
         first.fill_(float("nan"))
         with pytest.raises(
-            FeatureError, match=rf"^{name}: features of conv\d hold NaN or infinity; there is no map of"
+            FeatureError, match=rf"^{name}: features of (conv|block)\d hold NaN or infinity; there is no map of"
         ):
             refined(stage, name).localize(images(), LABEL, topk=0)
     finally:
@@ -192,6 +192,17 @@ def test_what_makes_no_sense_is_refused_in_one_line(stage, name):
         refined(stage, name)
 
 
+def test_a_score_of_the_class_token_has_gradients_at_earlier_layers():
+    maps = refined("class_attention", "grad_cam", layer="block0").localize(images(), LABEL, topk=0).localization_map
+    assert maps.flatten(2).amax(2).eq(1).any()
+    with pytest.raises(
+        FeatureError, match=r"^the class scores do not depend on 'block1': they have no gradient there$"
+    ):
+        refined("class_attention", "grad_cam").localize(images(), LABEL, topk=0)
+    with pytest.raises(ValueError, match=r"^nwc: ClassAttention has no linear classifier on pooled features"):
+        refined("class_attention", "nwc")
+
+
 @every_refinement
 def test_a_method_without_a_linear_classifier(name):
     """Its logits are the mean of two classifiers'."""
@@ -238,7 +249,7 @@ def test_a_method_of_ones_own(name):
     assert 0 <= found.localization_map.min() < found.localization_map.max() <= 1
 
 
-@pytest.mark.parametrize("stage", [stage for stage in list_stages() if get_stage(stage).classifies])
+@pytest.mark.parametrize("stage", [stage for stage in list_stages() if get_stage(stage).has_linear_head])
 def test_linear_head_of_a_method_has_its_logits(stage):
     net = built(stage)
     assert net.has_linear_head

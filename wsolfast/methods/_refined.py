@@ -56,7 +56,8 @@ class Refined(Method):
 
     def _check_layer(self, method: Method) -> None:
         names, start = [stage.name for stage in method.backbone.stages], self.needs.graph_from
-        deepest = max(map(names.index, method.feature_stages))
+        # Attention of a transformer is no stage.
+        deepest = max(names.index(stage) for stage in method.feature_stages if stage in names)
         if start in names[deepest + 1 :]:
             raise ValueError(
                 f"{self.name}: layer: {type(method).__name__} reads nothing above {names[deepest]!r}, not {start!r}"
