@@ -251,3 +251,45 @@ def combined(maps, scores, weights):
     total = (ranked * weights[:, None, None]).sum(1)
     total = total - total.amin((1, 2), keepdim=True)
     return total / total.amax((1, 2), keepdim=True)
+
+
+class TsCam(nn.Module):
+    """Released TS-CAM: a DeiT whose blocks also return their attention, and a 3x3 convolution on the patches."""
+
+    def __init__(self, classes, width, heads, depth=12, patches=196):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, patches + 1, width))
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, 16, stride=16)
+        self.blocks = nn.ModuleList(DeitBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Conv2d(width, classes, 3, padding=1)
+
+    def forward(self, x):
+        x = self.patch_embed.proj(x)
+        grid = x.shape[2:]
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], 1) + self.pos_embed
+        every = []
+        for block in self.blocks:
+            x, attention = block(x)
+            every.append(attention.mean(1))
+        class_maps = self.head(self.norm(x)[:, 1:].mT.unflatten(2, grid))
+        attention = torch.stack(every).sum(0)[:, 0, 1:].unflatten(1, grid)
+        return class_maps.mean((2, 3)), attention[:, None] * class_maps
+
+
+class DeitBlock(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))
+        self.attn, self.mlp = nn.Module(), nn.Module()
+        self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        query, key, value = self.attn.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attention = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        x = x + self.attn.proj((attention @ value).transpose(1, 2).flatten(2))
+        return x + self.mlp.fc2(functional.gelu(self.mlp.fc1(self.norm2(x)))), attention

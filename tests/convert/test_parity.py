@@ -13,6 +13,7 @@ from published import (
     SpaInception,
     Spol,
     Trunk,
+    TsCam,
     combined,
     images,
     normalized,
@@ -148,3 +149,27 @@ def test_spol_that_separates(tmp_path):
     assert (found.source, found.recipe.stage[0].name) == ("spol", "seg")
     actual = method.localize(image).localization_map.double()
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)  # maps are computed in float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("width", "recipe"), [(192, "ts_cam_cub_deit_tiny"), (384, "ts_cam_cub_deit_small")])
+def test_ts_cam(width, recipe, tmp_path):
+    net = ready(TsCam(200, width, width // 64))
+    torch.nn.init.normal_(net.pos_embed, std=0.02)
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"epoch": 60, "state_dict": state, "best_map": 0.8}, tmp_path / "model_best.pth")
+    found = read_checkpoint(tmp_path / "model_best.pth")
+    assert (found.source, found.recipe.name) == ("ts_cam", recipe)
+    assert not found.dropped
+    method = build_method(found.recipe, found.recipe.stage[0], 200, pretrained=False)
+    method.load_state_dict(found.tensors)
+    image = images(224)[:1]
+    features = method.double().eval().features(image)
+    # The statistics of ImageNet are kept in float32, which small logits feel.
+    logits, maps = net.double()(method.backbone.normalize(image))
+    torch.testing.assert_close(method.classify_features(features), logits, **CLOSE)
+    label = logits.argmax(1)
+    expected = maps[:, label[0]]
+    expected = (expected - expected.amin()) / (expected.amax() - expected.amin())
+    ours = method.localize_features(features, (224, 224), label, 0).localization_map[:, 0]
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)  # the product's range is a small part of it

@@ -179,7 +179,11 @@ def _recognize(file: Path, found: Mapping[str, Tensor], wanted: str | None) -> t
     candidates = [(name, layout) for name in ([wanted] if wanted else known) for layout in _source(name).LAYOUTS]
     rated = [
         # Names alone do not tell a network with one class from one that knows no classes.
-        (len(layout.absent(found)), len(layout.unknown(found)), (layout.count_outputs(found) == 1) != layout.classless)
+        (
+            len(layout.absent(found)),
+            len(layout.unknown(found)),
+            layout.misfits(found) + ((layout.count_outputs(found) == 1) != layout.classless),
+        )
         for _, layout in candidates
     ]
     best = min(range(len(rated)), key=lambda at: (sum(rated[at]), rated[at]))
