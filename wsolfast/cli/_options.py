@@ -85,7 +85,7 @@ def decoder_override(decoder: str | None) -> list[str]:
 
 
 def is_run(target: str) -> bool:
-    """Return whether an argument is the folder of a run, and not the name or file of a recipe.
+    """Return whether an argument is the folder of a run, and not the name or file of a recipe, or ``timm:NAME``.
 
     Raises:
         RecipeError: if it is neither.
@@ -94,7 +94,7 @@ def is_run(target: str) -> bool:
     if Path(target).is_dir():
         return True
     recipes = list_recipes()
-    if target in recipes or target.endswith(".toml"):
+    if target in recipes or target.endswith(".toml") or target.startswith("timm:"):
         return False
     # Recipes have folders, too.
     if "/" in target and target.partition("/")[0] not in {name.partition("/")[0] for name in recipes if "/" in name}:

@@ -31,7 +31,7 @@ from wsolfast.cli._options import (
     show_progress,
 )
 from wsolfast.cli._tables import print_map_results, print_results
-from wsolfast.recipe import RecipeError, as_measured, dump_recipe, load_recipe, parse_recipe
+from wsolfast.recipe import RecipeError, as_measured, dump_recipe, parse_recipe
 
 if TYPE_CHECKING:
     from wsolfast.engine.run.results import EvalResults
@@ -93,7 +93,7 @@ def evaluate(
     from wsolfast.engine.evaluation.eval_split import EvalShard
     from wsolfast.engine.evaluation.evaluate import evaluate as evaluate_run
     from wsolfast.engine.evaluation.evaluate import evaluate_shard
-    from wsolfast.engine.pretrained import adopt
+    from wsolfast.engine.pretrained import adopt, recipe_of
     from wsolfast.engine.run.distributed import is_first, processes
     from wsolfast.engine.run.run_folder import RunFolder
 
@@ -106,7 +106,7 @@ def evaluate(
         run = RunFolder(target)
         recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
     else:
-        run, recipe = None, load_recipe(target, overrides)
+        run, recipe = None, recipe_of(target, overrides)
     with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
         if run is None:
             run = adopt(run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)

@@ -37,13 +37,15 @@ app = typer.Typer()
     "  wsolfast localize runs/demo/spa photo.jpg\n\n"
     "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/\n\n"
     "  wsolfast localize imagenet/resnet50 photo.jpg\n\n"
-    "  wsolfast localize imagenet/squeezenet photo.jpg --weights squeezenet1_1.pt",
+    "  wsolfast localize imagenet/squeezenet photo.jpg --weights squeezenet1_1.pt\n\n"
+    "  wsolfast localize timm:deit_small_patch16_224 photo.jpg",
 )
 def localize(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|RECIPE", help="Localise with this trained run, or with this recipe's network as it is."
+            metavar="RUN|RECIPE|timm:NAME",
+            help="Localise with this trained run, or with this recipe's or timm's network as it is.",
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Localise the object in these image files.")],
@@ -67,11 +69,12 @@ def localize(
 ) -> None:
     """Localise the object in image files: an overlay PNG for each, one boxes.json for all.
 
-    The recipes imagenet/* take ImageNet classifiers as torchvision has trained them: no data and no training is needed.
+    The recipes imagenet/* and timm:NAME take ImageNet classifiers as torchvision and timm have trained them: no data
+    and no training is needed.
     """
     from wsolfast.engine.localize import localize as localize_files
     from wsolfast.engine.localize import require_any
-    from wsolfast.engine.pretrained import adopt
+    from wsolfast.engine.pretrained import adopt, recipe_of
     from wsolfast.engine.run.run_folder import RunFolder
 
     refuse_company("localize")
@@ -81,7 +84,7 @@ def localize(
             raise RecipeError("--weights goes with a recipe; a run has its own")
         run = RunFolder(target)
     else:
-        recipe = load_recipe(target)
+        recipe = recipe_of(target)
         run = adopt(run_path(runs, name, recipe.name), recipe, weights)
     output = out or run.path / "localized"
     found = localize_files(

@@ -1,8 +1,10 @@
-"""A run folder for a network that is taken as it is, with weights from a file or from torchvision."""
+"""A run folder for a network that is taken as it is, with weights from a file, from torchvision or from timm."""
 
 import filecmp
 import functools
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,53 @@ from wsolfast.engine.assembly.stage_refs import localizer_of
 from wsolfast.engine.run.distributed import from_first, on_first
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder, write_bytes
-from wsolfast.recipe import Recipe
+from wsolfast.recipe import BackboneSpec, Recipe, dump_recipe, load_recipe, parse_recipe
+
+_TIMM = "timm:"
+
+
+def recipe_of(target: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe that ``target`` names, or that of a timm network as it is.
+
+    Args:
+        target: name or file of a recipe, or ``timm:<name>``. A timm network whose classifier reads its class token is
+            localised by that token's attention, one whose classifier reads the mean of its features by CAM.
+        overrides: ``key=value`` for the recipe.
+
+    Raises:
+        RecipeError: if there is no such recipe, or an override does not fit it.
+        BackboneError: if timm has no such network.
+        UsageError: if the network classifies in another way.
+    """
+    if not target.startswith(_TIMM):
+        return load_recipe(target, overrides)
+    from wsolfast.backbones._timm import pretrained_head
+
+    config, reads = pretrained_head(target.removeprefix(_TIMM))
+    if reads is None:
+        raise UsageError(
+            f"{target}: more than a linear layer stands between its features and its classes, so they give no map; "
+            "choose a network such as timm:resnet50 or timm:deit_small_patch16_224, or interop.grad_cam"
+        )
+    base = load_recipe("imagenet/resnet50")
+    (stage,) = base.stage
+    side = config["input_size"][-1]
+    by_token = reads == "class token"
+    stage = replace(
+        stage,
+        method="class_attention" if by_token else "cam",
+        model={"head": "pretrained"} if by_token else {"head": "pretrained", "cam_relu": True},
+        num_classes=config["num_classes"],
+        backbone=BackboneSpec(target, weights="pretrained"),
+    )
+    recipe = replace(
+        base,
+        name=target.replace(":", "/"),
+        summary=f"timm's {target.removeprefix(_TIMM)} as it is: localises photos without training",
+        data=replace(base.data, resize=math.floor(side / config["crop_pct"]), crop=side),
+        stage=(stage,),
+    )
+    return parse_recipe(dump_recipe(recipe), recipe.name, overrides)
 
 
 def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = False) -> RunFolder:
@@ -31,7 +79,7 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
     whole = weights is not None and _is_whole_model(weights)
     names: tuple[str, ...] = ()
     if not whole:
-        names = class_names_of(stage.backbone.weights)
+        names = class_names_of(stage.backbone.weights, stage.backbone.name)
         if stage.epochs > 0:
             given = f"{weights} holds no trained method" if weights else "it has no weights yet"
             raise UsageError(
