@@ -287,9 +287,7 @@ def learn(net, stage, exported):
     train = data.open_dataset("synthetic", None, "train_weaksup", train=True, **SET)
     collate = artefacts.prepare(exported, train, net)
     optimizer = build_optimizer(net, stage.optim, "stage.optim")
-    # Four numbers of pooled features say where an object is after more steps; a classifier that teaches them is
-    # content with less and less of it.
-    epochs = 20 if net.gives_boxes and not net.networks else 7
+    epochs = 20 if net.gives_boxes else 7  # four numbers of pooled features say where an object is after more steps
     for epoch in range(epochs):
         train.set_epoch(epoch)
         net.train()
