@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from wsolfast import backbones
-from wsolfast.engine.assembly.build import build_optimizer, rate_at
+from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.methods import MethodError, get_stage
 from wsolfast.methods._shape_generator import ShapeGenerator, squared_dice_loss
 from wsolfast.methods._shapes import shape_boxes
