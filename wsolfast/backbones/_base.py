@@ -151,7 +151,7 @@ class Backbone(nn.Module):
 
         Args:
             stage: one of ``stages``.
-            features: the network goes on from these.
+            features (Tensor[N, C, h, w]): the network goes on from these.
             constant: the layers do not train on these features, see :func:`call_as_constant`.
 
         Raises:

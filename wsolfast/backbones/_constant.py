@@ -11,7 +11,7 @@ def call_as_constant(module: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         module: takes and returns one tensor.
-        x: gradients reach it.
+        x (Tensor[N, C, h, w]): gradients reach it.
     """
     # Autocast keeps 16-bit copies of parameters, with their gradients; it makes none of detached ones.
     state = {name: parameter.detach() for name, parameter in module.named_parameters()}
