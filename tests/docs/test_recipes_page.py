@@ -5,7 +5,7 @@ import re
 import typing
 
 import pytest
-from pages import DOCS, generate
+from pages import DOCS, blocks, generate
 
 from wsolfast import recipe
 from wsolfast.recipe import list_recipes
@@ -63,3 +63,11 @@ def test_refinements_are_all_named():
 def test_folders_of_recipes_are_all_named():
     folders = {name.rpartition("/")[0] for name in list_recipes()} - {""}
     assert folders <= set(re.findall(r"`(\w+)/`", TEXT))
+
+
+def test_the_recipe_of_a_transformer_can_be_meant():
+    (text,) = [block for block in blocks("recipes.md", "toml") if "adamw" in block]
+    head = '[data]\nname = "cub"\n[[stage]]\nname = "a"\nmethod = "cam"\nepochs = 10\n'
+    (stage,) = recipe.parse_recipe(head + text, "page").stage
+    assert (stage.optim.name, stage.schedule.name, stage.backbone.drop_path) == ("adamw", "cosine", 0.1)
+    assert stage.optim.ema == 0.999

@@ -1,4 +1,4 @@
-"""What timm knows of the parameters of its networks: their layers, and those that weight decay leaves alone."""
+"""Knowledge of timm about the parameters of its networks: their layers, and those that weight decay leaves alone."""
 
 from collections.abc import Collection
 from typing import Any

@@ -223,6 +223,7 @@ def test_a_class_without_a_training_image_is_named_when_it_is_localised(tmp_path
         ("stage.epochs=2", r"stage\.ddt\.epochs: ddt is fitted in one pass, expected 1, got 2"),
         ("stage.optim.lr=0.1", r"stage\.ddt\.optim: ddt is fitted to whole images without a gradient"),
         ("stage.crop=32", r"stage\.ddt\.crop: ddt is fitted to whole images"),
+        ("stage.backbone.drop_path=0.1", r"stage\.ddt\.backbone\.drop_path: ddt is fitted and drops nothing"),
         ("stage.accumulate=2", r"stage\.ddt\.accumulate: ddt is fitted"),
     ],
 )

@@ -119,6 +119,8 @@ def _check_fitted(stage: StageSpec) -> None:
     where, usual = f"stage.{stage.name}", StageSpec(stage.name, stage.method, 1, stage.backbone)
     if stage.epochs > 1:
         raise RecipeError(f"{where}.epochs: {stage.method} is fitted in one pass, expected 1, got {stage.epochs}")
+    if stage.backbone.drop_path is not None:
+        raise RecipeError(f"{where}.backbone.drop_path: {stage.method} is fitted and drops nothing; leave it out")
     for key in ("accumulate", "sync_bn", "crop", "crop_area", "uses", "networks", "optim", "schedule", "validate"):
         if getattr(stage, key) != getattr(usual, key):
             raise RecipeError(
