@@ -1,4 +1,4 @@
-"""Where the device waits in a training step and in an evaluation: ``python -m wsolfast.bench.gpu_check.timeline``.
+"""Gaps of the device in a training step and in an evaluation: ``python -m wsolfast.bench.gpu_check.timeline``.
 
 The profiler tells when each kernel ran. A gap is a time without any; its name is what the host did when it began.
 """
