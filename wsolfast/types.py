@@ -17,9 +17,8 @@ class Batch:
     label: Tensor  # int64 [N]
     image_id: tuple[str, ...]  # as the data set calls them
     pseudo_mask: Tensor | None = None  # [N, H, W]: what Method.mask_maker made of an earlier stage's maps
-    # float64 [N, 4] xyxy, half-open, pixels of ``image``: the part of an earlier stage's box that each view shows. It
-    # ends where it begins if the view shows nothing of it.
-    pseudo_box: Tensor | None = None
+    # The part of an earlier stage's box that each view shows; it ends where it begins if that is nothing.
+    pseudo_box: Tensor | None = None  # float64 [N, 4] xyxy, half-open, pixels of image
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on ``device``."""
@@ -75,8 +74,8 @@ class Localization:
     logits: Tensor | None  # [N, K]; None of a method that does not classify
     classes: Tensor  # int64 [N, M]: the label if one was given, then the top-k predictions; -1 if neither is known
     localization_map: Tensor | None = None  # [N, M, h, w] in [0, 1]; None of a method that gives boxes
-    # [N, M, 4] xyxy, half-open, pixels of the image that the network was given, not rounded; may reach beyond it.
-    boxes: Tensor | None = None
+    # Of the image that the network was given; neither rounded nor clipped to it.
+    boxes: Tensor | None = None  # [N, M, 4] xyxy, half-open, pixels
 
     def __post_init__(self) -> None:
         if (self.localization_map is None) == (self.boxes is None):

@@ -36,8 +36,7 @@ class Sample:
     index: int  # position in the data set
     placement: Placement  # where ``image`` lies in the original
     wide: Tensor | None = None  # uint8 [3, H', W']: the same image in the second view
-    # float64 [4] xyxy, pixels of ``image``: the part that it shows of the box that the data set is aimed at.
-    pseudo_box: Tensor | None = None
+    pseudo_box: Tensor | None = None  # float64 [4] xyxy, pixels of image: what it shows of the box that is aimed at
 
 
 @dataclass(frozen=True)

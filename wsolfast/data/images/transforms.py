@@ -228,10 +228,10 @@ class View:
         return (image.flip(-1) if placement.flip else image).contiguous(), placement
 
     def shows(self, box: Tensor, whole_size: tuple[int, int], image_size: tuple[int, int], draws: list[int]) -> bool:
-        """Return whether :meth:`cut` shows a part of ``box`` [4], xyxy in pixels of the image.
+        """Return whether :meth:`cut` shows a part of ``box``.
 
         Args:
-            box: is looked for.
+            box (Tensor[4]): xyxy, pixels of the image.
             whole_size: (width, height) of what is cut.
             image_size: (width, height) of the image.
             draws: as for :meth:`cut`.
