@@ -106,7 +106,7 @@ def test_ddts_boxes_are_those_of_its_own_size(whole):
     assert exported["pseudo_box"].shape == (16, 4)
     # 96 pixels are 12 cells of the small network's stride 8, or 6 of stride 16.
     cells = exported["pseudo_box"] * 12
-    torch.testing.assert_close(cells, cells.round(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(cells, cells.round(), rtol=0, atol=1e-9)  # twelfths in double precision
     seven = exported["pseudo_box"] * 7
     assert (seven - seven.round()).abs().max() > 0.01
 
@@ -251,8 +251,8 @@ def test_exports_hold_the_boxes_and_no_masks(whole, wsolfast, tmp_path):
     assert content["info"]["cam_threshold"] is None
     assert not any("segmentation" in row for row in content["annotations"])
     (x, y, width, height), area = content["annotations"][0]["bbox"], content["annotations"][0]["area"]
-    assert [x, y, x + width, y + height] == pytest.approx(table.images[0].box, abs=0.02)
-    assert area == pytest.approx(width * height, abs=1)
+    assert [x, y, x + width, y + height] == pytest.approx(table.images[0].box, abs=0.02)  # both have hundredths
+    assert area == pytest.approx(width * height, abs=1)  # sides are rounded to hundredths, of 64 pixels at most
     code, _, complaint = wsolfast("export", run.path, "--to", "masks")
     assert code == 2
     assert (
