@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from wsolfast.engine.evaluation.evaluate import evaluate
 from wsolfast.engine.run import distributed
-from wsolfast.engine.run.errors import Interrupted, MissingError
+from wsolfast.engine.run.errors import Interrupted
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train
 from wsolfast.methods import MethodError
@@ -205,7 +205,7 @@ def test_an_earlier_stage_with_another_backbone_is_refused(tmp_path):
     run = RunFolder.create(
         tmp_path / "run", after_cam("stage.ddt.backbone.name=vgg16", "stage.ddt.backbone.layout=spa14")
     )
-    with pytest.raises(MissingError, match="does not fit this recipe's model"):
+    with pytest.raises(RecipeError, match=r"stage\.ddt\.backbone\.weights: the backbone of stage 'cam' does not fit"):
         train(run)
 
 
