@@ -54,7 +54,9 @@ def test_what_is_inserted_stands_above_its_stage_no_more(image):
     assert list(net.extract_from("conv4", leaf)) == ["conv5"]
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "mobilenet_v1", "mobilenet_v2", "resnet50", "squeezenet1_1", "vgg16"])
+@pytest.mark.parametrize(
+    "name", ["googlenet", "inception_v3", "mobilenet_v1", "mobilenet_v2", "resnet50", "squeezenet1_1", "vgg16"]
+)
 def test_no_layer_above_a_stage_writes_into_it(name):
     """A ReLU in place would be an error, since the stage is a leaf; what the numbers are plays no role."""
     with torch.device("meta"):
