@@ -229,8 +229,9 @@ def _zoo(*patterns: str) -> str:
     """
     results, measured = DOCS.parent / "bench" / "results", {}
     # Rows of a later study are shown where the first one has none.
-    for file in (*sorted(results.glob("*/table3.json")), *sorted(results.glob("*/reproduce.json"))):
-        measured |= json.loads(file.read_text(encoding="utf-8"))["recipes"]
+    for study in ("table3", "rivals", "reproduce"):
+        for file in sorted(results.glob(f"*/{study}.json")):
+            measured |= json.loads(file.read_text(encoding="utf-8"))["recipes"]
     rows = []
     for name in dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(list_recipes(), pattern)):
         recipe = load_recipe(name)
