@@ -49,6 +49,9 @@ def test_features_stay_but_for_rounding(name, layout):
         assert all(re.search(r"\.norm1$|transition\d\.norm$|norm5$", path) for path in left)
         assert len(found) == 161
         assert len(left) == 82
+    elif name in ("mobilenet_v1", "small_vit"):
+        # Networks of timm: the layer after a norm is not known for every one of them.
+        assert left == found
     else:
         assert found
         assert not left

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from wsolfast.backbones import ClassifierHead
 from wsolfast.methods._cam_head import CamHead
 from wsolfast.testing import assert_close, seeded
 
@@ -43,7 +44,7 @@ def test_topk_is_cut_to_the_number_of_classes():
 
 
 def test_pretrained_head_takes_the_classifier_of_the_weights():
-    given = SimpleNamespace(weight=seeded((4, 6)), bias=seeded((4,)), relu_maps=True)
+    given = ClassifierHead(seeded((4, 6)), seeded((4,)), relu_maps=True)
     head = CamHead(backbone(classifier=given), 4, "pretrained")
     features = seeded((2, 6, 3, 3), seed=1)
     expected = torch.einsum("kc,nchw->nkhw", given.weight, features) + given.bias[:, None, None]
@@ -55,7 +56,7 @@ def test_pretrained_head_takes_the_classifier_of_the_weights():
     ("kind", "classifier", "message"),
     [
         ("pretrained", None, "these weights bring no classifier"),
-        ("pretrained", SimpleNamespace(weight=torch.zeros(9, 6), bias=torch.zeros(9)), "has 9 classes, not 4"),
+        ("pretrained", ClassifierHead(torch.zeros(9, 6), torch.zeros(9)), "has 9 classes, not 4"),
     ],
 )
 def test_bad_head_is_named(kind, classifier, message):

@@ -22,16 +22,26 @@ def photos():
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     mask = torch.rand(4, SIZE, SIZE, generator=generator)
-    return Batch(image, torch.tensor([0, 1, 0, 1]), ("a", "b", "c", "d"), mask)
+    box = torch.tensor([[0.2, 0.1, 0.5, 0.6]]).expand(4, 4)
+    # Pairs of one class, which I2C compares.
+    return Batch(image, torch.tensor([0, 0, 1, 1]), ("a", "b", "c", "d"), mask, box)
 
 
 def build(name, **options):
     torch.manual_seed(0)
     backbone = backbones.build("small_vit", input_size=SIZE, **options)
-    return get_stage(name)(backbone, 3, **OPTIONS.get(name, {}))
+    net = get_stage(name)(backbone, 3, **OPTIONS.get(name, {}))
+    for network in net.networks:
+        net.take_network(network, build("cam").eval().requires_grad_(False))
+    return net
 
 
-@pytest.mark.parametrize("name", list_stages())
+def test_features_of_inner_blocks_do_not_go_on_alone(photos):
+    with pytest.raises(BackboneError, match="a transformer does not run from 'block0' on"):
+        build("bas").train().training_step(photos, TrainState(epoch=1, epochs=2, step=1, steps=2))
+
+
+@pytest.mark.parametrize("name", [name for name in list_stages() if name != "bas"])
 def test_the_method_trains_and_localises(name, photos):
     net = build(name)
     if net.fits:
@@ -48,6 +58,9 @@ def test_the_method_trains_and_localises(name, photos):
         assert not [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None]
     with torch.no_grad():
         found = net.eval().localize(photos.image, photos.label, topk=0)
+    if net.gives_boxes:
+        assert found.boxes.isfinite().all()
+        return
     assert found.localization_map.isfinite().all()
     assert 0 <= found.localization_map.min() <= found.localization_map.max() <= 1
     # SCG may find nothing that is alike in one image of noise.

@@ -19,18 +19,18 @@ OPTIONS: dict[str, dict[str, object]] = {
     "ccam": {"gamma": "linear"},
     "scg": {"layers": ["conv5"], "delta_h": 0.5, "delta_l": 0.2},
 }
+# Boxes are refused by all of them: tests/methods/test_gives_boxes.py.
+STAGES = [stage for stage in list_stages() if not get_stage(stage).gives_boxes]
 # What starts from a class's score makes no sense behind a map of no class.
 NONSENSE = {
     (stage, name)
-    for stage in list_stages()
+    for stage in STAGES
     for name in list_refinements()
     if not get_stage(stage).classifies and name not in ("scg", "sem")
 }
 # These read a class's score elsewhere than at the last stage, where gradient maps are made unless a layer is given.
 ELSEWHERE = {("class_attention", name) for name in list_refinements() if name not in ("scg", "sem")}
-PAIRS = [
-    (stage, name) for stage in list_stages() for name in list_refinements() if (stage, name) not in NONSENSE | ELSEWHERE
-]
+PAIRS = [(stage, name) for stage in STAGES for name in list_refinements() if (stage, name) not in NONSENSE | ELSEWHERE]
 # These train CAM's network in other ways; what they are in evaluation is CAM's class.
 LIKE_CAM = ("cutmix", "has")
 

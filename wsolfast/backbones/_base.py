@@ -45,8 +45,7 @@ class ClassifierHead:
     weight: Tensor  # [K, C]
     bias: Tensor  # [K]
     relu_maps: bool = False
-    # It reads the class token, not the mean of the features: the weights give no class maps.
-    of_class_token: bool = False
+    of_class_token: bool = False  # it reads the class token, not the mean of the features: no class maps
 
 
 @dataclass(frozen=True)
@@ -251,7 +250,11 @@ class Backbone(nn.Module):
         return ClassifierHead(weight, bias, self.relu_maps, self.head_reads_class_token)
 
     def adapt(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the tensors of a checkpoint as this network, built for its size of images, takes them."""
+        """Return the tensors of a checkpoint as this network, built for its size of images, takes them.
+
+        Args:
+            found (dict of Tensor[...]): by name, as the checkpoint has them.
+        """
         return found
 
     @property
@@ -260,7 +263,10 @@ class Backbone(nn.Module):
         return False
 
     def require_class_attention(self, when: Literal["evaluation", "always"]) -> None:
-        """Let ``forward`` also give the class token's attention, in evaluation or always.
+        """Let ``forward`` also give the class token's attention.
+
+        Args:
+            when: in evaluation or always.
 
         Raises:
             BackboneError: if the network has no class token.
