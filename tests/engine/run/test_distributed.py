@@ -46,6 +46,9 @@ WAYS = {
     "erased features, compiled": ("eil", FAST, ("accumulate=2",)),
     "thresholded means, compiled": ("adl-tap", FAST, ("accumulate=2",)),
     "two stages, compiled": ("spol", FAST, ("accumulate=2",)),
+    "constant layers, compiled": ("bas", FAST, ("accumulate=2",)),
+    "pseudo boxes, compiled": ("psol", FAST, ("accumulate=2",)),
+    "a frozen classifier, compiled": ("gc_net", FAST, ("accumulate=2",)),
     "levels above the classes": (
         "danet",
         FAST,
