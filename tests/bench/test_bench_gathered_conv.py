@@ -1,4 +1,4 @@
-"""What BAS's convolution is compared with says the same, or has no time."""
+"""The contenders of BAS's convolution: those that do not say the same have no time."""
 
 import pytest
 

@@ -38,6 +38,7 @@ def test_nine_sums_are_exact_to_the_last_place():
     weight = torch.randint(-8, 9, (5, 4, 3, 3), generator=torch.Generator().manual_seed(1)).double()
     bias = torch.arange(5).double()
     expected = functional.conv2d(features, weight, bias, padding=1).mean((2, 3))
+    # Whole numbers: nothing is rounded but the mean.
     torch.testing.assert_close(mean_of_convolution(features, weight, bias), expected, rtol=2e-16, atol=0)
 
 

@@ -40,7 +40,7 @@ def test_every_class_that_has_images_counts_the_same():
 
 
 def test_the_mean_is_at_the_threshold_of_the_accuracy():
-    """Where one image counts for all of its class the mean may be higher, at a threshold that finds fewer boxes."""
+    """The mean may be higher where one image counts for all of its class, at a threshold that finds fewer boxes."""
     score_maps = maps(True, True, True, True)
     # Below 0.5 the first two are hits, the last one is not: another figure touches the object.
     score_maps[:2] *= 0.5

@@ -1,4 +1,4 @@
-"""What observers of a run hear, and what becomes of those that fail."""
+"""Observers of a run: the calls that they get, and the end of those that fail."""
 
 import json
 from dataclasses import replace

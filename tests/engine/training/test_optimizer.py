@@ -60,7 +60,7 @@ def test_adamw_decays_what_timm_decays(vit):
 
 
 def test_adamw_takes_the_steps_of_torch(small):
-    """What decays is written down here by hand: the kernels."""
+    """The kernels decay, which are listed here by hand."""
     twin = {name: p.detach().clone().requires_grad_() for name, p in small.named_parameters()}
     kernels = [p for p in twin.values() if p.dim() == 4]
     rest = [p for p in twin.values() if p.dim() < 4]
