@@ -110,7 +110,7 @@ class Check:
         if status == "failed":
             found["output"] = output.strip().splitlines()[-20:]
         if step.must_pass_tests:
-            found |= {"counts": counts, "failed": re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)}
+            found |= {"counts": counts, "failed": _failed_tests(output)}
         with self._lock:
             self.state["steps"][step.name] = found
             write_json(self.folder / STATE, self.state)
@@ -155,6 +155,11 @@ class Check:
         for line in stream:
             lines.append(line)
             self._log(step, line)
+
+
+def _failed_tests(output: str) -> list[str]:
+    """Return the names in pytest's summary; those of parameters may have blanks."""
+    return re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
 
 
 def _kill_group(leader: int) -> None:

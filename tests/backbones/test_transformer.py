@@ -151,8 +151,8 @@ def test_attention_of_16_bits_is_float32():
     with torch.autocast("cpu", torch.bfloat16):
         found = backbone(image)[CLASS_ATTENTION]
     assert found.dtype == torch.float32
-    # Queries and keys have 8 bits of mantissa, scores of random networks are below 1.
-    torch.testing.assert_close(found, backbone(image)[CLASS_ATTENTION], rtol=0.03, atol=0.01)
+    exact = backbone(image)[CLASS_ATTENTION]
+    torch.testing.assert_close(found, exact, rtol=0.03, atol=0.01)  # 8 bits of mantissa, scores below 1
 
 
 def test_attention_in_training_passes_gradients_to_queries_and_keys():
@@ -194,8 +194,8 @@ def test_position_embeddings_are_resized_to_the_input(published):
     twin.set_input_size((96, 96))
     image = images(backbone, height=6, width=6)
     expected = twin.forward_features(backbone.normalize(image))
-    # The embedding is resized in float32 there and here.
-    assert_close(backbone(image)["block11"].flatten(2).mT, expected[:, 1:], tolerance=1e-5)
+    found = backbone(image)["block11"].flatten(2).mT
+    assert_close(found, expected[:, 1:], tolerance=1e-5)  # the embedding is resized in float32 there and here
     assert backbone.load_report.left_in_file == ()
     again = build(size=128)
     again.load_state_dict(backbone.state_dict())

@@ -165,10 +165,10 @@ def test_tests_that_were_all_skipped_did_not_pass(check):
 
 
 def test_names_of_failed_tests_are_kept(check, tmp_path):
-    code = "print('FAILED tests/a.py::test_b[x-1] - boom'); print('1 failed, 2 passed'); raise SystemExit(1)"
+    code = "print('FAILED tests/a.py::test_b[x 1] - boom'); print('1 failed, 2 passed'); raise SystemExit(1)"
     assert check().run(step("tests", code, must_pass_tests=True)) == "failed"
     found = json.loads((tmp_path / "gpu-check.json").read_text())["steps"]["tests"]
-    assert found["failed"] == ["tests/a.py::test_b[x-1]"]
+    assert found["failed"] == ["tests/a.py::test_b[x 1]"]
     assert found["counts"] == {"failed": 1, "passed": 2}
 
 
