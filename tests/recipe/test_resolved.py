@@ -44,12 +44,12 @@ CHANGED = {
 }
 
 # Variants that came later, by the names of the recipes.
-_SEM_TO_BACKPROP = ("sem", "sem_15", "nwc", "ccam", "grad_cam_pp", "bagcams", "backprop")
+_SEM_TO_FEATURE_NORM = ("sem", "sem_15", "nwc", "ccam", "grad_cam_pp", "bagcams", "backprop", "feature_norm")
 NEW_VARIANTS = {
-    "cub50/cam": _SEM_TO_BACKPROP,
-    "pets3/cam": _SEM_TO_BACKPROP,
+    "cub50/cam": _SEM_TO_FEATURE_NORM,
+    "pets3/cam": _SEM_TO_FEATURE_NORM,
     # The regularisers had none.
-    **{f"cub50/{name}": ("scg", *_SEM_TO_BACKPROP) for name in ("acol", "adl", "cutmix", "has", "spg")},
+    **{f"cub50/{name}": ("scg", *_SEM_TO_FEATURE_NORM) for name in ("acol", "adl", "cutmix", "has", "spg")},
     **{
         f"ilsvrc400/{name}": ("sem", "sem_share", "nwc", "ccam", "grad_cam_pp", "bagcams", "backprop")
         for name in ("mobilenet_v2", "squeezenet")

@@ -21,15 +21,16 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 # Boxes are refused by all of them: tests/methods/test_gives_boxes.py.
 STAGES = [stage for stage in list_stages() if not get_stage(stage).gives_boxes]
-# What starts from a class's score makes no sense behind a map of no class.
+# What starts from a class's score makes no sense behind a map of no class; these do not.
+CLASSLESS = ("feature_norm", "scg", "sem")
 NONSENSE = {
     (stage, name)
     for stage in STAGES
     for name in list_refinements()
-    if not get_stage(stage).classifies and name not in ("scg", "sem")
+    if not get_stage(stage).classifies and name not in CLASSLESS
 }
 # These read a class's score elsewhere than at the last stage, where gradient maps are made unless a layer is given.
-ELSEWHERE = {("class_attention", name) for name in list_refinements() if name not in ("scg", "sem")}
+ELSEWHERE = {("class_attention", name) for name in list_refinements() if name not in CLASSLESS}
 PAIRS = [(stage, name) for stage in STAGES for name in list_refinements() if (stage, name) not in NONSENSE | ELSEWHERE]
 # These train CAM's network in other ways; what they are in evaluation is CAM's class.
 LIKE_CAM = ("cutmix", "has")

@@ -154,7 +154,8 @@ class Refined(Method):
         self, features: Features, size: Sequence[int], label: Tensor | None, topk: int, ranking: Tensor | None
     ) -> Seen:
         head = self.method.linear_head(features) if self.needs.head else None
-        if self.needs.maps:
+        # A method that ranks no classes says by its maps whose they are.
+        if self.needs.maps or not self.method.classifies:
             found = self.method.localize_features(features, size, label, topk, ranking=ranking)
             logits, classes, maps = found.logits, found.classes, found.localization_map
         else:
