@@ -3,8 +3,6 @@
 ``python docs/generate.py`` writes them; ``tests/docs/test_generated.py`` fails when one of them is out of date.
 """
 
-import dataclasses
-import fnmatch
 import functools
 import importlib
 import importlib.util
@@ -13,16 +11,16 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
+from types import ModuleType
 
-from wsolfast import refinements
 from wsolfast.bench import cams
-from wsolfast.engine.assembly.stage_refs import localizer_of
-from wsolfast.methods import display_name, get_stage, method_of
+from wsolfast.methods import get_stage, method_of
 from wsolfast.metrics import PROTOCOLS
 from wsolfast.metrics.protocols import Protocol
 from wsolfast.ops import CorrelationRule
-from wsolfast.recipe import Recipe, as_measured, list_recipes, load_recipe
+from wsolfast.recipe import list_recipes, load_recipe
 from wsolfast.refinements import get_refinement
 
 DOCS = Path(__file__).parent
@@ -223,66 +221,15 @@ def _speeds(*files: str) -> str:
 
 
 def _zoo(*patterns: str) -> str:
-    """Recipes by name, with what their papers publish and what ``bench/results`` has measured, in percent.
-
-    A recipe of which neither is known has no row.
-    """
-    results, measured = DOCS.parent / "bench" / "results", {}
-    # Rows of a later study are shown where the first one has none.
-    for study in ("table3", "rivals", "reproduce"):
-        for file in sorted(results.glob(f"*/{study}.json")):
-            measured |= json.loads(file.read_text(encoding="utf-8"))["recipes"]
-    rows = []
-    for name in dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(list_recipes(), pattern)):
-        recipe = load_recipe(name)
-        paper = _published(recipe)
-        method = display_name(method_of(localizer_of(recipe).stage.method))
-        if recipe.evaluate.post != "none":
-            method += f" + {refinements.display_name(recipe.evaluate.post)}"
-        networks = " and ".join(dict.fromkeys(stage.backbone.name for stage in recipe.stage))
-        data = _SETS.get(name.partition("/")[0]) or _SETS.get(recipe.data.name, recipe.data.name)
-        told = [title for title in paper if not paper[title].keys().isdisjoint(_ZOO)]
-        told += [title for title in measured if title.partition(" ")[0] == name]
-        for title in sorted(set(told), key=list(dict.fromkeys([*paper, *told])).index):
-            published = paper.get(title, {})
-            cells = [f"{published[key]:.2f}" if key in published else "" for key in _ZOO]
-            cells += [_measured(measured.get(title), key) for key in _ZOO]
-            rows.append([method + title.removeprefix(name), networks, data, *cells, f"`{name}`"])
-    columns = [f"{whose} {title}" for whose in ("paper:", "measured:") for title in _ZOO.values()]
-    # By data set and network, as rows can be compared; of one network in the order of the recipes.
-    sets = list(_SETS.values())
-    rows.sort(key=lambda row: (sets.index(row[2]), row[1], "/" in row[-1]))
-    return _table(["method", "network", "data", *columns, "recipe"], rows)
+    header, *rows = neighbour("measured").zoo(*patterns)
+    return _table(header, rows)
 
 
-def _published(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """Published numbers of a recipe and of its variants, by the titles that ``reproduce.json`` gives them."""
-    found = {}
-    for variant in ("", *(variant.name for variant in recipe.variant)):
-        spec = dataclasses.replace(recipe.evaluate, variant=variant)
-        paper = as_measured(dataclasses.replace(recipe, evaluate=spec)).paper
-        found[recipe.name + f" ({variant})" * bool(variant)] = paper.numbers() if paper else {}
-    return found
-
-
-def _measured(found: dict | None, key: str) -> str:
-    """A mean over seeds and, of several, the lowest and the highest."""
-    if found is None or found["mean"].get(key) is None:
-        return ""
-    spread = f" ({found['lowest'][key]:.1f}–{found['highest'][key]:.1f})" if len(found["runs"]) > 1 else ""
-    return f"{found['mean'][key]:.1f}{spread}"
-
-
-_ZOO = {"top1_loc": "Top-1 Loc", "gt_known_loc": "GT-known"}
-_SETS = {
-    "cub": "CUB",
-    "ilsvrc": "ILSVRC",
-    "openimages": "OpenImages30k",
-    "cub50": "CUB-50",
-    "ilsvrc400": "ILSVRC-400",
-    "pets3": "Pets-3",
-    "synthetic": "rendered",
-}
+def _leaderboard(data: str) -> str:
+    table = neighbour("measured").leaderboard(data)
+    filled = [any(cells) for cells in zip(*table[1:], strict=True)]
+    header, *rows = [list(compress(line, filled)) for line in table]
+    return _table(header, rows)
 
 
 def _end_to_end(*names: str) -> str:
@@ -341,14 +288,19 @@ def _cams(*names: str) -> str:
 
 
 def _scaling(part: str) -> str:
-    """A table of scaling.py, a neighbour of this file that is in no package."""
-    spec = importlib.util.spec_from_file_location("scaling", DOCS / "scaling.py")
-    scaling = importlib.util.module_from_spec(spec)
-    sys.modules["scaling"] = scaling
-    spec.loader.exec_module(scaling)
-    rows = getattr(scaling, part)()
+    scaling = neighbour("scaling")
     gpus = [f"{count} GPU{'s' * (count > 1)}" for count in scaling.GPUS]
-    return _table(["", *(["", "from"] if part == "sizes" else gpus)], rows)
+    return _table(["", *(["", "from"] if part == "sizes" else gpus)], getattr(scaling, part)())
+
+
+@functools.cache
+def neighbour(name: str) -> ModuleType:
+    """Import a file beside this one, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 _TABLES: dict[str, Callable[..., str]] = {
@@ -356,6 +308,7 @@ _TABLES: dict[str, Callable[..., str]] = {
     "end_to_end": _end_to_end,
     "cams": _cams,
     "scaling": _scaling,
+    "leaderboard": _leaderboard,
     "zoo": _zoo,
     "options": _options,
     "refinement": _refinement_options,

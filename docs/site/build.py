@@ -32,7 +32,7 @@ CONTENTS = {
     "Start": ["concepts", "documents", "demo", "notebooks/localize_your_photo", "notebooks/evaluate_your_maps"],
     "Use": ["metrics", "data", "recipes", "interop", "monitoring", "environment"],
     "Methods": ["methods/*"],
-    "Results": ["zoo", "real_birds", "coverage", "performance", "scaling", "reliability"],
+    "Results": ["leaderboard", "zoo", "real_birds", "coverage", "performance", "scaling", "reliability"],
     "Develop": ["extending", "contributing", "changelog"],
     "API": [f"api/{name}" for name in api.PAGES],
 }

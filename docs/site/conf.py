@@ -18,6 +18,7 @@ html_show_copyright = False
 html_show_sphinx = False
 html_static_path = ["."]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_math_renderer = "mathml"
 # Nothing is fetched while a page is read.
 html_theme_options = {"navigation_with_keys": True}

