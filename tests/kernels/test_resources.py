@@ -20,7 +20,7 @@ sys.path.insert(0, sys.argv[1])
 import sample_kernels
 from wsolfast.testing.kernel_builds import compile_build
 found = {}
-for name in ("PRODUCT", "TOO_LARGE", "SUM"):
+for name in ("PRODUCT", "TOO_LARGE", "SUM", "RUNNING_SUM"):
     for arch in (80, 90):
         found[f"{name}/{arch}"] = [asdict(row) for row in compile_build(getattr(sample_kernels, name), arch)]
 for name in ("NOT_LAUNCHED", "NOTHING"):
@@ -94,7 +94,30 @@ def test_the_gate_sees_tensor_cores_and_their_absence(samples, arch):
     assert product["tensor_core_instructions"] > 0
     assert product["spilled_bytes"] == 0
     assert product["shared_bytes"] > 0
-    assert total["tensor_core_instructions"] == 0
+    assert product["matrix_loads"] > 0 or product["wgmma_instructions"] > 0
+    assert (product["wgmma_instructions"] > 0) == (arch == 90)
+    assert total["tensor_core_instructions"] == total["wgmma_instructions"] == total["matrix_loads"] == 0
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_the_gate_sees_copies_into_shared_memory(samples, arch):
+    (running,), (total,) = samples[f"RUNNING_SUM/{arch}"], samples[f"SUM/{arch}"]
+    assert running["async_copies"] > 0
+    assert total["async_copies"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "warps", "registers", "shared", "ctas"),
+    [
+        # Registers, which a warp takes by 256; shared memory and the kilobyte of the system; warps; CTAs.
+        *((90, 8, 128, 0, 2), (90, 8, 129, 0, 1), (90, 4, 129, 0, 3), (90, 4, 168, 0, 3), (90, 4, 169, 0, 2)),
+        *((90, 4, 32, 75 * 1024, 3), (80, 4, 32, 75 * 1024, 2), (90, 32, 32, 0, 2), (90, 1, 16, 0, 32)),
+    ],
+)
+def test_how_many_ctas_stand_on_a_multiprocessor(arch, warps, registers, shared, ctas):
+    from wsolfast.testing.kernel_resources import KernelResources
+
+    assert KernelResources("", "", arch, warps, registers, 0, shared, 0, False).ctas_per_multiprocessor == ctas
 
 
 @pytest.mark.parametrize("arch", [80, 90])

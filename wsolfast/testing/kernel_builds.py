@@ -27,8 +27,11 @@ from typing import Any
 from wsolfast.testing import cuda_builds
 from wsolfast.testing.kernel_resources import ARCHITECTURES, KernelResources, cuobjdump
 
-# As PTX says them: each becomes tensor-core machine code, and disassembling that takes longer than compiling.
+# As PTX says them: each becomes machine code of its kind, and disassembling that takes longer than compiling.
 _TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async)\b")
+_WGMMA = re.compile(r"\bwgmma\.mma_async\b")
+_ASYNC_COPY = re.compile(r"\bcp\.async\.c[ag]\b")
+_MATRIX_LOAD = re.compile(r"\bldmatrix\b")
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,9 @@ def _resources(build: KernelBuild, compiled: Any, arch: int) -> KernelResources:
         shared_bytes=compiled.metadata.shared,
         tensor_core_instructions=len(_TENSOR_CORE.findall(compiled.asm["ptx"])),
         tensor_cores_meant=compiled.name in build.tensor_cores,
+        wgmma_instructions=len(_WGMMA.findall(compiled.asm["ptx"])),
+        async_copies=len(_ASYNC_COPY.findall(compiled.asm["ptx"])),
+        matrix_loads=len(_MATRIX_LOAD.findall(compiled.asm["ptx"])),
     )
 
 
@@ -167,7 +173,9 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         sys.stdout.write(
             f"{row.build:56} {row.kernel:44} sm_{row.arch} {row.warps:2} warps {row.registers:3} registers "
-            f"{row.spilled_bytes:4} B spilled {row.shared_bytes:6} B shared {row.tensor_core_instructions:4} mma\n"
+            f"{row.spilled_bytes:4} B spilled {row.shared_bytes:6} B shared {row.tensor_core_instructions:4} mma "
+            f"{row.wgmma_instructions:3} wgmma {row.async_copies:3} cp.async {row.matrix_loads:3} ldmatrix "
+            f"{row.ctas_per_multiprocessor:2} CTAs\n"
         )
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
