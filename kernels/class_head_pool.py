@@ -75,7 +75,7 @@ def _class_maps(
     return maps
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "splits"])
 def class_head_pool_fwd_kernel(
     out, features, head, images, splits,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
@@ -143,7 +143,7 @@ def class_head_pool_bwd_features_kernel(
     tl.store(pointers + p.to(tl.int64)[None, :] * out.stride_p, total / features.positions, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "splits"])
 def class_head_pool_bwd_weight_kernel(
     grad_weight, grad_bias, grad, stride_n, stride_k, features, head, images, splits,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,

@@ -15,7 +15,7 @@ BLOCK_N, BLOCK_E = 8, 512
 BLOCK_PAIRS = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def co_supervised_loss_fwd_distances_kernel(
     vectors_ptr,
     distances_ptr,  # [N, N + 2]: D right of the diagonal, then c and b
@@ -66,7 +66,7 @@ def _over(slope, distance):
     return tl.where(distance == 0, 0, slope / distance)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def co_supervised_loss_fwd_slopes_kernel(
     distances_ptr,  # [N, N + 2]
     label_ptr,
@@ -122,7 +122,7 @@ def co_supervised_loss_fwd_slopes_kernel(
     tl.store(image_slope_ptr + 2 * m + 1, _over(tl.sum(of_spread, 0), spread))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def co_supervised_loss_bwd_kernel(
     grad_ptr,
     vectors_ptr,

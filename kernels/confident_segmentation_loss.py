@@ -73,14 +73,16 @@ def confident_segmentation_loss_fwd_kernel(
 
 @triton.jit
 def confident_segmentation_loss_bwd_kernel(
-    grad_ptr, sign_ptr, gradient_ptr, elements, weight: tl.float64, BLOCK: tl.constexpr
+    grad_ptr, sign_ptr, gradient_ptr, P, weight: tl.float64, BLOCK: tl.constexpr
 ):
     """Store the gradient of the early maps: grad weight sign[p]."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tiles = tl.cdiv(P, BLOCK)
+    position = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    at = (tl.program_id(0) // tiles).to(tl.int64) * P + position
     grad = tl.load(grad_ptr)
     slope = grad * tl.full((), weight, grad_ptr.dtype.element_ty)
-    sign = tl.load(sign_ptr + at, mask=at < elements, other=0).to(grad_ptr.dtype.element_ty)
-    tl.store(gradient_ptr + at, (slope * sign).to(gradient_ptr.dtype.element_ty), mask=at < elements)
+    sign = tl.load(sign_ptr + at, mask=position < P, other=0).to(grad_ptr.dtype.element_ty)
+    tl.store(gradient_ptr + at, (slope * sign).to(gradient_ptr.dtype.element_ty), mask=position < P)
 
 
 def _wide(maps: Tensor) -> torch.dtype:
@@ -136,11 +138,13 @@ def confident_segmentation_loss_backward(grad: Tensor, sign: Tensor, weight: flo
     """Return the gradient [N, h, w] with respect to the early maps."""
     sign = sign.contiguous()
     gradient = torch.empty_like(sign)
-    elements = sign.numel()
-    if elements == 0:
+    if sign.numel() == 0:
         return gradient
+    images, positions = len(sign), sign[0].numel()
+    block = _block(positions)
     with on_device_of(sign):
-        confident_segmentation_loss_bwd_kernel[(triton.cdiv(elements, BLOCK),)](
-            grad, sign, gradient, elements, weight, BLOCK=BLOCK
+        # Not over all images at once: the number of their positions would say less about alignment than a map's.
+        confident_segmentation_loss_bwd_kernel[(images * triton.cdiv(positions, block),)](
+            grad, sign, gradient, positions, weight, BLOCK=block
         )
     return gradient

@@ -19,7 +19,7 @@ def _standardized(values, real, P, eps):
     return offset / tl.sqrt(variance + eps)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def context_pool_update_fwd_kernel(
     maps_ptr,  # [K, P]
     classes_ptr,

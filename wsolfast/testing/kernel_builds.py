@@ -18,8 +18,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,21 +73,32 @@ def all_builds() -> list[KernelBuild]:
     return [build for module in modules for build in module.BUILDS]
 
 
-def _record_launches(launch: Callable[[], object], arch: int) -> list:
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
+def compilations(launch: Callable[[], object], arch: int = 90) -> set[str]:
+    """Return a key for every compilation that a launch asks for on ``sm_<arch>``; nothing is compiled.
+
+    Two launches with the same keys share their compiled kernels. A key holds what Triton specialises a kernel on: types,
+    constants, alignments, and integers that are 1 or multiples of 16.
+    """
     from triton.runtime.jit import JITFunction
 
-    class AbsentDevice:
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget("cuda", arch, 32)
+    found: set[str] = set()
 
-        def get_current_device(self) -> int:
-            # Compiled kernels are cached by device.
-            return arch
+    def note(self: JITFunction, key: str, *_: Any, **__: Any) -> None:
+        found.add(f"{self.fn.__name__} {key}")
 
-        def get_current_stream(self, device: int) -> int:
-            return 0
+    compile_ = JITFunction._do_compile
+    JITFunction._do_compile = note
+    try:
+        # As a device of its own, for which nothing has been compiled.
+        with _absent_device(arch, -arch):
+            launch()
+    finally:
+        JITFunction._do_compile = compile_
+    return found
+
+
+def _record_launches(launch: Callable[[], object], arch: int) -> list:
+    from triton.runtime.jit import JITFunction
 
     compiled: dict[str, Any] = {}
     run = JITFunction.run
@@ -96,16 +108,39 @@ def _record_launches(launch: Callable[[], object], arch: int) -> list:
         compiled.setdefault(kernel.hash, kernel)
         return kernel
 
-    # Read from the private field: asking for the active driver on a machine without a device is an error.
-    previous = driver._active
     JITFunction.run = compile_only
-    driver.set_active(AbsentDevice())
     try:
-        launch()
+        # Compiled kernels are cached by device.
+        with _absent_device(arch, arch):
+            launch()
     finally:
         JITFunction.run = run
-        driver.set_active(previous)
     return list(compiled.values())
+
+
+@contextmanager
+def _absent_device(arch: int, number: int) -> Iterator[None]:
+    """Let a stand-in answer for a device that is not there."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class AbsentDevice:
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", arch, 32)
+
+        def get_current_device(self) -> int:
+            return number
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    # Read from the private field: asking for the active driver on a machine without a device is an error.
+    previous = driver._active
+    driver.set_active(AbsentDevice())
+    try:
+        yield
+    finally:
+        driver.set_active(previous)
 
 
 def _resources(build: KernelBuild, compiled: Any, arch: int) -> KernelResources:

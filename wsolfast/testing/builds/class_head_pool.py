@@ -8,7 +8,7 @@ KERNELS = ("class_head_pool_fwd_kernel", "class_head_pool_bwd_features_kernel", 
 
 
 def build(images, channels, side, classes, dtype):
-    def launch():
+    def launch(images=images):
         from wsolfast.kernels import class_head_pool as kernels
 
         features, weight, bias, grad = (

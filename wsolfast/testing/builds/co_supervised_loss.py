@@ -6,7 +6,7 @@ from wsolfast.testing.kernel_builds import KernelBuild
 
 
 def build(layer, images, elements, reduction, dtype=torch.float32):
-    def launch():
+    def launch(images=images):
         from wsolfast.kernels import co_supervised_loss as launcher
 
         def meta(*shape, dtype=dtype):

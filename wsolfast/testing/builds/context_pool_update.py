@@ -6,7 +6,7 @@ from wsolfast.testing.kernel_builds import KernelBuild
 
 
 def build(images, classes, side, touched_only, dtype=torch.float32):
-    def launch():
+    def launch(images=images):
         from wsolfast.kernels import context_pool_update as launcher
 
         maps, cam = (torch.empty(n, side, side, dtype=dtype, device="meta") for n in (classes, images))

@@ -6,7 +6,7 @@ from wsolfast.testing.kernel_builds import KernelBuild
 
 
 def build(images, side, dtype, reduce="map", contiguous=False, folded=False, stages=3, channels=128):
-    def launch():
+    def launch(images=images):
         from wsolfast.kernels import multiplicative_fusion as kernels
 
         def maps(*shape):

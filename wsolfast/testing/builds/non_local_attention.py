@@ -15,7 +15,7 @@ def build(query_channels, value_channels, side, dtype, key_side=None, contiguous
     """Return a build; ``contiguous`` channels are slices of one projection, as the non-local block makes them."""
     key_side = key_side or side
 
-    def launch():
+    def launch(images=images):
         from wsolfast.kernels import non_local_attention as kernels
 
         def maps(*channels, side=side):

@@ -11,7 +11,7 @@ STREAMED = ("self_correlation_map_fwd_streamed_rows_kernel",)
 
 
 def build(layer, channels, side, variant, dtype, precision, products=SQUARE, images=32, layers=1):
-    def launch():
+    def launch(images=images):
         from wsolfast.kernels.self_correlation_map import self_correlation_map
 
         def meta(*shape, dtype):
