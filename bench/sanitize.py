@@ -1,9 +1,9 @@
 """Calls every kernel of csrc/cuda at small sizes, for a tool that watches them:
 
     compute-sanitizer --tool memcheck python -m wsolfast.bench.sanitize
-    compute-sanitizer --tool racecheck python -m wsolfast.bench.sanitize [OP ...]
 
-Results are compared with the CPU kernels'. Exit code 5 when one differs, 4 without a CUDA device.
+Results are compared with the CPU kernels'. Exit code 5 when one differs, 4 without a CUDA device. For races see
+:mod:`wsolfast.bench.racecheck`.
 """
 
 import argparse

@@ -157,16 +157,17 @@ class Plan:
         yield Step("timeline", command, 25, imports=("torchvision", "defusedxml"))
 
     def _sanitize(self) -> Iterator[Step]:
-        script = [self.python, "-m", "wsolfast.bench.sanitize"]
+        scripts = {name: [self.python, "-m", f"wsolfast.bench.{name}"] for name in ("sanitize", "racecheck")}
         if self.tiny:
-            yield Step("sanitize", [*script, "--help"])
+            for name, script in scripts.items():
+                yield Step(name, [*script, "--help"])
             return
         # Our kernels alone: PyTorch's, slow where they are watched, make the inputs and may have hazards of their own.
-        tool = ["compute-sanitizer", "--error-exitcode", "9", "--kernel-name", "kns=wsolfast", "--tool"]
-        for name in ("memcheck", "racecheck"):
+        tool = ["compute-sanitizer", "--error-exitcode", "9", "--kernel-name", "kns=wsolfast", "--tool", "memcheck"]
+        for name, command in (("memcheck", [*tool, *scripts["sanitize"]]), ("racecheck", scripts["racecheck"])):
             yield Step(
                 name,
-                [*tool, name, *script],
+                command,
                 90,
                 # Each tensor its own allocation, or reads beyond one would end in its neighbour.
                 environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},

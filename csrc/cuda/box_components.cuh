@@ -42,7 +42,8 @@ struct RunStore {
   __device__ int x1(int r) const { return static_cast<int>(span[r] >> 16); }
 };
 
-// May read while others unite: a parent only ever falls, and the old one leads to the same root as the new.
+// May read while others unite: a parent only ever falls, and the old one leads to the same root as the new. It is
+// volatile because a relaxed atomic would be read through a generic address. bench/racecheck.py knows these functions.
 __device__ __forceinline__ int root_of(const int32_t* parent, int id) {
   const volatile int32_t* live = parent;
   for (int above = live[id]; above != id; above = live[id]) id = above;

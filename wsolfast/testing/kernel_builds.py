@@ -76,8 +76,8 @@ def all_builds() -> list[KernelBuild]:
 def compilations(launch: Callable[[], object], arch: int = 90) -> set[str]:
     """Return a key for every compilation that a launch asks for on ``sm_<arch>``; nothing is compiled.
 
-    Two launches with the same keys share their compiled kernels. A key holds what Triton specialises a kernel on: types,
-    constants, alignments, and integers that are 1 or multiples of 16.
+    Two launches with the same keys share their compiled kernels. A key holds what Triton specialises a kernel on:
+    types, constants, alignments, and integers that are 1 or multiples of 16.
     """
     from triton.runtime.jit import JITFunction
 
