@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from wsolfast import ops
 from wsolfast.bench.gpu_check.smoke import compare
 from wsolfast.ops import _registry
-from wsolfast.testing import OP_CASES, assert_close, with_gradients
+from wsolfast.testing import OP_CASES, assert_close, tolerance_on, with_gradients
 
 ALL_CASES = [pytest.param(op, case, id=f"{op}-{case.name}") for op, cases in OP_CASES.items() for case in cases]
 
@@ -59,7 +59,7 @@ def test_op_on_cuda_agrees_with_its_reference(op, case, dtype):
         as_tuple(overload(op)(*case.make_inputs("cuda", dtype))), expected_outputs, strict=True
     ):
         if actual.is_floating_point():
-            assert_close(actual.cpu(), expected)
+            assert_close(actual.cpu(), expected, tolerance_on("cuda", op, dtype))
         else:
             assert torch.equal(actual.cpu(), expected)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from wsolfast.testing import OP_CASES, OpCase, assert_close, with_gradients
+from wsolfast.testing import OP_CASES, OpCase, assert_close, tolerance_on, with_gradients
 
 
 def compare(op: str, case: OpCase, device: str) -> None:
@@ -21,19 +21,20 @@ def compare(op: str, case: OpCase, device: str) -> None:
         getattr(torch.ops.wsolfast, op).default,
         getattr(importlib.import_module(f"wsolfast.reference.{op}"), op),
     )
-    _compare_all(*(_tuple(call(*inputs)) for call in contenders))
+    tolerance = tolerance_on(device, op, torch.float32)
+    _compare_all(*(_tuple(call(*inputs)) for call in contenders), tolerance=tolerance)
     if case.differentiable:
         found = []
         for call in contenders:
             arguments, wanted = with_gradients(inputs)
             found.append(torch.autograd.grad(_tuple(call(*arguments))[0].sum(), wanted))
-        _compare_all(*found)
+        _compare_all(*found, tolerance=tolerance)
 
 
-def _compare_all(found: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> None:
+def _compare_all(found: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor], *, tolerance: float) -> None:
     for actual, expected in zip(found, wanted, strict=True):
         if actual.is_floating_point():
-            assert_close(actual, expected)
+            assert_close(actual, expected, tolerance)
         else:
             assert torch.equal(actual, expected)
 

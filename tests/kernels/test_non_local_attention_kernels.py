@@ -8,7 +8,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from wsolfast.kernels import non_local_attention as kernels
 
 from wsolfast.reference import non_local_attention as reference
-from wsolfast.testing import OP_CASES, assert_close, seeded
+from wsolfast.testing import OP_CASES, assert_close, seeded, tolerance_on
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = [
@@ -33,6 +33,7 @@ def backward(grad, inputs):
 
 
 def check(inputs, tolerance=None):
+    tolerance = tolerance_on(DEVICE, "non_local_attention", inputs[0].dtype) if tolerance is None else tolerance
     expected = reference.non_local_attention(*inputs, "embedded_gaussian")
     assert_close(forward(inputs), expected, tolerance)
     grad = seeded(expected.shape, seed=3)

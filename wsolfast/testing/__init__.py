@@ -5,9 +5,29 @@ import pkgutil
 from typing import Any
 
 from wsolfast.testing import cases
-from wsolfast.testing._tools import TOLERANCES, LargestTensor, OpCase, assert_close, seeded, with_gradients
+from wsolfast.testing._tools import (
+    CUDA_TOLERANCES,
+    TOLERANCES,
+    LargestTensor,
+    OpCase,
+    assert_close,
+    seeded,
+    tolerance_on,
+    with_gradients,
+)
 
-__all__ = ["OP_CALLS", "OP_CASES", "TOLERANCES", "LargestTensor", "OpCase", "assert_close", "seeded", "with_gradients"]
+__all__ = [
+    "CUDA_TOLERANCES",
+    "OP_CALLS",
+    "OP_CASES",
+    "TOLERANCES",
+    "LargestTensor",
+    "OpCase",
+    "assert_close",
+    "seeded",
+    "tolerance_on",
+    "with_gradients",
+]
 
 _FILES = {
     module.name: importlib.import_module(f"{cases.__name__}.{module.name}")
