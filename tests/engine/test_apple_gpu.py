@@ -5,7 +5,8 @@ import torch
 
 from wsolfast.engine import doctor
 from wsolfast.engine.assembly import build
-from wsolfast.engine.assembly.build import choose_device, count_decoders, memory_format
+from wsolfast.engine.assembly.build import choose_device, memory_format
+from wsolfast.engine.assembly.decoders import count_decoders
 from wsolfast.engine.assembly.precision import choose_amp, why_fp16_is_slow
 from wsolfast.engine.evaluation import pipeline
 from wsolfast.engine.run import environment

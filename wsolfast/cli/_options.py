@@ -24,7 +24,13 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Load images with this many processes, in an evaluation with threads; -1 chooses the number."),
 ]
-Decoder = Annotated[str | None, typer.Option(help="Decode JPEG by auto, pil or simplejpeg; all give the same pixels.")]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        help="Decode JPEG by auto, pil or simplejpeg, which give the same pixels; cuda decodes an evaluation's on the "
+        "GPU, and gives others."
+    ),
+]
 CacheGb = Annotated[
     float | None,
     typer.Option(min=0, help="Keep up to this many GB of decoded images on disk; runtime.cache_dir says where."),

@@ -95,6 +95,8 @@ def print_results(results: "EvalResults", paper: "Paper | None") -> None:
     _echo_constant(results.maps_constant)
     if results.chosen_by_boxes:
         echo(f"the weights were chosen by boxes ({results.chosen_by_boxes}): not weakly supervised")
+    if results.lossy_decoder:
+        echo(f"images were decoded by {results.lossy_decoder}, which is lossy: pixels are not Pillow's")
     cut = "boxes as they are given: no threshold"
     if results.cam_threshold is not None:
         what = "regions" if results.error_split is None else "boxes"
@@ -159,7 +161,7 @@ def print_comparison(results: "dict[str, EvalResults]") -> None:
     shown = ("top1_cls", "gt_known_loc", "max_box_acc", "max_box_acc_v2")
     titles = {key: _METRICS[key] for key in shown}
     rows = {
-        f"{name}{' (chosen by boxes)' * bool(found.chosen_by_boxes)}": {
+        "".join([name, *(f" ({mark})" for mark in found.marks)]): {
             titles[key]: f"{found.metrics[key]:.1f}" for key in titles
         }
         | {"images/s": f"{found.images_per_second:.0f}"}

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
-from wsolfast.data.errors import DataError, FetchError, SplitMissingError
+from wsolfast.data.errors import DataError, DecoderError, FetchError, SplitMissingError
 from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data.images.decode import Decoder
 from wsolfast.data.images.decode import chosen as chosen_decoder
+from wsolfast.data.images.on_device import LOSSY, ON_DEVICE, DeviceDecoder, open_on_device
 from wsolfast.data.images.transforms import Placement, View, resize, ten_crop
 from wsolfast.data.sources import get_spec, list_names, open_source, own_options
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHIVES",
+    "LOSSY",
     "NAMES",
+    "ON_DEVICE",
     "SPLITS",
     "Annotation",
     "Archive",
@@ -32,6 +35,8 @@ __all__ = [
     "CheckReport",
     "DataError",
     "Dataset",
+    "DecoderError",
+    "DeviceDecoder",
     "FetchError",
     "IndexSummary",
     "PackSummary",
@@ -48,6 +53,7 @@ __all__ = [
     "get_spec",
     "index",
     "open_dataset",
+    "open_on_device",
     "pack",
     "resize",
     "synth_imagenet",

@@ -15,6 +15,7 @@ from wsolfast.data._classes import renumber
 from wsolfast.data.errors import DataError
 from wsolfast.data.hierarchies import Hierarchy
 from wsolfast.data.images.cache import ImageCache
+from wsolfast.data.images.decode import PlainJpeg
 from wsolfast.data.images.random_draws import raw_draws
 from wsolfast.data.images.transforms import Placement, Size, View
 from wsolfast.types import Batch
@@ -74,6 +75,10 @@ class Source:
     def read(self, index: int) -> np.ndarray:
         """Return the pixels of image ``index``, uint8 [H, W, 3]."""
         raise NotImplementedError
+
+    def plain_jpeg(self, index: int) -> PlainJpeg | None:
+        """Return image ``index`` as its file has it, for another decoder; None where only :meth:`read` can read it."""
+        return None
 
     def state(self, index: int) -> int:
         """Return 64 bits that change when image ``index`` is replaced; 0 where that cannot happen."""
@@ -166,6 +171,38 @@ class Dataset(torch.utils.data.Dataset):
         other = self._wide_view
         wide = None if other is None else other.cut(wholes[other.size], size, [], name)[0]
         return Sample(image, int(self.labels[index]), self.image_ids[index], index, placement, wide, shown)
+
+    def plain_jpeg(self, index: int) -> PlainJpeg | None:
+        """Return the file of an image for another decoder, whose pixels :meth:`show` takes; None if it is not for one.
+
+        Args:
+            index: position in the data set; no cache is looked at.
+
+        Raises:
+            DataError: if the file is missing, or the image has not the size that its annotation says.
+        """
+        position = self._kept[index]
+        jpeg = self._source.plain_jpeg(position)
+        if jpeg is not None:
+            check_size(self._source, position, (jpeg.width, jpeg.height))
+            for view in self._warps.values():
+                view.check_length((jpeg.width, jpeg.height), self._source.describe(position))
+        return jpeg
+
+    def show(self, images: Tensor) -> dict[str, Tensor]:
+        """Make the views of decoded images of one size where they lie, as a :class:`Sample` names them.
+
+        Args:
+            images (Tensor[N, 3, H, W]): uint8.
+
+        Returns:
+            ``image`` and, where there is a second view, ``wide``: uint8 tensors [N, 3, h, w].
+
+        Raises:
+            DataError: if the images are smaller than the crop.
+        """
+        views = {"image": self.view, "wide": self._wide_view}
+        return {name: view.show(images) for name, view in views.items() if view is not None}
 
     def aim_at(self, box_of: Callable[[int, tuple[int, int]], Tensor]) -> None:
         """Let samples carry a box of their image, and draw a crop again that shows nothing of it.
@@ -358,9 +395,9 @@ class Dataset(torch.utils.data.Dataset):
     def _readable(self) -> list[int]:
         def complaint(index: int) -> str | None:
             try:
-                pixels = self._source.read(index)
+                height, width, _ = self._source.read(index).shape
                 for view in self._warps.values():
-                    view.check_length(pixels, self._source.describe(index))
+                    view.check_length((width, height), self._source.describe(index))
             except DataError as error:
                 return str(error)
             return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Bits, Decoder, decode, decode_mask, image_size
+from wsolfast.data.images.decode import Bits, Decoder, PlainJpeg, decode, decode_mask, image_size, plain_jpeg
 from wsolfast.data.images.masks import InstanceMasks, unite_labels, unite_masks
 
 _STRAY = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -91,6 +91,9 @@ class FileSource(Source):
 
     def read(self, index: int) -> np.ndarray:
         return decode(self.path(index), self._decoder, self._orient, self._bits)
+
+    def plain_jpeg(self, index: int) -> PlainJpeg | None:
+        return plain_jpeg(self.path(index), self._orient)
 
     def state(self, index: int) -> int:
         return file_state(self.path(index))

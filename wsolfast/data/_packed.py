@@ -7,7 +7,17 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import Bits, Decoder, Encoded, decode, decode_mask, image_format, image_size
+from wsolfast.data.images.decode import (
+    Bits,
+    Decoder,
+    Encoded,
+    PlainJpeg,
+    decode,
+    decode_mask,
+    image_format,
+    image_size,
+    plain_jpeg,
+)
 
 
 class PackedSource(Source):
@@ -62,6 +72,9 @@ class PackedSource(Source):
 
     def read(self, index: int) -> np.ndarray:
         return decode(self.content(index), self._decoder, self._orient, self._bits)
+
+    def plain_jpeg(self, index: int) -> PlainJpeg | None:
+        return plain_jpeg(self.content(index), self._orient)
 
     def header_size(self, index: int) -> tuple[int, int]:
         return image_size(self.content(index), self._orient)

@@ -77,6 +77,12 @@ class Faults:
             raise DataError(self._messages[0] + hint, tuple(self._messages))
 
 
+class DecoderError(Exception):
+    """A decoder of images that this machine does not have; one line that says what it lacks."""
+
+    exit_code = 4
+
+
 class FetchError(Exception):
     """A server that cannot be reached, refuses, or breaks off; what has arrived is kept."""
 

@@ -151,13 +151,16 @@ def summarize(outcomes: Sequence[Outcome]) -> Reproduction:
     """Collect the numbers of ``outcomes`` by recipe: the paper's, each run's, and their mean, lowest and highest."""
     runs: dict[str, list[ReproducedRun]] = {}
     papers: dict[str, dict[str, float]] = {}
-    marks: dict[str, str | None] = {}
+    marks: dict[str, dict[str, str | None]] = {}
     centres: dict[str, dict[str, float]] = {}
     for outcome in outcomes:
         recipe, results, path = outcome.job.recipe, outcome.results, str(outcome.job.path)
         measured = as_measured(outcome.job.measured())
         papers.setdefault(outcome.job.name, _published(measured))
-        marks[outcome.job.name] = measured.chosen_by_boxes if results is None else results.chosen_by_boxes
+        marks[outcome.job.name] = {
+            "chosen_by_boxes": measured.chosen_by_boxes if results is None else results.chosen_by_boxes,
+            "lossy_decoder": None if results is None else results.lossy_decoder,
+        }
         row = runs.setdefault(outcome.job.name, [])
         if results is None:
             row.append(ReproducedRun(recipe.seed, path, failure=outcome.failure))
@@ -173,13 +176,13 @@ def summarize(outcomes: Sequence[Outcome]) -> Reproduction:
     return Reproduction(rows, centres, now(), describe_environment())
 
 
-def _recipe(paper: dict[str, float], runs: list[ReproducedRun], mark: str | None) -> ReproducedRecipe:
+def _recipe(paper: dict[str, float], runs: list[ReproducedRun], marks: Mapping[str, str | None]) -> ReproducedRecipe:
     given = [run.numbers for run in runs if run.numbers is not None]
     shared = [key for key in COLUMNS if given and all(key in numbers for numbers in given)]
     mean, lowest, highest = (
         {key: round(reduce([numbers[key] for numbers in given]), 4) for key in shared} for reduce in (fmean, min, max)
     )
-    return ReproducedRecipe(paper, runs, mean, lowest, highest, mark)
+    return ReproducedRecipe(paper, runs, mean, lowest, highest, **marks)
 
 
 def to_markdown(summary: Reproduction) -> str:
@@ -195,7 +198,9 @@ def to_markdown(summary: Reproduction) -> str:
         seeds = [run.seed for run in row.runs if run.numbers is not None]
         if seeds:
             said = f"measured, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-            said += ", **chosen by boxes**" * bool(row.chosen_by_boxes)
+            said += ", **chosen by boxes**" * bool(row.chosen_by_boxes) + ", **lossy decoder**" * bool(
+                row.lossy_decoder
+            )
             lines.append(_line(name, said, [_spread(row, key) for key in columns]))
         for run in row.runs:
             if run.failure is not None:

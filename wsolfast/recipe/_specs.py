@@ -55,8 +55,8 @@ class DataSpec:
     crop_area: tuple[float, float] | None = None  # least and most share of the area that training crops are taken from
     rand_augment: tuple[int, int] | None = None  # in training: number and magnitude (0 to 30) of distortions
     skip_bad: bool = False
-    # What decodes JPEG: "auto" if absent; see docs/data.md.
-    decoder: Literal["auto", "pil", "simplejpeg"] | None = None
+    # What decodes JPEG: "auto" if absent. "cuda" does on the GPU, in evaluations, and other pixels; see docs/data.md.
+    decoder: Literal["auto", "pil", "simplejpeg", "cuda"] | None = None
     options: dict[str, object] = field(default_factory=dict)
 
 

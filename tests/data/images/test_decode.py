@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsolfast.data import DataError
+from wsolfast.data import LOSSY, DataError
 from wsolfast.data.images import decode
 from wsolfast.recipe import DataSpec
 
@@ -343,4 +343,4 @@ def test_a_missing_package_names_the_extra(write_image, monkeypatch):
 
 def test_recipes_know_the_decoders():
     choices, _ = typing.get_args(typing.get_type_hints(DataSpec)["decoder"])
-    assert typing.get_args(choices) == decode.DECODERS
+    assert typing.get_args(choices) == (*decode.DECODERS, *LOSSY)

@@ -78,8 +78,8 @@ def test_a_run_continues_with_another_decoder_and_not_with_another_view(trained)
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.decoder=nvjpeg", "data.decoder: expected one of auto, pil, simplejpeg, got 'nvjpeg'"),
-        ("data.decoder=fast", "data.decoder: expected one of auto, pil, simplejpeg, got 'fast'"),
+        ("data.decoder=nvjpeg", "data.decoder: expected one of auto, pil, simplejpeg, cuda, got 'nvjpeg'"),
+        ("data.decoder=fast", "data.decoder: expected one of auto, pil, simplejpeg, cuda, got 'fast'"),
         ("runtime.cache_gb=-1", "runtime.cache_gb: expected 0 or more, got -1"),
         ("runtime.device_cache_gb=-1", "runtime.device_cache_gb: expected 0 or more, got -1"),
     ],

@@ -15,7 +15,7 @@ Decoder = Literal["auto", "pil", "simplejpeg"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
-_START_OF_SCAN, _APP1, _APP2 = 0xDA, 0xE1, 0xE2
+_START_OF_SCAN, _APP0, _APP1, _APP2, _APP14 = 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; all Huffman-coded
 _SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, application data
 
@@ -27,6 +27,7 @@ class Header:
     width: int
     height: int
     has_app1: bool  # where EXIF and XMP keep an orientation
+    is_rgb: bool  # its three channels are red, green and blue, and not the usual brightness and two of colour
 
 
 def read_header(encoded: bytes) -> Header | None:
@@ -34,22 +35,28 @@ def read_header(encoded: bytes) -> Header | None:
     # The library fills the missing part of a truncated file with grey and says nothing.
     if not (encoded.startswith(_START) and encoded.endswith(_END)):
         return None
-    position, size, has_app1 = 2, None, False
+    position, size, has_app1, jfif, transform, ids = 2, None, False, False, None, b""
     try:
         while True:
             mark, marker, length = struct.unpack_from(">BBH", encoded, position)
             if mark != 0xFF or length < 2:
                 return None
             if marker == _START_OF_SCAN:
-                return size and Header(*size, has_app1)
+                # As libjpeg decides; data that says nothing is of the usual kind.
+                is_rgb = not jfif and (ids == b"RGB" if transform is None else transform == b"\0")
+                return size and Header(*size, has_app1, is_rgb and len(ids) == 3)
             if marker in _FRAMES and size is None:
                 precision, height, width, channels = struct.unpack_from(">BHHB", encoded, position + 4)
                 if precision != 8 or channels not in (1, 3) or not width * height:
                     return None
                 size = (width, height)
+                ids = encoded[position + 10 : position + 10 + 3 * channels : 3]
             elif marker not in _SKIPPED or (marker == _APP2 and encoded.startswith(b"MPF\0", position + 4)):
                 return None
             has_app1 |= marker == _APP1
+            jfif |= marker == _APP0 and encoded.startswith(b"JFIF\0", position + 4)
+            if marker == _APP14 and length >= 14 and encoded.startswith(b"Adobe", position + 4):
+                transform = encoded[position + 15 : position + 16]
             position += 2 + length
     except struct.error:
         return None
@@ -79,7 +86,7 @@ def chosen(decoder: str) -> str:
     if decoder == "pil":
         return decoder
     try:
-        if all(_agrees_with_pillow(sample) for sample in _samples()):
+        if all(_agrees_with_pillow(sample) for sample in samples()):
             return "simplejpeg"
         problem = "decoder='simplejpeg': as installed it does not give Pillow's pixels; use 'auto' or 'pil'"
     except ImportError:
@@ -89,7 +96,7 @@ def chosen(decoder: str) -> str:
     return "pil"
 
 
-def _samples() -> list[bytes]:
+def samples() -> list[bytes]:
     """Make small images that tell apart how DCT, upsampling and colours are computed."""
     smooth = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(smooth).resize((75, 53), Image.Resampling.BICUBIC)

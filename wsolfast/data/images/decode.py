@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from torch import Tensor
 
 from wsolfast.data.errors import DataError
 from wsolfast.data.images import _jpeg
@@ -18,12 +20,14 @@ __all__ = [
     "Bits",
     "Decoder",
     "Encoded",
+    "PlainJpeg",
     "chosen",
     "decode",
     "decode_grey",
     "decode_mask",
     "image_format",
     "image_size",
+    "plain_jpeg",
 ]
 
 Bits = Literal[10, 12, 14, 16]
@@ -59,6 +63,15 @@ class Encoded:
         return self.name
 
 
+@dataclass(frozen=True)
+class PlainJpeg:
+    """A JPEG file that any decoder reads: upright, 8 bits, gray or the usual colours, Huffman-coded, complete."""
+
+    content: Tensor = field(repr=False)  # uint8 [bytes]
+    width: int
+    height: int
+
+
 def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True, bits: int | None = None) -> np.ndarray:
     """Decode an image file to RGB.
 
@@ -86,9 +99,7 @@ def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True,
     """
     if chosen(decoder) == "simplejpeg":
         file = _read(file)
-        header = _jpeg.read_header(file.content)
-        # An image over the limit and a turned one are left to Pillow, which refuses and turns.
-        if header and header.width * header.height <= MAX_PIXELS and not (orient and header.has_app1 and _turned(file)):
+        if _plain_header(file, orient):
             pixels = _jpeg.decode_jpeg(file.content)
             if pixels is not None:
                 return pixels
@@ -103,6 +114,25 @@ def decode(file: Path | Encoded, decoder: Decoder = "auto", orient: bool = True,
             raise DataError(f"{file}: {error}") from None
         except Exception as error:  # Pillow's plugins raise whatever the bytes lead them to
             raise DataError(f"{file}: cannot be decoded ({_words(error)})", advice=_ADVICE) from error
+
+
+def plain_jpeg(file: Path | Encoded, orient: bool = True) -> PlainJpeg | None:
+    """Read a file that another decoder may be given in place of :func:`decode`; None of all others, PNG for instance.
+
+    Args:
+        file: image file.
+        orient: as for :func:`decode`.
+
+    Raises:
+        DataError: if the file is missing.
+    """
+    file = _read(file)
+    header = _plain_header(file, orient)
+    if header is None or header.is_rgb:
+        return None
+    # A copy, because a tensor may be written to.
+    content = torch.frombuffer(bytearray(file.content), dtype=torch.uint8)
+    return PlainJpeg(content, header.width, header.height)
 
 
 def decode_mask(file: Path | Encoded) -> np.ndarray:
@@ -267,6 +297,14 @@ def _png_significant_bits(content: bytes) -> bytes:
             return content[at + 8 : at + 8 + length] if kind == b"sBIT" else b""
         at += length + 12
     return b""
+
+
+def _plain_header(file: Encoded, orient: bool) -> _jpeg.Header | None:
+    """Read the header of a JPEG file; None if Pillow shall decode it, as it does what is over the limit or turned."""
+    header = _jpeg.read_header(file.content)
+    if header is None or header.width * header.height > MAX_PIXELS:
+        return None
+    return None if orient and header.has_app1 and _turned(file) else header
 
 
 def _turned(file: Encoded) -> bool:

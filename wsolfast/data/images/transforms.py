@@ -179,20 +179,37 @@ class View:
         Raises:
             DataError: if the image is so long that, at this shorter side, it would exceed ``MAX_PIXELS``.
         """
-        self.check_length(pixels, name)
+        self.check_length((pixels.shape[1], pixels.shape[0]), name)
         return resize(torch.from_numpy(pixels).permute(2, 0, 1), self._target(*pixels.shape[:2]))
 
-    def check_length(self, pixels: np.ndarray, name: str) -> None:
+    def show(self, images: Tensor) -> Tensor:
+        """Make the views of decoded images of one size where they lie: nothing is drawn, so crops are central.
+
+        On a device they are resized in float32, and so up to a level of 255 away from a CPU's, which rounds twice.
+
+        Args:
+            images (Tensor[N, 3, H, W]): uint8, that :meth:`check_length` has looked at.
+
+        Returns:
+            uint8 tensor [N, 3, h, w].
+
+        Raises:
+            DataError: if the images are smaller than the crop.
+        """
+        height, width = images.shape[-2:]
+        return self.cut(resize(images, self._target(height, width)), (width, height), [], "image")[0]
+
+    def check_length(self, size: tuple[int, int], name: str) -> None:
         """Refuse an image that :meth:`warp` would enlarge beyond ``MAX_PIXELS``.
 
         Args:
-            pixels: uint8 array [H, W, 3].
+            size: (width, height) of the image.
             name: what an error calls the image.
 
         Raises:
             DataError: if it is so long at this shorter side.
         """
-        height, width = pixels.shape[:2]
+        width, height = size
         rows, columns = self._target(height, width)
         if self.keep_aspect and rows * columns > MAX_PIXELS:
             raise DataError(
@@ -205,18 +222,18 @@ class View:
         """Cut the view from what :meth:`warp` gave: all that is random.
 
         Args:
-            whole (Tensor[3, H, W]): uint8.
+            whole (Tensor[..., 3, H, W]): uint8; several only where nothing is resampled or distorted.
             image_size: (width, height) of the image.
             draws: as for a call; without any the crop is the central one and nothing is mirrored.
             name: the same.
 
         Returns:
-            uint8 tensor [3, h, w], contiguous, and where it lies in the image.
+            uint8 tensor [..., 3, h, w], contiguous, and where it lies in the image.
 
         Raises:
             DataError: if the image is smaller than the crop.
         """
-        rows, columns = whole.shape[1:]
+        rows, columns = whole.shape[-2:]
         if self.crop is not None and self._area is None and min(rows, columns) < self.crop:
             raise DataError(f"{name}: {columns}x{rows} px is smaller than crop={self.crop}; set resize")
         image = whole
@@ -224,7 +241,7 @@ class View:
             image = rand_augment(image, *self.rand_augment, draws[_CROP_DRAWS:])
         (x, y, w, h), placement = self._place((columns, rows), image_size, draws)
         width, height = placement.view_size
-        image = resize(image[:, y : y + h, x : x + w], (height, width))
+        image = resize(image[..., y : y + h, x : x + w], (height, width))
         return (image.flip(-1) if placement.flip else image).contiguous(), placement
 
     def shows(self, box: Tensor, whole_size: tuple[int, int], image_size: tuple[int, int], draws: list[int]) -> bool:
@@ -300,10 +317,29 @@ def random_area(width: int, height: int, share: tuple[float, float], draws: Sequ
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Warp ``image`` [3, H, W] uint8 to ``size`` (height, width), antialiased bilinear: Pillow's within one level."""
-    if tuple(image.shape[1:]) == tuple(size):
+    """Warp ``image`` [..., 3, H, W] uint8 to ``size`` (height, width), antialiased bilinear, Pillow's to a level."""
+    if tuple(image.shape[-2:]) == tuple(size):
         return image
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    images = image if image.dim() == 4 else image[None]
+    if image.device.type == "cpu":
+        resized = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    else:
+        resized = resize_as_float(images, size)
+    return resized if image.dim() == 4 else resized[0]
+
+
+def resize_as_float(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Do what :func:`resize` does in float32, rounded once: devices have no such kernel of integers.
+
+    Args:
+        images (Tensor[N, 3, H, W]): uint8.
+        size: (height, width).
+
+    Returns:
+        uint8 tensor [N, 3, height, width].
+    """
+    resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def ten_crop(images: Tensor, crop: int) -> Tensor:

@@ -104,21 +104,6 @@ def count_workers(wanted: int) -> int:
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
-def count_decoders(wanted: int, device: torch.device) -> int:
-    """Return the number of threads that decode for an evaluation, 0 for none besides the caller's.
-
-    Args:
-        wanted: that number; -1 asks for what the device needs.
-        device: where the networks run.
-
-    A GPU keeps all cores busy with decoding; on a CPU the network wants them, and waits for no image.
-    """
-    cores = count_cores() // find_rank().local_world_size
-    if wanted >= 0:
-        return wanted
-    return max(1, min(16, cores // 2 if device.type == "cpu" else cores))
-
-
 def open_training_data(recipe: Recipe, stage: StageSpec, class_names: Sequence[str] = ()) -> data.Dataset:
     """Open ``train_weaksup`` as a stage's training sees it: resized, randomly cropped and mirrored; no boxes.
 
@@ -270,8 +255,9 @@ def _whole_size(recipe: Recipe, stage: StageSpec) -> int | tuple[int, int] | Non
 def _open(recipe: Recipe, split: str, class_names: Sequence[str], **view: Any) -> data.Dataset:
     spec: DataSpec = recipe.data
     options: dict[str, Any] = dict(spec.options)
-    # data.options.decoder is how runs of earlier versions say data.decoder.
-    decoder = options.pop("decoder", spec.decoder)
+    # data.options.decoder is how runs of earlier versions say data.decoder. A device's is for batches of an evaluation,
+    # see decoders.open_decoder; what it does not read is the CPU's.
+    decoder = options.pop("decoder", None if spec.decoder in data.LOSSY else spec.decoder)
     given = set(inspect.signature(data.open_dataset).parameters) & set(options)
     if given:
         raise RecipeError(f"data.options.{min(given)}: not an option of data set {spec.name!r}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wsolfast import data
-from wsolfast.engine.assembly.build import count_decoders
+from wsolfast.engine.assembly.decoders import count_decoders, open_decoder
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.evaluation.eval_split import WHOLE, EvalShard, EvalSplit
@@ -89,9 +89,12 @@ class EvalPass(MapPass):
         if not mine:
             return
         threads = count_decoders(split.recipe.runtime.workers, self.network.device)
+        decoder = open_decoder(split.recipe, self.network.device)
         predictor, images = self.network.predictor, sum(map(len, mine))
         stopwatch.take()
-        found = compute_score_maps(predictor, split.dataset, split.indices, mine, threads=threads, stopwatch=stopwatch)
+        found = compute_score_maps(
+            predictor, split.dataset, split.indices, mine, threads=threads, decoder=decoder, stopwatch=stopwatch
+        )
         done, spent = 0, 0.0
         with closing(found), self.progress.task(f"{split.dataset.split}: score maps", images) as advance:
             for batch in found:
@@ -106,6 +109,8 @@ class EvalPass(MapPass):
                     split.save(batch)
                 advance(len(batch.images), f"{done / spent:.1f} images/s")
                 yield batch
+        if decoder is not None and decoder.left:
+            self.progress.log(f"{split.dataset.split}: {count(decoder.left, 'JPEG file')} left to the CPU's decoder")
 
     def _log(self) -> None:
         split, log = self.split, self.progress.log
@@ -130,6 +135,7 @@ def compute_score_maps(
     batches: Sequence[range],
     *,
     threads: int = 0,
+    decoder: data.DeviceDecoder | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Generator[MapBatch]:
     """Run the networks over batches of images, each image decoded once.
@@ -140,6 +146,7 @@ def compute_score_maps(
         indices: of the images, as they were asked for.
         batches: positions in ``indices``.
         threads: that decode; 0 decodes in this one.
+        decoder: of the device, for the files that it reads; None decodes on the CPU.
         stopwatch: notes where the time goes.
 
     Yields:
@@ -157,6 +164,7 @@ def compute_score_maps(
         device=predictor.device,
         backbones=predictor.backbones,
         threads=threads,
+        decoder=decoder,
         pad=max(map(len, batches), default=0) if predictor.compiled else 0,
         stopwatch=stopwatch,
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import describe_device, eval_protocol
+from wsolfast.engine.assembly.decoders import open_decoder
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.evaluation.eval_pass import EvalPass
@@ -61,6 +62,7 @@ def evaluate(
     Raises:
         MissingError: if the run, or a shard, is not finished.
         RecipeError: if a setting cannot be meant, the protocol's name for instance.
+        BackendError: if this machine has not the device, or the decoder, that is asked for.
         Interrupted: a signal asked for a stop; what is done is kept.
     """
     recipe = as_measured(recipe or run.recipe)
@@ -86,6 +88,8 @@ def evaluate(
         on_first(test.remove_results)
         write_table(test.folder / "per_image.json", images.reload(), rows.describe, test.dataset.class_names)
         throughput = describe(len(test.indices), seconds)
+        decoder = recipe.data.decoder or "auto"
+        lossy = decoder in data.LOSSY
         progress.log(in_words(throughput))
         results = EvalResults(
             **vars(measured),
@@ -102,7 +106,7 @@ def evaluate(
             metrics_version=METRICS_VERSION,
             limit=limit,
             ten_crop=recipe.evaluate.ten_crop,
-            decoder=data.chosen_decoder(recipe.data.decoder or "auto"),
+            decoder=decoder if lossy else data.chosen_decoder(decoder),
             amp=network.amp,
             device=describe_device(network.device),
             images_per_second=round(len(test.indices) / seconds["all"], 2),
@@ -112,6 +116,7 @@ def evaluate(
             evaluated=now(),
             environment=describe_environment(),
             chosen_by_boxes=_chosen_by_boxes(network),
+            lossy_decoder=decoder if lossy else None,
         )
         curves = metrics.curves()
         write_json(test.folder / "curves.json", {} if curves is None else curves.to_json(), indent=None)
@@ -170,6 +175,8 @@ def _open(
     check_recipe(recipe)
     test = EvalSplit(run, recipe, recipe.evaluate.split, limit)
     network = Network(run, recipe, len(test.dataset.class_names), progress.log)
+    # Said here if it cannot be, and not behind the images of a cache or of an evaluation that is finished.
+    open_decoder(recipe, network.device)
     fullsup = None
     if recipe.evaluate.split != "train_fullsup" and not network.gives_boxes:
         fullsup = EvalSplit.open_if_there(run, recipe, "train_fullsup", limit)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from wsolfast.data import DataError, Dataset
+from wsolfast.data import DataError, Dataset, DeviceDecoder
 from wsolfast.engine.evaluation.decoding import DecodedBatches, Slot
 from wsolfast.engine.evaluation.stopwatch import Stopwatch
 
@@ -30,6 +30,7 @@ def stream(
     backbones: Sequence[nn.Module] = (),
     threads: int = 0,
     pad: int = 0,
+    decoder: DeviceDecoder | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Generator[tuple[Tensor, ...]]:
     """Yield the results of ``step`` for each batch, on the CPU, in order.
@@ -43,13 +44,15 @@ def stream(
         backbones: their share of the time is counted as "network", the rest of ``step`` as "maps".
         threads: that decode; 0 decodes in this one.
         pad: every batch is brought to so many rows, which ``step`` sees and nobody else.
+        decoder: of ``device``, for the files that it reads; None decodes on the CPU.
+        stopwatch: notes where the time goes.
 
     Raises:
         DataError: an image cannot be read; the batches before it have come out.
     """
     stopwatch, on_gpu = stopwatch or Stopwatch(), device.type == "cuda"
     in_flight = _IN_FLIGHT if on_gpu else 1
-    decoded = DecodedBatches(dataset, batches, threads=threads, in_use=in_flight, pin=on_gpu, pad=pad)
+    decoded = DecodedBatches(dataset, batches, threads=threads, in_use=in_flight, pin=on_gpu, pad=pad, decoder=decoder)
     launched: deque[_Launched] = deque()
     with _Launcher(step, device, backbones).ready() as launch, decoded.running():
 
@@ -68,7 +71,7 @@ def stream(
                 failure, slot = error, None
             if slot is None:
                 break
-            stopwatch.add("decode", slot.seconds / max(1, threads))
+            stopwatch.add("decode", slot.seconds)
             launched.append(launch(slot))
             if len(launched) == in_flight:
                 yield fetched()

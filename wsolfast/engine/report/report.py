@@ -278,6 +278,11 @@ def _missing(runs: Sequence[RunRecord]) -> list[str]:
                 f"The weights of {run.label} were chosen by boxes ({run.results.chosen_by_boxes}), so it is not weakly "
                 "supervised."
             )
+        if run.results is not None and run.results.lossy_decoder:
+            notes.append(
+                f"The images of {run.label} were decoded by {run.results.lossy_decoder}, which is lossy: their pixels "
+                "are not Pillow's."
+            )
     evaluated = [run.results for run in runs if run.results is not None]
     if evaluated and not any(one.pixel for one in evaluated):
         notes.append("This data set has no object masks, so there are no pixel metrics (PxAP, Peak-IoU).")

@@ -153,6 +153,13 @@ class EvalResults(Measurement):
     environment: dict[str, Any]  # machine, code and packages
     error_split: ErrorShares | None = None  # where boxes are measured
     chosen_by_boxes: str | None = None  # what chose the weights by looking at boxes; None if nothing did
+    lossy_decoder: str | None = None  # the decoder, if its pixels are not Pillow's; None if they are
+
+    @property
+    def marks(self) -> list[str]:
+        """Marks that stand behind the name of these results wherever it is named; most have none."""
+        marks = {"chosen by boxes": self.chosen_by_boxes, "lossy decoder": self.lossy_decoder}
+        return [words for words, what in marks.items() if what]
 
     @property
     def measured(self) -> dict[str, float]:
@@ -308,6 +315,7 @@ class ReproducedRecipe(Record):
     lowest: dict[str, float]
     highest: dict[str, float]
     chosen_by_boxes: str | None = None  # as in EvalResults
+    lossy_decoder: str | None = None  # as in EvalResults
 
 
 @dataclass(frozen=True)

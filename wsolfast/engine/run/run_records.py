@@ -89,8 +89,8 @@ def _label(method: str, added: Sequence[str]) -> str:
 
 
 def _mark(results: EvalResults | None) -> str:
-    """Return what stands behind the name of a run whose weights were chosen by boxes, wherever it is named."""
-    return " (chosen by boxes)" if results is not None and results.chosen_by_boxes else ""
+    """Return what stands behind the name of a run wherever it is named, where its numbers rest on something unusual."""
+    return "" if results is None else "".join(f" ({mark})" for mark in results.marks)
 
 
 def _read_run(path: Path, evaluation: str | None = None) -> RunRecord:

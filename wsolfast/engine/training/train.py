@@ -8,6 +8,7 @@ import torch
 
 from wsolfast.engine.assembly.build import choose_device, count_workers, describe_device
 from wsolfast.engine.assembly.checkpoint import seed_everything
+from wsolfast.engine.assembly.decoders import check_training_decoder
 from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.preflight import check_recipe
@@ -63,6 +64,7 @@ def train(run: RunFolder, progress: Progress | None = None, *, observers: Sequen
     with run.starting(), run.lock(), StopRequest() as stop, deterministic:
         device = choose_device(run.recipe.runtime.device)
         check_recipe(run.recipe)
+        check_training_decoder(run.recipe)
         artefacts.check_uses(run.recipe)
         check_loggers(run.recipe.runtime.loggers)
         finished = distributed.from_first([run.weights_path(stage.name).exists() for stage in run.recipe.stage])
