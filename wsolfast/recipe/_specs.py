@@ -195,6 +195,9 @@ class RuntimeSpec:
     amp: Literal["none", "bf16", "fp16", "auto"] = "none"
     channels_last: bool = False
     compile: bool = False  # the backbone, by torch.compile
+    # Evaluations replay the networks as a CUDA graph: "on" refuses what cannot be recorded, "auto" runs it without, and
+    # "off", which it is if absent, does so with all.
+    cuda_graphs: Literal["off", "auto", "on"] | None = None
     fused_optimizer: bool = False  # one kernel for all parameters
     deterministic: bool = False  # the same bits every time, evaluated in batches of any size; slower on a GPU
     # So many steps whose loss or gradient is not finite are left out of each stage before the run stops; those before a

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wsolfast import data
 from wsolfast.engine.assembly.build import build_method, open_eval_data, refine
+from wsolfast.engine.assembly.cuda_graph import HostWaits
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.stage_refs import classifier_of, gives_boxes, localizer_of
 from wsolfast.engine.demo import demo_recipes
@@ -179,23 +179,6 @@ def test_the_slowest_stage_is_named():
     assert in_words(found) == line + "together 25.0, 25 % of it waiting"
 
 
-class Waits(TorchDispatchMode):
-    """Notes every call for which a host would have to wait for its GPU: a number, or a size that data decide."""
-
-    BY_NAME = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "unique", "bincount")
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        by_mask = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
-        if by_mask or any(name.startswith(one) for one in self.BY_NAME):
-            self.found.append(name)
-        return func(*args, **kwargs or {})
-
-
 @pytest.mark.parametrize("way", ["evaluate.post=none", "evaluate.post=scg", "evaluate.ten_crop=true"])
 @pytest.mark.parametrize("method", list_methods())
 def test_no_batch_waits_for_a_number(method, way):
@@ -212,7 +195,7 @@ def test_no_batch_waits_for_a_number(method, way):
     localizer = refine(method, recipe.evaluate)
     classifier = ranks and build_method(recipe, ranks.stage, 3, pretrained=False)
     predictor = Predictor(localizer, classifier, device=CPU, crop=56 if recipe.evaluate.ten_crop else None)
-    waits = Waits()
+    waits = HostWaits()
 
     def step(*given):
         with waits:
@@ -223,7 +206,7 @@ def test_no_batch_waits_for_a_number(method, way):
 
 
 def test_waiting_for_a_number_would_be_seen():
-    with Waits() as waits:
+    with HostWaits() as waits:
         torch.ones(3).sum().item()
         torch.ones(3)[torch.ones(3) > 0]
         torch.ones(3).nonzero()

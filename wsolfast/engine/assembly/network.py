@@ -10,6 +10,7 @@ import torch
 
 from wsolfast.engine.assembly.build import build_method, choose_device, find_weights, refine
 from wsolfast.engine.assembly.checkpoint import load_start, load_weights, seed_everything
+from wsolfast.engine.assembly.cuda_graph import choose_cuda_graphs
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.preflight import check_networks
@@ -105,6 +106,10 @@ class Network:
 
     Attributes:
         amp: ``"bf16"``, ``"fp16"`` or ``"none"``, what ``runtime.amp`` comes to on the device.
+        graphs: ``"off"``, ``"auto"`` or ``"on"``, what ``runtime.cuda_graphs`` comes to there.
+
+    Raises:
+        BackendError: if this machine does not have the device, or the device no CUDA graphs that are asked for.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class Network:
         self.run, self.recipe, self.num_classes = run, recipe, num_classes
         self.device = choose_device(recipe.runtime.device)
         self.amp = choose_amp(recipe.runtime.amp, self.device, log)
+        self.graphs, self._log = choose_cuda_graphs(recipe.runtime.cuda_graphs or "off", self.device), log
         self.localizer, self.classifier = localizer_of(recipe), classifier_of(recipe)
 
     @cached_property
@@ -131,6 +137,8 @@ class Network:
             channels_last=runtime.channels_last,
             compiled=runtime.compile,
             singly=runtime.deterministic,
+            graphs=self.graphs,
+            log=self._log,
         )
 
     @property

@@ -1,6 +1,7 @@
 """One forward pass of evaluation and of ``localize``: maps or boxes, classes and probabilities of a batch of images."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from wsolfast import data
 from wsolfast.backbones import Backbone
 from wsolfast.engine.assembly.build import check_float64, memory_format
+from wsolfast.engine.assembly.cuda_graph import Capture, GraphedStep
 from wsolfast.engine.assembly.precision import autocast
 from wsolfast.methods import Method
 
@@ -30,6 +32,10 @@ class Predictor:
         compiled: the backbones go through torch.compile; they then want batches of one size.
         singly: every image goes through the networks alone, so that its outputs do not depend on the size of batches,
             by which convolutions choose their order of summation.
+        graphs: "on" or "auto" replays all of it as a CUDA graph, for batches with labels and of one size; "auto" does
+            not where the methods wait for the device.
+        log: is given one line where "auto" does not.
+        capture: records the graph.
     """
 
     def __init__(
@@ -44,6 +50,9 @@ class Predictor:
         channels_last: bool = False,
         compiled: bool = False,
         singly: bool = False,
+        graphs: str = "off",
+        log: Callable[[str], None] = lambda text: None,
+        capture: Capture | None = None,
     ):
         # Gradients, where a refinement takes them, are those of features.
         for network in (method, classifier or method):
@@ -58,6 +67,14 @@ class Predictor:
             if compiled:
                 # Not the module's own compile(): hooks, which read the clock, stay outside.
                 backbone.forward = torch.compile(backbone.forward, dynamic=False)  # type: ignore[method-assign]
+        self._graph: GraphedStep | None = None
+        if graphs != "off":
+            self._graph = GraphedStep(self._run, device, required=graphs == "on", log=log, capture=capture)
+
+    @property
+    def wants_one_size(self) -> bool:
+        """True if batches are to have as many images as the first one."""
+        return self.compiled or self._graph is not None
 
     @property
     def backbones(self) -> list[Backbone]:
@@ -77,8 +94,20 @@ class Predictor:
 
         Returns:
             Maps, float32 [N, h, w] in [0, 1], or boxes, float32 [N, 4] in pixels of ``image``, where the method gives
-            boxes; the most likely classes, int64 [N, k]; their probabilities, float32 [N, k].
+            boxes; the most likely classes, int64 [N, k]; their probabilities, float32 [N, k]. Of a graph they are
+            overwritten by the next call.
         """
+        # Without labels the host has to look at the most likely classes.
+        return (
+            self._run(image, wide, label) if self._graph is None or label is None else self._replay(image, wide, label)
+        )
+
+    def _replay(self, image: Tensor, wide: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert self._graph is not None
+        places, classes, scores = self._graph(image, wide, label)
+        return places, classes, scores
+
+    def _run(self, image: Tensor, wide: Tensor | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if not self.singly:
             return self._predict(image, wide, label)
         absent = [None] * len(image)

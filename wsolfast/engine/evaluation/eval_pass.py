@@ -165,7 +165,7 @@ def compute_score_maps(
         backbones=predictor.backbones,
         threads=threads,
         decoder=decoder,
-        pad=max(map(len, batches), default=0) if predictor.compiled else 0,
+        pad=max(map(len, batches), default=0) if predictor.wants_one_size else 0,
         stopwatch=stopwatch,
     )
     with closing(found):

@@ -41,7 +41,8 @@ def stream(
         dataset: gives ``image`` and, perhaps, ``wide``.
         batches: the images of each batch.
         step: of (image, wide or None, label) on ``device``; its results have a row per image.
-        backbones: their share of the time is counted as "network", the rest of ``step`` as "maps".
+        backbones: their share of the time is counted as "network", the rest of ``step`` as "maps". Where none is
+            called, because ``step`` replays a graph, all of it is "network".
         threads: that decode; 0 decodes in this one.
         pad: every batch is brought to so many rows, which ``step`` sees and nobody else.
         decoder: of ``device``, for the files that it reads; None decodes on the CPU.
@@ -98,8 +99,9 @@ class _Launched:
             for stage, marks in self.marks.items()
         }
         stopwatch.add("copy", spent["copy"])
-        stopwatch.add("network", spent["network"])
-        stopwatch.add("maps", spent["step"] - spent["network"])
+        network = spent["network"] if self.marks["network"] else spent["step"]
+        stopwatch.add("network", network)
+        stopwatch.add("maps", spent["step"] - network)
         return tuple(result[: len(self.slot.indices)] for result in self.results)
 
 
@@ -120,7 +122,9 @@ class _Launcher:
                 hook.remove()
 
     def _note(self, *_: object) -> None:
-        self.network.append(self._mark())
+        # A mark in a graph would tell no time.
+        if self.copies is None or not torch.cuda.is_current_stream_capturing():
+            self.network.append(self._mark())
 
     def _mark(self) -> Any:
         if self.copies is None:
