@@ -1,8 +1,10 @@
 """Images per second of training steps and of evaluation, beside the network alone and the published way.
 
 What is timed is what ``wsolfast train`` and ``wsolfast eval`` run: a step of the engine with its losses, pools, rates
-and checks; an evaluation with maps, boxes, counters and files. Images come from JPEG files ("jpeg") or lie decoded in
-memory ("memory"). Beside them, on the same images, in the same precision and layout:
+and checks; an evaluation with maps, boxes, counters and files. Images come from JPEG files ("jpeg"), from the cache of
+decoded ones ("cache", which the round that does not count fills), from files that the GPU decodes ("cuda"), or lie
+decoded in memory ("memory"). Beside them, on the same images, in the same precision and layout, but in cases "from
+files":
 
 * ``classifier``: the backbone, its pooled features and a linear layer, in a bare loop of the same optimizer on
   cross-entropy;
@@ -120,7 +122,7 @@ def run(
         device: ``cpu`` or ``cuda``.
         case: only cases whose name starts with one of these; all without.
         work: ``train`` or ``evaluate``; both without.
-        source: ``memory`` or ``jpeg``; both without.
+        source: ``memory``, ``jpeg``, ``cache`` or ``cuda``; all that the case has without.
         quick: a small network, to see that it works.
         rounds: how often contenders take turns.
         threads: on a CPU.

@@ -30,7 +30,7 @@ class EndToEnd:
 
     Training goes round and round batches of ``batch`` images, an evaluation sees ``images``. ``targets`` are wanted of
     "train" and "evaluate": how many times a contender's time is allowed, or how many ``images_per_second``. A turn
-    takes ``steps`` training steps.
+    takes ``steps`` training steps. ``alone``, nothing is timed beside it: what is asked for are its sources.
     """
 
     name: str
@@ -44,6 +44,7 @@ class EndToEnd:
     side: int = 400
     steps: int = 1
     sources: tuple[str, ...] = ("memory", "jpeg")
+    alone: bool = False
     targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -66,16 +67,29 @@ def _case(name: str, recipe: str, stage: str, batch: int, images: int, **options
     return EndToEnd(name, recipe, stage, batch, images, targets=targets, **options)
 
 
+_PLAIN = ("evaluate.ten_crop=false", "evaluate.center_crop=false")
+_CAM = ("stage.method=cam", 'stage.model={head = "linear"}', "evaluate.protocol=wsolevaluation")
+
+
+def _from_files(name: str, recipe: str, batch: int, images: int, **options) -> EndToEnd:
+    """An evaluation of JPEG files, by each way to their pixels: the cores, the cache, the device's decoder."""
+    options = {"sources": ("jpeg", "cache", "cuda")} | options
+    targets = {"evaluate": {"images_per_second": 10000}}
+    name = f"{name} from files"
+    return EndToEnd(
+        name, recipe, "localizer", batch, images, work=("evaluate",), alone=True, targets=targets, **options
+    )
+
+
 def _papers(
     batch: int, images: int, more: tuple[str, ...] = (), rates: Mapping[str, float] = {}, **options
 ) -> list[EndToEnd]:
     """The papers' networks at the papers' sizes; one forward ranks the classes and gives the map."""
-    plain = ("evaluate.ten_crop=false", "evaluate.center_crop=false", *more)
+    plain = (*_PLAIN, *more)
     spol = (*plain, "evaluate.classifier=cam", "evaluate.protocol=wsolevaluation")
-    cam = ("stage.method=cam", 'stage.model={head = "linear"}', "evaluate.protocol=wsolevaluation")
     spa = ("stage.model.ram_start=0",)
     cases = [
-        ("CAM VGG16", "spa_cub_vgg16", "localizer", {"overrides": (*plain, *cam), "rates": rates}),
+        ("CAM VGG16", "spa_cub_vgg16", "localizer", {"overrides": (*plain, *_CAM), "rates": rates}),
         ("SPA VGG16", "spa_cub_vgg16", "localizer", {"overrides": (*plain, *spa), "rates": rates}),
         ("CI-CAM VGG16", "cicam_cub_vgg16", "localizer", {"overrides": plain}),
         ("BAS VGG16", "bas_cub_vgg16", "localizer", {"overrides": plain, "work": ("train",)}),
@@ -153,8 +167,14 @@ def _small(folder: str, network: str, batch: int, images: int, **options) -> lis
 CASES = {
     "cpu": [*_small("cub50", "MobileNetV2", 16, 64, classes=50), *_papers(2, 8)],
     # As many images as pass in some seconds; the rates are those of one H200.
-    "cuda": _papers(256, 20480, _ON_GPU, {"train": 3500, "evaluate": 10000}, steps=10, sources=("memory",)),
-    "quick": _small("demo", "small network", 4, 16, classes=8, side=96),
+    "cuda": [
+        *_papers(256, 20480, _ON_GPU, {"train": 3500, "evaluate": 10000}, steps=10, sources=("memory",)),
+        _from_files("CAM VGG16", "spa_cub_vgg16", 256, 8192, overrides=(*_PLAIN, *_CAM, *_ON_GPU)),
+    ],
+    "quick": [
+        *_small("demo", "small network", 4, 16, classes=8, side=96),
+        _from_files("CAM small network", "demo/cam", 4, 16, sources=("jpeg", "cache"), classes=8, side=96),
+    ],
 }
 
 

@@ -3,6 +3,7 @@
 import shutil
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,10 +24,13 @@ from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method
 from wsolfast.metrics.functional import box_hits
+from wsolfast.recipe import Recipe
 
 QUIET = Progress(quiet=True)
 # Share of thresholds at which the published boxes are as right or wrong as ours.
 AGREEMENT = 0.98
+# Room for all images of a case.
+CACHE_GB = 8
 
 
 class Remembered:
@@ -54,7 +58,8 @@ class Evaluation:
         self.recipe = recipe_of(case, root, device, None)
         self.run = RunFolder.create(folder / "evaluate", self.recipe)
         self.protocol = eval_protocol(self.recipe)
-        self.splits = {source: self._open(source) for source in ("memory", "jpeg")}
+        self.cache = folder / "cache"
+        self.splits = {source: self._open(source) for source in dict.fromkeys(("memory", "jpeg", *case.sources))}
         self.run.keep_class_names(self.splits["jpeg"].dataset.class_names)
         self.method, self.classifier = self._networks()
         self.network = Network(self.run, self.recipe, len(self.splits["jpeg"].dataset.class_names))
@@ -75,11 +80,22 @@ class Evaluation:
         return networks[0], networks[-1]
 
     def _open(self, source: str) -> EvalSplit:
-        split = EvalSplit(self.run, self.recipe, "test", None)
+        split = EvalSplit(self.run, self._recipe_for(source), "test", None)
         if source == "memory":
             split.dataset = Remembered(split.dataset)
         split.indices = [index % len(split.dataset) for index in range(self.case.images)]
         return split
+
+    def _recipe_for(self, source: str) -> Recipe:
+        """Return the recipe whose images come from ``source``; on a GPU, or out of a cache, as they do for users."""
+        data, runtime = self.recipe.data, self.recipe.runtime
+        if self.case.alone:
+            runtime = replace(runtime, workers=-1)
+        if source == "cache":
+            runtime = replace(runtime, cache_gb=CACHE_GB, cache_dir=str(self.cache))
+        if source == "cuda":
+            data = replace(data, decoder="cuda")
+        return replace(self.recipe, data=data, runtime=runtime)
 
     def check(self) -> None:
         """Check that the hits of the published way are the engine's, of the label's map in float32.
@@ -117,6 +133,10 @@ class Evaluation:
             "ours": lambda: self._evaluate(split, split.indices),
             # What an evaluation costs once, whatever it sees, is told from what every image costs.
             "start": lambda: self._evaluate(split, split.indices[: self.case.batch]),
+        }
+        if self.case.alone:
+            return calls
+        calls |= {
             "network": lambda: self._forward(split, self._network_step),
             "backbone": lambda: self._forward(split, self._backbone_step),
         }

@@ -23,6 +23,8 @@ COMMANDS = {"first": 8.0, "second": 4.0}
 ALONE = ("test_large_offsets.py", "test_nccl.py")
 # Ops whose references a compiler makes something of, at the sizes with targets.
 COMPILED = ("self_correlation_map", "multiplicative_fusion")
+# Modules of whole runs on rendered images.
+WHOLE_RUN = ("torchvision", "defusedxml")
 
 
 class Plan:
@@ -136,25 +138,31 @@ class Plan:
             yield self._timed(op, f"time {op}", 14, "--targets", *peers)
 
     def _compiled(self) -> Iterator[Step]:
-        """Yield the compiled references' times, after compiling all of them at the same time."""
+        """Yield the compiled references' times, after compiling all of them, and the networks, at the same time."""
         peer = "eager" if self.tiny else "compile"
         for op in () if self.tiny else COMPILED:
             words = ("--targets", "--peer", peer, "--seconds", "0")
             yield Step(f"compile {op}", self._bench("--op", op, *words), 60, imports=("typer",), together="compile")
+        if not self.tiny:
+            yield Step("compile networks", self._timeline(), 60, imports=WHOLE_RUN, together="compile")
         for op in COMPILED:
             yield self._timed(op, f"time compiled {op}", 15, "--targets", "--peer", peer)
 
     def _whole_runs(self) -> Iterator[Step]:
-        """Yield the end-to-end times of one network, and the timelines of a step and of a batch."""
-        bench = [self.python, "-m", "wsolfast", "bench", "e2e", "--device", self.device, "--source", "memory"]
+        """Yield the end-to-end times of one network, from memory and from files, and the timelines of its work."""
+        bench = [self.python, "-m", "wsolfast", "bench", "e2e", "--device", self.device]
         bench += ["--json", str(self.folder / "end-to-end.json")]
+        # Beside the case itself, that whose images the cores, the cache and the device deliver.
         bench += (
-            ["--quick", "--case", "CAM", "--rounds", "1"] if self.tiny else ["--case", "CAM VGG16", "--rounds", "2"]
+            ["--quick", "--case", "CAM small network", "--rounds", "1"]
+            if self.tiny
+            else ["--case", "CAM VGG16", "--rounds", "2"]
         )
-        yield Step("end to end", bench, 75, imports=("typer", "torchvision", "defusedxml"))
-        command = [self.python, "-m", "wsolfast.bench.gpu_check.timeline", "--device", self.device]
-        command += ["--json", str(self.folder / "timeline.json")]
-        yield Step("timeline", command, 25, imports=("torchvision", "defusedxml"))
+        yield Step("end to end", bench, 78, imports=("typer", *WHOLE_RUN))
+        yield Step("timeline", self._timeline("--json", str(self.folder / "timeline.json")), 25, imports=WHOLE_RUN)
+
+    def _timeline(self, *words: str) -> list[str]:
+        return [self.python, "-m", "wsolfast.bench.gpu_check.timeline", "--device", self.device, *words]
 
     def _sanitize(self) -> Iterator[Step]:
         scripts = {name: [self.python, "-m", f"wsolfast.bench.{name}"] for name in ("sanitize", "racecheck")}

@@ -1,5 +1,7 @@
 """Gaps of the device in a training step and in an evaluation: ``python -m wsolfast.bench.gpu_check.timeline``.
 
+The evaluation is looked at twice, the second time replayed as a CUDA graph.
+
 The profiler tells when each kernel ran. A gap is a time without any; its name is what the host did when it began.
 """
 
@@ -7,6 +9,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -88,9 +91,13 @@ def main() -> int:
     case = CASES["quick" if options.device == "cpu" else "cuda"][0]
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.device == "cuda" else [])]
     found = {}
+    # A CPU has no graphs, and says so where they are on.
+    graphs = f"runtime.cuda_graphs={'on' if options.device == 'cuda' else 'auto'}"
+    works = (("train", Training, ()), ("evaluate", Evaluation, ()), ("evaluate by a CUDA graph", Evaluation, (graphs,)))
     with rendered(case) as (root, folder):
-        for work, contender in (("train", Training), ("evaluate", Evaluation)):
-            ours = contender(case, root, options.device, folder).calls("memory")["ours"]
+        for work, contender, settings in works:
+            asked = replace(case, overrides=(*case.overrides, *settings))
+            ours = contender(asked, root, options.device, folder / work).calls("memory")["ours"]
             # Kernels are compiled and buffers allocated once.
             ours()
             with profile(activities=activities) as profiler:

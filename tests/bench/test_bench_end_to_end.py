@@ -1,14 +1,18 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
+from oracles.device_jpeg import Pillow
 
-from wsolfast import ops
+from wsolfast import data, ops
 
 pytestmark = pytest.mark.skipif(ops.extension_status() is not None, reason="nothing but the references to time")
 pytest.importorskip("cv2")
 
 from wsolfast.bench import end_to_end as bench  # noqa: E402
+from wsolfast.bench.end_to_end_cases import CASES  # noqa: E402
 from wsolfast.bench.training_steps import LOSSES  # noqa: E402
 
 
@@ -56,6 +60,26 @@ def test_a_detector_is_held_against_itself_and_its_classifier(wsolfast, tmp_path
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert {row["contender"] for row in rows} == {"ours", "networks"}
     assert "1.15 of networks" in out.splitlines()[-1]
+
+
+def test_files_come_from_the_cores_the_cache_and_the_device(wsolfast, tmp_path, monkeypatch):
+    name = "CAM small network from files"
+    (case,) = (each for each in CASES["quick"] if each.name == name)
+    monkeypatch.setitem(CASES, "quick", [replace(case, sources=("jpeg", "cache", "cuda"))])
+    decoder = data.DeviceDecoder(torch.device("cpu"), Pillow())
+    monkeypatch.setattr(data, "open_on_device", lambda device: decoder)
+    code, out, complaint = wsolfast("bench", "e2e", "--quick", "--rounds", 1, "--json", tmp_path / "rows.json")
+    assert code == 0, complaint
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["contender"], row["source"], row["status"]) for row in rows] == [
+        ("ours", "jpeg", "ok"),
+        ("ours", "cache", "ok"),
+        ("ours", "cuda", "ok"),
+    ]
+    # A round that does not count and one that does, each of all images and of the first batch.
+    batches = 2 * (case.images // case.batch + 1)
+    assert decoder._decode_files.batches == [case.batch] * batches
+    assert f"| {name} | evaluate | cuda | " in out
 
 
 def test_a_wrong_loss_is_not_timed(wsolfast, tmp_path, monkeypatch):

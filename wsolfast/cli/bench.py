@@ -189,7 +189,10 @@ def e2e(
         typer.Option("--case", metavar="NAME", help="Time only cases whose names start so; it may be repeated."),
     ] = None,
     work: Annotated[str | None, typer.Option(help="Time this work: train or evaluate; the default is both.")] = None,
-    source: Annotated[str | None, typer.Option(help="Take images from memory or jpeg; the default is both.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Take images from memory, jpeg, cache or cuda; the default is all that a case has."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Take a small network, to see that it works.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Let contenders take turns this many times.")] = 7,
     device: Device = "cpu",
@@ -202,7 +205,7 @@ def e2e(
     """Training steps and evaluation from image to result, against the network alone and the published way."""
     _choice("--device", device, ("cpu", "cuda"))
     _choice("--work", work, ("train", "evaluate"))
-    _choice("--source", source, ("memory", "jpeg"))
+    _choice("--source", source, ("memory", "jpeg", "cache", "cuda"))
     from wsolfast.bench import end_to_end as bench
     from wsolfast.bench.measure import need_module
     from wsolfast.bench.tables import Output
