@@ -232,7 +232,7 @@ def test_files_without_a_state_dict_say_what_they_hold(tmp_path, content, messag
     ("weights", "message"),
     [
         ("imagenet", "expected none, a .pth, .pt or .safetensors file, or a torchvision enum"),
-        ("pretrained", "expected none, a .pth, .pt or .safetensors file, or a torchvision enum"),
+        ("pretrained", "this network has none that are published; expected none, a .pth, .pt or .safetensors file"),
         ("VGG16_Weights.IMAGENET9K", "torchvision has no weights 'VGG16_Weights.IMAGENET9K'"),
         ("tv:VGG61_Weights.IMAGENET1K_V1", "torchvision has no weights 'VGG61_Weights.IMAGENET1K_V1'"),
     ],
@@ -254,6 +254,20 @@ def test_a_cached_torchvision_file_needs_no_network(tmp_path, monkeypatch, spell
     assert backbone.load_report.source == spelling
     with pytest.raises(WeightsError, match=f"{spelling} does not fit this backbone"):
         backbones.build("vgg16", weights=spelling)
+
+
+def test_weights_that_timm_keeps_at_an_address_are_cached_as_those_of_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(_weights, "urlopen", lambda *args, **kwargs: pytest.fail("asked the network"))
+    backbone = backbones.build("timm:test_resnet")
+    state = {key.removeprefix("net."): torch.randn_like(value.float()) for key, value in backbone.state_dict().items()}
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(state, tmp_path / "checkpoints" / "weights-0123abcd.pth")
+    backbone.origin = "https://example.com/weights-0123abcd.pth"
+    _weights.load_weights(backbone, "pretrained")
+    assert backbone.load_report.source == "pretrained"
+    assert torch.equal(backbone.net.conv1[0].weight, state["conv1.0.weight"])
+    assert backbones.build("timm:gcvit_xxtiny").origin.startswith("https://github.com/")
 
 
 @pytest.mark.parametrize("weights", ["VGG16_Weights.IMAGENET1K_V1", "tv:VGG16_Weights.IMAGENET1K_V1"])

@@ -13,6 +13,7 @@ from wsolfast.backbones._alexnet import AlexNetEmbedding
 from wsolfast.backbones._base import (
     CLASS_ATTENTION,
     CLASS_TOKEN,
+    LOGITS,
     Backbone,
     BackboneError,
     ClassifierHead,
@@ -27,6 +28,7 @@ from wsolfast.backbones._weights import WeightsError, class_names_of, load_weigh
 __all__ = [
     "CLASS_ATTENTION",
     "CLASS_TOKEN",
+    "LOGITS",
     "AlexNetEmbedding",
     "Backbone",
     "BackboneError",
@@ -43,6 +45,8 @@ __all__ = [
 ]
 
 _TIMM = "timm:"
+# All stages without the head, or the last features and what the network's own head makes of them.
+_TIMM_LAYOUTS = ("features", "whole")
 
 
 def list_backbones() -> list[str]:
@@ -51,8 +55,8 @@ def list_backbones() -> list[str]:
 
 
 def list_layouts(name: str) -> tuple[str, ...]:
-    """Return the layouts of the backbone ``name``, the default first; empty for timm networks."""
-    return () if name.startswith(_TIMM) else _module(name).LAYOUTS
+    """Return the layouts of the backbone ``name``, the default first."""
+    return _TIMM_LAYOUTS if name.startswith(_TIMM) else _module(name).LAYOUTS
 
 
 def build(
@@ -69,7 +73,8 @@ def build(
 
     Args:
         name: one of :func:`list_backbones`, or ``timm:<name>``.
-        layout: which strides and pools; see :func:`list_layouts`. The first one if None.
+        layout: which strides and pools, or for timm networks ``"whole"``: with their own head, whose ``"logits"``
+            stand beside one stage; see :func:`list_layouts`. The first one if None.
         weights: ``"none"`` (Kaiming-normal convolutions); a ``.pth``, ``.pt`` or ``.safetensors`` file; a torchvision
             weight enum, ``"VGG16_Weights.IMAGENET1K_V1"``; ``"pretrained"`` for the weights of timm's networks.
         input_size: side of the square input in pixels, for timm networks that are built for one size.
@@ -85,17 +90,17 @@ def build(
         WeightsError: if the weights are absent, unreadable, or do not cover the backbone.
         ImportError: if the package that the backbone comes from is not installed.
     """
+    layouts = list_layouts(name)
+    layout = layout or layouts[0]
+    if layout not in layouts:
+        raise BackboneError(f"backbone {name!r} has no layout {layout!r}; there are {', '.join(layouts)}")
     if name.startswith(_TIMM):
-        from wsolfast.backbones._timm import build_timm
+        from wsolfast.backbones._timm import build_timm, build_whole
 
-        if layout is not None:
-            raise BackboneError(f"backbone {name!r} has no layouts, got layout {layout!r}; leave it out")
-        timm = build_timm(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn, drop_path=drop_path)
-        return _ready(timm, weights, freeze)
+        build_net = build_whole if layout == "whole" else build_timm
+        net = build_net(name.removeprefix(_TIMM), input_size=input_size, freeze_bn=freeze_bn, drop_path=drop_path)
+        return _ready(net, weights, freeze)
     module = _module(name)
-    layout = layout or module.LAYOUTS[0]
-    if layout not in module.LAYOUTS:
-        raise BackboneError(f"backbone {name!r} has no layout {layout!r}; there are {', '.join(module.LAYOUTS)}")
     if hasattr(module, "transformer"):
         return _ready(module.transformer(layout, input_size, drop_path), weights, freeze)
     backbone = realize(lambda: module.assemble(layout), freeze_bn=freeze_bn)

@@ -18,6 +18,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Keys of what a transformer's forward pass gives besides its stages.
 CLASS_TOKEN, CLASS_ATTENTION = "class_token", "class_attention"
+# Key of the logits that a network with its own head gives besides its stage.
+LOGITS = "logits"
 
 
 class BackboneError(ValueError):
@@ -62,8 +64,8 @@ class Architecture:
     relu_maps: bool = False
     # Submodule path -> its path in published checkpoints of another layout of modules.
     published_names: Mapping[str, str] = field(default_factory=dict)
-    # Repository on the Hugging Face hub that has the network's own weights.
-    hub_id: str | None = None
+    # Where the network's own weights are: a repository on the Hugging Face hub, or the address of a file.
+    origin: str | None = None
 
 
 class Backbone(nn.Module):
@@ -85,6 +87,8 @@ class Backbone(nn.Module):
 
     input_mean: Tensor
     input_std: Tensor
+    # K where ``forward`` also gives ``"logits"`` [N, K], those of the network's own head.
+    own_classes: int | None = None
 
     def __init__(self, architecture: Architecture, stages: tuple[StageInfo, ...], *, freeze_bn: bool = False):
         super().__init__()
@@ -99,7 +103,7 @@ class Backbone(nn.Module):
         self.relu_maps = architecture.relu_maps
         self.head_reads_class_token = False
         self.published_names = dict(architecture.published_names)
-        self.hub_id = architecture.hub_id
+        self.origin = architecture.origin
         self.freeze_bn = freeze_bn
         self._inserted: tuple[str, ...] = ()
         self._frozen: tuple[str, ...] = ()
@@ -275,6 +279,10 @@ class Backbone(nn.Module):
             "backbone: class attention is wanted and this network has no class token; choose a transformer with one, "
             "such as timm:deit_small_patch16_224 or small_vit"
         )
+
+    def head_is_linear(self) -> bool:
+        """Return True if a logit of the network's own head is linear in the last features, but for a constant."""
+        return False
 
     def replace_relu(self, activation: Callable[[], nn.Module]) -> None:
         """Replace every ReLU module by ``activation()``.

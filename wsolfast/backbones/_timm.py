@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from wsolfast._compat import import_timm
 from wsolfast._nearest import nearest
 from wsolfast.backbones._base import Architecture, Backbone, BackboneError, StageInfo
-from wsolfast.backbones._timm_network import TimmNetwork
-from wsolfast.backbones._transformer import TransformerBackbone
+from wsolfast.backbones._timm_network import TimmNetwork, origin_of
+from wsolfast.backbones._timm_whole import WholeTimm
+from wsolfast.backbones._transformer import TransformerBackbone, attends_once
 
 # Modules of timm whose networks keep one grid of patches through all blocks.
 _TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")
@@ -42,7 +43,7 @@ class TimmBackbone(TimmNetwork):
         self._channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         # Its head classifies the mean of the last stage, and nothing stands between.
         head = import_timm().get_pretrained_cfg(name).classifier if is_model_in(name, _LINEAR_HEADS) else None
-        given = {"mean": config["mean"], "std": config["std"], "hub_id": config.get("hf_hub_id"), "head": head}
+        given = {"mean": config["mean"], "std": config["std"], "origin": origin_of(config), "head": head}
         self._describe(Architecture(net, {}, **given), stages, freeze_bn)
         self.published_names = {path: _published_name(path) for path, _ in self.named_modules()}
 
@@ -51,9 +52,6 @@ class TimmBackbone(TimmNetwork):
         if self._channels_last:
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return {stage.name: x for stage, x in zip(self.stages, maps, strict=True)}
-
-    def extract_from(self, stage: str, features: Tensor, *, constant: bool = False) -> dict[str, Tensor]:
-        raise BackboneError(f"backbone: timm networks run as a whole, not from {stage!r} on; choose another backbone")
 
     def features_with_graph(self, image: Tensor, stage: str) -> dict[str, Tensor]:
         """Return the features of every stage with a graph; it begins at the image unless ``stage`` is the last.
@@ -74,21 +72,6 @@ class TimmBackbone(TimmNetwork):
             )
         return self.extract(self.normalize(image).requires_grad_())
 
-    def insert(self, stage: str, name: str, module: nn.Module) -> None:
-        raise BackboneError(
-            f"backbone: timm networks run as a whole, {name!r} cannot be inserted after {stage!r}; insert nothing or "
-            f"choose another backbone"
-        )
-
-    def freeze(self, stage: str) -> None:
-        raise BackboneError(
-            f"backbone: timm networks run as a whole, they cannot be frozen up to {stage!r}; leave freeze out or "
-            f"choose another backbone"
-        )
-
-    def fold_batch_norms(self) -> None:
-        """Do nothing: the layer after a convolution is not known for every timm network."""
-
 
 def build_timm(name: str, *, input_size: int, freeze_bn: bool = False, drop_path: float | None = None) -> Backbone:
     """Build the backbone of a timm network by its name, with random weights.
@@ -105,7 +88,26 @@ def build_timm(name: str, *, input_size: int, freeze_bn: bool = False, drop_path
     _known(name)
     if is_model_in(name, _TRANSFORMERS):
         return _transformer(name, input_size, drop_path)
-    return TimmBackbone(name, _features_only(name, input_size, drop_path), freeze_bn=freeze_bn)
+    return TimmBackbone(name, _create(name, input_size, drop_path, features_only=True), freeze_bn=freeze_bn)
+
+
+def build_whole(name: str, *, input_size: int, freeze_bn: bool = False, drop_path: float | None = None) -> WholeTimm:
+    """Build the backbone of a whole timm network, with its own head and random weights.
+
+    It runs once or twice, to see which features its head reads.
+
+    Args:
+        name, input_size, freeze_bn, drop_path: as for :func:`build_timm`.
+
+    Raises:
+        BackboneError: if timm has no such network, it has no classifier or nothing that ``drop_path`` could drop, or
+            none of its features lie on a grid.
+    """
+    _known(name)
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        net = _create(name, input_size, drop_path=drop_path)
+        return WholeTimm(net, side=input_size, freeze_bn=freeze_bn).to(device)
 
 
 def is_model_in(name: str, modules: Sequence[str]) -> bool:
@@ -113,10 +115,11 @@ def is_model_in(name: str, modules: Sequence[str]) -> bool:
     return import_timm().models.is_model_in_modules(name, modules)
 
 
-def pretrained_head(name: str) -> tuple[Any, str | None]:
-    """Return timm's configuration of the weights of ``name``, and what their classifier reads.
+def pretrained_head(name: str) -> tuple[Any, str]:
+    """Return timm's configuration of the weights of ``name``, and what gives a map of a class.
 
-    That is ``"class token"``, ``"mean"`` of the last features, or None where more than a linear layer stands between.
+    That is the ``"class token"`` or the ``"mean"`` of the last features where a linear classifier reads it and nothing
+    else, and the network's ``"own head"`` anywhere else.
 
     Raises:
         BackboneError: if timm has no such network.
@@ -124,10 +127,14 @@ def pretrained_head(name: str) -> tuple[Any, str | None]:
     timm = _known(name)
     with torch.device("meta"):
         net = timm.create_model(name, pretrained=False)
-    if is_model_in(name, _TRANSFORMERS):
-        reads = {"token": "class token", "avg": "mean"}[net.global_pool] if _head_of(net) else None
-    else:
-        reads = "mean" if is_model_in(name, _LINEAR_HEADS) else None
+        if not is_model_in(name, _TRANSFORMERS):
+            reads = "mean" if is_model_in(name, _LINEAR_HEADS) else "own head"
+        elif not _head_of(net):
+            reads = "own head"
+        elif net.global_pool == "avg":
+            reads = "mean"
+        else:
+            reads = "class token" if attends_once(net) else "own head"
     return net.pretrained_cfg, reads
 
 
@@ -158,10 +165,10 @@ def _head_of(net: Any) -> str | None:
     return name if isinstance(name, str) and linear else None
 
 
-def _features_only(name: str, input_size: int, drop_path: float | None) -> nn.Module:
+def _create(name: str, input_size: int, drop_path: float | None, **options: Any) -> Any:
     timm = import_timm()
     # timm leaves out what is None.
-    options: dict[str, Any] = {"features_only": True, "drop_path_rate": drop_path}
+    options |= {"drop_path_rate": drop_path}
     try:
         return timm.create_model(name, pretrained=False, img_size=input_size, **options)
     except TypeError:

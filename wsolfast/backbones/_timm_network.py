@@ -1,19 +1,42 @@
 """Knowledge of timm about the parameters of its networks: their layers, and those that weight decay leaves alone."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wsolfast._compat import import_timm
 from wsolfast.backbones._base import Backbone, BackboneError
+
+
+def origin_of(config: Mapping[str, Any]) -> str | None:
+    """Return where timm's weights of a network are, by its ``pretrained_cfg``: on the hub, or at an address."""
+    return config.get("hf_hub_id") or config.get("url") or None
 
 
 class TimmNetwork(Backbone):
     """Backbone around ``net``, a network of timm or what extracts features from one."""
 
     net: nn.Module
+
+    def extract_from(self, stage: str, features: Tensor, *, constant: bool = False) -> dict[str, Tensor]:
+        raise BackboneError(f"backbone: timm networks run as a whole, not from {stage!r} on; choose another backbone")
+
+    def insert(self, stage: str, name: str, module: nn.Module) -> None:
+        raise BackboneError(
+            f"backbone: timm networks run as a whole, {name!r} cannot be inserted after {stage!r}; insert nothing or "
+            f"choose another backbone"
+        )
+
+    def freeze(self, stage: str) -> None:
+        raise BackboneError(
+            f"backbone: timm networks run as a whole, they cannot be frozen up to {stage!r}; leave freeze out or "
+            f"choose another backbone"
+        )
+
+    def fold_batch_norms(self) -> None:
+        """Do nothing: the layer after a convolution is not known for every timm network."""
 
     def parameter_layers(self) -> dict[str, int]:
         """Return the layer of every parameter, counted from the image, as timm groups this network.

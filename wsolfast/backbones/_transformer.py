@@ -1,7 +1,7 @@
 """Vision transformers from timm as backbones: patch tokens on their grid, and the class token's attention."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from wsolfast.backbones._base import (
     BackboneError,
     StageInfo,
 )
-from wsolfast.backbones._timm_network import TimmNetwork
+from wsolfast.backbones._timm_network import TimmNetwork, origin_of
 
 # How many stages are read: the last block and those at a quarter, a half and three quarters of the depth.
 _STAGES = 4
@@ -54,7 +54,7 @@ class TransformerBackbone(TimmNetwork):
         self._blocks = sorted({depth * part // _STAGES for part in range(1, _STAGES + 1)} - {0})
         stride = int(self.net.patch_embed.feat_ratio())
         stages = tuple(StageInfo(f"block{count - 1}", self.net.embed_dim, stride) for count in self._blocks)
-        architecture = Architecture(net, {}, mean=mean, std=std, head=head, hub_id=config.get("hf_hub_id"))
+        architecture = Architecture(net, {}, mean=mean, std=std, head=head, origin=origin_of(config))
         self._describe(architecture, stages, False)
         self.prefix_tokens = int(self.net.num_prefix_tokens)
         self.has_class_token = getattr(self.net, "cls_token", None) is not None
@@ -109,8 +109,8 @@ class TransformerBackbone(TimmNetwork):
         if not self.has_class_token:
             super().require_class_attention(when)
         for index, block in enumerate(self.net.blocks):
-            attending = [module for module in block.modules() if hasattr(module, "fused_attn")]
-            if len(attending) != 1 or hasattr(attending[0], "lambda_init"):
+            attending = _attending(block)
+            if not _is_one_softmax(attending):
                 kinds = ", ".join(type(module).__name__ for module in attending) or "no attention that is known"
                 raise BackboneError(
                     f"backbone: blocks.{index} has {kinds}; class attention wants one softmax per block"
@@ -254,6 +254,19 @@ class TransformerBackbone(TimmNetwork):
 
         grid = self.net.patch_embed.grid_size
         return resample_abs_pos_embed(positions, grid, num_prefix_tokens=own.shape[1] - grid[0] * grid[1])
+
+
+def attends_once(net: Any) -> bool:
+    """Return True if every block of a transformer attends by one softmax, of which there are rows."""
+    return all(_is_one_softmax(_attending(block)) for block in net.blocks)
+
+
+def _attending(block: nn.Module) -> list[Any]:
+    return [module for module in block.modules() if hasattr(module, "fused_attn")]
+
+
+def _is_one_softmax(attending: Sequence[Any]) -> bool:
+    return len(attending) == 1 and not hasattr(attending[0], "lambda_init")
 
 
 class _ClassRows(TorchFunctionMode):

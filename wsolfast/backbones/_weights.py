@@ -52,8 +52,7 @@ def load_weights(backbone: AnyBackbone, weights: str) -> AnyBackbone:
     """Load ``weights`` as :func:`wsolfast.backbones.build` names them; set ``load_report`` and ``classifier``."""
     if weights == "none":
         return backbone
-    own = backbone.hub_id if weights == "pretrained" else None
-    path = find_weights(weights) if own is None else _hub_file(own)
+    path = find_weights(weights) if weights != "pretrained" or not backbone.origin else _published(backbone.origin)
     load_state(backbone, backbone.adapt(read_state(path)), source=weights)
     return backbone
 
@@ -65,8 +64,9 @@ def find_weights(weights: str) -> Path:
         return _torchvision_file(enum[1])
     if weights.endswith((*_PICKLED, ".safetensors")):
         return Path(weights).expanduser()
+    none_of_its_own = "this network has none that are published; " if weights == "pretrained" else ""
     raise BackboneError(
-        f"weights {weights!r}: expected none, a .pth, .pt or .safetensors file, or a torchvision enum "
+        f"weights {weights!r}: {none_of_its_own}expected none, a .pth, .pt or .safetensors file, or a torchvision enum "
         "such as VGG16_Weights.IMAGENET1K_V1"
     )
 
@@ -226,16 +226,24 @@ def _torchvision_weights(enum: str) -> Any:
 
 
 def _torchvision_file(enum: str) -> Path:
-    url = _torchvision_weights(enum).url
+    return _file_at(_torchvision_weights(enum).url, enum)
+
+
+def _published(origin: str) -> Path:
+    return _file_at(origin, origin) if "://" in origin else _hub_file(origin)
+
+
+def _file_at(url: str, what: str) -> Path:
+    """Return the file of that address, from torch's cache or, the first time, from its server."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not path.is_file():
-        require_online(url, f"{enum} are not in {path.parent}")
+        require_online(url, f"{what} are not in {path.parent}")
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
         try:
             torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
         except (OSError, RuntimeError) as error:
-            raise WeightsError(f"{enum} could not be downloaded from {url}: {error}") from error
+            raise WeightsError(f"{what} could not be downloaded from {url}: {error}") from error
     return path
 
 

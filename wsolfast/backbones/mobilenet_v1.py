@@ -17,5 +17,5 @@ def assemble(layout: str) -> Architecture:
         remove_strides(net.blocks[3])
     taps = {f"conv{index + 1}": f"blocks.{index}" for index in range(1, 5)}
     half = (0.5, 0.5, 0.5)
-    hub_id = "timm/mobilenetv1_100.ra4_e3600_r224_in1k"
-    return Architecture(net, taps, mean=half, std=half, head="classifier", hub_id=hub_id)
+    origin = "timm/mobilenetv1_100.ra4_e3600_r224_in1k"
+    return Architecture(net, taps, mean=half, std=half, head="classifier", origin=origin)

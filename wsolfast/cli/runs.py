@@ -99,6 +99,8 @@ def localize(
         progress=show_progress(quiet),
     )
     if not quiet:
+        if found.map is not None:
+            echo(f"map: {found.map}")
         for image in found.images:
             boxes = " ".join(str([round(value) for value in box]) for box in image.boxes)
             boxes = boxes or "no box: its score map has one value everywhere"

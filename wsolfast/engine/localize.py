@@ -8,12 +8,12 @@ from typing import cast, get_args
 import torch
 from PIL import Image
 
-from wsolfast import data
+from wsolfast import data, refinements
 from wsolfast._nearest import nearest
 from wsolfast.data.images.decode import Bits, decode
 from wsolfast.engine.assembly.build import classifier_view, eval_protocol, eval_view
 from wsolfast.engine.assembly.network import Network
-from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of
+from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of, method_class
 from wsolfast.engine.evaluation.eval_split import eval_name
 from wsolfast.engine.report.pictures import draw_boxes, overlay
 from wsolfast.engine.run.determinism import deterministic_algorithms
@@ -22,6 +22,7 @@ from wsolfast.engine.run.outputs import Outputs
 from wsolfast.engine.run.progress import Progress
 from wsolfast.engine.run.results import EvalResults, LocalizedImage, LocalizeResults, UnreadableImage
 from wsolfast.engine.run.run_folder import RunFolder, to_json
+from wsolfast.methods import display_name, method_of
 from wsolfast.metrics import GivenBoxes, is_constant
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
@@ -129,7 +130,7 @@ def localize(
                 )
             )
             advance()
-    results = LocalizeResults(str(run.path), protocol.name, threshold, found, failed)
+    results = LocalizeResults(str(run.path), protocol.name, threshold, _name_map(network), found, failed)
     outputs.write_text(folder / "boxes.json", to_json(results.to_json()))
     return results
 
@@ -149,6 +150,20 @@ def _recipe(run: RunFolder, named_classes: int, device: str | None, post: str | 
     # Compiling and recording take longer than the images that are given here, which may differ in size.
     runtime = replace(recipe.runtime, device=device or recipe.runtime.device, compile=False, cuda_graphs=None)
     return replace(recipe, evaluate=replace(recipe.evaluate, topk=known), runtime=runtime)
+
+
+def _name_map(network: Network) -> str | None:
+    """Return what the maps are, such as ``"CAM, refined by SCG"``; None of boxes."""
+    stage, post, method = network.localizer.stage, network.recipe.evaluate.post, network.predictor.method
+    if network.gives_boxes:
+        return None
+    refinement = "" if post == "none" else refinements.display_name(post)
+    if method_class(stage).gives_maps:
+        title = method_of(stage.method) if ":" in stage.method else display_name(stage.method)
+        title += f", refined by {refinement}" if refinement else ""
+    else:
+        title = f"{refinement} at {method.last_stage}"
+    return f"{title}: {method.map_note}" if method.map_note else title
 
 
 def _known_bits(bits: object) -> int | None:

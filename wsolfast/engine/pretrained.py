@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wsolfast.backbones import class_names_of
 from wsolfast.engine.assembly.stage_refs import localizer_of
@@ -23,34 +24,39 @@ def recipe_of(target: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         target: name or file of a recipe, or ``timm:<name>``. A timm network whose classifier reads its class token is
-            localised by that token's attention, one whose classifier reads the mean of its features by CAM.
+            localised by that token's attention, one whose classifier reads the mean of its features by CAM, and any
+            other by HiResCAM through its own head.
         overrides: ``key=value`` for the recipe.
 
     Raises:
         RecipeError: if there is no such recipe, or an override does not fit it.
         BackboneError: if timm has no such network.
-        UsageError: if the network classifies in another way.
+        UsageError: if the network does not classify.
     """
     if not target.startswith(_TIMM):
         return load_recipe(target, overrides)
     from wsolfast.backbones._timm import pretrained_head
 
     config, reads = pretrained_head(target.removeprefix(_TIMM))
-    if reads is None:
+    if not config["num_classes"]:
         raise UsageError(
-            f"{target}: more than a linear layer stands between its features and its classes, so they give no map; "
-            "choose a network such as timm:resnet50 or timm:deit_small_patch16_224, or interop.grad_cam"
+            f"{target}: its weights have no classifier, so nothing says what to look for; train a method on this "
+            "network, or choose one that classifies, such as timm:resnet50"
         )
     base = load_recipe("imagenet/resnet50")
     (stage,) = base.stage
     side = config["input_size"][-1]
-    by_token = reads == "class token"
+    localized: dict[str, Any] = {
+        "class token": {"method": "class_attention", "model": {"head": "pretrained"}},
+        "mean": {"method": "cam", "model": {"head": "pretrained", "cam_relu": True}},
+        "own head": {"method": "wsolfast.methods:WholeNetwork", "model": {}},
+    }
+    own = reads == "own head"
     stage = replace(
         stage,
-        method="class_attention" if by_token else "cam",
-        model={"head": "pretrained"} if by_token else {"head": "pretrained", "cam_relu": True},
         num_classes=config["num_classes"],
-        backbone=BackboneSpec(target, weights="pretrained"),
+        backbone=BackboneSpec(target, layout="whole" if own else None, weights="pretrained"),
+        **localized[reads],
     )
     recipe = replace(
         base,
@@ -58,6 +64,7 @@ def recipe_of(target: str, overrides: Sequence[str] = ()) -> Recipe:
         summary=f"timm's {target.removeprefix(_TIMM)} as it is: localises photos without training",
         data=replace(base.data, resize=math.floor(side / config["crop_pct"]), crop=side),
         stage=(stage,),
+        evaluate=replace(base.evaluate, post="hires_cam" if own else "none"),
     )
     return parse_recipe(dump_recipe(recipe), recipe.name, overrides)
 

@@ -11,11 +11,13 @@ import pkgutil
 from wsolfast._nearest import nearest
 from wsolfast.methods._base import Method, MethodError
 from wsolfast.methods._refined import Refined
+from wsolfast.methods._whole_network import WholeNetwork
 
 __all__ = [
     "Method",
     "MethodError",
     "Refined",
+    "WholeNetwork",
     "display_name",
     "get_stage",
     "list_methods",

@@ -32,6 +32,8 @@ class Method(nn.Module):
     # True for a method that answers with boxes instead of maps: nothing is cut, so no threshold is chosen for it, and
     # no refinement fits behind it.
     gives_boxes: bool = False
+    # False for a method whose maps a refinement makes, which ``localize`` then waits for.
+    gives_maps: bool = True
     # The logits are pooled maps of a linear classifier, which ``linear_head`` gives.
     has_linear_head: bool = False
     # True for a method without a loss, which one pass over the training images fits: instead of ``training_step`` it
@@ -140,6 +142,11 @@ class Method(nn.Module):
     def last_stage(self) -> str:
         """Name of the backbone's last stage, which feeds most heads."""
         return self.backbone.stages[-1].name
+
+    @property
+    def map_note(self) -> str:
+        """Remark on the maps for people, in a few words after the method's name; empty for none."""
+        return ""
 
     @property
     def feature_stages(self) -> tuple[str, ...]:

@@ -48,6 +48,8 @@ class Refined(Method):
             raise ValueError(f"{name}: {title} ranks no classes, and {name} starts from a class's score")
         if self.needs.head and not method.has_linear_head:
             raise ValueError(f"{name}: {title} has no linear classifier on pooled features, from which {name} starts")
+        if self.needs.maps and not method.gives_maps:
+            raise ValueError(f"{name}: {title} has no maps, from which {name} starts; use hires_cam")
         self._check_layer(method)
         self.method = method
         self.training = method.training
@@ -67,6 +69,10 @@ class Refined(Method):
     # The method's own, read-only: as an attribute it would be two submodules.
     def backbone(self) -> Backbone:  # type: ignore[override]
         return self.method.backbone
+
+    @property
+    def map_note(self) -> str:
+        return self.method.map_note
 
     @property
     def feature_stages(self) -> tuple[str, ...]:
@@ -119,6 +125,8 @@ class Refined(Method):
         return Localization(logits, seen.classes, maps.expand(-1, seen.classes.shape[1], -1, -1))
 
     def evidence(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        if not self.method.gives_maps:
+            return self.method.evidence(image, label)
         before = self.method.localize(image, label, 0).localization_map
         assert before is not None  # of a method that gives boxes nothing is refined
         return self.method.evidence(image, label) | {f"map before {display_name(self.name)}": before[:, 0]}

@@ -56,6 +56,10 @@ class ClassAttention(Method):
             self.classifier.load_state_dict({"weight": given.weight, "bias": given.bias})
 
     @property
+    def map_note(self) -> str:
+        return "the same for every class"
+
+    @property
     def feature_stages(self) -> tuple[str, ...]:
         watched = (CLASS_ATTENTION,) if self.backbone.gives_class_attention else ()
         return (CLASS_TOKEN, *watched, self.last_stage)

@@ -360,9 +360,14 @@ def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:
 
     Raises:
         RecipeError: if there is no such refinement, an option of it is unknown or does not fit the backbone, or the
-            method lacks what it reads.
+            method lacks what it reads or has no maps without one.
     """
     if spec.post == "none":
+        if not method.gives_maps:
+            raise RecipeError(
+                f"evaluate.post: {type(method).__name__} has no maps by itself, got 'none'; use hires_cam or another "
+                "refinement that takes gradients"
+            )
         return method
     try:
         return methods.Refined(method, spec.post, **spec.refinements.get(spec.post, {}))

@@ -291,6 +291,7 @@ class LocalizeResults(Record):
     run: str  # folder
     protocol: str  # its name
     threshold: float | None  # where the maps were cut; None of a method that gives boxes
+    map: str | None  # what the maps are, for people; None of a method that gives boxes
     images: list[LocalizedImage]  # in the order of the files
     failed: list[UnreadableImage]  # files that could not be read
 
