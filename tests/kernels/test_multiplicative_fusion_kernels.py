@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from static_evidence import compiled, launches
 from torch.utils._pytree import tree_map_only
 from wsolfast.kernels import multiplicative_fusion as kernels
 
@@ -23,6 +24,7 @@ BACKWARD = (
 def few_programs(monkeypatch):
     """The interpreter runs them one after the other."""
     monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", 1)
+    monkeypatch.setattr(kernels, "_ENOUGH_BACKWARD", 1)
 
 
 def on_device(inputs):
@@ -83,6 +85,47 @@ def test_ratio_that_is_no_integer(align_corners):
 def test_rows_split_among_programs(monkeypatch):
     monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", 4)
     check_forward((branches((7, 4), (3, 2), (2, 1), channels=1), *PLAIN, False, "map", "multiply"))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_rows_of_gradients_split_among_programs(align_corners, monkeypatch):
+    """Each source row is stored once, whole, whatever rows its owner has; of five rows the fourth program owns none."""
+    monkeypatch.setattr(kernels, "_ENOUGH_BACKWARD", 4)
+    for sizes in (((7, 4), (3, 2), (2, 1)), ((5, 2), (1, 1))):
+        check_backward((branches(*sizes, channels=1), *PLAIN, align_corners, "map", "multiply"))
+
+
+def test_a_pass_is_one_launch():
+    features, options = branches((4, 4), (2, 2), (1, 1)), (True, "map", "multiply")
+    with launches() as names:
+        out = kernels.multiplicative_fusion(*on_device((features, *PLAIN, *options)))
+        kernels.multiplicative_fusion_backward(out, *on_device((features, *options)))
+    assert names == ["multiplicative_fusion_fwd_kernel", "multiplicative_fusion_bwd_kernel"]
+
+
+# SPOL's three branches: of 32 bits, or of any width with the channels together, which are copied 16 bytes at a time.
+COPIED = ("28x128 N=128 map nchw float32", "28x128 N=128 map nhwc", "112x128 N=128 map")
+
+
+@pytest.mark.parametrize("build", COPIED)
+@pytest.mark.parametrize("arch", [80, 90])
+def test_rows_are_copied_ahead_and_nothing_spills(build, arch):
+    for kernel in ("multiplicative_fusion_fwd_kernel", "multiplicative_fusion_bwd_kernel"):
+        for row in compiled(kernel, build, arch):
+            assert row.async_copies > 0, row
+            assert row.spilled_bytes == 0, row
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_two_programs_of_three_branches_stand_on_a_multiprocessor(arch):
+    rows = [row for row in compiled("multiplicative_fusion_bwd_kernel", arch=arch) if " x4 " not in row.build]
+    assert not [row for row in rows if row.registers > 128 or row.ctas_per_multiprocessor < 2]
+
+
+def test_no_gradient_is_a_product_of_matrices():
+    """Columns are gathered: a product with the matrix of a resize costs more than the rows that it shrinks."""
+    for row in compiled("multiplicative_fusion_bwd_kernel"):
+        assert row.tensor_core_instructions == 0
 
 
 def test_float64_keeps_its_precision():
