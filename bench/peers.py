@@ -43,12 +43,14 @@ class NotHere(Exception):
 
 
 def ours(case: BenchCase) -> Peer:
-    """The op as the dispatcher serves it, with float32 products where the case asks for them; attention as its function
-    is called, which may ask a library first, and the block around it as its module."""
+    """The op as the dispatcher serves it, with float32 products where the case asks for them; attention and the class
+    head as their functions are called, which choose among ops, and the block around attention as its module."""
     if case.op == "non_local_block":
         return Peer("ours", _block, tf32=False)
     if case.op == "non_local_attention":
         return Peer("ours", lambda *maps: ops.non_local_attention(*maps[:3], kind=maps[3]), tf32=False)
+    if case.op == "class_head_pool":
+        return Peer("ours", lambda *inputs: ops.class_head_pool(*inputs[:3], relu=inputs[3]), tf32=False)
     return Peer("ours", getattr(torch.ops.wsolfast, case.op).default, tf32=False)
 
 

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import torch
+import triton
 from torch import Tensor
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -11,6 +12,11 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def on_device_of(tensor: Tensor):
     """Return a context in which kernels go to the tensor's device and its current stream; nothing to do off CUDA."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def architecture(tensor: Tensor) -> int:
+    """Return what kernels are compiled for, 90 on Hopper, or 0 where they are interpreted."""
+    return 0 if tensor.device.type == "cpu" else triton.runtime.driver.active.get_current_target().arch
 
 
 def check_dtype(op: str, tensor: Tensor, *, wide: bool = True) -> None:

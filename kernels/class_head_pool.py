@@ -1,9 +1,9 @@
 """``class_head_pool``: a matrix product whose tiles are rectified and summed where they are, in registers.
 
-Class maps never reach memory. Backward computes them again, twice: a program that owns positions walks over the classes
-for the gradient of the features, one that owns classes walks over images and positions for that of the weight. The
-incoming gradient is one number per image and class, so it takes the place of the positive values of a map, exactly in
-its own dtype; the division by the number of positions comes last. What programs share is summed in a fixed order.
+Class maps never reach memory, but their signs do, a bit each: all that the gradients need of them, so that each is one
+product more. The incoming gradient is one number per image and class, so it takes the place of the positive values of a
+map, exactly in its own dtype; the division by the number of positions comes last. What programs share is summed in a
+fixed order.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,16 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from wsolfast.kernels._launch import check_dtype, dot_precision, on_device_of
+from wsolfast.kernels._launch import architecture, check_dtype, dot_precision, on_device_of
 
 # Two programs on each multiprocessor of a large GPU; below that positions, or images, are split among programs.
 _ENOUGH_PROGRAMS = 264
 # Channels that tiles of half precision hold at once if these are all, which is the fast case.
 _MOST_CHANNELS = 128
+# Positions whose signs share a word.
+_WORD = tl.constexpr(32)
+# Elements of a sum over splits, and splits that are read at once.
+_SUM_BLOCK, _SUM_SPLITS = 256, 8
 
 
 class Features(NamedTuple):
@@ -75,13 +79,62 @@ def _class_maps(
     return maps
 
 
+@triton.jit
+def _store_signs(signs, positive, features, head, image, k, first, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Store [BLOCK_K, BLOCK_P] truth values from position ``first`` on; ``signs`` is [N, words, K]."""
+    words = tl.cdiv(features.positions, _WORD)
+    word = first // _WORD + tl.arange(0, BLOCK_P // _WORD)
+    bits = tl.reshape(positive.to(tl.int32), (BLOCK_K, BLOCK_P // _WORD, _WORD)) << tl.arange(0, _WORD)[None, None, :]
+    pointers = signs + (image.to(tl.int64) * words + word)[None, :] * head.classes + k[:, None]
+    tl.store(pointers, tl.xor_sum(bits, 2), mask=(k < head.classes)[:, None] & (word < words)[None, :])
+
+
+@triton.jit
+def _load_signs(signs, image, k, first, positions, classes, BLOCK_P: tl.constexpr):
+    """Return the words of BLOCK_P positions from ``first`` on, [BLOCK_P // 32, BLOCK_K]."""
+    words = tl.cdiv(positions, _WORD)
+    word = first // _WORD + tl.arange(0, BLOCK_P // _WORD)
+    pointers = signs + (image.to(tl.int64) * words + word)[:, None] * classes + k[None, :]
+    return tl.load(pointers, mask=(k < classes)[None, :] & (word < words)[:, None], other=0)
+
+
+@triton.jit
+def _positive(packed, incoming, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Return G[k] [M[k, p] > 0], the incoming gradient where the class maps are positive: [BLOCK_P, BLOCK_K].
+
+    Classes run along the lanes, so that a thread expands the words of few classes and holds few gradients.
+    """
+    bits = (packed[:, None, :] >> tl.arange(0, _WORD)[None, :, None]) & 1
+    return tl.where(tl.reshape(bits, (BLOCK_P, BLOCK_K)) != 0, incoming[None, :], 0.0).to(incoming.dtype)
+
+
+@triton.jit
+def _count(packed):
+    """Return the number of set bits of each word."""
+    x = packed.to(tl.uint32, bitcast=True)
+    x = x - ((x >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    x = x + (x >> 8)
+    return ((x + (x >> 16)) & 0x3F).to(tl.int32)
+
+
+@triton.jit
+def _incoming(grad, image, k, classes):
+    """Return a row of ``grad`` [N, K]."""
+    return tl.load(grad + image.to(tl.int64) * classes + k, mask=k < classes, other=0)
+
+
 @triton.jit(do_not_specialize=["images", "splits"])
 def class_head_pool_fwd_kernel(
-    out, features, head, images, splits,
+    out, parts, signs, features, head, images, splits,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Store out[s, n, k] = 1/P sum_p ReLU(M[k, p]) over the positions of split s; ``out`` is [splits, N, K]."""
+    """Store 1/P sum_p ReLU(M[k, p]) as ``out`` [N, K], or over the positions of each split as ``parts`` [splits, N, K].
+
+    The signs of M are stored where ``signs`` is given; ``out`` may be missing then.
+    """
     program = tl.program_id(0)
     groups = tl.cdiv(head.classes, BLOCK_K)
     k = program % groups * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -99,158 +152,212 @@ def class_head_pool_fwd_kernel(
         maps = _class_maps(
             features, head, image, k, p, weight_tile, feature_tile, PRECISION, DTYPE, BLOCK_K, BLOCK_P, BLOCK_C
         )
-        # A NaN is not below zero, so it stays.
-        total += tl.sum(tl.where((maps < 0) | (p >= features.positions)[None, :], 0.0, maps), 1)
-    offset = (split * images + image).to(tl.int64) * head.classes
-    tl.store(out + offset + k, total / features.positions, mask=k < head.classes)
-
-
-@triton.jit
-def _positive(maps, grad, image, k, classes, stride_n, stride_k):
-    """Return G[k] [M[k, p] > 0], the incoming gradient where the class maps are positive: [BLOCK_K, BLOCK_P]."""
-    incoming = tl.load(grad + image.to(tl.int64) * stride_n + k.to(tl.int64) * stride_k, mask=k < classes, other=0)
-    return tl.where(maps > 0, incoming[:, None], 0.0).to(incoming.dtype)
+        real = (p < features.positions)[None, :]
+        if signs is not None:
+            _store_signs(signs, (maps > 0) & real, features, head, image, k, begin, BLOCK_K, BLOCK_P)
+        if out is not None:
+            # A NaN is not below zero, so it stays.
+            total += tl.sum(tl.where((maps < 0) | ~real, 0.0, maps), 1)
+    if out is not None:
+        total /= features.positions
+        if splits == 1:
+            tl.store(out + image.to(tl.int64) * head.classes + k, total.to(out.dtype.element_ty), mask=k < head.classes)
+        else:
+            offset = (split * images + image).to(tl.int64) * head.classes
+            tl.store(parts + offset + k, total, mask=k < head.classes)
 
 
 @triton.jit
 def class_head_pool_bwd_features_kernel(
-    out, grad, stride_n, stride_k, features, head,
+    out, grad, signs, head,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Store the gradient of the features: dF[c, p] = 1/P sum_k W[k, c] G[k] [M[k, p] > 0]."""
     program = tl.program_id(0)
-    position_blocks = tl.cdiv(features.positions, BLOCK_P)
-    channel_blocks = tl.cdiv(features.channels, BLOCK_C)
-    p = program % position_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    position_blocks = tl.cdiv(out.positions, BLOCK_P)
+    channel_blocks = tl.cdiv(out.channels, BLOCK_C)
+    first = program % position_blocks * BLOCK_P
+    p = first + tl.arange(0, BLOCK_P)
     c = program // position_blocks % channel_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     image = program // position_blocks // channel_blocks
-    feature_tile = None
-    if WHOLE:
-        feature_tile = _feature_tile(features, image, c, p)  # [BLOCK_C, BLOCK_P]
     total = tl.zeros((BLOCK_C, BLOCK_P), DTYPE)
-    for first in range(0, head.classes, BLOCK_K):
-        k = first + tl.arange(0, BLOCK_K)
-        weight_tile = _weight_tile(head, features.channels, k, c)  # [BLOCK_K, BLOCK_C]
-        held_weight = weight_tile if WHOLE else None
-        maps = _class_maps(
-            features, head, image, k, p, held_weight, feature_tile, PRECISION, DTYPE, BLOCK_K, BLOCK_P, BLOCK_C
-        )
-        share = _positive(maps, grad, image, k, head.classes, stride_n, stride_k)  # [BLOCK_K, BLOCK_P]
-        total = tl.dot(tl.trans(weight_tile), share, total, input_precision=PRECISION, out_dtype=DTYPE)
+    for begin in range(0, head.classes, BLOCK_K):
+        k = begin + tl.arange(0, BLOCK_K)
+        weight_tile = _weight_tile(head, out.channels, k, c)  # [BLOCK_K, BLOCK_C]
+        incoming = _incoming(grad, image, k, head.classes)
+        packed = _load_signs(signs, image, k, first, out.positions, head.classes, BLOCK_P)
+        share = _positive(packed, incoming, BLOCK_K, BLOCK_P)
+        total = tl.dot(tl.trans(weight_tile), tl.trans(share), total, input_precision=PRECISION, out_dtype=DTYPE)
     pointers = out.maps + image.to(tl.int64) * out.stride_n + c.to(tl.int64)[:, None] * out.stride_c
-    mask = (c < features.channels)[:, None] & (p < features.positions)[None, :]
-    tl.store(pointers + p.to(tl.int64)[None, :] * out.stride_p, total / features.positions, mask=mask)
+    mask = (c < out.channels)[:, None] & (p < out.positions)[None, :]
+    tl.store(pointers + p.to(tl.int64)[None, :] * out.stride_p, total / out.positions, mask=mask)
 
 
 @triton.jit(do_not_specialize=["images", "splits"])
 def class_head_pool_bwd_weight_kernel(
-    grad_weight, grad_bias, grad, stride_n, stride_k, features, head, images, splits,
+    parts, grad, signs, features, classes, images, splits,
     PRECISION: tl.constexpr, DTYPE: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Store dW[k, c] = 1/P sum_{n, p} G[k] [M[k, p] > 0] F[c, p] and db[k], the same without F.
 
-    They are [splits, K, C] and [splits, K], each over its share of the images.
+    ``parts`` is [splits, K C + K], each over its share of the images' blocks of positions.
     """
     program = tl.program_id(0)
-    groups = tl.cdiv(head.classes, BLOCK_K)
+    groups = tl.cdiv(classes, BLOCK_K)
     channel_blocks = tl.cdiv(features.channels, BLOCK_C)
     k = program % groups * BLOCK_K + tl.arange(0, BLOCK_K)
     channel_block = program // groups % channel_blocks
     c = channel_block * BLOCK_C + tl.arange(0, BLOCK_C)
     split = program // groups // channel_blocks
-    share_of_images = tl.cdiv(images, splits)
     position_blocks = tl.cdiv(features.positions, BLOCK_P)
-    weight_tile = None
-    if WHOLE:
-        weight_tile = _weight_tile(head, features.channels, k, c)  # [BLOCK_K, BLOCK_C]
-    total = tl.zeros((BLOCK_K, BLOCK_C), DTYPE)
+    steps = images * position_blocks
+    share_of_steps = tl.cdiv(steps, splits)
+    total = tl.zeros((BLOCK_C, BLOCK_K), DTYPE)
     total_bias = tl.zeros((BLOCK_K,), DTYPE)
-    begin = split * share_of_images * position_blocks
-    end = tl.minimum((split + 1) * share_of_images, images) * position_blocks
-    for step in range(begin, end):
+    for step in range(split * share_of_steps, tl.minimum((split + 1) * share_of_steps, steps)):
         image = tl.cast(step // position_blocks, tl.int64)
-        p = step % position_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
-        feature_tile = _feature_tile(features, image, c, p)  # [BLOCK_C, BLOCK_P]
-        held_features = feature_tile if WHOLE else None
-        maps = _class_maps(
-            features, head, image, k, p, weight_tile, held_features, PRECISION, DTYPE, BLOCK_K, BLOCK_P, BLOCK_C
-        )
-        maps = tl.where((p < features.positions)[None, :], maps, 0.0)
-        share = _positive(maps, grad, image, k, head.classes, stride_n, stride_k)  # [BLOCK_K, BLOCK_P]
-        total = tl.dot(share, tl.trans(feature_tile), total, input_precision=PRECISION, out_dtype=DTYPE)
-        total_bias += tl.sum(share.to(DTYPE), 1)
-    offset = split.to(tl.int64) * head.classes
-    rows = grad_weight + (offset + k)[:, None] * features.channels
-    mask = (k < head.classes)[:, None] & (c < features.channels)[None, :]
-    tl.store(rows + c[None, :], total / features.positions, mask=mask)
+        first = step % position_blocks * BLOCK_P
+        feature_tile = _feature_tile(features, image, c, first + tl.arange(0, BLOCK_P))  # [BLOCK_C, BLOCK_P]
+        incoming = _incoming(grad, image, k, classes)
+        packed = _load_signs(signs, image, k, first, features.positions, classes, BLOCK_P)
+        share = _positive(packed, incoming, BLOCK_K, BLOCK_P)
+        # The operand that is made here comes second: as the first it would stay in registers, too many of them.
+        total = tl.dot(feature_tile, share, total, input_precision=PRECISION, out_dtype=DTYPE)
+        total_bias += incoming.to(DTYPE) * tl.sum(_count(packed), 0).to(DTYPE)
+    of_weight = classes * features.channels
+    parts += split.to(tl.int64) * (of_weight + classes)
+    mask = (k < classes)[:, None] & (c < features.channels)[None, :]
+    tl.store(parts + k[:, None] * features.channels + c[None, :], tl.trans(total / features.positions), mask=mask)
     if channel_block == 0:
-        tl.store(grad_bias + offset + k, total_bias / features.positions, mask=k < head.classes)
+        tl.store(parts + of_weight + k, total_bias / features.positions, mask=k < classes)
+
+
+@triton.jit(do_not_specialize=["rows", "splits"])
+def class_head_pool_sum_kernel(
+    out, other, parts, rows, splits, first_size, size, BLOCK: tl.constexpr, SPLITS: tl.constexpr
+):
+    """Store sums over ``parts`` [splits, rows, size]: the first of each row as ``out``, the remaining as ``other``."""
+    blocks = tl.cdiv(size, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), parts.dtype.element_ty)
+    for begin in range(0, splits, SPLITS):
+        split = begin + tl.arange(0, SPLITS).to(tl.int64)
+        mask = (split < splits)[:, None] & (at < size)[None, :]
+        total += tl.sum(tl.load(parts + (split[:, None] * rows + row) * size + at[None, :], mask=mask, other=0), 0)
+    tl.store(out + row * first_size + at, total.to(out.dtype.element_ty), mask=at < first_size)
+    if other is not None:
+        rest = (at >= first_size) & (at < size)
+        tl.store(other + row * (size - first_size) + at - first_size, total.to(out.dtype.element_ty), mask=rest)
 
 
 def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """Same contract as the reference; products of half precision are summed in float32 and rounded at the end."""
     check_dtype("class_head_pool", features)
-    flat = features.flatten(2)
-    images, channels, positions = flat.shape
+    if relu:
+        out = features.new_empty(features.shape[0], weight.shape[0])
+        _launch_forward(out, None, features, weight, bias)
+        return out
     wide = _accumulator(features)
-    if not relu:
-        logits = flat.mean(2, dtype=wide) @ weight.to(wide).mT
-        return (logits if bias is None else logits + bias).to(features.dtype)
-    tile = _tile(features, channels)
-    programs = images * triton.cdiv(weight.shape[0], tile["BLOCK_K"])
-    splits = min(triton.cdiv(positions, tile["BLOCK_P"]), triton.cdiv(_ENOUGH_PROGRAMS, max(1, programs)))
-    shape = (images, weight.shape[0])
-    out = torch.empty(
-        (splits, *shape) if splits > 1 else shape, dtype=wide if splits > 1 else features.dtype, device=features.device
-    )
-    if programs:
-        with on_device_of(features):
-            class_head_pool_fwd_kernel[(programs * splits,)](
-                out, _described(flat), _head(weight, bias), images, splits, **tile
-            )
-    return out.sum(0).to(features.dtype) if splits > 1 else out
+    logits = features.flatten(2).mean(2, dtype=wide) @ weight.to(wide).mT
+    return (logits if bias is None else logits + bias).to(features.dtype)
+
+
+def class_head_pool_with_signs(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Same contract as the reference."""
+    check_dtype("class_head_pool", features)
+    out, signs = features.new_empty(features.shape[0], weight.shape[0]), _empty_signs(features, weight)
+    _launch_forward(out, signs, features, weight, bias)
+    return out, signs
 
 
 def class_head_pool_backward(
     grad: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Same contract as the reference."""
+    """Same contract as the reference; the maps are made again for their signs."""
     check_dtype("class_head_pool", features)
+    if relu:
+        signs = _empty_signs(features, weight)
+        _launch_forward(None, signs, features, weight, bias)
+        return class_head_pool_signs_backward(grad, features, weight, signs)
+    wide = _accumulator(features)
+    flat = features.flatten(2)
+    shared = (grad.to(wide) @ weight.to(wide) / flat.shape[2]).to(features.dtype)[:, :, None, None]
+    grad_weight = grad.to(wide).mT @ flat.mean(2, dtype=wide)
+    grad_bias = grad.sum(0, dtype=wide).to(weight.dtype)
+    return shared.expand(features.shape).contiguous(), grad_weight.to(weight.dtype), grad_bias
+
+
+def class_head_pool_signs_backward(
+    grad: Tensor, features: Tensor, weight: Tensor, signs: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Same contract as the reference."""
     flat = features.flatten(2)
     images, channels, positions = flat.shape
-    wide = _accumulator(features)
-    if not relu:
-        shared = (grad.to(wide) @ weight.to(wide) / positions).to(features.dtype)[:, :, None, None]
-        grad_weight = grad.to(wide).mT @ flat.mean(2, dtype=wide)
-        grad_bias = grad.sum(0, dtype=wide).to(weight.dtype)
-        return shared.expand(features.shape).contiguous(), grad_weight.to(weight.dtype), grad_bias
+    classes = weight.shape[0]
     grad_flat = torch.empty(flat.shape, dtype=features.dtype, device=features.device)
     if images == 0:
         return grad_flat.view(features.shape), torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
-    tile = _tile(features, channels)
-    channel_blocks = triton.cdiv(channels, tile["BLOCK_C"])
-    position_blocks = triton.cdiv(positions, tile["BLOCK_P"])
-    # The sums over positions of a wider tile would spill.
-    weight_tile = {**tile, "BLOCK_K": 64}
-    programs = triton.cdiv(weight.shape[0], weight_tile["BLOCK_K"]) * channel_blocks
-    splits = min(images, triton.cdiv(_ENOUGH_PROGRAMS, programs))
-    splits = triton.cdiv(images, triton.cdiv(images, splits))
-    grad_weight = torch.empty((splits, *weight.shape), dtype=wide, device=weight.device)
-    grad_bias = torch.empty((splits, weight.shape[0]), dtype=wide, device=weight.device)
-    given = grad, *grad.stride(), _described(flat), _head(weight, bias)
+    of_features, of_weight = _tile(features, channels, "bwd_features"), _tile(features, channels, "bwd_weight")
+    blocks = triton.cdiv(channels, of_features["BLOCK_C"]) * triton.cdiv(positions, of_features["BLOCK_P"])
+    programs = triton.cdiv(classes, of_weight["BLOCK_K"]) * triton.cdiv(channels, of_weight["BLOCK_C"])
+    steps = images * triton.cdiv(positions, of_weight["BLOCK_P"])
+    # Fewer splits than programs at home leave a few idle; one more would make the others wait.
+    splits = min(steps, max(1, _ENOUGH_PROGRAMS // programs))
+    splits = triton.cdiv(steps, triton.cdiv(steps, splits))
+    size = classes * channels + classes
+    parts = torch.empty((splits, size), dtype=_accumulator(features), device=weight.device)
+    grad_weight = torch.empty((classes, channels), dtype=weight.dtype, device=weight.device)
+    grad_bias = torch.empty((classes,), dtype=weight.dtype, device=weight.device)
+    given = grad.contiguous(), signs.contiguous()
     with on_device_of(features):
-        class_head_pool_bwd_features_kernel[(images * channel_blocks * position_blocks,)](
-            _described(grad_flat), *given, **tile
+        class_head_pool_bwd_features_kernel[(images * blocks,)](
+            _described(grad_flat), *given, _head(weight, None), **of_features
         )
         class_head_pool_bwd_weight_kernel[(programs * splits,)](
-            grad_weight, grad_bias, *given, images, splits, **weight_tile
+            parts, *given, _described(flat), classes, images, splits, **of_weight
         )
-    return (
-        grad_flat.view(features.shape),
-        grad_weight.sum(0).to(weight.dtype).contiguous(),
-        grad_bias.sum(0).to(weight.dtype),
+        _launch_sum(grad_weight, grad_bias, parts, 1, splits, classes * channels, size)
+    return grad_flat.view(features.shape), grad_weight, grad_bias
+
+
+def _empty_signs(features: Tensor, weight: Tensor) -> Tensor:
+    words = triton.cdiv(features.shape[2] * features.shape[3], _WORD.value)
+    return torch.empty((features.shape[0], words, weight.shape[0]), dtype=torch.int32, device=features.device)
+
+
+def _launch_forward(
+    out: Tensor | None, signs: Tensor | None, features: Tensor, weight: Tensor, bias: Tensor | None
+) -> None:
+    flat = features.flatten(2)
+    images, channels, positions = flat.shape
+    if images == 0:
+        return
+    classes = weight.shape[0]
+    tile = _tile(features, channels, "fwd")
+    programs = images * triton.cdiv(classes, tile["BLOCK_K"])
+    splits = min(triton.cdiv(positions, tile["BLOCK_P"]), triton.cdiv(_ENOUGH_PROGRAMS, programs))
+    parts = None
+    if out is not None:
+        # Given even where it has no elements: another type would be another kernel.
+        parts = torch.empty(
+            (splits if splits > 1 else 0, images, classes), dtype=_accumulator(features), device=features.device
+        )
+    with on_device_of(features):
+        class_head_pool_fwd_kernel[(programs * splits,)](
+            out, parts, signs, _described(flat), _head(weight, bias), images, splits, **tile
+        )
+        if out is not None and splits > 1:
+            _launch_sum(out, None, parts, images, splits, classes, classes)
+
+
+def _launch_sum(
+    out: Tensor, other: Tensor | None, parts: Tensor, rows: int, splits: int, first_size: int, size: int
+) -> None:
+    class_head_pool_sum_kernel[(rows * triton.cdiv(size, _SUM_BLOCK),)](
+        out, other, parts, rows, splits, first_size, size, BLOCK=_SUM_BLOCK, SPLITS=_SUM_SPLITS
     )
 
 
@@ -267,20 +374,30 @@ def _accumulator(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def _tile(features: Tensor, channels: int) -> dict:
+def _tile(features: Tensor, channels: int, kernel: str) -> dict:
     """Return tiles without spills on sm_80 and sm_90; float32 takes three products of halved tiles."""
     wide = features.element_size() >= 4
     chunk = 32 if wide else 64
     block_c = max(16, triton.next_power_of_2(channels))
     if block_c > (chunk if wide else _MOST_CHANNELS):
         block_c = chunk
-    return {
+    options = {
         "PRECISION": dot_precision(features.dtype),
         "DTYPE": tl.float64 if features.dtype == torch.float64 else tl.float32,
         "BLOCK_K": 64 if wide else 128,
         "BLOCK_P": 32 if wide else 64,
         "BLOCK_C": block_c,
-        "WHOLE": channels <= block_c,
         "num_warps": 4 if wide else 8,
         "num_stages": 2 if wide else 3,
     }
+    if kernel == "fwd":
+        return options | {"WHOLE": channels <= block_c}
+    if wide:
+        return options
+    if kernel == "bwd_features":
+        # Every program reads all weights: fewer of them do, and of fewer classes at a time.
+        return options | {"BLOCK_K": 64, "BLOCK_P": 128}
+    if architecture(features) >= 90 and block_c == _MOST_CHANNELS:
+        # Half of a processor's registers, so that one program multiplies while another expands signs.
+        return options | {"maxnreg": 128}
+    return options | {"BLOCK_K": 64, "BLOCK_P": 64 if block_c == _MOST_CHANNELS else 32}

@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from static_evidence import compiled, launches
 from wsolfast.kernels import class_head_pool as kernels
 
 from wsolfast.reference import class_head_pool as reference
@@ -28,6 +29,12 @@ def check(inputs, tolerance=None):
     found = kernels.class_head_pool_backward(*on_device((grad, *inputs)))
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual.cpu(), wanted, tolerance)
+    features, weight, bias, relu = on_device(inputs)
+    if relu:
+        kept, signs = kernels.class_head_pool_with_signs(features, weight, bias)
+        assert_close(kept.cpu(), logits, tolerance)
+        kept = kernels.class_head_pool_signs_backward(grad.to(DEVICE), features, weight, signs)
+        assert all(torch.equal(a, b) for a, b in zip(kept, found, strict=True))
 
 
 def head(images, channels, size, classes, dtype=torch.float32):
@@ -49,6 +56,44 @@ def test_several_tiles_of_classes_and_positions(channels):
 def test_split_of_the_work_does_not_matter(programs, monkeypatch):
     monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", programs)
     check(head(3, 5, (10, 17), 7))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 8), (3, 11), (9, 15)])
+def test_signs_are_those_of_the_maps(size):
+    """Of small integers, whose products are exact: a word less than full, full, and more."""
+    features, weight, bias = torch.randint(-3, 4, (2, 5, *size)), torch.randint(-3, 4, (7, 5)), torch.arange(7) - 3
+    given = [x.float() for x in (features, weight, bias)]
+    logits, signs = kernels.class_head_pool_with_signs(*on_device(given))
+    expected, wanted = reference.class_head_pool_with_signs(*given)
+    assert_close(logits.cpu(), expected)
+    assert torch.equal(signs.cpu(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("images", "summed"), [(2, ["class_head_pool_sum_kernel"]), (4, [])], ids=["few_images", "many_images"]
+)
+def test_launches(images, summed, monkeypatch):
+    """One a pass where there are programs enough, and one that adds up and rounds what splits have found."""
+    monkeypatch.setattr(kernels, "_ENOUGH_PROGRAMS", 4)
+    *given, _ = on_device(head(images, 5, (9, 9), 7))
+    with launches() as names:
+        logits, signs = kernels.class_head_pool_with_signs(*given)
+    assert names == ["class_head_pool_fwd_kernel", *summed]
+    with launches() as names:
+        kernels.class_head_pool_signs_backward(torch.ones_like(logits), *given[:2], signs)
+    backward = ["class_head_pool_bwd_features_kernel", "class_head_pool_bwd_weight_kernel"]
+    assert names == [*backward, "class_head_pool_sum_kernel"]
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "bwd_features", "bwd_weight"])
+@pytest.mark.parametrize("build", ["28x28x128 to 1000 N=128 bfloat16", "28x28x128 to 200 N=128 bfloat16"])
+def test_two_ctas_stand_on_a_multiprocessor(kernel, build):
+    """One multiplies, by wgmma, while the other expands signs or sums; operands are copied ahead of them."""
+    for row in compiled(f"class_head_pool_{kernel}_kernel", build):
+        assert row.ctas_per_multiprocessor >= 2
+        assert row.spilled_bytes == 0
+        assert row.wgmma_instructions > 0
+        assert row.async_copies > 0
 
 
 def test_float64_keeps_its_precision():

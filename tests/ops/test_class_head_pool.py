@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import conv2d
@@ -49,6 +52,39 @@ def test_gradients_are_those_of_convolution_relu_and_mean(relu):
         strict=True,
     ):
         assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (8, 8), (5, 13), (1, 1)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_signs_are_all_that_the_gradients_need(size, with_bias):
+    features, weight, bias = (x.requires_grad_() for x in inputs(size=size))
+    given = features, weight, bias if with_bias else None
+    wanted = [x for x in given if x is not None]
+    expected = ops.class_head_pool(*given)
+    logits, signs = torch.ops.wsolfast._class_head_pool_with_signs(*given)
+    assert_close(logits, expected)
+    assert signs.shape == (2, -(-size[0] * size[1] // 32), 5)
+    maps = reference.class_maps(*given)
+    for k, p in torch.cartesian_prod(torch.arange(5), torch.arange(size[0] * size[1])).tolist():
+        bits = signs[:, p // 32, k] >> p % 32 & 1
+        assert torch.equal(bits.bool(), maps[:, k, p] > 0)
+    grad = seeded(logits.shape, dtype=torch.float64, seed=3)
+    for actual, exact in zip(
+        torch.autograd.grad(logits, wanted, grad), torch.autograd.grad(expected, wanted, grad), strict=True
+    ):
+        assert_close(actual, exact)
+
+
+@pytest.mark.parametrize("is_cuda", [True, False])
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+def test_signs_are_kept_on_cuda_for_a_backward_pass(is_cuda, requires_grad, enabled, relu):
+    features, weight = (SimpleNamespace(is_cuda=is_cuda, requires_grad=needs) for needs in (False, requires_grad))
+    module = sys.modules[ops.class_head_pool.__module__]
+    with torch.set_grad_enabled(enabled):
+        found = module._keeps_signs(relu, features, weight, None)
+    assert found == (is_cuda and requires_grad and enabled and relu)
 
 
 def test_class_maps_are_never_in_memory(monkeypatch):

@@ -74,6 +74,46 @@ _BACKWARD = define_op(
 )
 
 
+def _fake_with_signs(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    words = (features.shape[2] * features.shape[3] + 31) // 32
+    signs = features.new_empty(features.shape[0], words, weight.shape[0], dtype=torch.int32)
+    return _fake(features, weight), signs
+
+
+def _setup_context_of_signs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, weight, bias = inputs
+    ctx.with_bias = bias is not None
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(features, weight, output[1])
+
+
+def _signs_backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    grad_features, grad_weight, grad_bias = _SIGNS_BACKWARD(grad, *ctx.saved_tensors)
+    return grad_features, grad_weight, grad_bias if ctx.with_bias else None
+
+
+_WITH_SIGNS = define_op(
+    "_class_head_pool_with_signs",
+    reference=reference.class_head_pool_with_signs,
+    fake=_fake_with_signs,
+    setup_context=_setup_context_of_signs,
+    backward=_signs_backward,
+    triton="wsolfast.kernels.class_head_pool:class_head_pool_with_signs",
+)
+_SIGNS_BACKWARD = define_op(
+    "_class_head_pool_signs_backward",
+    reference=reference.class_head_pool_signs_backward,
+    fake=_fake_backward,
+    triton="wsolfast.kernels.class_head_pool:class_head_pool_signs_backward",
+)
+
+
+def _keeps_signs(relu: bool, *tensors: Tensor | None) -> bool:
+    """Return True if a backward pass may follow where signs are kept for it: on CUDA."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return relu and given[0].is_cuda and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+
+
 def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = True) -> Tensor:
     r"""Compute the logits of a head that maps every position to classes, rectifies and averages.
 
@@ -95,9 +135,10 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
         ValueError: if shapes or dtypes do not fit.
 
     Backends: CUDA (Triton: no class map in memory), elsewhere library calls on blocks of class maps; at most a megabyte
-    of float32 maps, or those of one class, is in memory at once on the CPU. Differentiable once; only the inputs are
-    saved and the maps are computed again, one matrix product more than with the maps kept: on the CPU a training step
-    saves memory, not time. float16 and bfloat16 are summed in float32 and rounded at the end; float32 is strict unless
+    of float32 maps, or those of one class, is in memory at once on the CPU. Differentiable once. On CUDA the inputs are
+    saved and the signs of the maps, a bit for each class and position. Elsewhere only the inputs are saved and the maps
+    are computed again, one matrix product more: on the CPU a training step saves memory, not time. float16 and bfloat16
+    are summed in float32 and rounded at the end; float32 is strict unless
     :func:`torch.set_float32_matmul_precision` allows TF32. Deterministic for a fixed number of threads.
 
     Example:
@@ -115,4 +156,6 @@ def class_head_pool(features: Tensor, weight: Tensor, bias: Tensor | None = None
     if widens(features):
         bias = None if bias is None else bias.float()
         return _FORWARD(features.float(), weight.float(), bias, relu).to(features.dtype)
+    if _keeps_signs(relu, features, weight, bias):
+        return _WITH_SIGNS(features, weight, bias)[0]
     return _FORWARD(features, weight, bias, relu)

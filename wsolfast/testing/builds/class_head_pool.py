@@ -16,6 +16,8 @@ def build(images, channels, side, classes, dtype):
             for shape in ((images, channels, side, side), (classes, channels), (classes,), (images, classes))
         )
         kernels.class_head_pool(features, weight, bias, True)
+        _, signs = kernels.class_head_pool_with_signs(features, weight, bias)
+        kernels.class_head_pool_signs_backward(grad, features, weight, signs)
         kernels.class_head_pool_backward(grad, features, weight, bias, True)
 
     name = f"head {side}x{side}x{channels} to {classes} N={images} {str(dtype)[6:]}"
