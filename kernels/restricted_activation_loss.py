@@ -24,7 +24,10 @@ def restricted_activation_loss_fwd_probabilities_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Store sum_k softmax_k(x)^2 = sum_k e^(2 (x_k - max)) / (sum_k e^(x_k - max))^2 of each position."""
+    """Store sum_k softmax_k(x)^2 = sum_k e^(2 (x_k - max)) / (sum_k e^(x_k - max))^2 of each position.
+
+    The maps are read once: both sums follow the maximum so far, as in online softmax (Milakov and Gimelshein, 2018).
+    """
     tiles = tl.cdiv(P, BLOCK_P)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     position = (tl.program_id(0) % tiles) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -32,18 +35,20 @@ def restricted_activation_loss_fwd_probabilities_kernel(
     source = maps_ptr + image * stride_image + position.to(tl.int64)[None, :] * stride_position
     compute: tl.constexpr = maps_ptr.dtype.element_ty
     highest = tl.full((BLOCK_P,), float("-inf"), compute)
-    for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K).to(tl.int64)[:, None]
-        logits = tl.load(source + k * stride_class, mask=real & (k < K), other=0)
-        highest = tl.maximum(highest, tl.max(tl.where(k < K, logits, float("-inf")), 0))
     total = tl.zeros((BLOCK_P,), tl.float64)
     squares = tl.zeros((BLOCK_P,), tl.float64)
     for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K).to(tl.int64)[:, None]
-        logits = tl.load(source + k * stride_class, mask=real & (k < K), other=0)
-        powers = tl.where(k < K, tl.exp(logits - highest[None, :]), 0)  # [BLOCK_K, BLOCK_P]
-        total += tl.sum(powers, 0).to(tl.float64)
-        squares += tl.sum(powers * powers, 0).to(tl.float64)
+        # Logits of -inf are classes that take no part.
+        logits = tl.where(k < K, tl.load(source + k * stride_class, mask=real & (k < K), other=0), float("-inf"))
+        higher = tl.maximum(highest, tl.max(logits, 0))
+        # As long as there is nothing but -inf, any finite number does.
+        offset = tl.where(higher == float("-inf"), 0, higher)
+        change = tl.exp(highest - offset).to(tl.float64)
+        powers = tl.exp(logits - offset[None, :])  # [BLOCK_K, BLOCK_P]
+        total = total * change + tl.sum(powers, 0).to(tl.float64)
+        squares = squares * (change * change) + tl.sum(powers * powers, 0).to(tl.float64)
+        highest = higher
     tl.store(squares_ptr + image * P + position, squares / (total * total), mask=position < P)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from triton.runtime.interpreter import InterpretedFunction
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 from triton.runtime.jit import JITFunction
 
 from wsolfast.testing.kernel_resources import KernelResources
@@ -47,3 +48,22 @@ def launches() -> Iterator[list[str]]:
     finally:
         for kind, run in kinds.items():
             kind.run = run
+
+
+@contextmanager
+def reads_of(tensor: Tensor) -> Iterator[list[int]]:
+    """Yield a list to which every interpreted load adds the number of elements that it reads of a contiguous tensor."""
+    reads: list[int] = []
+    load = InterpreterBuilder.create_masked_load
+    begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+
+    def counting(self, pointers, mask, *args, **kwargs):
+        inside = (pointers.data >= begin) & (pointers.data < end) & mask.data
+        reads.append(int(inside.sum()))
+        return load(self, pointers, mask, *args, **kwargs)
+
+    InterpreterBuilder.create_masked_load = counting
+    try:
+        yield reads
+    finally:
+        InterpreterBuilder.create_masked_load = load

@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from static_evidence import compiled, launches, reads_of
 from wsolfast.kernels import restricted_activation_loss as launcher
 
 from wsolfast.reference import restricted_activation_loss as reference
@@ -61,3 +62,31 @@ def test_more_positions_than_one_block(monkeypatch):
     expected = reference.restricted_activation_loss(*inputs)
     for actual, wanted in zip(launcher.restricted_activation_loss(*inputs), expected, strict=True):
         assert_close(actual, wanted, TOLERANCES[torch.float32])
+
+
+@pytest.mark.parametrize("absent", [slice(0, 40), slice(33, 40), slice(0, 37)])
+def test_classes_that_take_no_part(absent):
+    """Whole tiles of classes at -inf, the first or the last ones, as a mask makes them."""
+    maps = seeded((2, 40, 3, 5), DEVICE)
+    maps[:, absent] = -torch.inf
+    inputs = maps, torch.tensor([39, 38], device=DEVICE), 0.1, 0.2, "var", "minmax"
+    expected = reference.restricted_activation_loss(*inputs)
+    for actual, wanted in zip(launcher.restricted_activation_loss(*inputs), expected, strict=True):
+        assert_close(actual, wanted, TOLERANCES[torch.float32])
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter counts what is read")
+def test_maps_are_read_once():
+    """And the label's channel once more, by the second of two launches."""
+    maps = seeded((2, 70, 5, 7))
+    with launches() as names, reads_of(maps) as reads:
+        launcher.restricted_activation_loss(maps, torch.tensor([3, 69]), 0.1, 0.2, "var", "minmax")
+    assert len(names) == 2
+    assert sum(reads) == maps.numel() + maps[:, 0].numel()
+
+
+def test_ctas_keep_enough_bytes_on_their_way():
+    """A tile of 4 KB each; a multiprocessor needs some 23 KB to read at the speed of a copy."""
+    for row in compiled("restricted_activation_loss_fwd_probabilities_kernel", "float32"):
+        assert row.spilled_bytes == 0
+        assert row.ctas_per_multiprocessor * launcher.BLOCK_K * launcher.BLOCK_P * 4 >= 32 * 1024
