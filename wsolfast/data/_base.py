@@ -57,6 +57,7 @@ class Source:
         labels: int64 array [n].
         class_names: one per class, in the same order for every split of the data set.
         class_ids: what the annotations number the classes by, from 0; None where that is their position.
+        is_annotated: False if no image has a box or a mask, because the layout has none.
         has_masks: True if :meth:`mask` answers.
         masks_fit: True if masks have the size of their images.
         remarks: what is odd about the files and does not hinder, one line each.
@@ -67,6 +68,7 @@ class Source:
     labels: np.ndarray
     class_names: Sequence[str]
     class_ids: Sequence[int] | None = None
+    is_annotated: bool = True
     has_masks: bool = False
     masks_fit: bool = True
     remarks: Sequence[str] = ()

@@ -12,6 +12,7 @@ from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Bits, Decoder, PlainJpeg, decode, decode_mask, image_size, plain_jpeg
 from wsolfast.data.images.masks import InstanceMasks, unite_labels, unite_masks
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _STRAY = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 

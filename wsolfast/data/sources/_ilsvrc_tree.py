@@ -12,6 +12,7 @@ import torch
 from wsolfast.data._base import Annotation
 from wsolfast.data._files import glob_files, is_stray, listed_folders, read_lines
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
+from wsolfast.data.sources._voc_xml import read_xml
 
 LAYOUT = """\
 train/n01440764/n01440764_10026.JPEG
@@ -23,7 +24,6 @@ The folders may also lie in ILSVRC/Data/CLS-LOC/ and ILSVRC/Annotations/CLS-LOC/
 # Of the splits that the tree itself has.
 FOLDERS = {"train_weaksup": "train", "test": "val"}
 
-_EDGES = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_FOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 _BOX_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val")
 _LIST_FOLDERS = (".", "ILSVRC")
@@ -282,32 +282,3 @@ def _read_solution(file: Path) -> dict[str, str]:
             found[row[0]] = row[1].split()[0]
     faults.raise_any()
     return found
-
-
-def read_xml(file: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
-    """Read (width, height) and (synset, xyxy box) of each object; corners are taken as half-open edges."""
-    from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import ParseError, parse
-
-    try:
-        tree = parse(file)
-    except FileNotFoundError:
-        raise DataError(f"{file}: missing; it holds the boxes of a validation image") from None
-    except (OSError, ParseError, DefusedXmlException) as error:
-        raise DataError(f"{file}: not a readable annotation ({error})") from error
-    try:
-        size = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
-        objects = [
-            (item.findtext("name"), [float(item.findtext(f"bndbox/{edge}")) for edge in _EDGES])
-            for item in tree.iterfind("object")
-        ]
-    except (TypeError, ValueError):
-        raise DataError(f"{file}: size or bndbox is missing or not a number") from None
-    if not objects:
-        raise DataError(f"{file}: no object in it")
-    flat = next(
-        (box for _, box in objects if not (-1e9 < box[0] < box[2] < 1e9 and -1e9 < box[1] < box[3] < 1e9)), None
-    )
-    if flat is not None or min(size) < 1:
-        raise DataError(f"{file}: size {size} or box {flat} has no area")
-    return size, objects

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from wsolfast.data._base import SPLITS, Source, boxes_outside, check_size, mask_differs
-from wsolfast.data._files import FileSource, is_stray
+from wsolfast.data._files import IMAGE_SUFFIXES, FileSource, is_stray
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.sources import HIERARCHY, get_spec, open_files, own_options
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _SHOWN = 20
 
 
@@ -129,8 +128,13 @@ def check(name: str, root: str | Path | None, *, decode: bool = False, **options
 
 
 def _check_source(source: Source, split: str, decode: bool, report: CheckReport) -> None:
+    annotated = split != "train_weaksup" and source.is_annotated
+    if split != "train_weaksup" and not annotated:
+        note = f"{split}: boxes cannot be measured on it, the classes of a validation can"
+        report.notes.setdefault("split without boxes or masks", []).append(note)
+
     def look(index: int) -> _Finding:
-        return _check_image(source, index, split != "train_weaksup", decode)
+        return _check_image(source, index, annotated, decode)
 
     with ThreadPoolExecutor() as pool:
         findings = list(pool.map(look, range(len(source.image_ids))))
@@ -252,6 +256,6 @@ def _unlabelled(sources: list[FileSource]) -> Iterator[str]:
     for folder in folders:
         if folder.is_dir():
             for entry in os.scandir(folder):
-                is_image = entry.name.lower().endswith(_SUFFIXES) and not is_stray(entry.name)
+                is_image = entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_stray(entry.name)
                 if is_image and os.path.normpath(entry.path) not in known:
                     yield entry.path

@@ -11,7 +11,7 @@ from PIL import Image
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.sources import synthetic
-from wsolfast.data.sources._ilsvrc_tree import read_xml
+from wsolfast.data.sources._voc_xml import read_xml
 from wsolfast.data.tools._claim import claim
 
 # Tells a tree of ours from somebody's ImageNet.
