@@ -1,7 +1,7 @@
 """Sources whose images are files under one folder."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -65,7 +65,7 @@ class FileSource(Source):
         class_ids: Sequence[int] | None = None,
         boxes: BoxTable | None = None,
         sizes: dict[int, tuple[int, int]] | None = None,
-        masks: dict[int, str | tuple[str, ...] | InstanceMasks] | None = None,
+        masks: Mapping[int, str | tuple[str, ...] | InstanceMasks] | None = None,
         mask_folder: Path | None = None,
         decoder: Decoder = "auto",
         orient: bool = True,

@@ -1,6 +1,8 @@
 """The file of an index: what the files of a split tell slowly, as arrays with a header."""
 
+import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,3 +50,27 @@ def pack_texts(texts: Iterable[str]) -> np.ndarray:
 def unpack_texts(packed: np.ndarray) -> list[str]:
     """Return the texts that :func:`pack_texts` packed."""
     return packed.tobytes().decode(errors="surrogateescape").split("\0")[:-1]
+
+
+def states(root: Path, paths: Iterable[Path]) -> dict[str, str | int | None]:
+    """Return the state of each file or folder by its path below the root, so that the tree can move."""
+    return {str(path.relative_to(root)): _state(path) for path in paths}
+
+
+def _state(path: Path) -> str | int | None:
+    """Return the SHA-256 of a file, the time of the last change of a folder in ns, None for neither."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except IsADirectoryError:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def first_changed(root: Path, fingerprint: dict[str, str | int | None], since: float = math.inf) -> Path | None:
+    """Return the first file or folder that is not as it was, or folder that changed at ``since`` (ns) or later."""
+    for path, state in fingerprint.items():
+        if _state(root / path) != state or (isinstance(state, int) and state >= since):
+            return root / path
+    return None

@@ -114,7 +114,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</an
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"00000001.xml: missing; it holds the boxes of a validation image"),
+        (None, r"00000001.xml: missing; it holds the boxes of an image"),
         ("<annotation>", r"00000001.xml: not a readable annotation"),
         (BOMB, r"00000001.xml: not a readable annotation \(EntitiesForbidden"),
         ("<annotation/>", r"00000001.xml: size or bndbox is missing"),
@@ -147,9 +147,7 @@ def test_a_missing_annotation_is_told_once(tree):
     file = next(tree.rglob("ILSVRC2012_val_00000001.xml"))
     file.unlink()
     told = [message for messages in check("ilsvrc", tree).problems.values() for message in messages]
-    assert [message for message in told if file.name in message] == [
-        f"{file}: missing; it holds the boxes of a validation image"
-    ]
+    assert [message for message in told if file.name in message] == [f"{file}: missing; it holds the boxes of an image"]
 
 
 def test_missing_folders_say_what_a_right_tree_looks_like(tree, tmp_path_factory):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsolfast.data import DataError, SplitMissingError, check, open_dataset, open_source, pack
+from wsolfast.data import SPLITS, DataError, SplitMissingError, check, open_dataset, open_source, pack
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_folders_are_classes_and_all_is_trained_on(classes):
 
 def test_shares_are_of_each_class_and_do_not_move(classes, write_image):
     shares = {"val_share": 0.2, "test_share": 0.3}
-    found = {split: ids("imagefolder", classes, split, **shares) for split in ("train_weaksup", "train_fullsup", "test")}
+    found = {split: ids("imagefolder", classes, split, **shares) for split in SPLITS}
     assert {split: Counter(name.split("/")[0] for name in names) for split, names in found.items()} == {
         "train_weaksup": {"black cat": 5, "Käfer": 2},
         "train_fullsup": {"black cat": 2, "Käfer": 1},
@@ -152,7 +152,7 @@ def test_masks_lie_in_a_tree_like_that_of_the_images(splits):
     assert report.counts["test"].masks == 1
     # An image of a split with masks that has none is a fault.
     assert list(report.problems) == ["image without a box"]
-    with pytest.raises(DataError, match="none: no such folder; data.options.masks names the folder of the masks"):
+    with pytest.raises(DataError, match=r"none: no such folder; data.options.masks names the folder of the masks"):
         open_source("imagefolder", splits, "test", masks="none")
     with pytest.raises(DataError, match="is not a path below the data folder"):
         open_source("imagefolder", splits, "test", masks="../masks")

@@ -24,6 +24,7 @@ __all__ = [
     "chosen",
     "decode",
     "decode_grey",
+    "decode_labels",
     "decode_mask",
     "image_format",
     "image_size",
@@ -147,6 +148,21 @@ def decode_mask(file: Path | Encoded) -> np.ndarray:
     Raises:
         DataError: if the file is missing, broken, not single-channel, or holds other values.
     """
+    labels = decode_labels(file)
+    values = set(np.unique(labels).tolist())
+    if values - {0, 1, 2, 255}:
+        raise DataError(f"{file}: mask values are 0, 1, 2 or 255, found {sorted(values - {0, 1, 2, 255})[:5]}")
+    if 255 in values and 1 not in values:
+        return (labels == 255).astype(np.uint8)
+    return np.where(labels > 1, np.uint8(255), labels)
+
+
+def decode_labels(file: Path | Encoded) -> np.ndarray:
+    """Decode a mask file to the numbers that it holds, uint8 [H, W]; of a palette its indices.
+
+    Raises:
+        DataError: if the file is missing, broken, or not single-channel with 8 bits.
+    """
     with _open(file) as image:
         try:
             labels = np.array(image.convert("L") if image.mode == "1" else image)
@@ -154,12 +170,7 @@ def decode_mask(file: Path | Encoded) -> np.ndarray:
             raise DataError(f"{file}: mask cannot be decoded ({_words(error)}); repair it") from error
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise DataError(f"{file}: a mask is an 8-bit palette or grayscale image, this one has mode {image.mode}")
-    values = set(np.unique(labels).tolist())
-    if values - {0, 1, 2, 255}:
-        raise DataError(f"{file}: mask values are 0, 1, 2 or 255, found {sorted(values - {0, 1, 2, 255})[:5]}")
-    if 255 in values and 1 not in values:
-        return (labels == 255).astype(np.uint8)
-    return np.where(labels > 1, np.uint8(255), labels)
+    return labels
 
 
 def decode_grey(file: Path | Encoded) -> np.ndarray:

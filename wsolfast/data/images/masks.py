@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from wsolfast.data.errors import DataError
-from wsolfast.data.images.decode import decode_grey, decode_mask
+from wsolfast.data.images.decode import decode_grey, decode_labels, decode_mask
 
 # Where the benchmark compares maps with masks.
 _SIDE = 224
@@ -60,6 +60,16 @@ def unite_labels(objects: Sequence[Path]) -> np.ndarray:
     stack = np.stack(parts)
     ignored = np.where((stack == 255).any(0), np.uint8(255), np.uint8(0))
     return np.where((stack == 1).any(0), np.uint8(1), ignored)
+
+
+def decode_objects(file: Path) -> np.ndarray:
+    """Decode a mask file that numbers objects or classes, uint8 [H, W]: 1 any object, 255 ignored, 0 background.
+
+    Raises:
+        DataError: if the file is missing or broken, or not single-channel with 8 bits.
+    """
+    labels = decode_labels(file)
+    return np.where(labels == 255, labels, np.minimum(labels, 1))
 
 
 def _nearest(mask: np.ndarray) -> np.ndarray:

@@ -7,11 +7,17 @@ from wsolfast.data.errors import DataError
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_xml(file: Path, *, empty_ok: bool = False) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
-    """Read (width, height) and (class, xyxy box) of each object; corners are taken as half-open edges.
+# (width, height) of an image, and the class and xyxy box of each object.
+Annotated = tuple[tuple[int, int], list[tuple[str, list[float]]]]
+
+
+def read_xml(file: Path, *, one_based: bool = False, empty_ok: bool = False) -> Annotated:
+    """Read (width, height) and (class, half-open xyxy box) of each object.
 
     Args:
         file: the annotation.
+        one_based: corners are the first and the last pixel of the object, counted from 1, as Pascal VOC defines them;
+            otherwise they are taken as half-open edges.
         empty_ok: an image may show no object.
 
     Raises:
@@ -23,7 +29,7 @@ def read_xml(file: Path, *, empty_ok: bool = False) -> tuple[tuple[int, int], li
     try:
         tree = parse(file)
     except FileNotFoundError:
-        raise DataError(f"{file}: missing; it holds the boxes of a validation image") from None
+        raise DataError(f"{file}: missing; it holds the boxes of an image") from None
     except (OSError, ParseError, DefusedXmlException) as error:
         raise DataError(f"{file}: not a readable annotation ({error})") from error
     try:
@@ -36,6 +42,13 @@ def read_xml(file: Path, *, empty_ok: bool = False) -> tuple[tuple[int, int], li
         raise DataError(f"{file}: size or bndbox is missing or not a number") from None
     if not objects and not empty_ok:
         raise DataError(f"{file}: no object in it")
+    if one_based:
+        if any(min(box[:2]) < 1 for _, box in objects):
+            raise DataError(
+                f"{file}: a corner at 0, and Pascal VOC counts pixels from 1; set data.options.one_based=false for a "
+                "program that counts from 0"
+            )
+        objects = [(name, [box[0] - 1, box[1] - 1, *box[2:]]) for name, box in objects]
     flat = next(
         (box for _, box in objects if not (-1e9 < box[0] < box[2] < 1e9 and -1e9 < box[1] < box[3] < 1e9)), None
     )

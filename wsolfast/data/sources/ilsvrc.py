@@ -16,11 +16,9 @@ An XML file that is overwritten in place leaves no trace in that; ``wsolfast dat
 anew. An index that is stale, damaged or of another version is said in one line and left aside.
 """
 
-import hashlib
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,16 @@ import numpy as np
 
 from wsolfast.data._base import Annotation, BoxTable
 from wsolfast.data._files import FileSource
-from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
+from wsolfast.data._index import (
+    FOLDER,
+    Unusable,
+    first_changed,
+    pack_texts,
+    read_index,
+    states,
+    unpack_texts,
+    write_index,
+)
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder
@@ -167,10 +174,10 @@ def _index(
         except Unusable:
             pass
     started = time.time_ns()
-    before = _states(root, consulted(root))
+    before = states(root, consulted(root))
     listing = list_split(root, split, subset)
     # A folder without an image is no class until it has one.
-    before |= _states(root, [*listing.folders(), *class_folders(listing.folder)])
+    before |= states(root, [*listing.folders(), *class_folders(listing.folder)])
     arrays = {"image_ids": pack_texts(listing.image_ids), "labels": np.array(listing.labels, np.int64)}
     unreadable: tuple[str, ...] = ()
     with task(f"index {split}", len(listing.image_ids)) as advance:
@@ -178,7 +185,7 @@ def _index(
             found = _annotations(listing, workers, advance)
             arrays |= _annotation_arrays(found)
             unreadable = tuple(str(each) for each in found if isinstance(each, DataError))
-    changed = _changed(root, before, since=started)
+    changed = first_changed(root, before, since=started)
     if changed is not None:
         raise DataError(f"{changed}: changed while it was indexed; give the command again")
     header = {
@@ -229,7 +236,7 @@ def _read(root: Path, path: Path) -> tuple[Listing, dict[str, np.ndarray]]:
         Unusable: if it is damaged, or the tree has changed.
     """
     header, arrays = read_index(path)
-    changed = _changed(root, header["fingerprint"])
+    changed = first_changed(root, header["fingerprint"])
     if changed is not None:
         raise Unusable(f"stale, {changed} has changed")
     listing = Listing(
@@ -242,30 +249,6 @@ def _read(root: Path, path: Path) -> tuple[Listing, dict[str, np.ndarray]]:
         header["box_folder"] and root / header["box_folder"],
     )
     return listing, arrays
-
-
-def _states(root: Path, paths: Iterable[Path]) -> dict[str, str | int | None]:
-    """Return the state of each file or folder by its path below the root, so that the tree can move."""
-    return {str(path.relative_to(root)): _state(path) for path in paths}
-
-
-def _state(path: Path) -> str | int | None:
-    """Return the SHA-256 of a file, the time of the last change of a folder in ns, None for neither."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except IsADirectoryError:
-        return path.stat().st_mtime_ns
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _changed(root: Path, fingerprint: dict[str, str | int | None], since: float = math.inf) -> Path | None:
-    """Return the first file or folder that is not as it was, or folder that changed at ``since`` (ns) or later."""
-    for path, state in fingerprint.items():
-        if _state(root / path) != state or (isinstance(state, int) and state >= since):
-            return root / path
-    return None
 
 
 SPEC = SourceSpec(

@@ -70,7 +70,7 @@ def open_source(
         chosen = [index for index, its in enumerate(splits) if its == split]
         if not chosen:
             raise SplitMissingError(f"{root}: split {split!r} is empty; val_share and test_share make these splits")
-        image_ids, labels = ([column[index] for index in chosen] for column in listed)
+        image_ids, labels = [listed[0][index] for index in chosen], [listed[1][index] for index in chosen]
     else:
         if val_share or test_share:
             raise DataError(f"{root}: has folders of splits, so val_share and test_share have no use; leave them out")
@@ -89,7 +89,7 @@ def open_source(
         image_ids,
         labels,
         names,
-        masks={} if mask_folder is None or split == "train_weaksup" else _masks(image_ids, mask_folder),
+        masks=None if mask_folder is None or split == "train_weaksup" else _masks(image_ids, mask_folder),
         mask_folder=mask_folder,
         decoder=decoder,
         orient=orient,
