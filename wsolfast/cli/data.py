@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +119,64 @@ def pack(
     if not quiet:
         counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
         echo(f"{summary.root}: {summary.shards} shards, {summary.written} of them new ({counts})")
+
+
+@app.command(
+    name="import",
+    epilog="Examples:\n\n  wsolfast data import /data/birds\n\n"
+    "  wsolfast train cub50/cam data.root=/data/birds data.name=folder",
+)
+def import_csv(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images and what tells their classes.")],
+    quiet: Quiet = False,
+) -> None:
+    """Write DIR/annotations.csv, which data.name=folder reads, from another layout. No file is overwritten or moved.
+
+    Layouts are class folders, ImageFolder, Pascal VOC, XML files beside images, COCO, CUB, ImageNet, and tables with a
+    column for the image and one for its class. Images that have boxes and no split are split: a tenth of each class is
+    val and a fifth is test.
+    """
+    from wsolfast import data
+
+    summary = data.to_csv(root)
+    for remark in summary.remarks:
+        sys.stderr.write(f"note: {remark}\n")
+    if not quiet:
+        counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
+        echo(f"{summary.kind}: {counts}; {summary.classes} classes, {summary.boxes} boxes\nwritten: {summary.file}")
+
+
+class ImageLayout(StrEnum):
+    """Layouts of rendered images."""
+
+    classes = "classes"
+    voc = "voc"
+    coco = "coco"
+
+
+@app.command(
+    name="render-images",
+    epilog="Examples:\n\n  wsolfast data render-images animals\n\n"
+    "  wsolfast data render-images animals-voc --layout voc\n\n  wsolfast init animals",
+)
+def render_images(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command has begun.")],
+    layout: Annotated[
+        ImageLayout, typer.Option(help="A folder per class, Pascal VOC or COCO. The latter two have boxes.")
+    ] = ImageLayout.classes,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 40,
+    classes: Annotated[int, typer.Option(min=2, max=32, help="Number of classes.")] = 4,
+    size: Annotated[int, typer.Option(min=32, help="Side of the square images in pixels.")] = 96,
+    seed: Annotated[int, typer.Option(help="Seed of the images.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write a few rendered images as people's folders look, to try wsolfast init without images of your own."""
+    from wsolfast import data
+
+    with _wrong_usage():
+        count = data.render_images(root, layout=layout.value, images=images, classes=classes, size=size, world=seed)
+    if not quiet:
+        echo(f"{root}: {count} images")
 
 
 @app.command(

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from wsolfast.data.tools.check import CheckReport, check
     from wsolfast.data.tools.fetch import ARCHIVES, Archive, fetch
     from wsolfast.data.tools.index import IndexSummary, index
+    from wsolfast.data.tools.look import FoundLayout, look
     from wsolfast.data.tools.pack import PackSummary, pack
+    from wsolfast.data.tools.render_images import ImageLayout, render_images
     from wsolfast.data.tools.synth_imagenet import TreeSummary, synth_imagenet
+    from wsolfast.data.tools.to_csv import CsvSummary, to_csv
 
 __all__ = [
     "ARCHIVES",
@@ -33,11 +36,14 @@ __all__ = [
     "Archive",
     "CacheSpec",
     "CheckReport",
+    "CsvSummary",
     "DataError",
     "Dataset",
     "DecoderError",
     "DeviceDecoder",
     "FetchError",
+    "FoundLayout",
+    "ImageLayout",
     "IndexSummary",
     "PackSummary",
     "Placement",
@@ -52,12 +58,15 @@ __all__ = [
     "fetch",
     "get_spec",
     "index",
+    "look",
     "open_dataset",
     "open_on_device",
     "pack",
+    "render_images",
     "resize",
     "synth_imagenet",
     "ten_crop",
+    "to_csv",
 ]
 
 NAMES = list_names()
@@ -67,8 +76,11 @@ _TOOLS = {
     "check": ("CheckReport", "check"),
     "fetch": ("ARCHIVES", "Archive", "fetch"),
     "index": ("IndexSummary", "index"),
+    "look": ("FoundLayout", "look"),
     "pack": ("PackSummary", "pack"),
+    "render_images": ("ImageLayout", "render_images"),
     "synth_imagenet": ("TreeSummary", "synth_imagenet"),
+    "to_csv": ("CsvSummary", "to_csv"),
 }
 
 

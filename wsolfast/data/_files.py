@@ -34,6 +34,7 @@ class ImageList:
     images: dict[str, ImageRecord]  # by path
     class_names: list[str]
     class_ids: list[int] | None = None  # what the file numbers the classes by; None where nothing depends on it
+    is_annotated: bool = True  # False if it has no place for boxes and masks
 
 
 class FileSource(Source):

@@ -47,7 +47,8 @@ def read_csv(file: Path, with_boxes: bool) -> ImageList:
     position = {class_id: label for label, class_id in enumerate(ids)}
     for image in images.values():
         image.label = position[image.label]
-    return ImageList(images, [classes.name(class_id) for class_id in ids], None if named else ids)
+    names, annotated = [classes.name(class_id) for class_id in ids], bool({"x0", "mask"} & set(columns))
+    return ImageList(images, names, None if named else ids, annotated)
 
 
 def _meaning(row: dict) -> tuple:

@@ -13,6 +13,7 @@ Where each split has a file of its own, the classes are those of the training fi
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,12 @@ def open_source(
         there = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
         missing = SplitMissingError if there else DataError
         raise missing(f"{file}: split {split!r} is empty; the file has {there or 'no image at all'}")
-    listed = ImageList(chosen, listed.class_names, listed.class_ids)
+    listed = replace(listed, images=chosen)
     training = root / _below(annotations, "train_weaksup", "annotations")
     if training != file and training.exists():
         listed = _numbered_as(listed, _read(training, "train_weaksup"), file, training)
     records = list(chosen.values())
-    return FileSource(
+    source = FileSource(
         folder,
         list(chosen),
         [image.label for image in records],
@@ -91,6 +92,8 @@ def open_source(
         orient=orient,
         bits=bits,
     )
+    source.is_annotated = listed.is_annotated
+    return source
 
 
 def _below(pattern: str, split: str, option: str) -> str:
@@ -119,7 +122,7 @@ def _numbered_as(listed: ImageList, known: ImageList, file: Path, training: Path
             hint = nearest(name, known.class_names, "classes are matched by name")
             faults.add(f"{file}: {image_id} is of class {name!r}, which {training} does not have; {hint}")
     faults.raise_any()
-    return ImageList(listed.images, known.class_names, known.class_ids)
+    return replace(listed, class_names=known.class_names, class_ids=known.class_ids)
 
 
 def _layout(annotations: str = "", **_: Any) -> str:

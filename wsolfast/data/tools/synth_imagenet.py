@@ -11,7 +11,7 @@ from PIL import Image
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.sources import synthetic
-from wsolfast.data.sources._voc_xml import read_xml
+from wsolfast.data.sources._voc_xml import read_xml, xml_text
 from wsolfast.data.tools._claim import claim
 
 # Tells a tree of ours from somebody's ImageNet.
@@ -108,7 +108,7 @@ def _write_image(root: Path, source: synthetic.SyntheticSource, split: str, inde
     write_bytes(image, partial(Image.fromarray(pixels).save, format="JPEG", quality=85), durable=False)
     if note != image:
         height, width = pixels.shape[:2]
-        _write_text(note, _XML.format(stem=stem, width=width, height=height, synset=synset, box=box))
+        _write_text(note, xml_text(f"val/{stem}", (width, height), synset, box))
     return True
 
 
@@ -130,32 +130,3 @@ def _synset(label: int) -> str:
 
 def _write_text(file: Path, text: str) -> None:
     write_bytes(file, lambda stream: stream.write(text.encode()), durable=False)
-
-
-_XML = """\
-<annotation>
-\t<folder>val</folder>
-\t<filename>{stem}</filename>
-\t<source>
-\t\t<database>rendered by wsolfast</database>
-\t</source>
-\t<size>
-\t\t<width>{width}</width>
-\t\t<height>{height}</height>
-\t\t<depth>3</depth>
-\t</size>
-\t<segmented>0</segmented>
-\t<object>
-\t\t<name>{synset}</name>
-\t\t<pose>Unspecified</pose>
-\t\t<truncated>0</truncated>
-\t\t<difficult>0</difficult>
-\t\t<bndbox>
-\t\t\t<xmin>{box[0]}</xmin>
-\t\t\t<ymin>{box[1]}</ymin>
-\t\t\t<xmax>{box[2]}</xmax>
-\t\t\t<ymax>{box[3]}</ymax>
-\t\t</bndbox>
-\t</object>
-</annotation>
-"""
