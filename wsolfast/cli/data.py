@@ -146,6 +146,33 @@ def import_csv(
         echo(f"{summary.kind}: {counts}; {summary.classes} classes, {summary.boxes} boxes\nwritten: {summary.file}")
 
 
+@app.command(
+    epilog="Examples:\n\n  wsolfast data subset cub50 /data/CUB_200_2011 /data/cub50\n\n"
+    "  wsolfast data subset ilsvrc400 /data/ILSVRC /data/ilsvrc400\n\n"
+    "  wsolfast data subset pets3 /data/oxford-iiit-pet /data/pets3\n\n"
+    "  wsolfast train cub50/cam data.root=/data/cub50",
+)
+def subset(
+    name: Annotated[str, typer.Argument(help="The small set: cub50, ilsvrc400 or pets3.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of the public set, as it is distributed.")],
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command has begun.")],
+    workers: Annotated[int | None, _WORKERS] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make one of the small real sets of the zoo from the public set that it is a part of.
+
+    The images, the splits and the boxes are those that the zoo was measured on. The recipes cub50/*, ilsvrc400/* and
+    pets3/* read it. If the command is interrupted, give it again and it goes on.
+    """
+    from wsolfast import data
+
+    with _wrong_usage():
+        summary = data.subset(name, root, output, task=show_progress(quiet).task, workers=workers)
+    if not quiet:
+        counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
+        echo(f"{summary.root}: {counts}; {summary.written} images of them new")
+
+
 class ImageLayout(StrEnum):
     """Layouts of rendered images."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wsolfast.data.tools.look import FoundLayout, look
     from wsolfast.data.tools.pack import PackSummary, pack
     from wsolfast.data.tools.render_images import ImageLayout, render_images
+    from wsolfast.data.tools.subset import SUBSETS, SubsetSummary, subset
     from wsolfast.data.tools.synth_imagenet import TreeSummary, synth_imagenet
     from wsolfast.data.tools.to_csv import CsvSummary, to_csv
 
@@ -32,6 +33,7 @@ __all__ = [
     "NAMES",
     "ON_DEVICE",
     "SPLITS",
+    "SUBSETS",
     "Annotation",
     "Archive",
     "CacheSpec",
@@ -50,6 +52,7 @@ __all__ = [
     "Sample",
     "Source",
     "SplitMissingError",
+    "SubsetSummary",
     "TreeSummary",
     "View",
     "check",
@@ -64,6 +67,7 @@ __all__ = [
     "pack",
     "render_images",
     "resize",
+    "subset",
     "synth_imagenet",
     "ten_crop",
     "to_csv",
@@ -79,6 +83,7 @@ _TOOLS = {
     "look": ("FoundLayout", "look"),
     "pack": ("PackSummary", "pack"),
     "render_images": ("ImageLayout", "render_images"),
+    "subset": ("SUBSETS", "SubsetSummary", "subset"),
     "synth_imagenet": ("TreeSummary", "synth_imagenet"),
     "to_csv": ("CsvSummary", "to_csv"),
 }

@@ -25,7 +25,7 @@ The folders may also lie in ILSVRC/Data/CLS-LOC/ and ILSVRC/Annotations/CLS-LOC/
 FOLDERS = {"train_weaksup": "train", "test": "val"}
 
 _IMAGE_FOLDERS = (".", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
-_BOX_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val")
+BOX_FOLDERS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "Annotations/val")
 _LIST_FOLDERS = (".", "ILSVRC")
 _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 _SUBSET_HINT = "; where only some of ImageNet's classes are there, set data.options.subset=true"
@@ -69,7 +69,7 @@ def consulted(root: Path) -> list[Path]:
     """List the files and folders that decide, besides the images, what :func:`list_split` finds; absent ones too."""
     lists = [root / place / name for place in _LIST_FOLDERS for name in (_MAPPING, _SOLUTION)]
     images = [root / place / part for place in _IMAGE_FOLDERS for part in FOLDERS.values()]
-    return lists + images + [root / place for place in _BOX_FOLDERS]
+    return lists + images + [root / place for place in BOX_FOLDERS]
 
 
 def image_folder(root: Path) -> Path:
@@ -101,11 +101,11 @@ def list_split(root: Path, split: str, subset: bool = False) -> Listing:
     if split == "train_weaksup":
         images = _images_by_synset(folder, "train", classes.synsets, subset)
         return Listing(folder, *images, classes.synsets, classes.names, classes.ids, None, classes.remarks)
-    boxes = next((root / name for name in _BOX_FOLDERS if (root / name).is_dir()), None)
+    boxes = next((root / name for name in BOX_FOLDERS if (root / name).is_dir()), None)
     if boxes is None:
         # Who has images alone can train.
         raise SplitMissingError(
-            f"{root / _BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each"
+            f"{root / BOX_FOLDERS[0]}: missing; it holds the boxes of the validation images, one XML each"
         )
     image_ids, labels, absent = _validation_images(root, folder, boxes, classes.synsets, subset)
     remarks = classes.remarks
