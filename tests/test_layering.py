@@ -87,7 +87,7 @@ INSIDE = {
             "_spec",
             "_index",
         },
-        "tools": {"errors", "atomic", "_base", "_files", "_packed", "metadata", "_spec", "_index", "sources"},
+        "tools": {"errors", "atomic", "images", "_base", "_files", "_packed", "metadata", "_spec", "_index", "sources"},
         "__init__": {"errors", "images", "_base", "_spec", "sources", "tools"},
     },
 }

@@ -89,3 +89,47 @@ def test_networks_of_timm_are_left_alone():
     count = len(norms(backbone))
     backbone.fold_batch_norms()
     assert len(norms(backbone)) == count > 0
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@torch.no_grad()
+def test_folded_weights_are_a_file_like_any_other(tmp_path, wsolfast, suffix):
+    source, given, file = lively("mobilenet_v2", "stride16"), tmp_path / "given.pt", tmp_path / f"folded{suffix}"
+    torch.save(source.state_dict(), given)
+    code, said, complaint = wsolfast("fold", "mobilenet_v2", given, file)
+    assert (code, complaint) == (0, "")
+    assert said == f"written: {file} ({len(source.state_dict())} tensors)\n"
+    found = backbones.build("mobilenet_v2", layout="stride16", weights=str(file), freeze_bn=True).train()
+    assert found.load_report.folded_bn
+    image = torch.rand(1, 3, 32, 40)
+    before, after = source(image), found(image)
+    for stage, features in before.items():
+        # 52 layers in float32, whose products are rounded once more or less each.
+        torch.testing.assert_close(after[stage], features, rtol=1e-4, atol=1e-4 * float(features.abs().max()))
+    assert wsolfast("fold", "mobilenet_v2", given, file)[::2] == (
+        2,
+        f"error: {file} exists and is not replaced; give another file\n",
+    )
+
+
+def test_folding_what_cannot_be_folded_is_told(tmp_path, wsolfast):
+    torch.save(backbones.build("vgg16").state_dict(), tmp_path / "vgg.pt")
+    code, _, complaint = wsolfast("fold", "vgg16", tmp_path / "vgg.pt", tmp_path / "a.pt")
+    assert code == 2
+    assert "no batch norm follows a convolution, so there is nothing to fold" in complaint
+    assert wsolfast("fold", "vgg16", tmp_path / "vgg.pt", tmp_path / "a.npz")[0] == 2
+    assert wsolfast("fold", "vgg16", tmp_path / "none.pt", tmp_path / "a.pt")[0] == 3
+    assert wsolfast("fold", "vgg16", "none", tmp_path / "a.pt")[0] == 2
+
+
+@pytest.mark.realdata
+def test_the_folded_file_that_was_measured_with_has_the_names_that_fold_gives(real_data):
+    measured = torch.load(real_data / "weights/mobilenet_v2_backbone_torchvision_folded.pt", weights_only=True)
+    ours = backbones.build("mobilenet_v2", weights="none").eval().folded_state()
+    assert {name: value.shape for name, value in ours.items() if "num_batches" not in name} == {
+        name: value.shape for name, value in measured.items() if "num_batches" not in name
+    }
+    norms = [name.removesuffix("running_var") for name in measured if name.endswith("running_var")]
+    for name in norms:
+        for key in ("weight", "running_mean", "running_var"):
+            assert torch.equal(measured[name + key], ours[name + key]), name + key

@@ -1,5 +1,6 @@
 """Base of every backbone: a chain of modules that reads raw images and gives the features of named stages."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -306,14 +307,48 @@ class Backbone(nn.Module):
         """
         if self.training:
             raise BackboneError("backbone: batch norms of a network in training cannot be folded; call .eval() first")
-        for path, module in list(self.named_modules()):
+        for _, conv, path, norm in list(self._normed_convolutions()):
+            _fold(conv, norm)
+            self.set_submodule(path, nn.Identity())
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """Return weights that this network loads and that give its features, with batch norms folded into convolutions.
+
+        Of a folded batch norm the scale is one, the mean zero, and the variance such that nothing is scaled; its bias
+        is what is left of it. Publishers store networks so whose inference is all that they need.
+
+        Returns:
+            dict of Tensor: under the names of ``state_dict``, detached copies.
+
+        Raises:
+            BackboneError: if no batch norm follows a convolution.
+        """
+        state = {name: value.detach().clone() for name, value in self.state_dict().items()}
+        pairs = list(self._normed_convolutions())
+        if not pairs:
+            raise BackboneError("backbone: no batch norm follows a convolution, so there is nothing to fold")
+        for at, conv, path, norm in pairs:
+            folded = copy.deepcopy(conv)
+            _fold(folded, norm)
+            assert folded.bias is not None
+            state[f"{at}.weight"] = folded.weight.detach()
+            bias, variance = folded.bias.detach(), 1.0 - norm.eps
+            if conv.bias is not None:
+                state[f"{at}.bias"] = torch.zeros_like(conv.bias)
+            for name, value in {"weight": 1.0, "running_mean": 0.0, "running_var": variance}.items():
+                state[f"{path}.{name}"].fill_(value)
+            state[f"{path}.bias"] = bias
+        return state
+
+    def _normed_convolutions(self) -> Iterator[tuple[str, nn.Conv2d, str, nn.BatchNorm2d]]:
+        """Yield each convolution that a batch norm reads, and that batch norm, with their paths."""
+        for path, module in self.named_modules():
             if path.split(".")[0] in self._inserted:
                 continue
             # In every network of this package a batch norm that stands next after a convolution reads it, and alone.
-            for (_, conv), (name, norm) in itertools.pairwise(list(module.named_children())):
+            for (at, conv), (name, norm) in itertools.pairwise(list(module.named_children())):
                 if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
-                    _fold(conv, norm)
-                    setattr(module, name, nn.Identity())
+                    yield f"{path}.{at}".lstrip("."), conv, f"{path}.{name}".lstrip("."), norm
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set training mode, except for frozen stages and, with ``freeze_bn``, for the network's own batch norms."""

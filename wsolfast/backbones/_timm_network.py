@@ -1,6 +1,6 @@
 """Knowledge of timm about the parameters of its networks: their layers, and those that weight decay leaves alone."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ class TimmNetwork(Backbone):
             f"choose another backbone"
         )
 
-    def fold_batch_norms(self) -> None:
-        """Do nothing: the layer after a convolution is not known for every timm network."""
+    def _normed_convolutions(self) -> Iterator[tuple[str, nn.Conv2d, str, nn.BatchNorm2d]]:
+        """Yield nothing: the layer after a convolution is not known for every timm network."""
+        return iter(())
 
     def parameter_layers(self) -> dict[str, int]:
         """Return the layer of every parameter, counted from the image, as timm groups this network.

@@ -89,6 +89,7 @@ def train(
     if (recipe_name is None) == (resume is None):
         raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
 
+    from wsolfast.engine.assembly.weights import settle_weights
     from wsolfast.engine.run.distributed import is_first, processes
     from wsolfast.engine.run.run_folder import RunFolder
     from wsolfast.engine.training.train import change_runtime
@@ -99,7 +100,7 @@ def train(
         recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
     else:
         assert recipe_name is not None
-        recipe = load_recipe(recipe_name, overrides)
+        recipe = settle_weights(load_recipe(recipe_name, overrides))
     with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
         if run is not None:
             change_runtime(run, recipe)

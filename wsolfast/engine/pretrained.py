@@ -11,6 +11,7 @@ from typing import Any
 
 from wsolfast.backbones import class_names_of
 from wsolfast.engine.assembly.stage_refs import localizer_of
+from wsolfast.engine.assembly.weights import settle_weights
 from wsolfast.engine.run.distributed import from_first, on_first
 from wsolfast.engine.run.errors import MissingError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder, write_bytes
@@ -80,6 +81,7 @@ def adopt(path: Path, recipe: Recipe, weights: Path | None, *, exist_ok: bool = 
         UsageError: if the recipe has to be trained first, or ``path`` holds another run, or one with other weights.
         MissingError: if there is no such file.
     """
+    recipe = recipe if weights is not None else settle_weights(recipe)
     stage = localizer_of(recipe).stage
     if weights is not None and not weights.is_file():
         raise MissingError(f"no weights at {weights}; give the path of an existing file")

@@ -8,6 +8,7 @@ from statistics import fmean, median
 from wsolfast.data import get_spec
 from wsolfast.engine.assembly.preflight import check_recipe
 from wsolfast.engine.assembly.stage_refs import localizer_of
+from wsolfast.engine.assembly.weights import settle_weights
 from wsolfast.engine.loggers.opening import check_loggers
 from wsolfast.engine.run.distributed import from_first, is_first, on_first
 from wsolfast.engine.run.environment import describe_environment, now
@@ -94,7 +95,7 @@ def plan(
             continue
         place = [] if root is None else [f"data.root={root}"]
         for seed in seeds:
-            recipe = load_recipe(name, [*overrides, *place, f"seed={seed}"])
+            recipe = settle_weights(load_recipe(name, [*overrides, *place, f"seed={seed}"]))
             check_recipe(recipe)
             check_loggers(recipe.runtime.loggers)
             folder = f"{recipe.name.replace('/', '-')}-seed{seed}-{recipe_hash(recipe)[:8]}"

@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from wsolfast import methods
-from wsolfast.engine.assembly.build import build_method, find_weights
+from wsolfast.backbones import class_names_of
+from wsolfast.engine.assembly.build import build_method
 from wsolfast.engine.assembly.checkpoint import seed_everything
 from wsolfast.engine.assembly.optimizer import build_optimizer, rate_at
+from wsolfast.engine.assembly.weights import PUBLIC, find_weights, settle_weights
 from wsolfast.engine.run.errors import Interrupted, RunError, UsageError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.engine.training.train import train
 from wsolfast.methods.cam import CAM
 from wsolfast.methods.csoa import CSoA
-from wsolfast.recipe import OptimSpec, RecipeError, ScheduleSpec
+from wsolfast.recipe import OptimSpec, RecipeError, ScheduleSpec, list_recipes, load_recipe
 
 # A training process that is told to be slow, so that it can be killed between two steps that the test chooses.
 SLOW_TRAINING = """
@@ -312,6 +314,31 @@ def test_weights_are_found_beside_the_data(tmp_path):
     for elsewhere in ("absent.pt", "none", "VGG16_Weights.IMAGENET1K_V1"):
         assert find_weights(elsewhere, str(root)) == elsewhere
     assert find_weights("net.pt", None) == "net.pt"
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in list_recipes() if name.startswith(("cub50/", "pets3/", "ilsvrc400/")))]
+)
+def test_recipes_of_the_small_sets_fall_back_to_torchvisions_weights_and_say_so(name, tmp_path, caplog):
+    recipe = load_recipe(name, [f"data.root={tmp_path}"])
+    settled = settle_weights(recipe)
+    files = [stage.backbone.weights for stage in recipe.stage if stage.backbone.weights in PUBLIC]
+    assert files
+    for before, after in zip(recipe.stage, settled.stage, strict=True):
+        if before.backbone.weights in PUBLIC:
+            assert class_names_of(after.backbone.weights)
+            assert not after.backbone.layout or not after.backbone.layout.startswith("tf")
+            said = f"{before.backbone.weights} is not in the current folder, {tmp_path} or {tmp_path}/../weights; "
+            assert f"{said}{after.backbone.weights} are taken instead" in caplog.text
+        else:
+            assert after == before
+    caplog.clear()
+    for file in files:
+        (tmp_path / file).touch()
+    assert settle_weights(recipe) == recipe
+    own = load_recipe(name, [f"data.root={tmp_path}", f"stage.{recipe.stage[0].name}.backbone.weights=mine.pt"])
+    assert settle_weights(own).stage[0].backbone.weights == "mine.pt"
+    assert not caplog.text
 
 
 def test_seconds_of_training_add_up_and_stay(tiny, tmp_path, monkeypatch, interrupt):

@@ -16,6 +16,7 @@ from wsolfast import backbones, data, methods
 from wsolfast._nearest import nearest
 from wsolfast._system import count_cores
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, fits, localizer_of, method_class
+from wsolfast.engine.assembly.weights import find_weights
 from wsolfast.engine.run.distributed import find_rank, world_size
 from wsolfast.engine.run.errors import BackendError
 from wsolfast.metrics import PROTOCOLS, Protocol, get_protocol
@@ -339,20 +340,6 @@ def build_method(recipe: Recipe, stage: StageSpec, num_classes: int, *, pretrain
         return cls(backbone, stage.num_classes or num_classes, **stage.model)
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"stage.{stage.name}: {error.args[0] if error.args else error}") from error
-
-
-def find_weights(weights: str, root: str | None) -> str:
-    """Return the weights as the backbone is given them: a file is also looked for beside the data.
-
-    Args:
-        weights: ``stage.backbone.weights``.
-        root: the folder of the data; a relative file that is not there is looked for in it and in ``../weights``.
-    """
-    if root is not None and Path(weights).suffix and not Path(weights).expanduser().is_file():
-        for folder in (Path(root), Path(root) / ".." / "weights"):
-            if (folder / weights).is_file():
-                return str(folder / weights)
-    return weights
 
 
 def refine(method: methods.Method, spec: EvaluateSpec) -> methods.Method:

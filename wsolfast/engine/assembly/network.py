@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from wsolfast.engine.assembly.build import build_method, choose_device, find_weights, refine
+from wsolfast.engine.assembly.build import build_method, choose_device, refine
 from wsolfast.engine.assembly.checkpoint import load_start, load_weights, seed_everything
 from wsolfast.engine.assembly.cuda_graph import choose_cuda_graphs
 from wsolfast.engine.assembly.precision import choose_amp
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.assembly.preflight import check_networks
 from wsolfast.engine.assembly.stage_refs import StageRef, classifier_of, gives_boxes, localizer_of
+from wsolfast.engine.assembly.weights import find_weights
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.engine.run.run_folder import RunFolder
 from wsolfast.methods import Method

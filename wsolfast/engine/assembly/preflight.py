@@ -8,10 +8,11 @@ import torch
 
 from wsolfast import refinements
 from wsolfast._nearest import nearest
-from wsolfast.engine.assembly.build import build_method, classifier_view, eval_view, find_weights, refine
+from wsolfast.engine.assembly.build import build_method, classifier_view, eval_view, refine
 from wsolfast.engine.assembly.checkpoint import misfits, part_of
 from wsolfast.engine.assembly.optimizer import build_optimizer
 from wsolfast.engine.assembly.stage_refs import classifier_of, classifies, fits, gives_boxes, localizer_of
+from wsolfast.engine.assembly.weights import find_weights
 from wsolfast.engine.run.errors import MissingError
 from wsolfast.methods import Method
 from wsolfast.recipe import Recipe, RecipeError, StageSpec, as_measured
