@@ -1,5 +1,6 @@
 """``wsolfast init`` and the recipe that it writes, up to a trained run."""
 
+import json
 import shlex
 import shutil
 
@@ -122,6 +123,20 @@ def test_what_cannot_be_trained_on_is_one_line_and_exit_3(animals, wsolfast, tmp
     with pytest.raises(DataError, match=r"a.jpg: the file is empty \(2 problems: wsolfast data check imagefolder '.*'"):
         first_steps(root, tmp_path / "x.toml")
     assert not (tmp_path / "x.toml").exists()
+
+
+def test_what_was_imported_goes_when_it_has_faults(animals, tmp_path):
+    root = animals("coco")
+    text = (root / "instances.json").read_text()
+    content = json.loads(text)
+    for note in content["annotations"]:
+        note["bbox"][0] = 500
+    (root / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="lies outside the image"):
+        first_steps(root, tmp_path / "a.toml")
+    assert not (root / "annotations.csv").exists()
+    (root / "instances.json").write_text(text)
+    assert first_steps(root, tmp_path / "a.toml").recipe.exists()
 
 
 def test_the_same_image_twice_and_empty_folders_are_notes(animals, tmp_path):

@@ -1,5 +1,6 @@
 """The ``wsolfast data`` commands."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,7 +144,9 @@ def import_csv(
         sys.stderr.write(f"note: {remark}\n")
     if not quiet:
         counts = ", ".join(f"{split} {count}" for split, count in summary.images.items())
-        echo(f"{summary.kind}: {counts}; {summary.classes} classes, {summary.boxes} boxes\nwritten: {summary.file}")
+        echo(f"{summary.kind}: {counts}; {summary.classes} classes, {summary.boxes} boxes")
+        folder = shlex.quote(str(summary.file.parent))
+        echo(f"written: {summary.file}\nlook it through: wsolfast data check folder {folder}")
 
 
 @app.command(

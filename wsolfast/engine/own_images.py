@@ -73,10 +73,27 @@ def first_steps(
     if output.exists():
         raise UsageError(f"{output} exists and is not replaced; give another file: --out FILE.toml")
     lines = [f"found: {found.kind} in {found.root}"]
+    imported = None
     if found.name is None:
         summary = data.to_csv(root, found)
+        imported = summary.file
+        lines += [f"wrote: {imported}", *(f"note: {remark}" for remark in summary.remarks)]
         found = data.look(found.root)
-        lines += [f"wrote: {summary.file}", *(f"note: {remark}" for remark in summary.remarks)]
+    try:
+        told, text, commands = _first_recipe(found, output, backbone, weights)
+    except BaseException:
+        # A second look would find it in place of what is corrected.
+        if imported is not None:
+            imported.unlink()
+        raise
+    output.write_text(text, encoding="utf-8")
+    return FirstSteps(found, (*lines, *told), output, commands)
+
+
+def _first_recipe(
+    found: data.FoundLayout, output: Path, backbone: str, weights: str | None
+) -> tuple[list[str], str, tuple[str, ...]]:
+    """Return what is to be told of the data, the text of the recipe, and the commands."""
     assert found.name is not None
     report = data.check(found.name, found.root, **found.options)
     problems = [message for messages in report.problems.values() for message in messages]
@@ -92,22 +109,20 @@ def first_steps(
             f"{found.root}: one class, {training.class_names[0]!r}, and a classifier tells at least two apart; add "
             "images of something else as a second one"
         )
+    lines = []
     for split, counted in report.counts.items():
-        extras = [count(counted.boxes, "box", "boxes")] * bool(counted.boxes)
-        extras += [count(counted.masks, "mask")] * bool(counted.masks)
-        lines.append(
-            f"  {split}: "
-            + ", ".join([count(counted.images, "image"), count(counted.classes, "class", "classes"), *extras])
-        )
+        parts = [count(counted.images, "image"), count(counted.classes, "class", "classes")]
+        parts += [count(counted.boxes, "box", "boxes")] * bool(counted.boxes)
+        parts += [count(counted.masks, "mask")] * bool(counted.masks)
+        lines.append(f"  {split}: {', '.join(parts)}")
     # Of a split that nobody has made there is nothing to say.
     notes = [messages[:3] for kind, messages in report.notes.items() if kind != "split not available"]
     lines += [f"note: {one}" for messages in notes for one in messages]
     lines += [f"note: {one}" for one in (*found.remarks, *_twins(sources))]
     text, measured = _recipe(found, report, sources, backbone, weights)
     recipe = parse_recipe(text, output.stem)
-    output.write_text(text, encoding="utf-8")
     lines.append(f"wrote: {output}: {_in_words(recipe)}")
-    return FirstSteps(found, tuple(lines), output, _commands(output, recipe, training, measured))
+    return lines, text, _commands(output, recipe, training, measured)
 
 
 def _in_words(recipe: Recipe) -> str:

@@ -1,5 +1,6 @@
 """Class folders, with and without folders of splits."""
 
+import os
 import shutil
 import unicodedata
 from collections import Counter
@@ -87,6 +88,24 @@ def test_a_class_may_be_called_train(write_image, tmp_path):
     write_image("train/a.jpg")
     write_image("plane/a.jpg")
     assert open_source("imagefolder", tmp_path, "train_weaksup").class_names == ["plane", "train"]
+
+
+def test_folders_of_splits_without_classes_are_no_classes(write_image, tmp_path):
+    for name in ("train/a.jpg", "val/a.jpg"):
+        write_image(name)
+    with pytest.raises(
+        DataError, match=r"train: holds images and no folders of classes; expected .*/train/CLASS/IMAGE"
+    ):
+        open_source("imagefolder", tmp_path, "train_weaksup")
+
+
+def test_a_name_that_is_no_text_is_told(classes):
+    try:
+        os.rename(classes / "Käfer", os.fsencode(classes) + b"/K\xe4fer")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(DataError, match=r"the name of the folder b'K\\xe4fer' is not UTF-8; rename it"):
+        open_source("imagefolder", classes, "train_weaksup")
 
 
 def test_one_name_in_two_spellings_of_its_letters_is_one_class(write_image, tmp_path):

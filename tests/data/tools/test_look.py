@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -106,7 +107,12 @@ def test_coco_of_several_splits(write_image, tmp_path):
     [
         ((), r"no image in it; expected .*/CLASS/IMAGE.jpg"),
         (("notes.txt", ".hidden.jpg"), "no image in it"),
-        (("b.jpg", "a.jpg"), r"2 image\(s\) and nothing that tells their classes; put .*/CLASS/a.jpg"),
+        (("b.jpg", "a.jpg"), r"images and nothing that tells their classes; put .*/CLASS/IMAGE.jpg"),
+        (
+            ("images/a.jpg", "masks/a.jpg"),
+            r"/images: images and nothing that tells their classes; put .*/images/CLASS/IM",
+        ),
+        (("train/a.jpg", "val/a.jpg"), "/train: images and nothing that tells their classes"),
         (("images/train/a.jpg", "labels/train/a.txt"), "YOLO have no names of classes"),
         (("a.csv", "b.csv"), r"2 tables tell images and classes \(a.csv, b.csv\); join them in annotations.csv"),
     ],
@@ -225,6 +231,15 @@ def test_class_folders_without_boxes_are_imported_and_check_says_so(classes):
     report = check("folder", classes)
     assert report.ok, str(report)
     assert "split without boxes or masks" in report.notes
+
+
+def test_a_name_that_is_no_text_stops_the_import(classes):
+    try:
+        os.rename(classes / "ant/0.jpg", os.fsencode(classes) + b"/ant/\xe4.jpg")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(DataError, match=r"the name of b'ant/\\xe4.jpg' is not UTF-8; rename it"):
+        to_csv(classes)
 
 
 def test_an_unreadable_image_stops_the_import(classes):

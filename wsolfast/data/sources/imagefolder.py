@@ -29,6 +29,7 @@ SPLIT_FOLDERS = {
     "train_fullsup": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_SPLIT_NAMES = {name for names in SPLIT_FOLDERS.values() for name in names}
 
 
 def open_source(
@@ -65,6 +66,10 @@ def open_source(
         if not found.images:
             raise DataError(f"{root}: no folder of a class with an image in it; expected {root}/CLASS/IMAGE.jpg")
         names = found.class_names
+        if all(name.lower() in _SPLIT_NAMES for name in names):
+            raise DataError(
+                f"{root / names[0]}: holds images and no folders of classes; expected {root / names[0]}/CLASS/IMAGE.jpg"
+            )
         listed = found.listed(names)
         splits = assign_splits(*listed, val_share, test_share, str(root))
         chosen = [index for index, its in enumerate(splits) if its == split]
@@ -144,8 +149,12 @@ class _Classes:
 def _read(folder: Path, prefix: str, kept_out: str = "") -> _Classes:
     images: dict[str, list[str]] = {}
     remarks = []
+    faults = Faults()
     for place in listed_folders(folder):
         if place.name == kept_out:
+            continue
+        if not is_text(place.name):
+            faults.add(f"{folder}: the name of the folder {os.fsencode(place.name)!r} is not UTF-8; rename it")
             continue
         found = sorted(f"{prefix}{place.name}/{path}" for path in _below(place))
         if found:
@@ -153,6 +162,7 @@ def _read(folder: Path, prefix: str, kept_out: str = "") -> _Classes:
             images.setdefault(unicodedata.normalize("NFC", place.name), []).extend(found)
         else:
             remarks.append(f"{place}: no image in it, so it is no class")
+    faults.raise_any()
     loose = sorted(entry for entry in folder.iterdir() if is_image(entry.name) and entry.is_file())
     if loose and images:
         others = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
@@ -165,6 +175,11 @@ def _below(place: Path) -> Iterator[str]:
     for parent, folders, files in os.walk(place):
         folders[:] = sorted(name for name in folders if not is_stray(name))
         yield from (Path(parent, name).relative_to(place).as_posix() for name in files if is_image(name))
+
+
+def is_text(name: str) -> bool:
+    """Return True for a name of a file that UTF-8 can write."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def is_image(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from wsolfast.data._files import glob_files, is_stray, listed_folders
 from wsolfast.data.errors import DataError, Faults
 from wsolfast.data.sources._voc_xml import read_xml
-from wsolfast.data.sources.imagefolder import is_image, split_folders
+from wsolfast.data.sources.imagefolder import SPLIT_FOLDERS, is_image, split_folders
 
 # Columns of other people's tables, by ours.
 COLUMNS = {
@@ -28,6 +28,15 @@ COLUMNS = {
 }
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img", "imgs")
 _MASK_FOLDERS = ("masks", "mask", "segmentations")
+# Folders that hold images of all classes.
+_NO_CLASSES = {
+    *(name for names in SPLIT_FOLDERS.values() for name in names),
+    *(name.lower() for name in (*_IMAGE_FOLDERS, *_MASK_FOLDERS)),
+    "labels",
+    "annotations",
+    "photos",
+    "pictures",
+}
 # Where masks say that there is something to measure.
 _VAL_SHARE, _TEST_SHARE = 0.1, 0.2
 
@@ -63,15 +72,15 @@ def look(root: str | Path) -> FoundLayout:
         found = finder(root)
         if found is not None:
             return found
-    images = [entry.name for entry in sorted(root.iterdir()) if is_image(entry.name)]
-    if images:
-        raise DataError(
-            f"{root}: {len(images)} image(s) and nothing that tells their classes; put the images of each class into "
-            f"a folder of its own ({root}/CLASS/{images[0]}), or write a table {root}/annotations.csv with the columns "
-            "image, class_name, split"
-        )
-    raise DataError(
-        f"{root}: no image in it; expected {root}/CLASS/IMAGE.jpg, or a layout of: wsolfast data check --help"
+    if any(is_image(entry.name) for entry in root.iterdir()):
+        raise _no_classes(root, root)
+    raise DataError(f"{root}: no image in it; expected {root}/CLASS/IMAGE.jpg, or boxes as COCO, Pascal VOC or a CSV")
+
+
+def _no_classes(folder: Path, root: Path) -> DataError:
+    return DataError(
+        f"{folder}: images and nothing that tells their classes; put the images of each class into a folder of its own "
+        f"({folder}/CLASS/IMAGE.jpg), or write a table {root}/annotations.csv with the columns image, class_name, split"
     )
 
 
@@ -215,6 +224,8 @@ def _classes(root: Path) -> FoundLayout | None:
             return look(places[0])
     if not places or next(annotated_beside(root), None):
         return None
+    if all(place.name.lower() in _NO_CLASSES for place in places):
+        raise _no_classes(places[0], root)
     shares = {"masks": masks, "val_share": _VAL_SHARE, "test_share": _TEST_SHARE}
     return FoundLayout(root, "class folders", "imagefolder", shares if masks else {})
 

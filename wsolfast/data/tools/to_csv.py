@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from wsolfast.data.sources._coco import read_coco
 from wsolfast.data.sources._csv import SPLIT_NAMES
 from wsolfast.data.sources._shares import assign_splits
 from wsolfast.data.sources._voc_xml import read_xml
+from wsolfast.data.sources.imagefolder import is_text
 from wsolfast.data.tools.look import FoundLayout, annotated_beside, columns_of, look, read_corners
 
 NAME = "annotations.csv"
@@ -76,9 +78,9 @@ def to_csv(root: str | Path, found: FoundLayout | None = None) -> CsvSummary:
         splits = _shares(rows, root) if boxed else ["train_weaksup"] * len(rows)
         for row, split in zip(rows.values(), splits, strict=True):
             row.image.split = split
-    _add_sizes(root, rows)
+    _look_at_images(root, rows)
     text = "".join(_lines(rows))
-    write_bytes(file, lambda stream: stream.write(text.encode(errors="surrogateescape")))
+    write_bytes(file, lambda stream: stream.write(text.encode()))
     counts = Counter(_SHORT[row.image.split] for row in rows.values())
     return CsvSummary(
         file,
@@ -213,10 +215,13 @@ def _shares(rows: dict[str, _Row], root: Path) -> list[str]:
     return assign_splits(list(rows), labels, _VAL_SHARE, _TEST_SHARE, str(root))
 
 
-def _add_sizes(root: Path, rows: dict[str, _Row]) -> None:
+def _look_at_images(root: Path, rows: dict[str, _Row]) -> None:
+    """Add the sizes that nobody told."""
     faults = Faults()
     for path, row in rows.items():
         with faults.taken():
+            if not is_text(path):
+                raise DataError(f"{root}: the name of {os.fsencode(path)!r} is not UTF-8; rename it")
             row.image.size = row.image.size or image_size(root / path)
     faults.raise_any()
 
