@@ -133,9 +133,9 @@ def test_images_of_different_sizes_are_refused_by_name():
             "no data set named 'folders'; did you mean 'folder'",
         ),
         (
-            ("imagenet-21k", None, "test"),
+            ("places365", None, "test"),
             ValueError,
-            "no data set named 'imagenet-21k'; there are: cub, folder, ilsvrc, .*, synthetic",
+            "no data set named 'places365'; there are: cub, folder, ilsvrc, .*, synthetic",
         ),
         (
             ("synthetic", None, "train"),

@@ -96,7 +96,6 @@ def _read(found: FoundLayout) -> tuple[dict[str, _Row], list[str]]:
     """Return the rows by path below the root, and what was left out."""
     if found.name is not None:
         return _of_data_set(found)
-    assert found.file is not None or found.kind.startswith("XML")
     if found.file is None:
         return _of_xml(found.root)
     return (_of_coco if found.file.suffix == ".json" else _of_table)(found.root, found.file)
