@@ -68,6 +68,24 @@ def test_with_boxes_they_are_measured(animals, wsolfast, layout):
     assert wsolfast("init", root, "--out", "again.toml")[0] == 0
 
 
+def test_import_writes_the_table_and_says_how_to_look_it_through(animals, wsolfast):
+    root = animals("voc")
+    code, said, complaint = wsolfast("data", "import", root)
+    assert (code, complaint) == (0, "")
+    assert said.splitlines() == [
+        "Pascal VOC: train 10, val 2, test 4; 2 classes, 6 boxes",
+        f"written: {root / 'annotations.csv'}",
+        f"look it through: wsolfast data check folder '{root}'",
+    ]
+    type_all(wsolfast, [said.rpartition("through: ")[2]])
+    code, _, complaint = wsolfast("data", "import", root)
+    assert code == 3
+    assert complaint == f"error: {root}: the CSV that data.name=folder reads is there; there is nothing to import\n"
+    code, _, complaint = wsolfast("data", "render-images", root)
+    assert code == 3
+    assert "was begun with other settings" in complaint
+
+
 def test_folders_of_splits_without_boxes_validate_on_their_own_split(animals, tmp_path):
     root = animals(name="all")
     for split, numbers in (("train", range(12)), ("val", range(12, 16))):

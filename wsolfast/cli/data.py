@@ -56,7 +56,7 @@ def check(
 def index(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="The data set is ilsvrc or shards."),
+        typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="The data set is ilsvrc, voc or shards."),
     ],
     force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
     workers: Annotated[int | None, _WORKERS] = None,
@@ -64,7 +64,8 @@ def index(
 ) -> None:
     """Write what thousands of files tell of the images into a few files, which opening the data set then reads instead.
 
-    ImageNet has an XML file for every validation image, and shards have a head for every member. The index lies in
+    ImageNet has an XML file for every validation image, Pascal VOC for every image, and shards have a head for every
+    member. The index lies in
     ROOT/.wsolfast and is used without being asked for. When a folder of images, a list or a shard has changed, it is
     not used until this command is given again, and a line says so. All other data sets open as fast from their files.
     """

@@ -152,6 +152,9 @@ def test_a_table_of_other_columns_is_imported(write_image, write_text, tmp_path)
     ]
     assert told(look(tmp_path)) == ("folder", {})
     assert check("folder", tmp_path, decode=True).ok
+    with pytest.raises(DataError, match=r"the CSV that data.name=folder reads is there; there is nothing to import"):
+        to_csv(tmp_path)
+    write_text("annotations.csv", "name,about\n")
     with pytest.raises(DataError, match=r"annotations.csv: exists and is not replaced"):
         to_csv(tmp_path)
 

@@ -33,7 +33,7 @@ def index(
     """Write what the files of a data set tell slowly into files that ``open_dataset`` then reads instead.
 
     Args:
-        name: ``ilsvrc`` or ``shards``; all others open as fast from their files.
+        name: ``ilsvrc``, ``voc`` or ``shards``; all others open as fast from their files.
         root: its folder; the index lies in ``.wsolfast`` below it.
         task: makes a progress display from a title and a number of images, see ``engine.progress``.
         workers: threads; by the number of cores unless told.

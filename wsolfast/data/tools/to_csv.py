@@ -68,6 +68,8 @@ def to_csv(root: str | Path, found: FoundLayout | None = None) -> CsvSummary:
     """
     found = found or look(root)
     root, file = found.root, found.root / NAME
+    if found.file == file and found.name is not None:
+        raise DataError(f"{root}: the CSV that data.name=folder reads is there; there is nothing to import")
     if file.exists():
         raise DataError(f"{file}: exists and is not replaced; rename it to import the layout anew")
     rows, remarks = _read(found)
