@@ -1,5 +1,6 @@
 """Files of pretrained weights: where they are looked for, and what is taken where they are not there."""
 
+import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -45,5 +46,11 @@ def _settled(spec: BackboneSpec, root: str | None) -> BackboneSpec:
         return spec
     weights, layout = PUBLIC[spec.weights]
     places = "the current folder" if root is None else f"the current folder, {root} or {root}/../weights"
-    _log.warning("%s is not in %s; %s are taken instead", spec.weights, places, weights)
+    _warn_once(f"{spec.weights} is not in {places}; {weights} are taken instead")
     return replace(spec, weights=weights, layout=layout or spec.layout)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Print a warning, once for all stages, recipes and seeds of a list."""
+    _log.warning(message)
