@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from static_evidence import compiled, launches
 from wsolfast.kernels import non_local_attention as kernels
 
 from wsolfast.reference import non_local_attention as reference
@@ -70,6 +71,66 @@ def test_a_nan_goes_where_the_reference_sends_it(case):
 )
 def test_several_tiles(channels, positions, keys):
     check(maps(1, *channels, positions, keys))
+
+
+@pytest.mark.parametrize("sizes", [((3, 20), (3, 3), (5, 7)), ((20, 130), (1, 9), (6, 8))])
+def test_one_tile_may_have_all_keys(sizes, monkeypatch):
+    """As in half precision; float32 shows that nothing is lost."""
+    monkeypatch.setattr(kernels, "_FULL", {most: plan._replace(whole=64) for most, plan in kernels._FULL.items()})
+    channels, positions, keys = sizes
+    check(maps(2, *channels, positions, keys))
+
+
+def test_all_value_channels_may_stay_on_chip(monkeypatch):
+    monkeypatch.setattr(kernels, "_FULL", {most: plan._replace(resident=64) for most, plan in kernels._FULL.items()})
+    check(maps(1, 4, 40, (5, 8), (6, 7)))
+
+
+def test_older_devices_have_tiles_of_their_own(monkeypatch):
+    query = torch.empty(1, 16, 4, dtype=torch.half)
+    assert kernels._tiles_of(query) is kernels._HALF[32]
+    monkeypatch.setattr(kernels, "architecture", lambda query: 80)
+    assert kernels._tiles_of(query) is kernels._HALF_IN_REGISTERS[32]
+    assert kernels._tiles_of(query.float()) is kernels._FULL[32]
+
+
+def test_gradients_that_one_number_stands_for():
+    """As a sum gives them, without a stride."""
+    inputs = maps(2, 4, 6, (4, 8), (4, 4))
+    grad = torch.ones(()).expand(2, 6, 4, 8)
+    wanted = reference.non_local_attention_backward(grad, *inputs, "embedded_gaussian")
+    for actual, expected in zip(backward(grad, inputs), wanted, strict=True):
+        assert_close(actual, expected)
+
+
+def test_a_pass_is_one_launch_and_its_gradient_two():
+    inputs = maps(1, 2, 3, (2, 2), (2, 2))
+    with launches() as names:
+        backward(forward(inputs), inputs)
+    assert [name.removeprefix("non_local_attention_") for name in names] == [
+        "fwd_kernel",
+        "bwd_queries_kernel",
+        "bwd_keys_kernel",
+    ]
+
+
+FORWARD, OF_QUERIES, OF_KEYS = (f"non_local_attention_{name}_kernel" for name in ("fwd", "bwd_queries", "bwd_keys"))
+
+
+@pytest.mark.parametrize("build", ["14x14 64 512", "28x28 32 256", "56x56 64 512 nhwc"])
+@pytest.mark.parametrize("kernel", [FORWARD, OF_QUERIES, OF_KEYS])
+def test_half_precision_is_copied_ahead_and_multiplied_by_warp_groups(kernel, build):
+    """Whatever the layout: 196 positions in rows are copied by eight bytes."""
+    for row in compiled(kernel, build):
+        if "float32" not in row.build:
+            assert row.async_copies > 0, row
+            assert row.tensor_core_instructions == row.wgmma_instructions > 0, row
+            assert row.spilled_bytes == 0, row
+
+
+@pytest.mark.parametrize("kernel", [OF_QUERIES, OF_KEYS])
+def test_two_programs_of_wide_values_stand_on_a_multiprocessor(kernel):
+    assert [row.ctas_per_multiprocessor for row in compiled(kernel, "56x56 64 512 nhwc bfloat16")] == [2]
 
 
 def test_late_keys_may_have_the_highest_scores():

@@ -28,30 +28,42 @@ BOTH, FLASH, NONE = ("cudnn", "flash"), ("flash",), ()
         (BRAIN, 3136, 3136, (16, 128), HOPPER, FLASH, "triton"),
         (BRAIN, 3136, 3136, (16, 128), HOPPER, NONE, "triton"),
         (BRAIN, 12544, 12544, (64, 64), HOPPER, NONE, "triton"),
-        (BRAIN, 196, 196, (16, 128), HOPPER, NONE, "blocks"),
+        (BRAIN, 196, 196, (16, 128), HOPPER, NONE, "triton"),
         # Refused by both: channels that are no eights, old devices; by cuDNN one key; by FlashAttention some widths.
-        (BRAIN, 3136, 1, (16, 128), HOPPER, BOTH, "blocks"),
+        (BRAIN, 3136, 1, (16, 128), HOPPER, BOTH, "triton"),
         (BRAIN, 3136, 1, (64, 64), HOPPER, BOTH, "library"),
         (BRAIN, 3136, 3136, (12, 128), HOPPER, BOTH, "triton"),
         (BRAIN, 3136, 3136, (16, 100), HOPPER, BOTH, "triton"),
         (BRAIN, 784, 784, (224, 224), HOPPER, BOTH, "blocks"),
         (BRAIN, 784, 784, (264, 264), HOPPER, BOTH, "blocks"),
         (HALF, 3136, 3136, (16, 128), TURING, BOTH, "blocks"),
-        # The other blocks of NL-CCAM have few weights.
-        (BRAIN, 784, 784, (32, 256), HOPPER, BOTH, "blocks"),
-        (BRAIN, 196, 196, (64, 512), HOPPER, BOTH, "blocks"),
+        # The other blocks of NL-CCAM have values that are too wide for a library.
+        (BRAIN, 784, 784, (32, 256), HOPPER, BOTH, "triton"),
+        (BRAIN, 196, 196, (64, 512), HOPPER, BOTH, "triton"),
         (BRAIN, 3136, 3136, (64, 512), HOPPER, BOTH, "triton"),
-        # No library has a fast kernel for float32.
-        (FULL, 3136, 3136, (16, 128), HOPPER, BOTH, "triton"),
-        (FULL, 3136, 784, (16, 128), AMPERE, BOTH, "triton"),
-        (FULL, 784, 784, (32, 256), HOPPER, BOTH, "blocks"),
-        (FULL, 12544, 12544, (64, 1024), HOPPER, BOTH, "triton"),
-        (FULL, 12544, 12544, (136, 64), HOPPER, BOTH, "blocks"),
-        (DOUBLE, 3136, 3136, (16, 128), HOPPER, BOTH, "blocks"),
+        # Nobody has a kernel of float64, nor we one for wider queries.
+        (FULL, 14, 14, (136, 64), HOPPER, BOTH, "blocks"),
+        (DOUBLE, 14, 14, (16, 128), HOPPER, BOTH, "blocks"),
     ],
 )
-def test_route(dtype, positions, keys, channels, capability, libraries, route):
-    assert cuda_route(dtype, positions, keys, *channels, capability=capability, libraries=libraries) == route
+@pytest.mark.parametrize("images", [1, 128])
+def test_route(dtype, positions, keys, channels, capability, libraries, route, images):
+    found = cuda_route(dtype, positions, keys, *channels, images=images, capability=capability, libraries=libraries)
+    assert found == route
+
+
+@pytest.mark.parametrize(
+    ("images", "side", "channels", "route"),
+    [
+        *((1, 14, (64, 512), "triton"), (16, 14, (64, 512), "triton"), (32, 14, (64, 512), "blocks")),
+        *((1, 28, (32, 256), "triton"), (32, 28, (32, 256), "blocks"), (1, 56, (16, 128), "blocks")),
+    ],
+)
+def test_strict_float32_is_ours_while_there_is_little_to_multiply(images, side, channels, route):
+    sizes = FULL, side**2, side**2, *channels
+    assert cuda_route(*sizes, images=images, capability=HOPPER, libraries=BOTH) == route
+    assert cuda_route(*sizes, images=images, capability=HOPPER, libraries=BOTH, tf32=True) == "triton"
+    assert cuda_route(*sizes, images=images, capability=TURING, libraries=BOTH, tf32=True) == "blocks"
 
 
 def test_no_library_is_asked_in_deterministic_mode(monkeypatch):

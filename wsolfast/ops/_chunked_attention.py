@@ -107,7 +107,11 @@ def _route(query: Tensor, key: Tensor, value: Tensor, kind: str) -> str:
         return "reordered" if p * m * (d + c) > (p + m) * d * c else "blocks"
     if query.is_cuda and query.numel():
         # The libraries are asked before the op, so that their own kernels differentiate them.
-        return _cuda_attention.cuda_route(query.dtype, p, m, d, c, capability=_cuda_attention.capability(query.device))
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        capability = _cuda_attention.capability(query.device)
+        return _cuda_attention.cuda_route(
+            query.dtype, p, m, d, c, images=query.shape[0], capability=capability, tf32=tf32
+        )
     # Where D != C torch's own blockwise attention would build the weights.
     flash = query.device.type == "cpu" and d == c and _Block.rows_of(query, key) < p
     return "flash" if flash else "blocks"

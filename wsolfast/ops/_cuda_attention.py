@@ -16,8 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from wsolfast.reference._layout import layout_of
 
 _log = logging.getLogger(__name__)
-# Weights per image from which writing them costs more than computing them again: those of 56x56 queries and 28x28 keys.
-_MANY_WEIGHTS = 1568**2
+# Products of all images below which launches are what strict float32 costs: our kernels have one or two where blocks
+# have three to nine of some 10 us, and multiply at 12 to 24 TFLOP/s where the library does at 27: estimates
+# of an H200.
+_FEW_PRODUCTS = 2**29
 _AMPERE = (8, 0)
 _HALVES = (torch.float16, torch.bfloat16)
 _HAS_CUDNN = torch.backends.cudnn.is_available()
@@ -32,17 +34,22 @@ def cuda_route(
     query_channels: int,
     value_channels: int,
     *,
+    images: int,
     capability: tuple[int, int],
     libraries: Collection[str] = (),
+    tf32: bool = False,
 ) -> str:
     """Return the way the attention of ``positions`` queries to ``keys`` keys is computed, and its gradients.
 
-    ``capability`` is the device's; ``libraries`` are "cudnn" and "flash" where they are there and allowed.
+    ``capability`` is the device's; ``libraries`` are "cudnn" and "flash" where they are there and allowed; ``tf32``
+    says that TF32 will do for float32.
 
     * ``"library"``: cuDNN, the fastest for half precision up to 128 channels, which takes more than one key; or
       FlashAttention, for queries as wide as values. Both take channels by eights.
-    * ``"triton"``: our kernels, for many weights where no library runs well: float32, wide values, deterministic mode.
-    * ``"blocks"``: two matrix products and a softmax of a block of weights, which few weights do not suffer from.
+    * ``"triton"``: our kernels, one launch forward and two backward, no weight in memory: for half precision that no
+      library takes, as wide values or in deterministic mode; float32 in TF32, or where it costs launches only.
+    * ``"blocks"``: two matrix products and a softmax of a block of weights. Strict float32 is three TF32 products in
+      our kernels, and the library's own float32 is faster from some size on.
     """
     half, widest = dtype in _HALVES, max(query_channels, value_channels)
     if half and capability >= _AMPERE and query_channels % 8 == value_channels % 8 == 0:
@@ -51,10 +58,10 @@ def cuda_route(
         flash = query_channels == value_channels and (widest <= 192 or widest == 256)
         if ("cudnn" in libraries and cudnn) or ("flash" in libraries and flash):
             return "library"
-    fits = query_channels <= 128 and capability >= _AMPERE
-    if fits and (half or dtype == torch.float32) and positions * keys >= _MANY_WEIGHTS:
-        return "triton"
-    return "blocks"
+    if query_channels > 128 or capability < _AMPERE:
+        return "blocks"
+    few = images * positions * keys * (query_channels + value_channels) < _FEW_PRODUCTS
+    return "triton" if half or (dtype == torch.float32 and (tf32 or few)) else "blocks"
 
 
 def libraries() -> tuple[str, ...]:
@@ -75,7 +82,10 @@ def library_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
     if not query.is_cuda or 0 in query.shape or 0 in value.shape:
         return False
     sizes = query.shape[2] * query.shape[3], key.shape[2] * key.shape[3], query.shape[1], value.shape[1]
-    if cuda_route(query.dtype, *sizes, capability=capability(query.device), libraries=libraries()) != "library":
+    route = cuda_route(
+        query.dtype, *sizes, images=query.shape[0], capability=capability(query.device), libraries=libraries()
+    )
+    if route != "library":
         return False
     trained = torch.is_grad_enabled() and any(maps.requires_grad for maps in (query, key, value))
     return torch.compiler.is_compiling() or _library_runs(query.device, query.dtype, *sizes, trained)

@@ -92,11 +92,12 @@ def non_local_attention(query: Tensor, key: Tensor, value: Tensor, *, kind: str 
 
     Backends: library calls on blocks of weights; P·M weights are never in memory at once on the CPU when they exceed a
     megabyte. CUDA: cuDNN's or FlashAttention's kernels, forward and backward, for half precision up to 128 channels or
-    256 equal ones; Triton kernels for many weights in float32, with wider values or in deterministic mode; else the
-    blocks. Differentiable once; only the inputs are saved, and by the libraries the output. float16 and bfloat16 have
-    their scores and softmax in float32, all of it on the CPU; float32 is strict unless
-    :func:`torch.set_float32_matmul_precision` allows TF32. Autocast changes nothing. Deterministic for a fixed number
-    of threads, on CUDA in float32 or with :func:`torch.use_deterministic_algorithms`.
+    256 equal ones; Triton kernels for other half precision, with wider values or in deterministic mode, and for float32
+    where TF32 is allowed or there is little to multiply; else the blocks. Differentiable once; only the inputs are
+    saved, and by the libraries the output. float16 and bfloat16 have their scores and softmax in float32, all of it on
+    the CPU; float32 is strict unless :func:`torch.set_float32_matmul_precision` allows TF32. Autocast
+    changes nothing. Deterministic for a fixed number of threads, on CUDA in float32 or with
+    :func:`torch.use_deterministic_algorithms`.
 
     Example:
         >>> query, key = torch.tensor([[[[0.0, 100.0]]]]), torch.tensor([[[[0.0, 1.0]]]])

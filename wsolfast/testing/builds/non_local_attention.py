@@ -6,8 +6,8 @@ from wsolfast.testing.kernel_builds import KernelBuild
 
 KERNELS = (
     "non_local_attention_fwd_kernel",
-    "non_local_attention_bwd_scores_kernel",
-    "non_local_attention_bwd_value_kernel",
+    "non_local_attention_bwd_queries_kernel",
+    "non_local_attention_bwd_keys_kernel",
 )
 
 
