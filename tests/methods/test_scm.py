@@ -93,6 +93,26 @@ def test_gradients_run_through_all_steps(steps):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)  # of 2^16 powers
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 5, 7, 16])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_its_own_backward_pass_is_that_of_the_squares(steps, columns):
+    """Of symmetric matrices, whose gradient is symmetric."""
+    half, values = seeded((2, 6, 6), dtype=torch.float64), seeded((2, 6, columns), dtype=torch.float64)
+    half, values = half.requires_grad_(), values.requires_grad_()
+    matrix = half + half.mT
+    found = 0.002 * (matrix @ values)
+    power = torch.eye(6, dtype=torch.float64) - 0.002 * (matrix @ matrix)
+    for _ in range(steps):
+        found, power = found + power @ found, power @ power
+    pull = seeded(found.shape, dtype=torch.float64)
+    own = diffuse(matrix, values, steps)
+    # 2^16 powers of a matrix whose largest eigenvalue is nearly 1 lose up to four digits.
+    torch.testing.assert_close(own, found, rtol=1e-9, atol=1e-10)
+    gradients = (torch.autograd.grad((one * pull).sum(), (half, values), retain_graph=True) for one in (own, found))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-8)  # of 2^16 powers
+
+
 def test_odd_maps_stay_finite():
     layer = Diffusion(4)
     for tokens in (torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4), torch.ones(1, 3, 1, 1), torch.zeros(0, 3, 4, 4)):

@@ -297,5 +297,6 @@ def _first_row(
     dtype = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
         first = query[:, :, :1].to(dtype) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        scores = first @ key.to(dtype).mT
-        return (scores if attn_mask is None else scores + attn_mask[..., :1, :]).softmax(-1)[:, :, 0]
+        # A product of matrices would keep a copy of the keys, which attention keeps as they are.
+        scores = (first * key).sum(-1)
+        return (scores if attn_mask is None else scores + attn_mask[..., 0, :]).softmax(-1)

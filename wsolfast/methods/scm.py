@@ -6,9 +6,11 @@ learned.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from wsolfast import ops
@@ -19,6 +21,8 @@ from wsolfast.types import Batch, TrainState
 
 # Share of the transpose that Newton-Schulz steps start from, as released.
 _START = 0.002
+# How many of the last steps are a series: its 15 products with one column cost less than three squares.
+_SERIES = 4
 _EPS = 1e-8
 
 
@@ -93,17 +97,20 @@ def transport(tokens: Tensor, similarity: Tensor) -> Tensor:
     A joins each position with its four neighbours, D counts them, and E is the cosine of two tokens, 0 for a zero one.
     """
     height, width = tokens.shape[2:]
-    down, across = (_path(side).to(tokens) for side in (height, width))
-    joined = torch.kron(down, torch.eye(width).to(tokens)) + torch.kron(torch.eye(height).to(tokens), across)
-    laplacian = joined.sum(1).diag() - joined
-    rows = functional.normalize(tokens.flatten(2), dim=1, eps=_EPS)
-    return laplacian * (similarity * (rows.mT @ rows) - 1)
+    rows = functional.normalize(tokens, dim=1, eps=_EPS)
+    # Of E only what a token has in common with itself and its neighbours to the right and below is read.
+    right = 1 - similarity * (rows[..., :-1] * rows[..., 1:]).sum(1)
+    below = 1 - similarity * (rows[:, :, :-1] * rows[:, :, 1:]).sum(1)
+    after = functional.pad(right, (0, 1)).flatten(1)[:, :-1].diag_embed(1) + below.flatten(1).diag_embed(width)
+    degree = _neighbours(height).to(tokens)[:, None] + _neighbours(width).to(tokens)
+    own = degree * (similarity * rows.square().sum(1) - 1)
+    return own.flatten(1).diag_embed() + after + after.mT
 
 
-def _path(length: int) -> Tensor:
-    """Return which of ``length`` places in a row are neighbours, [length, length]."""
-    beside = torch.ones(length - 1).diag(1)
-    return beside + beside.T
+def _neighbours(length: int) -> Tensor:
+    """Return how many neighbours each of ``length`` places in a row has, [length]."""
+    places = torch.arange(length)
+    return (places > 0).int() + (places < length - 1).int()
 
 
 def diffuse(matrix: Tensor, values: Tensor, steps: int) -> Tensor:
@@ -111,20 +118,66 @@ def diffuse(matrix: Tensor, values: Tensor, steps: int) -> Tensor:
 
     The released steps :math:`Y \leftarrow Y (2I - T Y)` multiply matrices twice. With :math:`R = I - T Y_0` they are
     :math:`Y_k = Y_0 \prod_{i<k} (I + R^{2^i})`, because T is symmetric and all of these commute. A step is therefore
-    the square of one matrix, and one product with ``values``.
+    the square of one matrix, and one product with ``values``. The last steps take no square: with S the power of R that
+    they start from, q of them are :math:`\sum_{j < 2^q} S^j`, a product with ``values`` for each term.
 
     Args:
-        matrix (Tensor[N, P, P]): T.
+        matrix (Tensor[N, P, P]): T, symmetric, as its gradient is.
         values (Tensor[N, P, V]): columns that are multiplied.
         steps: how many.
     """
-    found = _START * (matrix @ values)
-    residual = torch.eye(matrix.shape[1], device=matrix.device, dtype=matrix.dtype) - _START * (matrix @ matrix)
-    for step in range(steps):
-        if step:
-            residual = residual @ residual
-        found = found + residual @ found
+    found: Tensor = _Diffuse.apply(matrix, values, steps)
     return found
+
+
+class _Diffuse(torch.autograd.Function):
+    """Steps of :func:`diffuse`, whose backward pass multiplies matrices once per square.
+
+    The gradient at the square of R is D R + R D, twice the work of the square itself. R is symmetric, and of D only the
+    symmetric part changes T, so that one product is the transpose of the other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, values: Tensor, steps: int) -> Tensor:
+        found = _START * (matrix @ values)
+        squares = max(0, steps - _SERIES)
+        powers, flown = [_residual(matrix)], []
+        for _ in range(squares):
+            flown.append(found)
+            found = torch.baddbmm(found, powers[-1], found)
+            powers.append(powers[-1] @ powers[-1])
+        terms = [found]
+        for _ in range(2 ** (steps - squares) - 1):
+            terms.append(powers[-1] @ terms[-1])
+        ctx.squares = squares
+        ctx.save_for_backward(matrix, values, *powers, *flown, *terms[:-1])
+        return torch.stack(terms).sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        matrix, values, *kept = ctx.saved_tensors
+        powers, rest = kept[: ctx.squares + 1], kept[ctx.squares + 1 :]
+        flown, terms = rest[: ctx.squares], rest[ctx.squares :]
+        pulls = [gradient]
+        for _ in terms:
+            pulls.append(torch.baddbmm(gradient, powers[-1], pulls[-1]))
+        gradient = pulls.pop()
+        # Half of it and of its transpose is the gradient at the power.
+        twisted = torch.zeros_like(matrix)
+        if terms:
+            twisted = torch.cat(pulls[::-1], 2) @ torch.cat(terms, 2).mT
+        for power, found in zip(powers[-2::-1], reversed(flown), strict=True):
+            twisted = torch.baddbmm((twisted + twisted.mT) @ power, gradient, found.mT)
+            gradient = torch.baddbmm(gradient, power, gradient)
+        twisted = torch.baddbmm((twisted + twisted.mT) @ matrix, gradient, values.mT, beta=-_START, alpha=_START)
+        return (twisted + twisted.mT) / 2, _START * (matrix @ gradient), None
+
+
+def _residual(matrix: Tensor) -> Tensor:
+    """Return :math:`R = I - T Y_0`."""
+    eye = torch.eye(matrix.shape[1], device=matrix.device, dtype=matrix.dtype)
+    return torch.baddbmm(eye, matrix, matrix, alpha=-_START)
 
 
 NAME = "SCM"
