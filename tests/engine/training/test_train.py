@@ -293,7 +293,10 @@ def test_a_factor_of_zero_freezes_its_group(tiny, tmp_path):
         ("stage.optim.lr_factors.heads=1", "unknown key 'stage.localizer.optim.lr_factors.heads'"),
         ("data.options.sise=3", "data: data set 'synthetic' has no option 'sise'"),
         ("data.crop=64", "data: crop: expected 1 <= crop <= resize"),
-        ("runtime.device=tpu", "runtime.device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
+        (
+            "runtime.device=tpu",
+            "runtime.device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'; did you mean 'cpu'?",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_built_names_the_key(tiny, tmp_path, override, message):

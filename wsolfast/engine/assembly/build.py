@@ -46,7 +46,8 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise RecipeError(f"runtime.device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+        hint = nearest(name, ("auto", "cpu", "cuda", "mps"), "choose one of these")
+        raise RecipeError(f"runtime.device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}; {hint}")
     if device.type == "mps":
         _check_mps()
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
