@@ -104,8 +104,9 @@ def main() -> int:
                 ours()
             found[work] = describe(profiler)
             print(work, found[work])
-    if options.json:
-        write_json(options.json, {"environment": environment(options.device, 1), "case": case.name, "work": found})
+            if options.json:
+                about = {"environment": environment(options.device, 1), "case": case.name}
+                write_json(options.json, about | {"work": found})
     return 0
 
 

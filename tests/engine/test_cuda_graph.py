@@ -6,7 +6,7 @@ On a CPU a stand-in records: it runs the step again into the memory of the first
 import pytest
 import torch
 
-from wsolfast.engine.assembly.build import build_method, open_eval_data
+from wsolfast.engine.assembly.build import build_method, open_eval_data, refine
 from wsolfast.engine.assembly.cuda_graph import GraphedStep, HostWaits, choose_cuda_graphs
 from wsolfast.engine.assembly.predictor import Predictor
 from wsolfast.engine.evaluation.evaluate import evaluate
@@ -118,25 +118,28 @@ def test_a_recording_that_fails_ends_the_evaluation(required):
         graph(torch.ones(2), None, torch.zeros(2))
 
 
-def test_what_makes_a_host_wait():
-    mask, values = torch.tensor([True, False, True]), torch.arange(3.0)
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_makes_a_host_wait(inference):
+    mask, values, places = torch.tensor([True, False, True]), torch.arange(3.0), torch.tensor([0, 2])
     waits = {
         "index": lambda: values[mask],
-        "index_put_": lambda: values.clone().index_put_((mask,), torch.tensor(1.0)),
+        "index_put_": lambda: values.clone().index_put_((mask,), values[0]),
+        "lift_fresh": lambda: values * values.new_tensor([1.0, 2.0, 3.0]),
         "nonzero": values.nonzero,
         "masked_select": lambda: values.masked_select(mask),
         "equal": lambda: torch.equal(values, values),
         "_unique2": values.unique,
+        "allclose": lambda: torch.allclose(values, values),
         "bincount": lambda: torch.bincount(values.long()),
         "_local_scalar_dense": values[0].item,
         "_to_copy": lambda: values.to("meta"),
     }
     for name, call in waits.items():
-        with HostWaits() as found:
+        with torch.inference_mode(inference), HostWaits() as found:
             call()
         assert name in found.found, name
-    with HostWaits() as found:
-        values[torch.tensor([0, 2])] + torch.where(mask, values, 0).to(torch.float64).topk(2).values.sum()
+    with torch.inference_mode(inference), HostWaits() as found:
+        values[places] + torch.where(mask, values, 0).to(torch.float64).topk(2).values.sum()
         values.clone().masked_fill_(mask, 0)
         values.clone().copy_(values)
     assert found.found == []
@@ -180,6 +183,38 @@ def test_an_evaluation_from_a_graph_has_the_bits_of_one_without(tiny, options):
             assert torch.equal(one, other)
     assert [len(batch[0]) for batch in found[1]] == [3, 3, 1]
     assert (recorder.recorded, recorder.replayed) == (1, 3)
+
+
+def test_refined_maps_are_asked_for_a_number_and_do_without(tiny):
+    recipe, recorder, lines = tiny("evaluate.post=scg"), Recorder(), []
+    dataset, found = open_eval_data(recipe, "test"), []
+    for graphs in ("off", "auto", "on"):
+        torch.manual_seed(1)
+        method = refine(build_method(recipe, recipe.stage[0], 2, pretrained=False), recipe.evaluate)
+        predictor = Predictor(method, device=CPU, topk=2, graphs=graphs, log=lines.append, capture=recorder)
+        batches = stream(dataset, BATCHES, predictor, device=CPU, pad=3)
+        if graphs == "on":
+            with pytest.raises(BackendError, match=r"waits for the device \(_local_scalar_dense\)"):
+                list(batches)
+        else:
+            found.append(list(batches))
+    assert recorder.recorded == 0
+    assert len(lines) == 1
+    for plain, other in zip(*found, strict=True):
+        assert all(torch.equal(one, mine) for one, mine in zip(plain, other, strict=True))
+
+
+def test_a_question_that_is_asked_once_hinders_nothing():
+    recorder, known = Recorder(), []
+
+    def step(image, wide, label):
+        if not known:
+            known.append(float(image.sum()))
+        return double(image, wide, label)
+
+    graph = GraphedStep(step, CPU, required=True, capture=recorder)
+    assert graph(torch.ones(2), None, torch.zeros(2))[0].tolist() == [2, 2]
+    assert (recorder.recorded, recorder.replayed) == (1, 1)
 
 
 def test_without_labels_nothing_is_recorded(tiny):
@@ -258,18 +293,15 @@ def test_a_compiled_backbone_within_a_recorded_step(tiny, monkeypatch, backend):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("overrides", [(), ("evaluate.ten_crop=true",), ("evaluate.post=scg",)])
+@pytest.mark.parametrize("overrides", [(), ("evaluate.ten_crop=true",)])
 @pytest.mark.parametrize("options", [{}, {"channels_last": True, "amp": "bf16"}])
 def test_a_gpu_replays_the_bits_of_the_same_kernels(tiny, overrides, options):
-    from wsolfast.engine.assembly.build import refine
-
     recipe, device, found = tiny(*overrides), torch.device("cuda"), []
     dataset = open_eval_data(recipe, "test")
     for graphs in ("off", "on"):
         torch.manual_seed(1)
-        method = refine(build_method(recipe, recipe.stage[0], 2, pretrained=False), recipe.evaluate)
         crop = 32 if recipe.evaluate.ten_crop else None
-        predictor = Predictor(method, device=device, topk=2, crop=crop, graphs=graphs, **options)
+        predictor = prediction(recipe, device=device, crop=crop, graphs=graphs, **options)
         stopwatch = Stopwatch()
         given = {"device": device, "backbones": predictor.backbones, "threads": 3, "pad": 3, "stopwatch": stopwatch}
         # So many that batches are in flight while others are decoded.

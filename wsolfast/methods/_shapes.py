@@ -91,9 +91,16 @@ def shape_boxes(parameters: Tensor, shape: Shape, size: Sequence[int]) -> Tensor
     Args:
         parameters, shape, size: as for :func:`shape_mask`.
     """
-    height, width = size
     centre, half = parameters[:, :2], shape_half_extents(parameters, shape)
-    return torch.cat([centre - half, centre + half], dim=1) * parameters.new_tensor((width, height, width, height))
+    return to_pixels(torch.cat([centre - half, centre + half], dim=1), size)
+
+
+def to_pixels(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Return boxes [N, 4], xyxy in shares of an image of ``size`` (H, W), in pixels of it."""
+    height, width = size
+    # Number by number: a tensor of them would be copied to the device, and the host would wait for that.
+    sides = zip(boxes.unbind(1), (width, height, width, height), strict=True)
+    return torch.stack([share * pixels for share, pixels in sides], dim=1)
 
 
 def _direction(parameters: Tensor) -> tuple[Tensor, Tensor]:

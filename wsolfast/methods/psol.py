@@ -14,6 +14,7 @@ from torch.nn import functional
 from wsolfast.backbones import Backbone
 from wsolfast.methods._base import Method, accuracy, scale_box, wanted_classes
 from wsolfast.methods._cam_head import CamHead, HeadKind
+from wsolfast.methods._shapes import to_pixels
 from wsolfast.types import Batch, Features, Localization, TrainState
 
 # Of the squared error of shares, which is small.
@@ -176,7 +177,7 @@ def shares_of(boxes: Tensor, size: Sequence[int]) -> Tensor:
 def boxes_of(shares: Tensor, size: Sequence[int]) -> Tensor:
     """Return x, y, width, height [N, 4] in shares of an image of (H, W) as xyxy in pixels of it."""
     corners = torch.cat([shares[:, :2], shares[:, :2] + shares[:, 2:]], 1)
-    return corners * corners.new_tensor([size[1], size[0]]).repeat(2)
+    return to_pixels(corners, size)
 
 
 NAME = "PSOL"

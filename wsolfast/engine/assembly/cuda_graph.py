@@ -11,9 +11,11 @@ from wsolfast.engine.run.errors import BackendError
 
 # Runs before the recording, in which kernels are compiled and libraries choose theirs.
 _WARM_UP = 3
-# Calls whose results have a size, or are a number, that the host must know. Names begin so.
+# Calls whose results have a size, or are a number, that the host must know, and the making of a tensor of the host's
+# numbers, which it copies. Names begin so.
 _NUMBERS = (
     "_local_scalar_dense",
+    "allclose",
     "equal",
     "nonzero",
     "masked_select",
@@ -21,6 +23,7 @@ _NUMBERS = (
     "_unique",
     "bincount",
     "repeat_interleave",
+    "lift_fresh",
 )
 _COPIES = ("_to_copy", "copy_")
 
@@ -33,8 +36,8 @@ Capture = Callable[[Callable[[], Outputs], torch.device], tuple[Outputs, Callabl
 class HostWaits(TorchDispatchMode):
     """Notes the calls, while entered, for which a host would have to wait for its device.
 
-    These are numbers, sizes that data decide, and copies from one kind of device to another. Inside of this package's
-    own ops, which do not wait, nothing is seen.
+    These are numbers, sizes that data decide, and copies from one kind of device to another, of constants too. Inside
+    of this package's own ops, which do not wait, nothing is seen.
 
     Attributes:
         found: names, in the order of the calls.
@@ -45,6 +48,11 @@ class HostWaits(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # In inference mode a call comes whole that is made of others, Tensor.item for instance.
+        with self:
+            result = func.decompose(*args, **kwargs or {})
+        if result is not NotImplemented:
+            return result
         result = func(*args, **kwargs or {})
         name = func.overloadpacket.__name__
         indices = args[1] if name in ("index", "index_put", "index_put_") else ()
@@ -125,8 +133,11 @@ class GraphedStep:
     def _recorded(self, given: tuple[Tensor | None, ...]) -> Callable[[], object] | None:
         """Record the step, unless it would have to wait: what a failed recording leaves in torch is not to be used."""
         # The compiler leaves for good what it first meets under such a mode.
-        with torch.compiler.set_stance("force_eager"), HostWaits() as waits:
+        with torch.compiler.set_stance("force_eager"):
+            # Questions that are asked once are asked now.
             self._step(*given)
+            with HostWaits() as waits:
+                self._step(*given)
         if waits.found:
             reason = f"the step waits for the device ({', '.join(dict.fromkeys(waits.found))}), which no graph can"
             if self._required:
