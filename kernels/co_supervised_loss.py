@@ -1,7 +1,7 @@
 """Launchers and kernels of :func:`wsolfast.ops.co_supervised_loss`.
 
-Distances are sums of squared differences, never products of vectors, and every sum has one order: two kernels and the
-sum of the rows' losses forward, one kernel backward.
+Distances are sums of squared differences, never products of vectors, and every sum has one order: two kernels forward,
+one backward.
 """
 
 import torch
@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 from wsolfast.kernels._launch import on_device_of
 
-# Images and elements of a tile of differences, and the pairs whose slopes one step takes.
+# Images and elements of a tile of differences, and the images of both sides whose slopes one step takes.
 BLOCK_N, BLOCK_E = 8, 512
-BLOCK_PAIRS = 64
+BLOCK_ROWS, BLOCK_PAIRS = 8, 64
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -70,7 +70,7 @@ def _over(slope, distance):
 def co_supervised_loss_fwd_slopes_kernel(
     distances_ptr,  # [N, N + 2]
     label_ptr,
-    loss_ptr,  # [N]: sums over n > m
+    loss_ptr,  # []
     pair_slope_ptr,  # [N, N]
     image_slope_ptr,  # [N, 2]
     N,
@@ -78,48 +78,53 @@ def co_supervised_loss_fwd_slopes_kernel(
     delta: tl.float64,
     eps: tl.float64,
     MEAN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Store the loss of one image with the images after it, and the loss's derivatives by its distances.
+    """Store the loss and its derivatives by distances, all in one program: to add up what many found is a launch more.
 
     With u = (c[m] + c[n]) / 2 + eps and v = gamma (b[m] + b[n]), a pair of one class has the loss (v + D) / u, another
     v / (u + delta D). Derivatives are stored over their distance.
     """
-    m = tl.program_id(0).to(tl.int64)
     compute: tl.constexpr = distances_ptr.dtype.element_ty
-    gamma, delta = tl.full((), gamma, compute), tl.full((), delta, compute)
-    row = distances_ptr + m * (N + 2)
-    label, to_background, spread = tl.load(label_ptr + m), tl.load(row + N), tl.load(row + N + 1)
+    gamma, delta, eps = tl.full((), gamma, compute), tl.full((), delta, compute), tl.full((), eps, compute)
     same_weight, other_weight = tl.full((), 1, compute), tl.full((), 1, compute)
     if MEAN:
         pairs = _same_pairs(label_ptr, N, BLOCK)
         others = tl.full((), N, tl.int64) * (N - 1) // 2 - pairs
         same_weight /= tl.maximum(pairs, 1).to(compute)
         other_weight /= tl.maximum(others, 1).to(compute)
-    loss = tl.zeros((BLOCK,), compute)
-    of_object = tl.zeros((BLOCK,), compute)
-    of_spread = tl.zeros((BLOCK,), compute)
-    for start in range(0, N, BLOCK):
-        n = start + tl.arange(0, BLOCK).to(tl.int64)
-        real = (n < N) & (n != m)
-        theirs = distances_ptr + n * (N + 2) + N
-        apart = tl.load(distances_ptr + tl.minimum(m, n) * (N + 2) + tl.maximum(m, n), mask=real, other=1)
-        bottom = (to_background + tl.load(theirs, mask=real, other=1)) / 2 + tl.full((), eps, compute)
-        top = gamma * (spread + tl.load(theirs + 1, mask=real, other=1))
-        same = tl.load(label_ptr + n, mask=real, other=0) == label
-        top = tl.where(same, top + apart, top)
-        bottom = tl.where(same, bottom, bottom + delta * apart)
-        share = top / bottom
-        weight = tl.where(same, same_weight, other_weight)
-        loss += tl.where(real & (n > m), weight * share, 0)
-        weight = tl.where(real, weight / bottom, 0)
-        of_object -= tl.where(real, share / 2 * weight, 0)
-        of_spread += gamma * weight
-        of_apart = tl.where(same, weight, -delta * share * weight)
-        tl.store(pair_slope_ptr + m * N + n, tl.where(real, _over(of_apart, apart), 0), mask=n < N)
-    tl.store(loss_ptr + m, tl.sum(loss, 0))
-    tl.store(image_slope_ptr + 2 * m, _over(tl.sum(of_object, 0), to_background))
-    tl.store(image_slope_ptr + 2 * m + 1, _over(tl.sum(of_spread, 0), spread))
+    loss = tl.zeros((BLOCK_M, BLOCK), compute)
+    for first in range(0, N, BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        own = distances_ptr + m * (N + 2) + N
+        label = tl.load(label_ptr + m, mask=m < N, other=0)[:, None]
+        to_background, spread = tl.load(own, mask=m < N, other=1), tl.load(own + 1, mask=m < N, other=1)
+        of_object = tl.zeros((BLOCK_M, BLOCK), compute)
+        of_spread = tl.zeros((BLOCK_M, BLOCK), compute)
+        for start in range(0, N, BLOCK):
+            n = start + tl.arange(0, BLOCK).to(tl.int64)
+            theirs = distances_ptr + n * (N + 2) + N
+            stored = (m < N)[:, None] & (n < N)[None, :]
+            real = stored & (m[:, None] != n[None, :])
+            low, high = tl.minimum(m[:, None], n[None, :]), tl.maximum(m[:, None], n[None, :])
+            apart = tl.load(distances_ptr + low * (N + 2) + high, mask=real, other=1)  # [BLOCK_M, BLOCK]
+            bottom = (to_background[:, None] + tl.load(theirs, mask=n < N, other=1)[None, :]) / 2 + eps
+            top = gamma * (spread[:, None] + tl.load(theirs + 1, mask=n < N, other=1)[None, :])
+            same = tl.load(label_ptr + n, mask=n < N, other=0)[None, :] == label
+            top = tl.where(same, top + apart, top)
+            bottom = tl.where(same, bottom, bottom + delta * apart)
+            share = top / bottom
+            weight = tl.where(same, same_weight, other_weight)
+            loss += tl.where(real & (m[:, None] < n[None, :]), weight * share, 0)
+            weight = tl.where(real, weight / bottom, 0)
+            of_object -= tl.where(real, share / 2 * weight, 0)
+            of_spread += gamma * weight
+            of_apart = tl.where(real, _over(tl.where(same, weight, -delta * share * weight), apart), 0)
+            tl.store(pair_slope_ptr + m[:, None] * N + n[None, :], of_apart, mask=stored)
+        tl.store(image_slope_ptr + 2 * m, _over(tl.sum(of_object, 1), to_background), mask=m < N)
+        tl.store(image_slope_ptr + 2 * m + 1, _over(tl.sum(of_spread, 1), spread), mask=m < N)
+    tl.store(loss_ptr, tl.sum(tl.sum(loss, 1), 0))
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -153,9 +158,10 @@ def co_supervised_loss_bwd_kernel(
     background = tl.load(own + stride_part, mask=real, other=0)
     confident = tl.load(own + 2 * stride_part, mask=real, other=0)
     pulls = tl.zeros((BLOCK_N, BLOCK_E), gradient_ptr.dtype.element_ty)
+    slopes = pair_slope_ptr + m * N
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N).to(tl.int64)
-        slope = tl.load(pair_slope_ptr + m * N + n, mask=n < N, other=0)  # [BLOCK_N]
+        slope = tl.load(slopes + n, mask=n < N, other=0)  # [BLOCK_N]
         mask = (n < N)[:, None] & real[None, :]
         others = tl.load(foregrounds[None, :] + n[:, None] * stride_image, mask=mask, other=0)  # [BLOCK_N, BLOCK_E]
         pulls += slope[:, None] * (foreground[None, :] - others)
@@ -173,16 +179,16 @@ def co_supervised_loss(
     """Return loss [] and slopes, each over its distance: [N, N] between objects, [N, 2] within images."""
     images, _, elements = vectors.shape
     distances = torch.empty((images, images + 2), dtype=vectors.dtype, device=vectors.device)
-    loss = torch.empty(images, dtype=vectors.dtype, device=vectors.device)
+    loss = torch.empty((), dtype=vectors.dtype, device=vectors.device)
     pair_slope = torch.empty((images, images), dtype=vectors.dtype, device=vectors.device)
     image_slope = torch.empty((images, 2), dtype=vectors.dtype, device=vectors.device)
     if images == 0:
-        return loss.sum(), pair_slope, image_slope
+        return loss.zero_(), pair_slope, image_slope
     with on_device_of(vectors):
         co_supervised_loss_fwd_distances_kernel[(images * triton.cdiv(images + 2, BLOCK_N),)](
             vectors, distances, images, elements, *vectors.stride(), BLOCK_N=BLOCK_N, BLOCK_E=BLOCK_E
         )
-        co_supervised_loss_fwd_slopes_kernel[(images,)](
+        co_supervised_loss_fwd_slopes_kernel[(1,)](
             distances,
             label.contiguous(),
             loss,
@@ -193,9 +199,11 @@ def co_supervised_loss(
             delta,
             eps,
             MEAN=reduction == "mean",
+            BLOCK_M=BLOCK_ROWS,
             BLOCK=BLOCK_PAIRS,
+            num_warps=8,
         )
-        return loss.sum(), pair_slope, image_slope
+    return loss, pair_slope, image_slope
 
 
 def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tensor, image_slope: Tensor) -> Tensor:
@@ -204,8 +212,10 @@ def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tenso
     gradient = torch.empty(vectors.shape, dtype=vectors.dtype, device=vectors.device)
     if gradient.numel() == 0:
         return gradient
+    # Of float64 half as many, or registers spill.
+    block_e = BLOCK_E if vectors.element_size() < 8 else BLOCK_E // 2
     with on_device_of(vectors):
-        co_supervised_loss_bwd_kernel[(images * triton.cdiv(elements, BLOCK_E),)](
+        co_supervised_loss_bwd_kernel[(images * triton.cdiv(elements, block_e),)](
             grad,
             vectors,
             pair_slope.contiguous(),
@@ -215,6 +225,6 @@ def co_supervised_loss_backward(grad: Tensor, vectors: Tensor, pair_slope: Tenso
             elements,
             *vectors.stride(),
             BLOCK_N=BLOCK_N,
-            BLOCK_E=BLOCK_E,
+            BLOCK_E=block_e,
         )
     return gradient

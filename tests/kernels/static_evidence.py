@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 from triton.runtime.jit import JITFunction
 
@@ -67,3 +68,15 @@ def reads_of(tensor: Tensor) -> Iterator[list[int]]:
         yield reads
     finally:
         InterpreterBuilder.create_masked_load = load
+
+
+class LibraryCalls(TorchDispatchMode):
+    """The names of PyTorch's own operations that run inside: each but views and allocations is a launch on a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from static_evidence import LibraryCalls, launches
 from wsolfast.kernels import co_supervised_loss as launcher
 
 from wsolfast.reference import co_supervised_loss as reference
@@ -37,6 +38,7 @@ def test_loss_slopes_and_gradient(case, dtype):
 def test_more_images_and_elements_than_one_tile(monkeypatch, reduction):
     monkeypatch.setattr(launcher, "BLOCK_N", 4)
     monkeypatch.setattr(launcher, "BLOCK_E", 8)
+    monkeypatch.setattr(launcher, "BLOCK_ROWS", 4)
     monkeypatch.setattr(launcher, "BLOCK_PAIRS", 8)
     label = torch.arange(19, device=DEVICE) % 5
     assert_agrees((seeded((19, 3, 21), DEVICE), label, 0.7, 1.9, 1e-3, reduction), 1e-5)
@@ -59,3 +61,25 @@ def test_sums_have_one_order():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     # One distance per pair of objects, whoever asks: what one image asks of another is returned in kind.
     assert torch.equal(first[1], first[1].T)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_launches(reduction):
+    """Distances, then loss and slopes in one, with nothing left to add up."""
+    inputs = seeded((9, 3, 20), DEVICE), torch.arange(9, device=DEVICE) % 4, 1.0, 1.0, 1e-6, reduction
+    with launches() as names:
+        _, *slopes = launcher.co_supervised_loss(*inputs)
+    assert names == [f"co_supervised_loss_fwd_{kernel}_kernel" for kernel in ("distances", "slopes")]
+    with launches() as names:
+        launcher.co_supervised_loss_backward(torch.tensor(1.0, device=DEVICE), inputs[0], *slopes)
+    assert names == ["co_supervised_loss_bwd_kernel"]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="what is called does not depend on the device")
+def test_no_library_call_computes():
+    """Results are allocated and written; a library's sum would be a launch that no counter of kernels sees."""
+    inputs = seeded((5, 3, 20), DEVICE), torch.arange(5, device=DEVICE) % 4, 1.0, 1.0, 1e-6, "mean"
+    with LibraryCalls() as calls:
+        launcher.co_supervised_loss(*inputs)
+    # The tests' own filling of new tensors, and the interpreter's copies.
+    assert not calls.found - {"aten.empty", "aten.fill_", "aten.copy_", "aten.new_empty", "aten.set_"}
