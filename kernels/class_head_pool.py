@@ -119,12 +119,6 @@ def _count(packed):
     return ((x + (x >> 16)) & 0x3F).to(tl.int32)
 
 
-@triton.jit
-def _incoming(grad, image, k, classes):
-    """Return a row of ``grad`` [N, K]."""
-    return tl.load(grad + image.to(tl.int64) * classes + k, mask=k < classes, other=0)
-
-
 @triton.jit(do_not_specialize=["images", "splits"])
 def class_head_pool_fwd_kernel(
     out, parts, signs, features, head, images, splits,
@@ -185,7 +179,7 @@ def class_head_pool_bwd_features_kernel(
     for begin in range(0, head.classes, BLOCK_K):
         k = begin + tl.arange(0, BLOCK_K)
         weight_tile = _weight_tile(head, out.channels, k, c)  # [BLOCK_K, BLOCK_C]
-        incoming = _incoming(grad, image, k, head.classes)
+        incoming = tl.load(grad + image.to(tl.int64) * head.classes + k, mask=k < head.classes, other=0)
         packed = _load_signs(signs, image, k, first, out.positions, head.classes, BLOCK_P)
         share = _positive(packed, incoming, BLOCK_K, BLOCK_P)
         total = tl.dot(tl.trans(weight_tile), tl.trans(share), total, input_precision=PRECISION, out_dtype=DTYPE)
@@ -220,7 +214,7 @@ def class_head_pool_bwd_weight_kernel(
         image = tl.cast(step // position_blocks, tl.int64)
         first = step % position_blocks * BLOCK_P
         feature_tile = _feature_tile(features, image, c, first + tl.arange(0, BLOCK_P))  # [BLOCK_C, BLOCK_P]
-        incoming = _incoming(grad, image, k, classes)
+        incoming = tl.load(grad + image * classes + k, mask=k < classes, other=0)
         packed = _load_signs(signs, image, k, first, features.positions, classes, BLOCK_P)
         share = _positive(packed, incoming, BLOCK_K, BLOCK_P)
         # The operand that is made here comes second: as the first it would stay in registers, too many of them.
@@ -342,9 +336,8 @@ def _launch_forward(
     parts = None
     if out is not None:
         # Given even where it has no elements: another type would be another kernel.
-        parts = torch.empty(
-            (splits if splits > 1 else 0, images, classes), dtype=_accumulator(features), device=features.device
-        )
+        shape = (splits if splits > 1 else 0, images, classes)
+        parts = torch.empty(shape, dtype=_accumulator(features), device=features.device)
     with on_device_of(features):
         class_head_pool_fwd_kernel[(programs * splits,)](
             out, parts, signs, _described(flat), _head(weight, bias), images, splits, **tile

@@ -202,12 +202,26 @@ class Contours {
     __syncthreads();
   }
 
+  // One sum after the other, as on the CPU, but the sums of several runs are on their way at the same time.
   __device__ __forceinline__ Moments of_component(int item) const {
+    constexpr int kAhead = 4;
     Moments whole;
-    for (int y = runs_.at(kY0, item); y <= runs_.at(kY1, item); ++y) {
-      for (int r = runs_.row_begin[y]; r < runs_.row_begin[y + 1]; ++r) {
-        if (item_of(runs_.run, r) != item) continue;
-        whole += gaussian_prior::of_row(store_.run_sums + int64_t{3} * r, y, map_.shape.height);
+    int y = runs_.at(kY0, item);
+    const int end = runs_.row_begin[runs_.at(kY1, item) + 1];
+    for (int begin = runs_.row_begin[y]; begin < end; begin += kAhead) {
+      double sums[kAhead][3];
+      bool own[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const int r = begin + i < end ? begin + i : end - 1;
+        own[i] = begin + i < end && item_of(runs_.run, r) == item;
+        for (int power = 0; power < 3; ++power) sums[i][power] = store_.run_sums[int64_t{3} * r + power];
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (!own[i]) continue;
+        while (begin + i >= runs_.row_begin[y + 1]) ++y;
+        whole += gaussian_prior::of_row(sums[i], y, map_.shape.height);
       }
     }
     return whole;
