@@ -8,7 +8,7 @@ from torch.nn.functional import conv2d
 from wsolfast import ops
 from wsolfast.ops import _blocked_class_head
 from wsolfast.reference import class_head_pool as reference
-from wsolfast.testing import LargestTensor, assert_close, seeded
+from wsolfast.testing import LargestTensor, assert_close, seeded, tolerance_on
 
 
 def inputs(n=2, channels=3, size=(3, 4), classes=5, dtype=torch.float64):
@@ -130,3 +130,20 @@ def test_permuted_classes_permute_the_logits():
 def test_bad_input_is_named(features, weight, bias, message):
     with pytest.raises(ValueError, match=message):
         ops.class_head_pool(features, weight, bias)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_gradients_on_cuda_come_from_signs(with_bias):
+    """As users call it, with the gradient of a sum, whose strides are zero."""
+    found = []
+    for device in ("cpu", "cuda"):
+        given = [x.float().to(device).requires_grad_() for x in inputs(channels=40, size=(9, 15), classes=70)]
+        given = given if with_bias else [*given[:2], None]
+        logits = ops.class_head_pool(*given)
+        assert ("with_signs" in type(logits.grad_fn).__name__) == (device == "cuda")
+        logits.sum().backward()
+        found.append([logits.detach(), *(x.grad for x in given if x is not None)])
+    for expected, actual in zip(*found, strict=True):
+        unit = max(1.0, expected.abs().max().item())
+        assert_close(actual.cpu() / unit, expected / unit, tolerance_on("cuda", "class_head_pool", torch.float32))
