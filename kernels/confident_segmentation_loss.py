@@ -1,6 +1,7 @@
 """Launchers and kernels of :func:`wsolfast.ops.confident_segmentation_loss` and :func:`wsolfast.ops.confidence_mask`.
 
-One program per map; one launch and a sum over images forward, one launch backward.
+One program per map; one launch and a sum over images forward, one launch backward. The sum stays a launch of its own:
+one program for all maps would take longer than that.
 """
 
 import torch
