@@ -289,8 +289,7 @@ def class_head_pool_signs_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Same contract as the reference."""
     flat = features.flatten(2)
-    images, channels, positions = flat.shape
-    classes = weight.shape[0]
+    (images, channels, positions), classes = flat.shape, weight.shape[0]
     grad_flat = torch.empty(flat.shape, dtype=features.dtype, device=features.device)
     if images == 0:
         return grad_flat.view(features.shape), torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
@@ -298,9 +297,7 @@ def class_head_pool_signs_backward(
     blocks = triton.cdiv(channels, of_features["BLOCK_C"]) * triton.cdiv(positions, of_features["BLOCK_P"])
     programs = triton.cdiv(classes, of_weight["BLOCK_K"]) * triton.cdiv(channels, of_weight["BLOCK_C"])
     steps = images * triton.cdiv(positions, of_weight["BLOCK_P"])
-    # Fewer splits than programs at home leave a few idle; one more would make the others wait.
-    splits = min(steps, max(1, _ENOUGH_PROGRAMS // programs))
-    splits = triton.cdiv(steps, triton.cdiv(steps, splits))
+    splits = _splits(steps, programs)
     size = classes * channels + classes
     parts = torch.empty((splits, size), dtype=_accumulator(features), device=weight.device)
     grad_weight = torch.empty((classes, channels), dtype=weight.dtype, device=weight.device)
@@ -317,6 +314,12 @@ def class_head_pool_signs_backward(
     return grad_flat.view(features.shape), grad_weight, grad_bias
 
 
+def _splits(steps: int, programs: int) -> int:
+    """Return among how many programs each share of work is split: all at home at once, none without a step."""
+    splits = min(steps, max(1, _ENOUGH_PROGRAMS // programs))
+    return triton.cdiv(steps, triton.cdiv(steps, splits))
+
+
 def _empty_signs(features: Tensor, weight: Tensor) -> Tensor:
     words = triton.cdiv(features.shape[2] * features.shape[3], _WORD.value)
     return torch.empty((features.shape[0], words, weight.shape[0]), dtype=torch.int32, device=features.device)
@@ -326,10 +329,9 @@ def _launch_forward(
     out: Tensor | None, signs: Tensor | None, features: Tensor, weight: Tensor, bias: Tensor | None
 ) -> None:
     flat = features.flatten(2)
-    images, channels, positions = flat.shape
+    (images, channels, positions), classes = flat.shape, weight.shape[0]
     if images == 0:
         return
-    classes = weight.shape[0]
     tile = _tile(features, channels, "fwd")
     programs = images * triton.cdiv(classes, tile["BLOCK_K"])
     splits = min(triton.cdiv(positions, tile["BLOCK_P"]), triton.cdiv(_ENOUGH_PROGRAMS, programs))

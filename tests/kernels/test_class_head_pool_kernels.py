@@ -97,6 +97,17 @@ def test_two_ctas_stand_on_a_multiprocessor(kernel, build):
         assert row.async_copies > 0
 
 
+@pytest.mark.parametrize(
+    ("images", "classes", "programs"), [(128, 1000, 264), (128, 200, 256), (30, 200, 260), (1, 200, 26)]
+)
+def test_gradients_of_weights_are_one_wave(images, classes, programs):
+    """28x28 positions, in tiles of 64 positions and 128 classes: no program waits for another to end."""
+    groups, steps = -(-classes // 128), images * -(-784 // 64)
+    splits = kernels._splits(steps, groups)
+    assert groups * splits == programs
+    assert (splits - 1) * -(-steps // splits) < steps
+
+
 def test_float64_keeps_its_precision():
     check(head(2, 20, (3, 5), 7, torch.float64))
 
