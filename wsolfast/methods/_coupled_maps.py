@@ -29,7 +29,7 @@ class CoupledMaps(Method):
     Args:
         backbone: a transformer with a class token.
         num_classes: K.
-        layers: whose attention makes a: the sum of ``"all"``, as published, or the ``"last"`` one's.
+        layers: layers whose attention makes a: the sum over ``"all"``, as published, or the ``"last"`` one alone.
 
     Raises:
         BackboneError: if the backbone has no class token's attention.

@@ -37,11 +37,11 @@ class BAS(Method):
         num_classes: K.
         head: the classifier; ``"conv3"`` (published) or any other, see :class:`CamHead`. Class maps are rectified.
         hidden_channels: width of its 3×3 convolutions.
-        generator_stage: a stage below the last; the last but one if None.
-        foreground_loss_weight: λ1.
-        area_loss_weight: λ2.
-        map_classes: 0 gives each class its own map (ILSVRC). With k, one map serves all classes: the mean of the maps
-            of the k most likely ones of the same view (CUB); more than K are K.
+        generator_stage: a stage below the last that feeds the generator; the last but one if None.
+        foreground_loss_weight: weight λ1.
+        area_loss_weight: weight λ2.
+        map_classes: 0 gives each class its own map (ILSVRC). With k, all classes have one map: the mean of the maps
+            of the k most likely ones of the same view (CUB). A k above K counts as K.
 
     Raises:
         ValueError: if an option is none of its choices or negative, or the generator has no stage below the last.

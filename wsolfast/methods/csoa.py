@@ -41,7 +41,7 @@ class CSoA(Method):
             layers later need convolutions to be classified.
         late: stage of the classifier that predicts, the last one if None.
         early: stage of the one it teaches, with the same resolution; the last but one if None.
-        conf_seg: train the early classifier, and with ConfSeg (Eqs 2-6); otherwise there is none.
+        conf_seg: train the early classifier with ConfSeg (Eqs 2-6); otherwise there is no early classifier.
         conf_weight: largest weight of that loss.
         conf_schedule: how its weight grows from 0 to the largest: ``"linear"`` by epochs, ``"linear_step"`` by steps,
             ``"exp"``, exp(-5(1-t)²) by steps, or ``"constant"``.
@@ -56,9 +56,9 @@ class CSoA(Method):
             without gradient) or ``"sigmoid"``.
         embedding: what images are compared by: ``"alexnet"`` (fc7), ``"alexnet_conv5"``, ``"alexnet_flat"``,
             ``"backbone"`` or ``"features"`` (of the method's own backbone), see :class:`MaskedEmbedding`.
-        embedding_weights: of AlexNet.
-        classes_per_batch: batches hold equal shares of at most so many classes; 0 for shuffled batches.
-        combine: where either branch sees the object (``"union"``) or where both do (``"intersection"``, for
+        embedding_weights: weights of AlexNet.
+        classes_per_batch: largest number of classes in a batch; each has an equal share. 0 for shuffled batches.
+        combine: the object is where either branch sees it (``"union"``) or where both do (``"intersection"``, for
             the protocol ``csoa_intersection``).
         map_size: combine the branches' maps at their own size (``"cam"``) or resized to the input (``"input"``).
         scores: logits of the ``"late"`` classifier or the ``"mean"`` of both.

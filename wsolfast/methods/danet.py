@@ -41,15 +41,16 @@ class DANet(Method):
         backbone: its last stage feeds the head of the classes.
         num_classes: K.
         maps_per_class: M.
-        level_sizes: how many classes each level above has, from the lowest to the top: families, orders.
-        level_stages: the stages that feed their heads; as many of the ones below the last as there are levels if None.
-        head: of the classes, see :class:`CamHead`.
+        level_sizes: number of classes of each level above, from the lowest to the top: families, orders.
+        level_stages: stages that feed the heads of the levels above. If None, the stages right below the last one, one
+            for each level.
+        head: head of the classes, see :class:`CamHead`.
         hidden_channels: width of the 3×3 convolutions of that head.
-        level_head: of the levels above.
+        level_head: head of each level above.
         level_channels: widths of the 3×3 convolutions of their heads.
         cos_weight: α.
-        absolute: ``"sum"`` takes the absolute value of an image's sum of similarities, as released, in which positive
-            and negative ones cancel; ``"each"`` that of each similarity, as written.
+        absolute: ``"sum"`` takes the absolute value of an image's sum of similarities, as released; positive and
+            negative ones cancel in it. ``"each"`` takes that of each similarity, as written.
         ancestors: whose maps are added to the map of a predicted class: those of the family and the order of its
             rank among the predictions (``"rank"``, as released), or of its own (``"label"``). A class that is asked
             for and is not the most likely one has its own in both cases.

@@ -46,8 +46,8 @@ class DDT(Method):
     Args:
         backbone: its last stage gives the descriptors; it is never trained.
         num_classes: K.
-        sign: which of v and -v is the object's. ``"norm"``: D grows with the length of the descriptors, as objects are
-            what activates a network. ``"largest_loading"``: the largest component of v is positive, which is
+        sign: which of v and -v is the object's. ``"norm"``: D grows with the length of the descriptors, because
+            objects activate a network. ``"largest_loading"``: the largest component of v is positive, which is
             scikit-learn's rule since 1.5. ``"largest_projection"``: the largest \|D\| of the class is positive, which
             is its rule before; it takes a second look at every image.
     """

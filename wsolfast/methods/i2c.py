@@ -51,8 +51,8 @@ class I2C(ClassActivation):
         seed_threshold: positions above this share of the map's range may be seeds.
         local_weight: :math:`\lambda_l`.
         global_weight: :math:`\lambda_g`.
-        bank_decay: ρ; r is 0.82 after 100 visits and 0.14 after 1000 with the released 0.002, and centres stand still
-            in the end.
+        bank_decay: ρ; r is 0.82 after 100 visits and 0.14 after 1000 with the released 0.002, and centres stop
+            moving in the end.
         bank_rate: smallest r, with which centres go on moving; 0 as released.
 
     Raises:

@@ -26,7 +26,7 @@ class BoxRegressor(nn.Module):
 
     Args:
         channels: of the features.
-        hidden_channels: of the hidden layer.
+        hidden_channels: width of the hidden layer.
 
     Raises:
         ValueError: if the hidden layer has no channel.
@@ -56,7 +56,7 @@ class PSOLBox(Method):
     Args:
         backbone: its last stage is pooled.
         num_classes: of the data set; the network has no use for it.
-        hidden_channels: of the hidden layer between the pooled features and the box.
+        hidden_channels: width of the hidden layer between the pooled features and the box.
 
     Raises:
         ValueError: if the hidden layer has no channel.
@@ -92,9 +92,9 @@ class PSOLJoint(Method):
     Args:
         backbone: its last stage feeds both heads.
         num_classes: K.
-        head: of the classifier: ``"linear"``, or ``"pretrained"`` for the one that came with the backbone's weights.
-        loss_weight: of the classifier's cross-entropy beside the box loss; unknown of the paper.
-        hidden_channels: of the hidden layer between the pooled features and the box.
+        head: the classifier: ``"linear"``, or ``"pretrained"`` for the one that came with the backbone's weights.
+        loss_weight: weight of the classifier's cross-entropy beside the box loss; the paper does not give it.
+        hidden_channels: width of the hidden layer between the pooled features and the box.
 
     Raises:
         ValueError: if ``loss_weight`` is negative, the hidden layer has no channel, or the head does not fit.

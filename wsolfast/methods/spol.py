@@ -40,7 +40,7 @@ class SPOLCam(Method):
             auxiliary one and of the fused one against the auxiliary one's probabilities; ``"cls_only"`` (released for
             ILSVRC), the fused one without an auxiliary classifier.
         aux_source: what the auxiliary classifier reads: the deepest stage reduced and resized (``"U5"``), reduced
-            (``"R5"``), or as it is, by a head of its own (``"O5"``). Concatenated stages need that head always.
+            (``"R5"``), or as it is, by a head of its own (``"O5"``). Concatenated stages always need that head.
         map_relu: rectify class maps before their mean.
         dropout: share of the features that the heads do not see in training.
         freeze_stem: keep the backbone's first convolution and the affine of its first batch norm.
