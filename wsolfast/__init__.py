@@ -5,7 +5,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["__version__", "backends", "ops"]
+    from wsolfast.api import evaluate, load, localize, train
+
+__all__ = ["__version__", "backends", "evaluate", "load", "localize", "ops", "train"]
 
 
 def __getattr__(name: str) -> "Any":
@@ -14,6 +16,8 @@ def __getattr__(name: str) -> "Any":
     # On first use, so that the command line shows its help before torch is imported.
     if name == "ops":
         return importlib.import_module("wsolfast.ops")
+    if name in ("evaluate", "load", "localize", "train"):
+        return getattr(importlib.import_module("wsolfast.api"), name)
     if name == "backends":
         return importlib.import_module("wsolfast.ops").backends
     if name == "__version__":

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsolfast._nearest import nearest
-from wsolfast.recipe import RecipeError, list_recipes
+from wsolfast.recipe import RecipeError
 
 if TYPE_CHECKING:
     from wsolfast.engine.run.progress import Progress
@@ -88,40 +87,3 @@ def runtime_overrides(**values: object) -> list[str]:
 def decoder_override(decoder: str | None) -> list[str]:
     """Return a recipe's override of ``data.decoder``; None was not given."""
     return [] if decoder is None else [f"data.decoder={json.dumps(decoder)}"]
-
-
-def is_run(target: str) -> bool:
-    """Return whether an argument is the folder of a run, and not the name or file of a recipe, or ``timm:NAME``.
-
-    Raises:
-        RecipeError: if it is neither.
-        MissingError: if it is neither and can only be meant as the path of a run.
-    """
-    if Path(target).is_dir():
-        return True
-    recipes = list_recipes()
-    if target in recipes or target.endswith(".toml") or target.startswith("timm:"):
-        return False
-    # Recipes have folders, too.
-    if "/" in target and target.partition("/")[0] not in {name.partition("/")[0] for name in recipes if "/" in name}:
-        from wsolfast.engine.run.run_folder import require_run
-
-        require_run(Path(target))
-    raise RecipeError(f"no recipe named {target!r}, and no run folder either; {nearest(target, recipes)}")
-
-
-def run_path(runs: Path, name: str | None, recipe_name: str) -> Path:
-    """Return the folder of a run.
-
-    Args:
-        runs: holds all of them.
-        name: of the folder; the recipe's name, with dashes for slashes, if None.
-        recipe_name: name of its recipe.
-
-    Raises:
-        RecipeError: if ``name`` is no name of a folder below ``runs``.
-    """
-    name = name or recipe_name.replace("/", "-")
-    if "/" in name or name in (".", ".."):
-        raise RecipeError(f"--name: expected the name of a folder below --runs, got {name!r}")
-    return runs / name

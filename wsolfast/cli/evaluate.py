@@ -1,7 +1,6 @@
 """``wsolfast eval`` and ``wsolfast eval-maps``."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +23,12 @@ from wsolfast.cli._options import (
     Workers,
     decoder_override,
     echo,
-    is_run,
     refuse_company,
-    run_path,
     runtime_overrides,
     show_progress,
 )
 from wsolfast.cli._tables import print_map_results, print_results
-from wsolfast.recipe import RecipeError, as_measured, dump_recipe, parse_recipe
+from wsolfast.recipe import RecipeError, as_measured
 
 if TYPE_CHECKING:
     from wsolfast.engine.run.results import EvalResults
@@ -90,35 +87,24 @@ def evaluate(
     given = {"split": split, "protocol": protocol, "post": post}
     overrides += [f"evaluate.{key}={value}" for key, value in given.items() if value]
 
+    from wsolfast.api import opened_for_evaluation
     from wsolfast.engine.evaluation.eval_split import EvalShard
     from wsolfast.engine.evaluation.evaluate import evaluate as evaluate_run
     from wsolfast.engine.evaluation.evaluate import evaluate_shard
-    from wsolfast.engine.pretrained import adopt, recipe_of
-    from wsolfast.engine.run.distributed import is_first, processes
-    from wsolfast.engine.run.run_folder import RunFolder
+    from wsolfast.engine.run.distributed import find_rank
 
     if shard and merge_shards:
         raise RecipeError("--shard does a part, --merge-shards measures all: give one of them")
     part = EvalShard.parse(shard) if shard else None
-    if is_run(target):
-        if weights is not None:
-            raise RecipeError("--weights goes with a recipe; a run has its own")
-        run = RunFolder(target)
-        recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
-    else:
-        run, recipe = None, recipe_of(target, overrides)
-    with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
-        if run is None:
-            run = adopt(run_path(runs, name, recipe.name), recipe, weights, exist_ok=exist_ok)
-            recipe = replace(run.recipe, evaluate=recipe.evaluate, runtime=recipe.runtime)
+    opened = opened_for_evaluation(target, overrides, weights=weights, name=name, runs=runs, exist_ok=exist_ok)
+    with opened as (run, recipe):
         progress = show_progress(quiet or as_json)
         results: EvalResults | None
         if part is None:
             results = evaluate_run(run, recipe, limit=limit, merge_shards=merge_shards, progress=progress)
         else:
             results = evaluate_shard(run, recipe, part, limit=limit, progress=progress)
-        first = is_first()
-    if not first:
+    if find_rank().rank:
         return
     if as_json:
         echo(json.dumps(results and results.to_json(), indent=2))

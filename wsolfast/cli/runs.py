@@ -1,6 +1,5 @@
-"""Commands over runs: localize, convert, demo, report, reproduce."""
+"""Commands over runs: convert, demo, report, reproduce."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +10,11 @@ from wsolfast.cli._options import (
     Device,
     ExistOk,
     Name,
-    Post,
     Quiet,
     Runs,
-    Weights,
     Workers,
     echo,
-    is_run,
     refuse_company,
-    run_path,
     runtime_overrides,
     show_progress,
 )
@@ -30,85 +25,6 @@ if TYPE_CHECKING:
     from wsolfast.convert import Conversion
 
 app = typer.Typer()
-
-
-@app.command(
-    epilog="Examples:\n\n"
-    "  wsolfast localize runs/demo/spa photo.jpg\n\n"
-    "  wsolfast localize runs/birds *.jpg --class Bobolink --out boxes/\n\n"
-    "  wsolfast localize imagenet/resnet50 photo.jpg\n\n"
-    "  wsolfast localize imagenet/squeezenet photo.jpg --weights squeezenet1_1.pt\n\n"
-    "  wsolfast localize timm:deit_small_patch16_224 photo.jpg",
-)
-def localize(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|RECIPE|timm:NAME",
-            help="Localise with this trained run, or with this recipe's or timm's network as it is.",
-        ),
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMG...", help="Localise the object in these image files.")],
-    out: Annotated[Path | None, typer.Option(help="Write into this folder; the default is RUN/localized.")] = None,
-    weights: Weights = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
-    class_: Annotated[
-        str | None,
-        typer.Option("--class", help="Localise this class, by name or number; the default is the most likely."),
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Cut the map here; the default is what eval chose.")
-    ] = None,
-    post: Post = None,
-    bits: Annotated[
-        int | None, typer.Option(help="Take the values of 16-bit files for 10, 12, 14 or 16 bits; 16 is a dark image.")
-    ] = None,
-    device: Device = None,
-    quiet: Quiet = False,
-) -> None:
-    """Localise the object in image files: an overlay PNG for each, one boxes.json for all.
-
-    The recipes imagenet/* and timm:NAME take ImageNet classifiers as torchvision and timm have trained them: no data
-    and no training is needed.
-    """
-    from wsolfast.engine.localize import localize as localize_files
-    from wsolfast.engine.localize import require_any
-    from wsolfast.engine.pretrained import adopt, recipe_of
-    from wsolfast.engine.run.run_folder import RunFolder
-
-    refuse_company("localize")
-    require_any(images)
-    if is_run(target):
-        if weights is not None:
-            raise RecipeError("--weights goes with a recipe; a run has its own")
-        run = RunFolder(target)
-    else:
-        recipe = recipe_of(target)
-        run = adopt(run_path(runs, name, recipe.name), recipe, weights)
-    output = out or run.path / "localized"
-    found = localize_files(
-        run,
-        images,
-        output,
-        class_name=class_,
-        threshold=threshold,
-        device=device,
-        post=post,
-        bits=bits,
-        progress=show_progress(quiet),
-    )
-    if not quiet:
-        if found.map is not None:
-            echo(f"map: {found.map}")
-        for image in found.images:
-            boxes = " ".join(str([round(value) for value in box]) for box in image.boxes)
-            boxes = boxes or "no box: its score map has one value everywhere"
-            echo(f"{image.file}: {image.class_name or image.class_id} ({image.score:.2f}) {boxes}")
-        echo(f"written: {output}/boxes.json")
-    if found.failed:
-        sys.stderr.write("".join(f"error: {image.error}\n" for image in found.failed))
-        raise typer.Exit(1)
 
 
 @app.command(
@@ -144,6 +60,7 @@ def convert(
 ) -> None:
     """Turn a checkpoint of the authors' code into a finished run that eval and localize take; none of its code runs."""
     from wsolfast import convert as converter
+    from wsolfast.engine.targets import run_path
 
     refuse_company("convert")
     file, *overrides = what

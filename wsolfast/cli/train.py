@@ -18,11 +18,9 @@ from wsolfast.cli._options import (
     Workers,
     decoder_override,
     echo,
-    run_path,
     runtime_overrides,
-    show_progress,
 )
-from wsolfast.recipe import RecipeError, dump_recipe, load_recipe, parse_recipe
+from wsolfast.recipe import RecipeError
 
 app = typer.Typer()
 
@@ -86,29 +84,11 @@ def train(
         overrides.append(f"seed={seed}")
     if skip_bad:
         overrides.append("data.skip_bad=true")
-    if (recipe_name is None) == (resume is None):
-        raise RecipeError("give a recipe (wsolfast recipes lists them) or --resume RUN, one of the two")
+    from wsolfast.api import train as train_recipe
+    from wsolfast.engine.run.distributed import find_rank
 
-    from wsolfast.engine.assembly.weights import settle_weights
-    from wsolfast.engine.run.distributed import is_first, processes
-    from wsolfast.engine.run.run_folder import RunFolder
-    from wsolfast.engine.training.train import change_runtime
-    from wsolfast.engine.training.train import train as train_run
-
-    run = None if resume is None else RunFolder(resume)
-    if run is not None:
-        recipe = parse_recipe(dump_recipe(run.recipe), run.recipe.name, overrides)
-    else:
-        assert recipe_name is not None
-        recipe = settle_weights(load_recipe(recipe_name, overrides))
-    with processes(recipe.runtime.device, recipe.runtime.timeout_minutes):
-        if run is not None:
-            change_runtime(run, recipe)
-        else:
-            run = RunFolder.create(run_path(runs, name, recipe.name), recipe, exist_ok=exist_ok)
-        train_run(run, show_progress(quiet))
-        quiet = quiet or not is_first()
-    if not quiet:
+    run = train_recipe(recipe_name, *overrides, resume=resume, name=name, runs=runs, exist_ok=exist_ok, quiet=quiet)
+    if not quiet and find_rank().rank == 0:
         echo(f"trained: {run.path}\nmeasure it: wsolfast eval {run.path}")
 
 

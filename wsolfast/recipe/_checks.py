@@ -31,6 +31,9 @@ def check(recipe: Recipe) -> None:
     for key, size in (*sides, ("evaluate.resize", recipe.evaluate.resize)):
         if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
             raise RecipeError(f"{key}: expected 1 px or more, got {size}")
+    threshold = recipe.evaluate.threshold
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise RecipeError(f"evaluate.threshold: expected a share in [0, 1], got {threshold}")
     if recipe.evaluate.ema is not None and all(stage.optim.ema is None for stage in recipe.stage):
         raise RecipeError("evaluate.ema: no stage averages its weights; leave it out, or set stage.optim.ema")
     if recipe.data.rand_augment is not None and any(stage.uses for stage in recipe.stage):

@@ -29,6 +29,7 @@ __all__ = [
     "image_format",
     "image_size",
     "plain_jpeg",
+    "to_pixels",
 ]
 
 Bits = Literal[10, 12, 14, 16]
@@ -134,6 +135,28 @@ def plain_jpeg(file: Path | Encoded, orient: bool = True) -> PlainJpeg | None:
     # A copy, because a tensor may be written to.
     content = torch.frombuffer(bytearray(file.content), dtype=torch.uint8)
     return PlainJpeg(content, header.width, header.height)
+
+
+def to_pixels(image: Image.Image, orient: bool = True) -> np.ndarray:
+    """Return the pixels of an open image as :func:`decode` returns those of its file.
+
+    Args:
+        image: of any mode that has a defined range; it is not changed.
+        orient: apply the orientation that its EXIF data names.
+
+    Returns:
+        uint8 array [H, W, 3].
+
+    Raises:
+        DataError: if the image is broken, larger than ``MAX_PIXELS``, or has a mode without a defined range.
+    """
+    name = getattr(image, "filename", "") or "image"
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{name}: {image.width}x{image.height} px is over the limit of {MAX_PIXELS} px; shrink it")
+    try:
+        return np.array(_to_rgb(_turn(image, orient), deep=False, bits=None))
+    except Exception as error:
+        raise DataError(f"{name}: cannot be read ({_words(error)}); give an 8-bit image") from error
 
 
 def decode_mask(file: Path | Encoded) -> np.ndarray:

@@ -264,6 +264,17 @@ class MapResults(Record):
 
 
 @dataclass(frozen=True)
+class LocalizedClass(Record):
+    """A class in an image, and the place of its object."""
+
+    class_id: int
+    class_name: str | None  # None if the run knows no names
+    score: float  # probability of the class
+    boxes: list[list[float]]  # half-open xyxy, pixels of the upright image; none where the score map is constant
+    localized: bool  # False without a box, and where a box covers the picture
+
+
+@dataclass(frozen=True)
 class LocalizedImage(Record):
     """An image file in ``boxes.json``."""
 
@@ -273,7 +284,9 @@ class LocalizedImage(Record):
     class_name: str | None  # None if the run knows no names
     score: float  # probability of the class
     boxes: list[list[float]]  # half-open xyxy, pixels of the upright image; none where the score map is constant
-    overlay: str  # PNG of the boxes over the image and, if there is one, the score map
+    localized: bool  # False without a box, and where a box covers the picture
+    others: list[LocalizedClass] | None = None  # the next most likely classes, if several were asked for
+    overlay: str | None = None  # PNG of the boxes over the image and, if there is one, the score map
 
 
 @dataclass(frozen=True)
@@ -291,6 +304,7 @@ class LocalizeResults(Record):
     run: str  # folder
     protocol: str  # its name
     threshold: float | None  # where the maps were cut; None of a method that gives boxes
+    threshold_source: str  # who chose it: "given", "evaluation", "recipe", "default" or, where nothing is cut, "none"
     map: str | None  # what the maps are, for people; None of a method that gives boxes
     images: list[LocalizedImage]  # in the order of the files
     failed: list[UnreadableImage]  # files that could not be read
