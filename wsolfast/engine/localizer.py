@@ -296,7 +296,9 @@ def _recipe(run: RunFolder, named_classes: int, device: str | None, post: str | 
         recipe = parse_recipe(dump_recipe(recipe), recipe.name, [f"evaluate.post={post}"])
     known = (classifier_of(recipe) or localizer_of(recipe)).stage.num_classes or named_classes
     if not known:
-        raise MissingError(f"{run.path} does not know its classes yet; wsolfast eval {run.path}")
+        raise MissingError(
+            f"{run.path} does not know its classes yet; wsolfast eval {run.path}, or set stage.num_classes"
+        )
     # Compiling and recording take longer than the images that are given here, which may differ in size.
     runtime = replace(recipe.runtime, device=device or recipe.runtime.device, compile=False, cuda_graphs=None)
     return replace(recipe, evaluate=replace(recipe.evaluate, topk=known), runtime=runtime)
