@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from wsolfast.cli import about, bench, data, evaluate, export, init, localize, runs, train
+from wsolfast.cli import about, bench, data, evaluate, export, init, localize, report, runs, train
 
 app = typer.Typer(
     name="wsolfast",
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (init, train, evaluate, localize, runs, export, about):
+for part in (init, train, evaluate, localize, report, runs, export, about):
     app.registered_commands += part.app.registered_commands
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

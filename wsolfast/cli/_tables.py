@@ -1,5 +1,6 @@
 """Numbers as tables in the terminal."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from wsolfast.engine.run.results import EvalResults, MapResults
+    from wsolfast.engine.run.run_list import ListedRun
     from wsolfast.recipe import Paper
 
 _METRICS = {
@@ -170,3 +172,23 @@ def print_comparison(results: "dict[str, EvalResults]") -> None:
     center = next(iter(results.values())).baselines["center_box"]
     rows["centre box"] = {titles[key]: f"{center[key]:.1f}" for key in titles if key != "top1_cls"}
     _print_table(_table(rows, [*titles.values(), "images/s"]))
+
+
+def print_runs(runs: "Sequence[ListedRun]") -> None:
+    """Several runs, a row for each of their evaluations: state, method, seed, numbers and age."""
+    from rich.table import Table
+
+    from wsolfast.engine.run.run_list import in_words
+
+    shown = ("top1_loc", "gt_known_loc", "max_box_acc_v2", "px_ap", "peak_iou")
+    metrics = [key for key in shown if any(key in run.numbers for run in runs)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("run", "state", "method", "evaluation"):
+        table.add_column(title)
+    for title in ("seed", *(_METRICS[key] for key in metrics), "age"):
+        table.add_column(title, justify="right")
+    for run in runs:
+        numbers = [f"{run.numbers[key]:.1f}" if key in run.numbers else "-" for key in metrics]
+        seed = "-" if run.seed is None else str(run.seed)
+        table.add_row(run.run, run.state, run.method or "-", run.evaluation or "-", seed, *numbers, in_words(run.age))
+    _print_table(table)

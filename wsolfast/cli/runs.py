@@ -1,4 +1,4 @@
-"""Commands over runs: convert, demo, report, reproduce."""
+"""Commands that make several runs, or one of a checkpoint: convert, demo, reproduce."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,38 +117,6 @@ def demo(
     if first:
         print_comparison(results)
         echo(f"report: {page}")
-
-
-@app.command(epilog="Examples:\n\n  wsolfast report runs/cub-cam runs/cub-spa --out cub.html")
-def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Show these evaluated runs; the baseline comes first.")
-    ],
-    images: Annotated[int, typer.Option(min=0, help="Show at most this many images in the gallery.")] = 48,
-    out: Annotated[
-        Path | None, typer.Option(help="Write this page; the default is report/index.html in the last run.")
-    ] = None,
-    sheets: Annotated[
-        bool,
-        typer.Option(
-            "--sheets",
-            help="Also draw the worst, median and best images of every run, and its training curves.",
-        ),
-    ] = False,
-) -> None:
-    """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
-    from wsolfast.engine.report.report import write_report
-
-    refuse_company("report")
-    page = write_report(runs, out or runs[-1] / "report" / "index.html", images=images)
-    echo(f"report: {page}")
-    if sheets:
-        from wsolfast.engine.report.contact_sheet import write_sheets
-
-        files, notes = write_sheets(runs, page.parent / "sheets")
-        for note in notes:
-            echo(note)
-        echo(f"sheets: {', '.join(map(str, files))}")
 
 
 @app.command(
