@@ -108,7 +108,10 @@ def _visible(page):
 
 
 def _chip(page, key, value):
-    page.find_element(By.CSS_SELECTOR, f'[data-filter={key}] .chip[data-value="{value}"]').click()
+    chip = page.find_element(By.CSS_SELECTOR, f'[data-filter={key}] .chip[data-value="{value}"]')
+    # Out from below the sections' links, which stay at the top.
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chip)
+    chip.click()
 
 
 def _choose(page, selector, label):
@@ -213,6 +216,45 @@ def test_the_lightbox_stays_within_the_filter_or_the_worst_cases(page, shown):
     assert _position(page) == f"2 of {count}"
     _press(page, Keys.ESCAPE)
     _wait_for_focus(page, worst[1])
+
+
+def test_the_sections_stay_in_reach_and_stand_in_their_order(page):
+    sections = [section.get_attribute("id") for section in page.find_elements(By.CSS_SELECTOR, "section[id]")]
+    assert sections == ["results", "thresholds", "training", "classes", "gallery", "worst", "reproduce"]
+    links = page.find_elements(By.CSS_SELECTOR, "nav a")
+    assert [link.get_attribute("href").partition("#")[2] for link in links] == ["top", *sections]
+    page.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+    for name, link in list(zip(sections, links[1:], strict=True))[::-1]:
+        link.click()
+        # Below the links, and marked among them.
+        top = page.execute_script("return document.getElementById(arguments[0]).getBoundingClientRect().top", name)
+        bar = page.execute_script("return document.querySelector('nav').getBoundingClientRect().bottom")
+        assert name in ("worst", "reproduce") or bar <= top < bar + 60, name
+        assert len(page.find_elements(By.CSS_SELECTOR, "nav a[aria-current]")) == 1
+    links[0].click()
+    assert page.execute_script("return scrollY") == 0
+
+
+def test_axes_carry_their_titles(page):
+    for chart in page.find_elements(By.CSS_SELECTOR, ".chart svg"):
+        texts = [text.text for text in chart.find_elements(By.CSS_SELECTOR, "text")]
+        assert {"threshold", "step"} & set(texts)
+        upright = [text for text in chart.find_elements(By.CSS_SELECTOR, "text[transform*='rotate(-90)']")]
+        (title,) = upright
+        box, frame = title.rect, chart.rect
+        assert box["height"] > box["width"]
+        assert frame["x"] <= box["x"] < frame["x"] + 20
+
+
+def test_a_table_that_goes_on_shows_it(page):
+    shade = "return document.querySelector('.tall').style.boxShadow"
+    page.execute_script("const box = document.querySelector('.tall'); box.style.maxHeight = '90px'; box.scrollTop = 0")
+    page.execute_script("dispatchEvent(new Event('resize'))")
+    assert "inset 0 -22px" in page.execute_script(shade)
+    assert "inset 0 22px" not in page.execute_script(shade)
+    page.execute_script("const box = document.querySelector('.tall'); box.scrollTop = box.scrollHeight")
+    WebDriverWait(page, 5).until(lambda page: "inset 0 22px" in page.execute_script(shade))
+    assert "inset 0 -22px" not in page.execute_script(shade)
 
 
 def test_the_class_table_is_sorted_by_click_and_by_keyboard(page):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 12, 30
+WIDTH, HEIGHT = 360, 244
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def _draw(draw: ImageDraw.ImageDraw, chart: Chart, left: float, top: float) -> N
         return (left + x) * _SCALE, (top + _TITLE + y) * _SCALE
 
     draw.text(at(0, -_TITLE), chart.title, _INK, bold)
-    draw.text(at(0, 18 - _TITLE), f"{chart.y_label} over {chart.x_label}", _SOFT, plain)
+    # At the ends of their axes: Pillow does not turn text.
+    draw.text(at(0, 18 - _TITLE), chart.y_label, _SOFT, plain)
+    draw.text(at(chart.frame["right"], chart.height - 2), chart.x_label, _SOFT, plain, anchor="rb")
     for y, text in chart.y_ticks:
         draw.line([at(chart.frame["left"], y), at(chart.frame["right"], y)], _RULE, _SCALE)
         draw.text(at(chart.frame["left"] - 7, y), text, _SOFT, plain, anchor="rm")
