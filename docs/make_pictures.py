@@ -1,4 +1,4 @@
-"""The pictures of concepts.md: ``python docs/make_pictures.py`` trains the demo's CAM and SPA and draws them.
+"""The pictures of concepts.md, and the photo of README's example: ``python docs/make_pictures.py`` trains the demo's CAM and SPA and draws them.
 
 On one thread the runs, and so the pictures, are the same every time; runs that are there are used as they are.
 """
@@ -193,6 +193,12 @@ def _boxed(picture: Image.Image, boxes: torch.Tensor, truths: torch.Tensor) -> I
     return draw_boxes(draw_boxes(grown, 2 * truths, TRUE, dashed=True), 2 * boxes, PREDICTED)
 
 
+def bird() -> Image.Image:
+    """A rendered test image of the demo's classes, as large as a small photo."""
+    rendered = data.open_dataset("synthetic", None, "test", size=320, num_test=9)
+    return Image.fromarray(rendered[8].image.permute(1, 2, 0).numpy())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/docs"), help="where the two runs are or will be")
@@ -211,6 +217,7 @@ def main() -> None:
     given.output.mkdir(exist_ok=True, parents=True)
     for name, picture in drawn.items():
         picture.quantize(192, dither=Image.Dither.NONE).save(given.output / f"{name}.png", optimize=True)
+    bird().save(given.output / "bird.jpg", quality=88, optimize=True)
 
 
 if __name__ == "__main__":

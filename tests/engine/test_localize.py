@@ -72,7 +72,7 @@ def test_an_image_is_localised_as_it_is_evaluated(tiny, tmp_path, photos, coarse
         assert of_label.threshold == threshold
         assert found.class_id == row["label"]
         assert found.boxes == [row["box"]]
-        picture = draw_boxes(overlay(Image.open(file), score_map), found.boxes, dashed=not found.localized)
+        picture = draw_boxes(overlay(Image.open(file), score_map, fade=True), found.boxes, dashed=not found.localized)
         np.testing.assert_array_equal(Image.open(found.overlay), picture)
 
 

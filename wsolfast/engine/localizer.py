@@ -67,7 +67,7 @@ class Located:
             Image.Image: RGB, of the image's size.
         """
         picture = self.read()
-        picture = picture if self.maps is None else overlay(picture, self.maps[rank])
+        picture = picture if self.maps is None else overlay(picture, self.maps[rank], fade=True)
         width = max(2, round(max(self.size) / 250))
         return draw_boxes(picture, self.boxes[rank], width=width, dashed=not self.localized[rank])
 

@@ -46,6 +46,18 @@ def test_colorize_says_which_shape_it_wants(shape):
         pictures.colorize(np.zeros(shape))
 
 
+def test_a_fading_overlay_keeps_the_image_where_the_score_is_low():
+    image = Image.new("RGB", (3, 1), (250, 240, 230))
+    scores = np.array([[0.0, 0.5, 1.0]])
+    shown = np.asarray(pictures.overlay(image, scores, 0.5, fade=True), dtype=float)
+    colors = np.asarray(pictures.colorize(scores).convert("RGB"), dtype=float)
+    for column, share in enumerate((0.1, 0.5, 0.5)):
+        # Shares and colours are rounded to 255 levels.
+        np.testing.assert_allclose(
+            shown[0, column], (1 - share) * np.array((250, 240, 230)) + share * colors[0, column], atol=1.5
+        )
+
+
 def test_overlay_keeps_the_image_at_zero_and_the_map_at_one():
     image = Image.fromarray(np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3))
     score_map = np.random.default_rng(0).random((5, 7))

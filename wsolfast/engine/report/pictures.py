@@ -93,21 +93,30 @@ def colorize(score_map: ArrayLike) -> Image.Image:
     return picture
 
 
-def overlay(image: Image.Image, score_map: ArrayLike, alpha: float = 0.55) -> Image.Image:
+def overlay(image: Image.Image, score_map: ArrayLike, alpha: float = 0.55, *, fade: bool = False) -> Image.Image:
     """Draw ``image`` under its score map, resampled to the image's size.
 
     Args:
         image: of any mode.
         score_map (Array[h, w]): or a CPU tensor; in [0, 1], clipped, NaN is 0.
         alpha: share of the map's colours, in [0, 1].
+        fade: that share falls to a fifth of ``alpha`` where the score is 0, so that the map does not hide the image.
+
+    Returns:
+        Image.Image: RGB, of the image's size.
 
     Raises:
         ValueError: if ``alpha`` or the shape of the map is wrong.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is a share in [0, 1], got {alpha}")
-    colors = colorize(resize_map(score_map, image.size)).convert("RGB")
-    return Image.blend(image.convert("RGB"), colors, alpha)
+    scores, picture = resize_map(score_map, image.size), image.convert("RGB")
+    colors = colorize(scores).convert("RGB")
+    if not fade:
+        return Image.blend(picture, colors, alpha)
+    # From half of the range on the colours have their whole share.
+    share = alpha * (0.2 + 0.8 * np.minimum(1, 2 * scores))
+    return Image.composite(colors, picture, Image.fromarray(np.round(255 * share).astype(np.uint8)))
 
 
 def spotlight(image: Image.Image, mask: ArrayLike) -> Image.Image:
