@@ -287,6 +287,30 @@ def _cams(*names: str) -> str:
     return _table([*header, "MiB above forward: ours, theirs", "at most"], rows)
 
 
+def _first_picture() -> str:
+    """Whole-picture and right boxes of ImageNet networks as they are, before and after, on photos that chose nothing."""
+    found = json.loads((DOCS.parent / "bench" / "results" / "first_picture.json").read_text(encoding="utf-8"))
+    levels, chosen = found["thresholds"], found["chosen"]
+    now = {"SqueezeNet 1.1": "scg", "MobileNetV2": "none"}
+    names = {"cub50_256": "CUB-50", "pets3_256": "Pets-3"}
+    rows = []
+    for network, post in now.items():
+        before, after = (found["rows"][f"{network}, {one}"] for one in ("none", post))
+        threshold = chosen[f"{network}, {post}"] if post != "none" else chosen["every network"]
+        for name, part in after.items():
+            if name == "ILSVRC-400, even":
+                continue
+            cells = [
+                f"{row[name][key][levels.index(level)]:.1f}"
+                for key in ("whole", "right", "useful")
+                for row, level in ((before, found["before"]), (after, threshold))
+            ]
+            how = f"{threshold:g}" + (f", {post.upper()}" if post != "none" else "")
+            rows.append([network, names.get(name, name), str(part["photos"]), how, *cells])
+    heads = [f"{kind}, {when}" for kind in ("whole", "right", "useful") for when in ("before", "now")]
+    return _table(["network", "photos", "number", "cut now at", *heads], rows)
+
+
 def _scaling(part: str) -> str:
     scaling = neighbour("scaling")
     gpus = [f"{count} GPU{'s' * (count > 1)}" for count in scaling.GPUS]
@@ -308,6 +332,7 @@ _TABLES: dict[str, Callable[..., str]] = {
     "end_to_end": _end_to_end,
     "cams": _cams,
     "scaling": _scaling,
+    "first_picture": _first_picture,
     "leaderboard": _leaderboard,
     "zoo": _zoo,
     "options": _options,

@@ -23,7 +23,7 @@ from wsolfast.engine.training.train import change_runtime
 from wsolfast.engine.training.train import train as train_run
 from wsolfast.recipe import Recipe, RecipeError, dump_recipe, parse_recipe
 
-__all__ = ["Localizer", "Located", "evaluate", "load", "localize", "opened_for_evaluation", "train"]
+__all__ = ["Localizer", "Located", "evaluate", "load", "localize", "train"]
 
 
 def train(

@@ -10,6 +10,7 @@ from wsolfast.refinements import get_refinement, list_refinements
 
 # Page -> modules whose ``__all__`` it shows, or the names of a module that has none.
 PAGES: dict[str, list[str | tuple[str, str]]] = {
+    "python": ["wsolfast.api"],
     "ops": ["wsolfast.ops"],
     "metrics": [
         "wsolfast.metrics",
@@ -39,7 +40,7 @@ PAGES: dict[str, list[str | tuple[str, str]]] = {
         (
             "wsolfast.engine.run.results",
             "EvalResults PixelMetrics ErrorShares Throughput ThresholdSweep Curves ProtocolCurves ImageTable ImageRow "
-            "MapResults Comparison LocalizeResults LocalizedImage UnreadableImage Reproduction ReproducedRecipe "
+            "MapResults Comparison LocalizeResults LocalizedImage LocalizedClass UnreadableImage Reproduction ReproducedRecipe "
             "ReproducedRun",
         ),
         ("wsolfast.engine.report.report", "write_report"),

@@ -1,4 +1,4 @@
-"""What a user calls a network: a run, a folder of one, a recipe, or a timm network; and where a new run goes."""
+"""Targets of a command: a run, its folder, a recipe or a timm network; and the folder that a new run goes to."""
 
 import json
 import tempfile

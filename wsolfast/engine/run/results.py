@@ -267,7 +267,7 @@ class MapResults(Record):
 class LocalizedClass(Record):
     """A class in an image, and the place of its object."""
 
-    class_id: int
+    class_id: int  # its number
     class_name: str | None  # None if the run knows no names
     score: float  # probability of the class
     boxes: list[list[float]]  # half-open xyxy, pixels of the upright image; none where the score map is constant
