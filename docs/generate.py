@@ -288,7 +288,7 @@ def _cams(*names: str) -> str:
 
 
 def _first_picture() -> str:
-    """Whole-picture and right boxes of ImageNet networks as they are, before and after, on photos that chose nothing."""
+    """Whole-picture and right boxes of ImageNet networks as they are, before and now, on photos that chose nothing."""
     found = json.loads((DOCS.parent / "bench" / "results" / "first_picture.json").read_text(encoding="utf-8"))
     levels, chosen = found["thresholds"], found["chosen"]
     now = {"SqueezeNet 1.1": "scg", "MobileNetV2": "none"}

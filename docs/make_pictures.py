@@ -1,6 +1,7 @@
-"""The pictures of concepts.md, and the photo of README's example: ``python docs/make_pictures.py`` trains the demo's CAM and SPA and draws them.
+"""The pictures of concepts.md and of README's example: ``python docs/make_pictures.py``.
 
-On one thread the runs, and so the pictures, are the same every time; runs that are there are used as they are.
+The demo's CAM and SPA are trained and drawn. On one thread the runs, and so the pictures, are the same every time;
+runs that are there are used as they are.
 """
 
 import argparse

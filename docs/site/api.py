@@ -40,8 +40,8 @@ PAGES: dict[str, list[str | tuple[str, str]]] = {
         (
             "wsolfast.engine.run.results",
             "EvalResults PixelMetrics ErrorShares Throughput ThresholdSweep Curves ProtocolCurves ImageTable ImageRow "
-            "MapResults Comparison LocalizeResults LocalizedImage LocalizedClass UnreadableImage Reproduction ReproducedRecipe "
-            "ReproducedRun",
+            "MapResults Comparison LocalizeResults LocalizedImage LocalizedClass UnreadableImage Reproduction "
+            "ReproducedRecipe ReproducedRun",
         ),
         ("wsolfast.engine.report.report", "write_report"),
         ("wsolfast.engine.reproduce", "plan reproduce summarize to_markdown"),
