@@ -13,6 +13,8 @@ from wsolfast.engine import demo as demo_module
 REFUSED = [
     ("localize", "run", "photo.jpg"),
     ("report", "run"),
+    ("report", "run", "--table", "md"),
+    ("ls", "runs"),
     ("convert", "file.pth"),
     ("eval-maps", "maps", "--metadata", "metadata", "--dataset", "CUB"),
 ]
@@ -112,7 +114,7 @@ def test_two_processes_show_one_demo(tmp_path):
     assert json.loads((tmp_path / "shown" / "cam" / "env.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize("words", REFUSED, ids=lambda words: words[0])
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
 def test_work_for_one_process_is_refused_by_several(wsolfast, monkeypatch, words):
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
