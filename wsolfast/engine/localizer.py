@@ -30,7 +30,7 @@ from wsolfast.metrics import GivenBoxes, is_constant
 from wsolfast.metrics.functional import predicted_boxes
 from wsolfast.recipe import Recipe, dump_recipe, parse_recipe
 
-DEFAULT_THRESHOLD = 0.3
+DEFAULT_THRESHOLD = 0.25
 """Share of a map's range where nothing was measured that would say better; docs/localize.md says where it is from."""
 
 WHOLE_PICTURE = 0.95

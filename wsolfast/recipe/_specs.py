@@ -170,7 +170,7 @@ class EvaluateSpec:
         None  # what the localised image is warped to; data.crop or data.resize if absent
     )
     post: str = "none"  # what refines the maps without training, one of wsolfast.refinements
-    # Where localize cuts the maps of a run without an evaluation, as a share of their range; 0.3 if absent.
+    # Where localize cuts the maps of a run without an evaluation, as a share of their range; 0.25 if absent.
     threshold: float | None = None
     # Every other table of [evaluate]: the options of the refinement of its name.
     refinements: dict[str, dict[str, object]] = field(default_factory=dict, metadata=OTHER_TABLES)
