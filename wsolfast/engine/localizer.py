@@ -13,7 +13,8 @@ from torch import Tensor
 from wsolfast import data, refinements
 from wsolfast._nearest import nearest
 from wsolfast.data.images.decode import Bits
-from wsolfast.engine.assembly.build import classifier_view, count_decoders, eval_protocol, eval_view
+from wsolfast.engine.assembly.build import classifier_view, eval_protocol, eval_view
+from wsolfast.engine.assembly.decoders import count_decoders
 from wsolfast.engine.assembly.network import Network
 from wsolfast.engine.assembly.stage_refs import classifier_of, localizer_of, method_class
 from wsolfast.engine.evaluation.eval_split import eval_name
