@@ -206,14 +206,11 @@ def load(
     """
     # A folder that only a recipe needs, to be adopted in.
     with temporary_runs() as folder:
-        return Localizer(
-            open_target(run, overrides, weights=weights, runs=folder),
-            threshold=threshold,
-            device=device,
-            post=post,
-            bits=bits,
-            progress=Progress(quiet=quiet),
-        )
+        opened = open_target(run, overrides, weights=weights, runs=folder)
+        with opened.starting():
+            return Localizer(
+                opened, threshold=threshold, device=device, post=post, bits=bits, progress=Progress(quiet=quiet)
+            )
 
 
 def localize(

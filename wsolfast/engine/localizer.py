@@ -110,16 +110,15 @@ class Localizer:
         progress: Progress | None = None,
     ):
         self.run, self.progress = run, progress or Progress(quiet=True)
-        with run.starting():
-            self._bits = _known_bits(run.recipe.data.options.get("bits") if bits is None else bits)
-            self.class_names = run.shown_class_names()
-            self._recipe = recipe = _recipe(run, len(self.class_names), device, post)
-            self.protocol, self._views = eval_protocol(recipe), (eval_view(recipe), classifier_view(recipe))
-            network = Network(run, recipe, len(self.class_names), self.progress.log)
-            self.threshold, self.threshold_source = _threshold(run, recipe, network, threshold)
-            self.gives_boxes = network.gives_boxes
-            self._predictor = network.predictor
-            self.map = _name_map(network)
+        self._bits = _known_bits(run.recipe.data.options.get("bits") if bits is None else bits)
+        self.class_names = run.shown_class_names()
+        self._recipe = recipe = _recipe(run, len(self.class_names), device, post)
+        self.protocol, self._views = eval_protocol(recipe), (eval_view(recipe), classifier_view(recipe))
+        network = Network(run, recipe, len(self.class_names), self.progress.log)
+        self.threshold, self.threshold_source = _threshold(run, recipe, network, threshold)
+        self.gives_boxes = network.gives_boxes
+        self._predictor = network.predictor
+        self.map = _name_map(network)
 
     def __call__(
         self,
