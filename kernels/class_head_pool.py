@@ -344,7 +344,7 @@ def _launch_forward(
         class_head_pool_fwd_kernel[(programs * splits,)](
             out, parts, signs, _described(flat), _head(weight, bias), images, splits, **tile
         )
-        if out is not None and splits > 1:
+        if out is not None and parts is not None and splits > 1:
             _launch_sum(out, None, parts, images, splits, classes, classes)
 
 
