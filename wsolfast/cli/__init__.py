@@ -3,10 +3,12 @@
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from wsolfast.cli import about, bench, data, evaluate, export, init, localize, report, runs, train
+from wsolfast.cli._options import echo
 
 app = typer.Typer(
     name="wsolfast",
@@ -25,6 +27,24 @@ for part in (init, train, evaluate, localize, report, runs, export, about):
     app.registered_commands += part.app.registered_commands
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from wsolfast import __version__
+
+        compiled = Path(__file__).parents[1].joinpath("_C.so").exists()
+        echo(f"wsolfast {__version__}" + ("" if compiled else " (pure Python: the kernels were not compiled)"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> None:
