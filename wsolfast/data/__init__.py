@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsolfast.data._base import SPLITS, Annotation, Dataset, Sample, Source, collate
+from wsolfast.data._dataset import Dataset, Sample, collate
+from wsolfast.data._source import SPLITS, Annotation, Source
 from wsolfast.data.errors import DataError, DecoderError, FetchError, SplitMissingError
 from wsolfast.data.images.cache import CacheSpec, ImageCache, open_cache
 from wsolfast.data.images.decode import Decoder

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
+from wsolfast.data._source import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import Bits, Decoder, PlainJpeg, decode, decode_mask, image_size, plain_jpeg
 from wsolfast.data.images.masks import InstanceMasks, unite_labels, unite_masks

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from wsolfast.data._base import Annotation, BoxTable, Source, boxes_of
+from wsolfast.data._source import Annotation, BoxTable, Source, boxes_of
 from wsolfast.data.errors import DataError
 from wsolfast.data.images.decode import (
     Bits,

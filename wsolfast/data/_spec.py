@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from wsolfast.data._base import Source
+from wsolfast.data._source import Source
 
 # Makes a progress display from a title and a number of images.
 Task = Callable[[str, int], AbstractContextManager[Callable[..., None]]]

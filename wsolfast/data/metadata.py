@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import MAX_POSITION, check_positions
 from wsolfast.data._files import FileSource, numbered_lines, relative_path
+from wsolfast.data._source import BoxTable
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 
 _LABELS = "class_labels.txt"

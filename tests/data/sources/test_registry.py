@@ -14,7 +14,7 @@ DOTS = '''"""``dots``: images of one colour, whose class is the colour."""
 
 from pathlib import Path
 
-from wsolfast.data._base import BoxTable
+from wsolfast.data._source import BoxTable
 from wsolfast.data._files import FileSource
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import SplitMissingError

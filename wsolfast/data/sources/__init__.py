@@ -7,8 +7,8 @@ from typing import Any
 
 from wsolfast._choices import check_choices, check_types
 from wsolfast._nearest import nearest
-from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import relative_path
+from wsolfast.data._source import SPLITS, Source
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError
 from wsolfast.data.hierarchies import list_hierarchies, read_hierarchy, shipped

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from wsolfast.data._base import Annotation
 from wsolfast.data._files import glob_files, is_stray, listed_folders, read_lines
+from wsolfast.data._source import Annotation
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.sources._voc_xml import read_xml
 

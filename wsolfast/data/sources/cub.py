@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import ClassTable
 from wsolfast.data._files import FileSource, numbered_lines, relative_path
+from wsolfast.data._source import BoxTable
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import Faults, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder

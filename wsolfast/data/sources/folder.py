@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from wsolfast._nearest import nearest
-from wsolfast.data._base import BoxTable
 from wsolfast.data._classes import renumber
 from wsolfast.data._files import FileSource, ImageList, ImageRecord, relative_path
+from wsolfast.data._source import BoxTable
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from wsolfast.data._base import Annotation, BoxTable
 from wsolfast.data._files import FileSource
 from wsolfast.data._index import (
     FOLDER,
@@ -37,6 +36,7 @@ from wsolfast.data._index import (
     unpack_texts,
     write_index,
 )
+from wsolfast.data._source import Annotation, BoxTable
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder

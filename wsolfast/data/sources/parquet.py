@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from wsolfast._nearest import nearest
-from wsolfast.data._base import SPLITS, BoxTable
 from wsolfast.data._classes import check_positions, occurring, renumber
 from wsolfast.data._files import file_state, glob_files, relative_path
 from wsolfast.data._packed import PackedSource, check_boxes
+from wsolfast.data._source import SPLITS, BoxTable
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder, Encoded

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from wsolfast.data._base import SPLITS, BoxTable
 from wsolfast.data._classes import check_positions, occurring
 from wsolfast.data._files import file_state, glob_files, numbered_lines, read_lines, relative_path
 from wsolfast.data._index import FOLDER, Unusable, pack_texts, read_index, unpack_texts, write_index
 from wsolfast.data._packed import PackedSource
+from wsolfast.data._source import SPLITS, BoxTable
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder, Encoded

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wsolfast.data._base import BoxTable
 from wsolfast.data._files import FileSource, ImageRecord, glob_files, read_lines, relative_path
 from wsolfast.data._index import (
     FOLDER,
@@ -29,6 +28,7 @@ from wsolfast.data._index import (
     unpack_texts,
     write_index,
 )
+from wsolfast.data._source import BoxTable
 from wsolfast.data._spec import IndexedSplit, SourceSpec, Task
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import Bits, Decoder

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from wsolfast.data._base import SPLITS, Source, boxes_outside, check_size, mask_differs
 from wsolfast.data._files import IMAGE_SUFFIXES, FileSource, is_stray
+from wsolfast.data._source import SPLITS, Source, boxes_outside, check_size, mask_differs
 from wsolfast.data.errors import DataError, SplitMissingError
 from wsolfast.data.sources import HIERARCHY, get_spec, open_files, own_options
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsolfast.data._base import SPLITS
 from wsolfast.data._index import FOLDER
+from wsolfast.data._source import SPLITS
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.errors import DataError
 from wsolfast.data.sources import check_options, existing_folder, get_spec, own_options

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from wsolfast.data._base import SPLITS, Source
 from wsolfast.data._files import FileSource
 from wsolfast.data._packed import PackedSource, format_of
+from wsolfast.data._source import SPLITS, Source
 from wsolfast.data._spec import Task, silent
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError, SplitMissingError

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsolfast.data._base import SPLITS
 from wsolfast.data._files import FileSource, ImageRecord
+from wsolfast.data._source import SPLITS
 from wsolfast.data.atomic import write_bytes
 from wsolfast.data.errors import DataError, Faults, SplitMissingError
 from wsolfast.data.images.decode import image_size

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsolfast.data._base import SPLITS, Annotation, Source
+from wsolfast.data._source import SPLITS, Annotation, Source
 from wsolfast.data._spec import SourceSpec
 from wsolfast.data.hierarchies import Hierarchy
 from wsolfast.data.images.random_draws import byte_draws, unit_draws
