@@ -1,237 +1,127 @@
 """Self-correlation maps whose products of rows lie in memory, a chunk of selected rows at a time."""
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
-from wsolfast.kernels._self_correlation import (
-    COLUMN_EPS,
-    FIRST_ORDER_EPS,
-    RANGE_EPS,
-    _add_members,
-    _first_order,
-    _larger,
-    _paths,
-    _scalar,
-    _scaled_paths,
-    _span,
-)
+from wsolfast.kernels._self_correlation import _row_stride
+from wsolfast.kernels._self_correlation_rows import _paths, _store_paths, _store_totals, _sum_rows
 
 
-@triton.jit
-def self_correlation_map_fwd_square_kernel(
-    base_ptr,  # [LAYERS, B, P, LD]
+@triton.jit(do_not_specialize=["tiles", "P"])
+def self_correlation_map_fwd_totals_kernel(
+    sums_ptr,  # [LAYERS, B, tiles, P]
     total_ptr,  # [LAYERS, B, P]
+    step_ptr,  # [LAYERS, B, P]
+    tiles,
+    P,
+    operand_scale: tl.float64,
+    BLOCK: tl.constexpr,
+):
+    """Store a block of the row sums of base and of their reciprocals."""
+    blocks = tl.cdiv(P, BLOCK)
+    plane = (tl.program_id(0) // blocks).to(tl.int64)
+    columns = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    _store_totals(sums_ptr, total_ptr, step_ptr, plane, columns, tiles, P, operand_scale)
+
+
+@triton.jit(do_not_specialize=["B", "P", "ROWS", "begin"])
+def self_correlation_map_fwd_square_kernel(
+    base_ptr,  # [LAYERS, B, P, P padded]
+    step_ptr,  # [LAYERS, B, P]
     order_ptr,
     count_ptr,
-    paths_ptr,  # [LAYERS, B, ROWS, LD]: products of the selected rows begin .. begin + ROWS
+    paths_ptr,  # [LAYERS, B, ROWS, P padded]: products of the selected rows begin .. begin + ROWS
     B,
     P,
-    LD,
     ROWS,
     begin,
-    operand_scale: tl.float64,
     result_scale: tl.float64,
     VARIANT: tl.constexpr,
     PRECISION: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Store one tile of the second order's products, S S or for "head" S D S, of selected rows."""
-    column_tiles = tl.cdiv(LD, BLOCK)
-    tiles = tl.cdiv(ROWS, BLOCK) * column_tiles
+    LD = _row_stride(P)
+    column_tiles = tl.cdiv(LD, BLOCK_N)
+    tiles = tl.cdiv(ROWS, BLOCK_M) * column_tiles
     plane = (tl.program_id(0) // tiles).to(tl.int64)
     image = plane % B
     tile = tl.program_id(0) % tiles
-    slot = (tile // column_tiles) * BLOCK + tl.arange(0, BLOCK)
+    slot = (tile // column_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     count = tl.load(count_ptr + image)
-    if begin + (tile // column_tiles) * BLOCK >= count:
+    if begin + (tile // column_tiles) * BLOCK_M >= count:
         return
     live = (begin + slot < count) & (slot < ROWS)
     rows = tl.load(order_ptr + image * P + begin + slot, mask=live, other=0).to(tl.int64)
-    columns = (tile % column_tiles) * BLOCK + tl.arange(0, BLOCK)
-    compute: tl.constexpr = total_ptr.dtype.element_ty
-    paths = _paths(
-        base_ptr + plane * P * LD,
-        total_ptr + plane * P,
-        rows,
-        live,
-        columns,
-        P,
-        LD,
-        _scalar(operand_scale, compute),
-        VARIANT,
-        PRECISION,
-        BLOCK_K,
-    )
-    paths *= _scalar(result_scale, compute)
-    target = paths_ptr + plane * ROWS * LD + slot.to(tl.int64)[:, None] * LD + columns[None, :]
-    tl.store(target, paths.to(paths_ptr.dtype.element_ty), mask=live[:, None] & (columns < LD)[None, :])
+    first_column = (tile % column_tiles) * BLOCK_N
+    base, steps = base_ptr + plane * P * LD, step_ptr + plane * P
+    paths = _paths(base, steps, rows, live, first_column, P, LD, VARIANT, PRECISION, BLOCK_N, BLOCK_K)
+    first_row = plane * ROWS + tile // column_tiles * BLOCK_M
+    _store_paths(paths_ptr, paths, first_row, live, first_column, LD, result_scale, BLOCK_M, BLOCK_N)
 
 
-@triton.jit
-def _entry(table, layer, LAYERS: tl.constexpr):
-    """Return column ``layer`` of a [rows, LAYERS] table."""
-    return tl.sum(tl.where((tl.arange(0, LAYERS) == layer)[None, :], table, 0), 1)
-
-
-@triton.jit
-def _with_entry(table, layer, values, LAYERS: tl.constexpr):
-    return tl.where((tl.arange(0, LAYERS) == layer)[None, :], values[:, None], table)
-
-
-class Stored(NamedTuple):
-    """A tile of rows, ``slot`` of the products in memory, and all operands of its maps."""
-
-    base_ptr: tl.tensor
-    own_ptr: tl.tensor
-    total_ptr: tl.tensor
-    paths_ptr: tl.tensor
-    image: tl.tensor
-    rows: tl.tensor
-    live: tl.tensor
-    slot: tl.tensor
-    B: tl.tensor
-    P: tl.tensor
-    LD: tl.tensor
-    ROWS: tl.tensor
-    so_th: tl.tensor
-    so_weight: tl.tensor
-
-
-@triton.jit
-def _tile_of_maps(stored, layer, columns, low, span, VARIANT: tl.constexpr, MODE: tl.constexpr):
-    """Return max(first, w second) of one layer before the column sums, for a tile of rows."""
-    compute: tl.constexpr = stored.own_ptr.dtype.element_ty
-    P, LD = stored.P, stored.LD
-    plane = layer * stored.B + stored.image
-    own = tl.load(stored.own_ptr + plane * P + stored.rows)
-    total = tl.load(stored.total_ptr + plane * P + stored.rows) if VARIANT == "head" else own
-    base = stored.base_ptr + plane * P * LD
-    first = _first_order(base, own, stored.rows, stored.live, columns, LD, compute)
-    paths = first
-    if MODE != "first":
-        paths = _stored_paths(
-            stored.paths_ptr, total, plane, stored.live, stored.slot, columns, P, LD, stored.ROWS, VARIANT
-        )
-    first_sum = total + own + FIRST_ORDER_EPS
-    return _larger(first, paths, low, span, first_sum, stored.so_th, stored.so_weight, VARIANT, MODE)
-
-
-@triton.jit
-def _stored_paths(paths_ptr, total, plane, live, slot, columns, P, LD, ROWS, VARIANT: tl.constexpr):
-    source = paths_ptr + plane * ROWS * LD + slot.to(tl.int64)[:, None] * LD + columns[None, :]
-    paths = tl.load(source, mask=live[:, None] & (columns < LD)[None, :], other=0).to(total.dtype)
-    return _scaled_paths(paths, total, P, VARIANT)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["B", "P", "ROWS", "begin", "K"])
 def self_correlation_map_fwd_stored_rows_kernel(
-    base_ptr,  # [LAYERS, B, P, LD]
+    base_ptr,  # [LAYERS, B, P, P padded]
     own_ptr,  # [LAYERS, B, P]
-    total_ptr,  # [LAYERS, B, P]
-    paths_ptr,  # [LAYERS, B, ROWS, LD]
+    total_ptr,  # [LAYERS, B, P] row sums of base, read by "head" only
+    paths_ptr,  # [LAYERS, B, ROWS, P padded]
     order_ptr,
     count_ptr,
     cam_ptr,
-    partial_ptr,
+    partial_ptr,  # [B, tiles, K, 2, P]
     B,
     P,
-    LD,
     ROWS,
     begin,
     K,
+    paths_scale: tl.float64,
     so_th: tl.float64,
     so_weight: tl.float64,
     eps: tl.float64,
     delta_h: tl.float64,
     delta_l: tl.float64,
     LAYERS: tl.constexpr,
-    TABLE: tl.constexpr,
     VARIANT: tl.constexpr,
     MODE: tl.constexpr,
     RELEASED: tl.constexpr,
+    TILE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Store the partial sums of the maps, sum over layers of max(first, w second), in passes over the columns."""
-    tiles = tl.cdiv(P, BLOCK_M)
-    chunk_tiles = tl.cdiv(ROWS, BLOCK_M)
+    """Store the partial sums of TILE rows, sum over layers of max(first, w second), BLOCK_M whole rows at a time."""
+    chunk_tiles = tl.cdiv(ROWS, TILE)
     image = (tl.program_id(0) // chunk_tiles).to(tl.int64)
-    tile = tl.program_id(0) % chunk_tiles
-    count = tl.load(count_ptr + image)
-    if begin + tile * BLOCK_M >= count:
-        return
-    slot = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    live = (begin + slot < count) & (slot < ROWS)
-    rows = tl.load(order_ptr + image * P + begin + slot, mask=live, other=0).to(tl.int64)
-    compute: tl.constexpr = own_ptr.dtype.element_ty
-    stored = Stored(
-        base_ptr, own_ptr, total_ptr, paths_ptr, image, rows, live, slot, B, P, LD, ROWS,
-        _scalar(so_th, compute), _scalar(so_weight, compute),
-    )  # fmt: skip
-    lows = tl.zeros((BLOCK_M, TABLE), compute)
-    spans = tl.full((BLOCK_M, TABLE), 1, compute)
-    sums = tl.full((BLOCK_M, TABLE), 1, compute)
-    if MODE != "first":
-        for layer in tl.static_range(LAYERS):
-            plane = layer * B + image
-            total = tl.load((total_ptr if VARIANT == "head" else own_ptr) + plane * P + rows)
-            low = tl.full((BLOCK_M,), float("inf"), compute)
-            high = tl.full((BLOCK_M,), float("-inf"), compute)
-            path_sum = tl.zeros((BLOCK_M,), compute)
-            for start in range(0, P, BLOCK_N):
-                columns = start + tl.arange(0, BLOCK_N)
-                paths = _stored_paths(paths_ptr, total, plane, live, slot, columns, P, LD, ROWS, VARIANT)
-                real = (columns < P)[None, :]
-                path_sum += tl.sum(paths, 1)
-                low = tl.minimum(low, tl.min(tl.where(real, paths, float("inf")), 1))
-                high = tl.maximum(high, tl.max(tl.where(real, paths, float("-inf")), 1))
-            if VARIANT != "head":
-                lows = _with_entry(lows, layer, low, TABLE)
-            spans = _with_entry(spans, layer, _span(low, high, path_sum, _scalar(eps, compute), VARIANT), TABLE)
-    if VARIANT != "paper" and MODE == "max":
-        for layer in tl.static_range(LAYERS):
-            larger_sum = tl.zeros((BLOCK_M,), compute)
-            for start in range(0, P, BLOCK_N):
-                columns = start + tl.arange(0, BLOCK_N)
-                larger = _tile_of_maps(
-                    stored, layer, columns, _entry(lows, layer, TABLE), _entry(spans, layer, TABLE), VARIANT, MODE
-                )
-                larger_sum += tl.sum(tl.where((columns < P)[None, :], larger, 0), 1)
-            sums = _with_entry(sums, layer, larger_sum + COLUMN_EPS, TABLE)
-    low = tl.full((BLOCK_M,), float("inf"), compute)
-    high = tl.full((BLOCK_M,), float("-inf"), compute)
-    # The released map scales every row by its range, which takes one more pass.
-    for final in tl.static_range(0 if RELEASED else 1, 2):
-        for start in range(0, P, BLOCK_N):
-            columns = start + tl.arange(0, BLOCK_N)
-            maps = tl.zeros((BLOCK_M, BLOCK_N), compute)
-            for layer in tl.static_range(LAYERS):
-                larger = _tile_of_maps(
-                    stored, layer, columns, _entry(lows, layer, TABLE), _entry(spans, layer, TABLE), VARIANT, MODE
-                )
-                maps += larger / _entry(sums, layer, TABLE)[:, None]
-            if final == 0:
-                real = (columns < P)[None, :]
-                low = tl.minimum(low, tl.min(tl.where(real, maps, float("inf")), 1))
-                high = tl.maximum(high, tl.max(tl.where(real, maps, float("-inf")), 1))
-            else:
-                if RELEASED:
-                    maps = (maps - low[:, None]) / (high - low + RANGE_EPS)[:, None]
-                _add_members(
-                    maps,
-                    rows,
-                    live,
-                    columns,
-                    cam_ptr,
-                    partial_ptr,
-                    image,
-                    begin // BLOCK_M + tile,
-                    tiles,
-                    P,
-                    K,
-                    delta_h,
-                    delta_l,
-                    RELEASED,
-                )
+    slot = tl.program_id(0) % chunk_tiles * TILE
+    rank = begin + slot
+    _sum_rows(
+        rank,
+        tl.minimum(tl.load(count_ptr + image), rank + TILE),
+        slot,
+        base_ptr,
+        own_ptr,
+        total_ptr,
+        paths_ptr,
+        order_ptr,
+        cam_ptr,
+        partial_ptr + (image * tl.cdiv(P, TILE) + rank // TILE) * K * 2 * P,
+        image,
+        B,
+        P,
+        ROWS,
+        K,
+        paths_scale,
+        so_th,
+        so_weight,
+        eps,
+        delta_h,
+        delta_l,
+        False,
+        LAYERS,
+        VARIANT,
+        MODE,
+        RELEASED,
+        BLOCK_M,
+        BLOCK_N,
+    )

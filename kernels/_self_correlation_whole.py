@@ -1,33 +1,32 @@
-"""Self-correlation maps of small layers: one program makes whole rows, from product to map."""
+"""Self-correlation maps of small layers: one program makes an image's maps, and its products stay in its cache."""
 
 import triton
 import triton.language as tl
-from wsolfast.kernels._self_correlation import (
-    COLUMN_EPS,
-    FIRST_ORDER_EPS,
-    RANGE_EPS,
-    _add_members,
-    _first_order,
-    _larger,
+from wsolfast.kernels._self_correlation import _row_stride
+from wsolfast.kernels._self_correlation_rows import (
+    _finish,
     _paths,
-    _scalar,
-    _scaled_paths,
-    _span,
+    _store_paths,
+    _store_totals,
+    _sum_rows,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "P", "K"])
 def self_correlation_map_fwd_whole_rows_kernel(
-    base_ptr,  # [LAYERS, B, P, LD]
+    base_ptr,  # [LAYERS, B, P, P padded]
     own_ptr,  # [LAYERS, B, P]
-    total_ptr,  # [LAYERS, B, P] row sums of base, read by "head" only
+    scale_ptr,  # [LAYERS, B, P]
+    sums_ptr,  # [LAYERS, B, SUM_TILES, P] partial row sums of base, read by "head" only
+    total_ptr,  # [2, LAYERS, B, P]: their sums and the reciprocals, as all below kept for this program's threads
+    paths_ptr,  # [LAYERS, B, PRODUCT_ROWS, P padded]
     order_ptr,
     count_ptr,
     cam_ptr,
-    partial_ptr,
+    partial_ptr,  # [B, K, 2, P]
+    maps_ptr,  # [B, K, P]
     B,
     P,
-    LD,
     K,
     so_th: tl.float64,
     so_weight: tl.float64,
@@ -36,68 +35,86 @@ def self_correlation_map_fwd_whole_rows_kernel(
     delta_l: tl.float64,
     operand_scale: tl.float64,
     result_scale: tl.float64,
+    paths_scale: tl.float64,
     LAYERS: tl.constexpr,
+    SUM_TILES: tl.constexpr,
     VARIANT: tl.constexpr,
     MODE: tl.constexpr,
     RELEASED: tl.constexpr,
     PRECISION: tl.constexpr,
+    PRODUCT_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Store the partial sums of the maps, sum over layers of max(first, w second), of rows that fit into registers."""
-    tiles = tl.cdiv(P, BLOCK_M)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    tile = tl.program_id(0) % tiles
+    """Store the maps of one image, PRODUCT_ROWS of its selected rows at a time; nobody else reads what it keeps."""
+    LD = _row_stride(P)
+    image = tl.program_id(0).to(tl.int64)
     count = tl.load(count_ptr + image)
-    if tile * BLOCK_M >= count:
-        return
-    rank = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    live = rank < count
-    rows = tl.load(order_ptr + image * P + rank, mask=live, other=0).to(tl.int64)
-    columns = tl.arange(0, BLOCK_N)
-    real = (columns < P)[None, :]
-    compute: tl.constexpr = own_ptr.dtype.element_ty
-    maps = tl.zeros((BLOCK_M, BLOCK_N), compute)
-    for layer in tl.static_range(LAYERS):
-        position = (layer * B + image) * P
-        base = base_ptr + position * LD
-        own = tl.load(own_ptr + position + rows)
-        total = tl.load(total_ptr + position + rows) if VARIANT == "head" else own
-        low = tl.zeros((BLOCK_M,), compute)
-        span = low
-        paths = tl.zeros((BLOCK_M, BLOCK_N), compute)
-        if MODE != "first":
-            paths = _paths(
-                base,
-                total_ptr + position,
-                rows,
-                live,
-                columns,
-                P,
-                LD,
-                _scalar(operand_scale, compute),
-                VARIANT,
-                PRECISION,
-                BLOCK_K,
+    partial = partial_ptr + image * K * 2 * P
+    step_ptr = total_ptr + LAYERS * B.to(tl.int64) * P
+    if VARIANT == "head":
+        for layer in range(LAYERS):
+            _store_totals(
+                sums_ptr, total_ptr, step_ptr, layer * B + image, tl.arange(0, BLOCK_N), SUM_TILES, P, operand_scale
             )
-            paths = _scaled_paths(paths * _scalar(result_scale, compute), total, P, VARIANT)
-            if VARIANT == "head":
-                span = _span(low, low, tl.sum(paths, 1), _scalar(eps, compute), VARIANT)
-            else:
-                low = tl.min(tl.where(real, paths, float("inf")), 1)
-                high = tl.max(tl.where(real, paths, float("-inf")), 1)
-                span = _span(low, high, low, _scalar(eps, compute), VARIANT)
-        first = _first_order(base, own, rows, live, columns, LD, compute)
-        first_sum = total + own + FIRST_ORDER_EPS
-        larger = _larger(
-            first, paths, low, span, first_sum, _scalar(so_th, compute), _scalar(so_weight, compute), VARIANT, MODE
+        tl.debug_barrier()
+    for begin in range(0, count, PRODUCT_ROWS):
+        if MODE != "first":
+            rank = begin + tl.arange(0, PRODUCT_ROWS)
+            live = rank < count
+            rows = tl.load(order_ptr + image * P + rank, mask=live, other=0)
+            for layer in range(LAYERS):
+                plane = layer * B + image
+                base, steps = base_ptr + plane * P * LD, step_ptr + plane * P
+                paths = _paths(base, steps, rows, live, 0, P, LD, VARIANT, PRECISION, BLOCK_N, BLOCK_K)
+                _store_paths(paths_ptr, paths, plane * PRODUCT_ROWS, live, 0, LD, result_scale, PRODUCT_ROWS, BLOCK_N)
+            tl.debug_barrier()
+        _sum_rows(
+            begin,
+            tl.minimum(count, begin + PRODUCT_ROWS),
+            0,
+            base_ptr,
+            own_ptr,
+            total_ptr,
+            paths_ptr,
+            order_ptr,
+            cam_ptr,
+            partial,
+            image,
+            B,
+            P,
+            PRODUCT_ROWS,
+            K,
+            paths_scale,
+            so_th,
+            so_weight,
+            eps,
+            delta_h,
+            delta_l,
+            begin > 0,
+            LAYERS,
+            VARIANT,
+            MODE,
+            RELEASED,
+            BLOCK_M,
+            BLOCK_N,
         )
-        if VARIANT != "paper" and MODE == "max":
-            larger /= tl.sum(tl.where(real, larger, 0), 1)[:, None] + COLUMN_EPS
-        maps += larger
-    if RELEASED:
-        low = tl.min(tl.where(real, maps, float("inf")), 1)
-        high = tl.max(tl.where(real, maps, float("-inf")), 1)
-        maps = (maps - low[:, None]) / (high - low + RANGE_EPS)[:, None]
-    _add_members(maps, rows, live, columns, cam_ptr, partial_ptr, image, tile, tiles, P, K, delta_h, delta_l, RELEASED)
+    for k in range(K):
+        _finish(
+            partial,
+            (count > 0).to(tl.int32),
+            scale_ptr,
+            cam_ptr,
+            maps_ptr,
+            image,
+            k,
+            B,
+            P,
+            K,
+            delta_h,
+            delta_l,
+            LAYERS,
+            RELEASED,
+            BLOCK_N,
+        )

@@ -5,6 +5,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+import triton.language as tl
+from static_evidence import compiled, launches
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from wsolfast.kernels import _self_correlation_plan as plan
 from wsolfast.kernels import self_correlation_map as launcher
 
 from wsolfast.reference.self_correlation_map import self_correlation_map as reference
@@ -33,7 +37,7 @@ def check(case, dtype=torch.float32, precision="strict", tolerance=STRICT):
 @pytest.fixture
 def stored_rows(monkeypatch):
     """Rows of any length take the route of long ones, in several chunks of rows and images."""
-    monkeypatch.setattr(launcher, "WHOLE_ROW", 0)
+    monkeypatch.setattr(plan, "WHOLE_ROW", 0)
     monkeypatch.setattr(launcher, "CHUNK_BYTES", 1)
     monkeypatch.setattr(launcher, "PRODUCT_BYTES", 1)
 
@@ -86,7 +90,7 @@ def test_stored_rows_of_odd_inputs(stored_rows, name):
 
 @pytest.fixture
 def streamed_rows(monkeypatch):
-    monkeypatch.setattr(launcher, "WHOLE_ROW", 0)
+    monkeypatch.setattr(plan, "WHOLE_ROW", 0)
     monkeypatch.setattr(launcher, "CHUNK_BYTES", 1)
 
 
@@ -191,3 +195,119 @@ def test_maps_do_not_depend_on_the_other_images():
     together = launcher.self_correlation_map(features, cam, *options, "strict")
     alone = launcher.self_correlation_map([x[1:2] for x in features], cam[1:2], *options, "strict")
     assert torch.equal(together[1:2], alone)
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch):
+    """Let the interpreter multiply bfloat16's values; by itself it multiplies their bits as integers."""
+    product = InterpreterBuilder.create_dot
+
+    def widened(handle):
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return TensorHandle((handle.data.astype("uint32") << 16).view("float32"), tl.float32)
+
+    monkeypatch.setattr(
+        InterpreterBuilder, "create_dot", lambda self, a, b, *rest: product(self, widened(a), widened(b), *rest)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [(8, 8), (7, 11)])
+def test_fast_products_of_features_of_16_bits(bfloat16_products, dtype, layout, side):
+    """Rows of 64 positions are read 16 values at a time, of 40 channels 8, of 77 positions one by one."""
+    features, cam, *options, _ = long_case("v0", side, 40, layers=1, **NO_THRESHOLDS).make_inputs(DEVICE, torch.float32)
+    features = [x.to(dtype, memory_format=layout) for x in features]
+    maps = launcher.self_correlation_map(features, cam, *options, "fast")
+    expected = reference([x.float() for x in features], cam, *options, "fast")
+    assert_close(maps, expected, FAST["released"])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rows_too_far_apart_are_copied(monkeypatch, channels_last):
+    monkeypatch.setattr(plan, "LARGEST_STRIDE", 20)
+    if channels_last:
+        close, far = (torch.rand(2, 5, 3, channels).permute(0, 3, 1, 2) for channels in (19, 21))
+    else:
+        close, far = (torch.rand(4, images, 3, 3).transpose(0, 1) for images in (2, 3))
+    assert plan.side_by_side([close]).features[0] is close
+    assert plan.side_by_side([far]).features[0] is not far
+    assert plan.side_by_side([far]).features[0].equal(far)
+
+
+def test_layers_of_several_types_and_layouts():
+    features, cam, *options, _ = long_case("head", (4, 5), images=2).make_inputs(DEVICE, torch.float32)
+    first, second = features[0].half(), features[1].to(memory_format=torch.channels_last)
+    maps = launcher.self_correlation_map([first, second], cam, *options, "strict")
+    assert_close(maps, reference([first.float(), second], cam, *options, "strict"), STRICT)
+
+
+def test_layers_of_different_depths():
+    """Each program finds its own layer's channels and strides."""
+    features = [layer((2, c, 5, 4), DEVICE, torch.float32, seed=c, signed=True) for c in (3, 70, 9)]
+    _, cam, *options, _ = long_case("head", (5, 4), images=2).make_inputs(DEVICE, torch.float32)
+    maps = launcher.self_correlation_map(features, cam, *options, "strict")
+    assert_close(maps, reference(features, cam, *options, "strict"), STRICT)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e30])
+def test_features_of_any_size(scale):
+    """Norms below 1e-10 shrink a similarity, and squares of 1e30 are infinite."""
+    features, cam, *options, _ = long_case("paper", (4, 5), layers=1).make_inputs(DEVICE, torch.float32)
+    features[0] *= scale
+    maps = launcher.self_correlation_map(features, cam, *options, "strict")
+    if scale > 1:
+        assert maps.isnan().all()
+    elif scale < 1e-20:
+        assert not maps.any()
+    else:
+        assert_close(maps, reference(features, cam, *options, "strict"), STRICT)
+
+
+NAME = "self_correlation_map_fwd_{}_kernel"
+
+
+@pytest.mark.parametrize(
+    ("variant", "chosen", "kernels"),
+    [
+        ("head", "whole", ["prepare", "similarity", "whole_rows"]),
+        ("head", "stored", ["prepare", "similarity", "totals", "square", "stored_rows", "finish"]),
+        ("paper", "streamed", ["prepare", *2 * ["units", "streamed_rows", "streamed_rows"], "finish"]),
+    ],
+)
+def test_launches_of_a_call_with_two_layers(monkeypatch, variant, chosen, kernels):
+    features, cam, *options, _ = long_case(variant, (3, 4)).make_inputs(DEVICE, torch.float32)
+    monkeypatch.setattr(launcher, "route", lambda *_: chosen)
+    with launches() as names:
+        launcher.self_correlation_map(features, cam, *options, "fast")
+    assert names == [NAME.format(kernel) for kernel in kernels]
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("kernel", ["similarity", "whole_rows", "square", "streamed_rows"])
+def test_fast_products_copy_ahead_and_use_what_the_chip_has(kernel, arch):
+    for row in compiled(NAME.format(kernel), "fast", arch):
+        assert row.async_copies > 0, row
+        assert (row.wgmma_instructions if arch == 90 else row.matrix_loads) > 0, row
+        # Several products of depth 16 between two waits.
+        assert row.tensor_core_instructions >= 2, row
+
+
+@pytest.mark.parametrize("kernel", ["similarity", "square"])
+def test_two_programs_of_fast_products_stand_on_a_multiprocessor(kernel):
+    for row in compiled(NAME.format(kernel), "fast"):
+        assert row.ctas_per_multiprocessor >= 2, row
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_sixteen_warps_of_rows_stand_on_a_multiprocessor(arch):
+    for row in compiled(NAME.format("stored_rows"), "fast", arch) + compiled(NAME.format("whole_rows"), "fast", arch):
+        assert row.warps * row.ctas_per_multiprocessor >= 16, row
+
+
+def test_the_pass_for_the_ranges_of_streamed_rows_makes_one_product():
+    """The first pass leaves the similarities out, and two of its programs stand on a multiprocessor."""
+    ranges, final = compiled(NAME.format("streamed_rows"), "fast")
+    assert ranges.tensor_core_instructions * 4 == final.tensor_core_instructions
+    assert ranges.ctas_per_multiprocessor >= 2

@@ -103,8 +103,8 @@ def self_correlation_map(
 
     Backends: CPU (C++), CUDA (Triton), elsewhere the reference. Not differentiable: backward raises. float16 and
     bfloat16 are computed in float32 but for the products of "fast". Deterministic for a fixed number of threads. On
-    CUDA without a synchronisation, 2 GiB of images at a time; an image needs a P x P matrix per layer, but for the
-    paper's variant and map with P > 2C.
+    CUDA without a synchronisation, 2 GiB of images at a time; an image needs a P x P matrix per layer, two above 256
+    positions, but for the paper's variant and map with P > 2C.
 
     Example:
         >>> features = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]])  # [1, 2, 1, 4]
