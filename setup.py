@@ -199,7 +199,7 @@ setup(
     package_dir={"wsolfast.kernels": "kernels", "wsolfast.bench": "bench"},
     # Or setuptools installs all of the source distribution that lies in a package.
     include_package_data=False,
-    package_data={"": ["py.typed", "*.toml"], "wsolfast.engine.report": ["*.html"]},
+    package_data={"": ["py.typed", "*.pyi", "*.toml"], "wsolfast.engine.report": ["*.html"]},
     ext_modules=[Extension("wsolfast._C", sources=[])] if compiles() else [],
     cmdclass={"build_ext": NinjaBuildExt},
     # What an isolated build installs besides setuptools: it asks by the command egg_info. Torch with CUDA is gigabytes.
