@@ -116,12 +116,6 @@ def _grad_weights(own_tile, own, other, image, i, j, PRECISION: tl.constexpr, BL
 
 
 @triton.jit
-def _all_of(own, image, i, RESIDENT: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return the values of own[i], [BLOCK_I, BLOCK_C], where one slab has all of them, else None."""
-    return _tile(own, image, tl.arange(0, BLOCK_C)[None, :], i) if RESIDENT else None
-
-
-@triton.jit
 def non_local_attention_bwd_queries_kernel(
     grad_query, lse, delta, query, key, value, grad,
     WHOLE: tl.constexpr, RESIDENT: tl.constexpr, PRECISION: tl.constexpr,
@@ -152,7 +146,8 @@ def non_local_attention_bwd_queries_kernel(
         gradient = tl.dot(grad_scores, tl.trans(key_tile), input_precision=PRECISION)
         lse_tile = highest + tl.log2(total)
     else:
-        grad_tile = _all_of(grad, image, i, RESIDENT, BLOCK_C)
+        # Not by a function: in Triton 3.6 none returns None.
+        grad_tile = _tile(grad, image, tl.arange(0, BLOCK_C)[None, :], i) if RESIDENT else None
         highest = tl.full((BLOCK_I, 1), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_I, 1), tl.float32)
         mean = tl.zeros((BLOCK_I, 1), tl.float32)
@@ -192,7 +187,7 @@ def _key_gradient(
     """Store dk[i] = sum_j w[j, i] (g[j, i] - delta[j]) q[j] of keys i: w = 2^(score - lse) are the weights again."""
     d = tl.arange(0, BLOCK_D)
     key_tile = _tile(key, image, d[None, :], i)  # [BLOCK_I, BLOCK_D]
-    value_tile = _all_of(value, image, i, RESIDENT, BLOCK_C)
+    value_tile = _tile(value, image, tl.arange(0, BLOCK_C)[None, :], i) if RESIDENT else None
     gradient = tl.zeros((BLOCK_I, BLOCK_D), tl.float32)
     for first in range(0, query.positions, BLOCK_J):
         j = first + tl.arange(0, BLOCK_J)[None, :]
