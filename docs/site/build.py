@@ -30,7 +30,7 @@ MOVED = {
 # What stands beside every page, in this order. Every page is in it: Sphinx refuses those that are not.
 CONTENTS = {
     "Start": ["concepts", "documents", "demo", "notebooks/localize_your_photo", "notebooks/evaluate_your_maps"],
-    "Use": ["install", "your_images", "metrics", "data", "recipes", "interop", "monitoring", "environment"],
+    "Use": ["install", "your_images", "localize", "metrics", "data", "recipes", "interop", "monitoring", "environment"],
     "Methods": ["methods/*"],
     "Results": ["leaderboard", "zoo", "real_birds", "coverage", "performance", "scaling", "reliability"],
     "Develop": ["extending", "contributing", "changelog"],
