@@ -97,7 +97,7 @@ def _cells(cells: list[dict]) -> Iterator[str]:
             if picture:
                 yield f'<img alt="what the cell draws" src="data:{picture};base64,{"".join(found[picture]).strip()}">'
             else:
-                yield f"```text\n{''.join(found['text/plain']).rstrip()}\n```"
+                yield f"```{{code-block}} text\n:class: printed\n\n{''.join(found['text/plain']).rstrip()}\n```"
 
 
 def _contents() -> str:

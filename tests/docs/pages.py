@@ -24,7 +24,7 @@ def _load(path: str) -> ModuleType:
     return module
 
 
-generate, api = _load("generate.py"), _load("site/api.py")
+generate, api, make_notebooks = _load("generate.py"), _load("site/api.py"), _load("make_notebooks.py")
 
 
 def blocks(page: str, language: str) -> list[str]:
