@@ -13,7 +13,7 @@ from wsolfast.cli._options import echo
 app = typer.Typer(
     name="wsolfast",
     help=(
-        "Weakly supervised object localization: train on image labels, measure the boxes, look at them.\n\n"
+        "Weakly supervised object localization: train on image labels, measure the boxes, and look at them.\n\n"
         "Start with [bold]wsolfast demo[/bold]: no data, no GPU, no network needed."
     ),
     epilog="Exit codes: 0 ok, 1 run failed, 2 usage, 3 data or weights missing, 4 device unavailable, 5 check failed, "

@@ -16,39 +16,40 @@ Device = Annotated[str | None, typer.Option(help="Run on this device: auto, cpu,
 Amp = Annotated[
     str | None,
     typer.Option(
-        help="Compute in mixed precision (bf16, fp16), or not (none), or in bf16 where the device is fast at it (auto)."
+        help="Compute in mixed precision (bf16, fp16) or in float32 (none). auto takes bf16 if it is fast there."
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Load images with this many processes, in an evaluation with threads; -1 chooses the number."),
+    typer.Option(help="Load images with this many processes, or threads in an evaluation. -1 chooses the number."),
 ]
 Decoder = Annotated[
     str | None,
     typer.Option(
-        help="Decode JPEG by auto, pil or simplejpeg, which give the same pixels; cuda decodes an evaluation's on the "
-        "GPU, and gives others."
+        help="Decode JPEG by auto, pil or simplejpeg, which give the same pixels. cuda decodes on the GPU, only in "
+        "evaluations, and gives other pixels."
     ),
 ]
 CacheGb = Annotated[
     float | None,
-    typer.Option(min=0, help="Keep up to this many GB of decoded images on disk; runtime.cache_dir says where."),
+    typer.Option(min=0, help="Keep at most this many GB of decoded images on disk. runtime.cache_dir is the folder."),
 ]
-Runs = Annotated[Path, typer.Option(help="Look for runs, and put them, into this folder.")]
-Name = Annotated[str | None, typer.Option(help="Give the run's folder this name; the default is the recipe's.")]
-ExistOk = Annotated[bool, typer.Option("--exist-ok", help="Start a run that exists over, and replace its results.")]
+Runs = Annotated[Path, typer.Option(help="Look for runs in this folder, and write new ones there.")]
+Name = Annotated[str | None, typer.Option(help="Give the run's folder this name. The default is the recipe's name.")]
+ExistOk = Annotated[bool, typer.Option("--exist-ok", help="If the run exists, start it again and replace its results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave unreadable images out and name them, instead of stopping.")
+    bool, typer.Option("--skip-bad", help="Leave out unreadable images and print their names, and do not stop.")
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="Give a recipe these weights: a network's, or a trained run's model.safetensors.")
+    Path | None,
+    typer.Option(help="Use this file of weights: those of a network, or model.safetensors of a trained run."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Post = Annotated[
-    str | None, typer.Option(help="Refine maps by scg, sem, grad_cam, ..., or not (none); the default is the recipe's.")
+    str | None, typer.Option(help="Refine maps by scg, sem, grad_cam, ..., or not (none). The default is the recipe's.")
 ]
-Protocol = Annotated[str | None, typer.Option(help="Evaluate by this protocol; the default is the recipe's.")]
+Protocol = Annotated[str | None, typer.Option(help="Evaluate by this protocol. The default is the recipe's.")]
 
 
 def refuse_company(command: str) -> None:

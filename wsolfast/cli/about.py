@@ -17,14 +17,17 @@ app = typer.Typer()
 )
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE|GLOB]", help="Show this one, or list these.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE|GLOB]", help="Show the recipe of this name or file, or list those of this pattern."
+        ),
     ] = None,
     changes: Annotated[bool, typer.Option("--diff", help="Show the lines that differ from the recipe's base.")] = False,
 ) -> None:
     """List the recipes with the numbers of their papers, or show one with the source of every value.
 
-    A recipe may start from another one, its base, and say only what it changes. It is shown with the lines of its
-    base merged in. --diff shows what it changes: a line with - is the base's, a line with + is its own.
+    A recipe may start from another one, its base, and hold only its changes. It is shown with the lines of its base
+    merged in. --diff shows the changes: a line with - is from the base, a line with + is from the recipe.
     """
     from fnmatch import filter as matching
 

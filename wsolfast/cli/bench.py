@@ -7,23 +7,27 @@ import typer
 
 app = typer.Typer(
     help=(
-        "Time what stands here against what others do, once its results are found right.\n\n"
-        "Every table says machine, versions, commit and command. If a result is wrong, it is named with by how much, "
-        "no time is shown, and the exit code is 5."
+        "Time this library against other code, after its results are found right.\n\n"
+        "Every table gives machine, versions, commit and command. If a result is wrong, its name and the size of the "
+        "difference are printed, no time is shown, and the exit code is 5."
     ),
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows there, for bench compare.")]
-Md = Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write the table there, as Markdown.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the rows to this file, for bench compare.")
+]
+Md = Annotated[Path | None, typer.Option("--md", metavar="FILE", help="Write the table to this file, as Markdown.")]
 Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE", help="Draw ratios to the strongest peer: .png or .svg.")
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw the ratios to the fastest peer into this .png or .svg file."),
 ]
 Device = Annotated[str, typer.Option(help="Run on this device: cpu or cuda.")]
 Threads = Annotated[int, typer.Option(min=1, help="Use this many threads on a CPU.")]
 Minutes = Annotated[
-    float, typer.Option(min=0, help="Start no measurement after these; exit code 1 says that some are missing.")
+    float,
+    typer.Option(min=0, help="Start no measurement after this many minutes. If some are missing, the exit code is 1."),
 ]
 
 
@@ -42,36 +46,40 @@ def _choice(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
 )
 def ops(
     op: Annotated[
-        list[str] | None, typer.Option("--op", metavar="NAME", help="Time only this op; it may be repeated.")
+        list[str] | None, typer.Option("--op", metavar="NAME", help="Time only this op. The option may be repeated.")
     ] = None,
     peer: Annotated[
         list[str] | None,
-        typer.Option("--peer", metavar="NAME", help="Time only peers whose names start so; it may be repeated."),
+        typer.Option(
+            "--peer", metavar="NAME", help="Time only peers whose names start with this. The option may be repeated."
+        ),
     ] = None,
     device: Device = "cpu",
     cases: Annotated[
-        str | None, typer.Option(help="Take these cases: cpu, cuda or tiny; the default is those of the device.")
+        str | None, typer.Option(help="Take these cases: cpu, cuda or tiny. The default is those of the device.")
     ] = None,
     threads: Threads = 1,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Measure for so long, and twice; the default is the bench's.")
+        float | None, typer.Option(min=0, help="Measure for this many seconds, and twice. The default is the bench's.")
     ] = None,
     minutes: Minutes = float("inf"),
     ceilings: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Read from this file what python -m wsolfast.bench.ceilings measured."),
     ] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="Measure nothing, show the rows of --json.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Measure nothing, and show the rows in the file of --json.")
+    ] = False,
     targets: Annotated[bool, typer.Option("--targets", help="Take only the cases that have targets.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Compare results and time nothing.")] = False,
     json: Json = None,
     md: Md = None,
     plot: Plot = None,
 ) -> None:
-    """Ops at the sizes of real layers, against their PyTorch references, compiled code and libraries.
+    """Time ops at the sizes of real layers against their PyTorch references, compiled code and libraries.
 
-    On a CPU the clock is the thread's CPU time, which other programs disturb little; on a GPU events, with cold caches.
-    Rows that the file of --json holds already, of the same code and machine, are kept.
+    On a CPU, times are the thread's CPU time, which other programs change little. On a GPU, they are measured by
+    events, with cold caches. Rows of the same code and machine that are already in the file of --json are kept.
     """
     _choice("--device", device, ("cpu", "cuda"))
     _choice("--cases", cases, ("cpu", "cuda", "tiny"))
@@ -106,7 +114,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--what",
-            help="Time boxes, labels (SPOL's pseudo labels) or stream (50,000 maps); the default is all.",
+            help="Time boxes, labels (SPOL's pseudo labels) or stream (50,000 maps). The default is all.",
         ),
     ] = None,
     quick: Annotated[
@@ -116,7 +124,7 @@ def evaluate(
     md: Md = None,
     plot: Plot = None,
 ) -> None:
-    """Boxes of score maps at every threshold, against the published OpenCV loop and the same loop tuned."""
+    """Time boxes of score maps at every threshold against the published OpenCV loop and a faster form of it."""
     from wsolfast.bench.measure import need_module
 
     need_module("cv2", "pip install 'wsolfast[fast]'")
@@ -136,31 +144,32 @@ def evaluate(
 def loader(
     root: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Read the JPEG files of this folder; the default is rendered images."),
+        typer.Option(metavar="DIR", help="Read the JPEG files of this folder. The default is rendered images."),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Read this many of them, evenly spread.")] = 256,
+    images: Annotated[int, typer.Option(min=1, help="Read this many of the files, evenly spread.")] = 256,
     side: Annotated[int, typer.Option(min=1, help="Warp images to squares of this many pixels a side.")] = 256,
     decoder: Annotated[
         list[str] | None,
         typer.Option(
-            "--decoder", metavar="NAME", help="Decode by pil or simplejpeg; the default is all that are installed."
+            "--decoder", metavar="NAME", help="Decode by pil or simplejpeg. The default is all that are installed."
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Use this many threads, besides one; the default is the number of cores.")
+        int | None,
+        typer.Option(min=1, help="Also use this many threads, besides one. The default is the number of cores."),
     ] = None,
     cache_gb: Annotated[
-        float, typer.Option(min=0, help="Give the cache of decoded images this much room; 0 leaves it out.")
+        float, typer.Option(min=0, help="Give the cache of decoded images this many GB. 0 leaves it out.")
     ] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Read every image this many times.")] = 3,
     json: Json = None,
     md: Md = None,
     plot: Plot = None,
 ) -> None:
-    """Images per second of decoding and resizing, by decoder, threads and cache, against Pillow alone.
+    """Measure images per second of decoding and resizing, by decoder, threads and cache, against Pillow alone.
 
-    A cold cache is one that is being filled, a warm one holds every image. Before anything is timed, the pixels are
-    compared with Pillow's: they must be equal.
+    A cold cache is being filled, and a warm cache holds every image. Before anything is timed, the pixels are compared
+    with Pillow's. They must be equal.
     """
     from wsolfast.bench import loader as bench
     from wsolfast.bench.tables import Output
@@ -186,15 +195,19 @@ def loader(
 def e2e(
     case: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help="Time only cases whose names start so; it may be repeated."),
+        typer.Option(
+            "--case", metavar="NAME", help="Time only cases whose names start with this. The option may be repeated."
+        ),
     ] = None,
-    work: Annotated[str | None, typer.Option(help="Time this work: train or evaluate; the default is both.")] = None,
+    work: Annotated[str | None, typer.Option(help="Time this work: train or evaluate. The default is both.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Take images from memory, jpeg, cache or cuda; the default is all that a case has."),
+        typer.Option(help="Take images from memory, jpeg, cache or cuda. The default is all that a case has."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Take a small network, to see that it works.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Let contenders take turns this many times.")] = 7,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take a small network, to test that the command works.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Let the programs take turns this many times.")] = 7,
     device: Device = "cpu",
     threads: Threads = 1,
     minutes: Minutes = float("inf"),
@@ -202,7 +215,7 @@ def e2e(
     md: Md = None,
     plot: Plot = None,
 ) -> None:
-    """Training steps and evaluation from image to result, against the network alone and the published way."""
+    """Time training steps and evaluation from image to result against the network alone and the published way."""
     _choice("--device", device, ("cpu", "cuda"))
     _choice("--work", work, ("train", "evaluate"))
     _choice("--source", source, ("memory", "jpeg", "cache", "cuda"))
@@ -235,10 +248,14 @@ def e2e(
 def cams(
     case: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help="Time only cases whose names start so; it may be repeated."),
+        typer.Option(
+            "--case", metavar="NAME", help="Time only cases whose names start with this. The option may be repeated."
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Take a small network, to see that it works.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Let contenders take turns this many times.")] = 7,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take a small network, to test that the command works.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Let the programs take turns this many times.")] = 7,
     device: Device = "cpu",
     threads: Threads = 1,
     minutes: Minutes = float("inf"),
@@ -246,7 +263,7 @@ def cams(
     md: Md = None,
     plot: Plot = None,
 ) -> None:
-    """Gradient maps of torchvision's networks, against the plain forward pass, torch-cam and pytorch-grad-cam.
+    """Time gradient maps of torchvision's networks against the forward pass, torch-cam and pytorch-grad-cam.
 
     Maps are compared first. Packages that are not installed are left out: pip install 'wsolfast[interop]'.
     """
@@ -271,17 +288,18 @@ def cams(
     "  wsolfast bench compare bench/results/eval-epyc-zen4-1thread.json new.json --fail-below 0.9",
 )
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="Read what --json wrote then.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Read what --json wrote now.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Read this older file of --json.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Read this newer file of --json.")],
     fail_below: Annotated[
-        float | None, typer.Option(min=0, help="Exit with 5 if any ratio old / new of ours is smaller.")
+        float | None, typer.Option(min=0, help="Exit with 5 if any ratio old / new of wsolfast is smaller.")
     ] = None,
     md: Md = None,
 ) -> None:
-    """Hold two results files against each other, the slowest case first; a gate against becoming slower.
+    """Compare two results files, with the slowest case first. --fail-below makes it a test against slower code.
 
-    Cases are matched by all that names them. Other machines, versions or threads are warned of: times of one machine
-    say nothing of another's. The peers' ratios, in one line, tell what the machine itself did in between.
+    Cases are matched by everything in their names. A warning names different machines, versions or threads, because
+    times of one machine say nothing about another one. One line has the ratios of the peers. They show if the machine
+    itself became slower or faster.
     """
     from wsolfast.bench import compare as bench
 

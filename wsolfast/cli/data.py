@@ -13,9 +13,11 @@ import typer
 from wsolfast.cli._options import Quiet, echo, show_progress
 from wsolfast.recipe import RecipeError, override_value
 
-app = typer.Typer(help="Look after data sets on disk.", no_args_is_help=True)
+app = typer.Typer(help="Check, index, convert and download data sets.", no_args_is_help=True)
 
-_OPTIONS = typer.Argument(metavar="[OPTION=VALUE]...", help="Options of the data set, as data.options of a recipe.")
+_OPTIONS = typer.Argument(
+    metavar="[OPTION=VALUE]...", help="Options of the data set, the same as data.options of a recipe."
+)
 _WORKERS = typer.Option(min=1, help="Number of threads. By default the number of cores decides.")
 
 
@@ -58,16 +60,18 @@ def index(
         list[str],
         typer.Argument(metavar="NAME ROOT [OPTION=VALUE]...", help="The data set is ilsvrc, voc or shards."),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Build it even if nothing seems to have changed.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build the index even if nothing seems to have changed.")
+    ] = False,
     workers: Annotated[int | None, _WORKERS] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write what thousands of files tell of the images into a few files, which opening the data set then reads instead.
+    """Write an index of a data set: a few files with what thousands of files say about the images.
 
-    ImageNet has an XML file for every validation image, Pascal VOC for every image, and shards have a head for every
-    member. The index lies in
-    ROOT/.wsolfast and is used without being asked for. When a folder of images, a list or a shard has changed, it is
-    not used until this command is given again, and a line says so. All other data sets open as fast from their files.
+    ImageNet has an XML file for every validation image. Pascal VOC has one for every image. Shards have a head for
+    every member. The index is in ROOT/.wsolfast and is used automatically, so the data set opens faster. If a folder of
+    images, a list or a shard has changed, the index is not used until you give this command again, and a line says
+    this. All other data sets open as fast from their files.
     """
     from wsolfast import data
 
@@ -106,7 +110,7 @@ def pack(
 ) -> None:
     """Write a data set as tar files, which data.name=shards and WebDataset read. Images are copied byte for byte.
 
-    If the command is interrupted, give it again and it goes on. OPTION=VALUE are the data.options of a recipe.
+    If the command is interrupted, give it again and it continues. OPTION=VALUE are the data.options of a recipe.
     """
     from wsolfast import data
 
@@ -129,14 +133,16 @@ def pack(
     "  wsolfast train cub50/cam data.root=/data/birds data.name=folder",
 )
 def import_csv(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images and what tells their classes.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of images with their classes, in one of the layouts below.")
+    ],
     quiet: Quiet = False,
 ) -> None:
-    """Write DIR/annotations.csv, which data.name=folder reads, from another layout. No file is overwritten or moved.
+    """Write DIR/annotations.csv from another layout. data.name=folder reads it. No file is overwritten or moved.
 
     Layouts are class folders, ImageFolder, Pascal VOC, XML files beside images, COCO, CUB, ImageNet, and tables with a
-    column for the image and one for its class. Images that have boxes and no split are split: a tenth of each class is
-    val and a fifth is test.
+    column for the image and one for its class. If images have boxes and no split, a tenth of each class becomes val and
+    a fifth becomes test.
     """
     from wsolfast import data
 
@@ -166,7 +172,7 @@ def subset(
     """Make one of the small real sets of the zoo from the public set that it is a part of.
 
     The images, the splits and the boxes are those that the zoo was measured on. The recipes cub50/*, ilsvrc400/* and
-    pets3/* read it. If the command is interrupted, give it again and it goes on.
+    pets3/* read the sets. If the command is interrupted, give it again and it continues.
     """
     from wsolfast import data
 
@@ -201,7 +207,7 @@ def render_images(
     seed: Annotated[int, typer.Option(help="Seed of the images.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write a few rendered images as people's folders look, to try wsolfast init without images of your own."""
+    """Write a few rendered images in a usual layout, to try wsolfast init without images of your own."""
     from wsolfast import data
 
     with _wrong_usage():
@@ -232,7 +238,8 @@ def synth_imagenet(
 ) -> None:
     """Write rendered images in ImageNet's layout (JPEG, XML boxes, lists), to try large runs without ImageNet.
 
-    If the command is interrupted, give it again and it goes on. The same options give the same annotations to the byte.
+    If the command is interrupted, give it again and it continues. The same options give the same annotations, byte for
+    byte.
     """
     from wsolfast import data
 
@@ -259,18 +266,18 @@ def synth_imagenet(
 def fetch(
     name: Annotated[str, typer.Argument(help="The name of the data set. Only cub can be downloaded.")],
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Say that you have read the terms and keep to them.")
+        bool, typer.Option("--accept-licence", help="Confirm that you have read the terms and accept them.")
     ] = False,
-    output: Annotated[Path, typer.Option(help="The folder of the data set is made in this one.")] = Path("."),
-    url: Annotated[str | None, typer.Option(help="A mirror. Its bytes must be the same.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder in which the folder of the data set is made.")] = Path("."),
+    url: Annotated[str | None, typer.Option(help="The address of a mirror. Its file must have the same bytes.")] = None,
     sha256: Annotated[str | None, typer.Option(help="SHA-256 of the file at --url, if it has other bytes.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Download a data set. Without --accept-licence, say where it is and on which terms, and exit with 2.
+    """Download a data set. Without --accept-licence, print its address and its terms, and exit with 2.
 
-    If the command is interrupted, give it again and it goes on. The SHA-256 of the archive is checked before anything
-    is unpacked. Links, devices and paths that lead out of the folder are refused. ImageNet is not here, because it is
-    given on registration only.
+    If the command is interrupted, give it again and it continues. The SHA-256 of the archive is checked before anything
+    is unpacked. Links, devices and paths that lead out of the folder are refused. ImageNet cannot be downloaded here,
+    because it needs a registration.
     """
     from wsolfast import data
 

@@ -43,23 +43,28 @@ app = typer.Typer()
     "  wsolfast eval runs/try2 --split train_fullsup --protocol spa evaluate.ten_crop=true\n\n"
     "  wsolfast eval runs/try2 --post scg evaluate.scg.delta_h=0.2\n\n"
     "  wsolfast eval ilsvrc400/squeezenet --weights squeezenet1_1.pt data.root=DIR\n\n"
-    "Score maps of another program are measured by: wsolfast eval-maps",
+    "To measure score maps of another program, use: wsolfast eval-maps",
 )
 def evaluate(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="RUN|RECIPE [KEY=VALUE]...", help="Measure this run or recipe, with these changes."),
+        typer.Argument(
+            metavar="RUN|RECIPE [KEY=VALUE]...", help="Measure this run or recipe, with these changes of its keys."
+        ),
     ],
     split: Annotated[str | None, typer.Option(help="Measure this split: test or train_fullsup.")] = None,
     protocol: Protocol = None,
     post: Post = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only this many images, evenly spread.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Measure only this many images, spread evenly over the split.")
+    ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Do the I-th of N parts; the last command to end measures all."),
+        typer.Option(metavar="I/N", help="Do part I of N. The command that ends last measures all parts together."),
     ] = None,
     merge_shards: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Measure the score maps of N parts that were done elsewhere.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Measure the score maps of N parts that other commands have made."),
     ] = None,
     weights: Weights = None,
     name: Name = None,
@@ -74,11 +79,11 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run, or a recipe with weights from elsewhere.
+    """Measure a run, or a recipe with given weights.
 
     Score maps are computed once and kept, batch by batch. A command that was interrupted continues when it is started
-    again. Under torchrun or srun, processes share the images. --shard shares them among commands that know nothing of
-    each other but the run's folder.
+    again. Under torchrun or srun, processes share the images. --shard shares them among separate commands that use the
+    same folder of the run.
     """
     target, *overrides = what
     overrides += runtime_overrides(device=device, amp=amp, workers=workers, cache_gb=cache_gb)
@@ -130,34 +135,33 @@ def eval_maps(
         str, typer.Option(help="Measure this split: test, or train_fullsup, which is val in wsolevaluation.")
     ] = "test",
     protocol: Annotated[str, typer.Option(help="Measure GT-known Loc by this protocol.")] = "wsolevaluation",
-    metrics: Annotated[str, typer.Option(help="Write these metrics, with commas between, or all.")] = "all",
+    metrics: Annotated[str, typer.Option(help="Write these metrics, separated by commas, or all.")] = "all",
     mask_root: Annotated[
-        Path | None, typer.Option(help="Measure pixels, not boxes, by the masks in this folder.")
+        Path | None, typer.Option(help="Measure pixels instead of boxes, with the masks in this folder.")
     ] = None,
     interval: Annotated[
-        float | None, typer.Option(help="Put this step between thresholds; the default is the protocol's.")
+        float | None, typer.Option(help="Use this step between thresholds. The default is the protocol's.")
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="opencv:N", help="First compare N images with plain OpenCV; exit with 5 at a difference."),
+        typer.Option(metavar="opencv:N", help="First compare N images with plain OpenCV. Exit with 5 if they differ."),
     ] = None,
     thresholds_of: Annotated[
         Path | None,
         typer.Option(
-            help="Also measure at transferred thresholds: the best ones of another split, whose results are here."
+            help="Also measure at transferred thresholds: the best ones in this folder of results of another split."
         ),
     ] = None,
     runs: Runs = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Write results into this folder; the default is RUNS/maps-<dataset>-<split>.")
+        Path | None, typer.Option(help="Write results into this folder. The default is RUNS/maps-<dataset>-<split>.")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure score maps on disk, those of any program. No network runs, and no images are needed.
+    """Measure score maps on disk, made by any program. No network runs, and no images are needed.
 
-    A command that was interrupted continues when it is started again: what was counted is kept in the folder of the
-    results.
+    A command that was interrupted continues when it is started again. Its counts are kept in the folder of the results.
     """
     from wsolfast.engine.evaluation.evaluate_maps import evaluate_maps
 

@@ -23,25 +23,33 @@ class Format(StrEnum):
 @app.command()
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Export this trained run; coco and masks need an evaluated one.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Export this trained run. The formats coco and masks need an evaluated one."
+        ),
     ],
     to: Annotated[
         Format, typer.Option(help="Write COCO detections, PNG masks and score maps, or the network as a graph.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Write this file, or folder of masks; the default is below RUN/export.")
+        Path | None, typer.Option(help="Write this file, or this folder of masks. The default is below RUN/export.")
     ] = None,
     split: Annotated[str, typer.Option(help="Read this folder below RUN/eval (coco, masks).")] = "test",
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Cut maps here (coco, masks); the default is what eval chose.")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Cut maps at this value (coco, masks). The default is the one that eval chose."
+        ),
     ] = None,
-    topk: Annotated[int, typer.Option(min=0, help="Give this many classes a map, 0 for all (onnx, torch).")] = 1,
+    topk: Annotated[
+        int, typer.Option(min=0, help="Make maps of this many classes, or of all with 0 (onnx, torch).")
+    ] = 1,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Take this many images per call (onnx, torch); the default is any.")
+        int | None, typer.Option(min=1, help="Take this many images per call (onnx, torch). The default is any number.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the findings of a run, or its network, for other tools."""
+    """Write the results of a run, or its network, for other tools."""
     from wsolfast import export as exporter
     from wsolfast.engine.run.run_folder import RunFolder
     from wsolfast.engine.run.words import count
@@ -70,13 +78,15 @@ def export(
 )
 def fold(
     backbone: Annotated[str, typer.Argument(help="The network, such as mobilenet_v2.")],
-    weights: Annotated[str, typer.Argument(help="Its weights: a name of torchvision, downloaded once, or a file.")],
+    weights: Annotated[
+        str, typer.Argument(help="Its weights: a file, or a name of torchvision, which is downloaded once.")
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Write this file, .pt or .safetensors.")],
     quiet: Quiet = False,
 ) -> None:
     """Write pretrained weights with their batch norms folded into the convolutions.
 
-    The network gives the same features. The recipes cub50/* and pets3/* were measured with MobileNetV2 so.
+    The network gives the same features. The recipes cub50/* and pets3/* were measured with such weights of MobileNetV2.
     """
     from wsolfast.engine.fold_weights import fold_weights
 

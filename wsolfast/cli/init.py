@@ -17,25 +17,25 @@ app = typer.Typer()
 def init(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")],
     out: Annotated[
-        Path | None, typer.Option(help="Write the recipe into this file; the default is the folder's name.")
+        Path | None, typer.Option(help="Write the recipe into this file. The default is the folder's name.")
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Take this network, such as resnet50 or timm:resnet18; the default is mobilenet_v2."),
+        typer.Option(help="Take this network, such as resnet50 or timm:resnet18. The default is mobilenet_v2."),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Start from this file or published weights, or from none; the default is torchvision's or timm's."
+            help="Start from this file, from published weights, or from none. The default is torchvision's or timm's."
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Look at a folder of your own images, write a recipe for it, and say which commands come next.
+    """Look at a folder of your own images, write a recipe for it, and print the next commands.
 
     The folder may hold class folders, ImageFolder's train and val, a CSV table, COCO, Pascal VOC, XML files beside
-    images, CUB or ImageNet. Nothing is downloaded and no file of yours is changed. Without boxes or masks the classes
-    of a fifth of the images are the validation.
+    images, CUB or ImageNet. Nothing is downloaded and no file of yours is changed. Without boxes or masks, a fifth of
+    the images is held out to validate the classes.
     """
     from wsolfast.engine.own_images import first_steps
 

@@ -34,44 +34,49 @@ def localize(
         str,
         typer.Argument(
             metavar="RUN|RECIPE|timm:NAME",
-            help="Localise with this trained run, or with this recipe's or timm's network as it is.",
+            help="Localise with this trained run, or with the network of this recipe or of timm without training.",
         ),
     ],
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMG...", help="Localise the object in these image files, folders and patterns."),
+        typer.Argument(metavar="IMG...", help="Localise the object in these image files, folders and glob patterns."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Write into this folder; the default is RUN/localized.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write into this folder. The default is RUN/localized.")] = None,
     weights: Weights = None,
     name: Name = None,
     runs: Runs = Path("runs"),
     class_: Annotated[
         str | None,
-        typer.Option("--class", help="Localise this class, by name or number; the default is the most likely."),
+        typer.Option("--class", help="Localise the class of this name or number. The default is the most likely one."),
     ] = None,
     topk: Annotated[int, typer.Option(min=1, help="Localise each image's K most likely classes.")] = 1,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Cut the map here; the default is what the evaluation or the recipe says."),
+        typer.Option(
+            min=0, max=1, help="Cut the map at this value. The default is that of the evaluation or of the recipe."
+        ),
     ] = None,
     post: Post = None,
     bits: Annotated[
-        int | None, typer.Option(help="Take the values of 16-bit files for 10, 12, 14 or 16 bits; 16 is a dark image.")
+        int | None,
+        typer.Option(
+            help="Read 16-bit files as 10, 12, 14 or 16 bits. By default, files that use at most 12 are refused."
+        ),
     ] = None,
     overlays: Annotated[
-        bool, typer.Option("--overlays/--no-overlays", help="Write a picture of map and box for each image.")
+        bool, typer.Option("--overlays/--no-overlays", help="Write a picture with the map and the box for each image.")
     ] = True,
     json_: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE|-", help="Write boxes.json also to this file, or to standard output (-)."),
+        typer.Option("--json", metavar="FILE|-", help="Also write boxes.json to this file, or to standard output (-)."),
     ] = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Localise the object in image files: an overlay PNG for each, one boxes.json for all.
+    """Localise the object in image files. Write an overlay PNG for each file and one boxes.json for all.
 
-    The recipes imagenet/* and timm:NAME take ImageNet classifiers as torchvision and timm have trained them: no data
-    and no training is needed. A folder is searched for images at any depth.
+    The recipes imagenet/* and timm:NAME take ImageNet classifiers that torchvision and timm have trained, so you need
+    no data and no training. A folder is searched for images at any depth.
     """
     from wsolfast.engine.given_images import find_images
     from wsolfast.engine.localize import localize as localize_files

@@ -20,11 +20,11 @@ app = typer.Typer()
 )
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Show these evaluated runs; the baseline comes first.")
+        list[Path], typer.Argument(metavar="RUN...", help="Show these evaluated runs. Give the baseline first.")
     ],
     images: Annotated[int, typer.Option(min=0, help="Show at most this many images in the gallery.")] = 48,
     out: Annotated[
-        Path | None, typer.Option(help="Write this page or table; the default is report/index.html in the last run.")
+        Path | None, typer.Option(help="Write this page or table. The default is report/index.html in the last run.")
     ] = None,
     sheets: Annotated[
         bool,
@@ -37,12 +37,12 @@ def report(
         str | None,
         typer.Option(
             metavar="md|csv|latex",
-            help="Print a table instead: runs that differ in their seed alone are a row, with their mean and the half "
-            "of its 95 % interval.",
+            help="Print a table instead. Runs that differ only in their seed are one row, with their mean and half of "
+            "its 95 % interval.",
         ),
     ] = None,
 ) -> None:
-    """Write one self-contained page about runs: numbers, maps and boxes, curves, worst cases."""
+    """Write one self-contained page about runs: numbers, maps and boxes, curves, and worst cases."""
     if table is not None:
         _table(runs, table, out)
         return
@@ -82,8 +82,8 @@ def list_(
 ) -> None:
     """List runs with their state, their numbers and their age; the newest comes last.
 
-    Running: a process works there. Evaluated, trained: done so far. Interrupted: train --resume goes on with it. New:
-    nothing was trained yet. Damaged: its recipe or a result cannot be read.
+    The states are: running, if a process works on the run; trained or evaluated, if that is done; interrupted, if
+    train --resume can continue it; new, if nothing was trained yet; damaged, if its recipe or a result cannot be read.
     """
     from wsolfast.engine.run.run_list import list_runs
 

@@ -41,14 +41,12 @@ def convert(
         ),
     ],
     source: Annotated[
-        str | None, typer.Option(help="Read tensors of this code base; the default is told from them.")
+        str | None, typer.Option(help="Read the tensors as those of this code base. By default, their names decide.")
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Convert for this recipe; the default is told from the tensors.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Convert for this recipe. By default, the tensors decide.")] = None,
     pool: Annotated[
         str | None,
-        typer.Option(help="Take CI-CAM's context pool from this file, or none; the default is a file beside FILE."),
+        typer.Option(help="Take CI-CAM's context pool from this file, or none. The default is a file beside FILE."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print where every tensor goes, and write nothing.")
@@ -58,7 +56,7 @@ def convert(
     exist_ok: ExistOk = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a checkpoint of the authors' code into a finished run that eval and localize take; none of its code runs."""
+    """Turn a checkpoint of the authors' code into a finished run for eval and localize. None of their code runs."""
     from wsolfast import convert as converter
     from wsolfast.engine.targets import run_path
 
@@ -97,12 +95,14 @@ def _dropped(dropped: dict[str, str]) -> str:
 @app.command(epilog="Examples:\n\n  wsolfast demo\n\n  wsolfast demo --minutes 1 --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Write runs and report into this folder.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed weights, order and augmentation with this number.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Use this seed for the weights, the order of images and the augmentation.")
+    ] = 0,
     minutes: Annotated[float, typer.Option(min=0.01, help="Train for about this many minutes, on two cores.")] = 3.0,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Train HaS, CutMix, ADL, ACoL and SPG, too.")] = False,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also train HaS, CutMix, ADL, ACoL and SPG.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and measure every demo method on rendered images, and write a report: no data, no GPU, no network.
+    """Train and measure every demo method on rendered images, and write a report. It needs no data, GPU or network.
 
     Under torchrun or srun, processes share every run.
     """
@@ -129,13 +129,13 @@ def reproduce(
     what: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]DIR", help="Read a data set from this folder; NAME is cub, ilsvrc, ..."),
+        typer.Option(metavar="[NAME=]DIR", help="Read the data set NAME, such as cub or ilsvrc, from this folder."),
     ] = None,
     recipes: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Run these recipes, by name or file; the default is every published row."),
+        typer.Option(metavar="GLOB", help="Run these recipes, by name or file. The default is every published row."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Train with each of these seeds, with commas between.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Train with each of these seeds, separated by commas.")] = "0",
     output: Annotated[Path, typer.Option(help="Write runs and reproduce.md into this folder.")] = Path(
         "runs/reproduce"
     ),
@@ -147,8 +147,8 @@ def reproduce(
 ) -> None:
     """Train and evaluate recipes over seeds, and write a table of the papers' numbers beside the measured ones.
 
-    Finished runs are kept, interrupted ones continue, a failed one is a row with its reason. Under torchrun or srun,
-    processes share every run, and the first that fails ends the list.
+    Finished runs are kept, and interrupted runs continue. A failed run is a row with its reason. Under torchrun or
+    srun, processes share every run, and the first run that fails ends the list.
     """
     from wsolfast.engine import reproduce as reproducing
     from wsolfast.engine.run.distributed import find_rank, processes

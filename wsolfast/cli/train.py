@@ -48,18 +48,18 @@ def train(
     decoder: Decoder = None,
     cache_gb: CacheGb = None,
     seed: Annotated[
-        int | None, typer.Option(help="Draw weights, the order of images and their augmentation from this seed.")
+        int | None, typer.Option(help="Use this seed for the weights, the order of images and the augmentation.")
     ] = None,
     skip_bad: SkipBad = False,
     skip_nonfinite: Annotated[
         int | None,
-        typer.Option(min=0, help="Leave out up to this many steps whose loss or gradient is not finite."),
+        typer.Option(min=0, help="Leave out at most this many steps whose loss or gradient is not finite."),
     ] = None,
     deterministic: Annotated[
-        bool | None, typer.Option(help="Compute the same bits every time, also on a GPU, where it is slower.")
+        bool | None, typer.Option(help="Compute the same bits every time. On a GPU this is slower.")
     ] = None,
     save_every: Annotated[
-        str | None, typer.Option(help="Write a checkpoint also after this many steps (500) or minutes (10m).")
+        str | None, typer.Option(help="Also write a checkpoint after this many steps (500) or minutes (10m).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
