@@ -1,4 +1,4 @@
-"""What :mod:`wsolfast.kernels.self_correlation_map` decides before it launches: tiles, route, layout of the layers."""
+"""Decisions of :mod:`wsolfast.kernels.self_correlation_map` before it launches: tiles, route, layout of the layers."""
 
 import math
 from collections.abc import Sequence

@@ -112,7 +112,7 @@ def test_small_is_small_and_has_normalisation_layers():
         ("vgg61", None, "no backbone named 'vgg61'; did you mean 'vgg16'?"),
         ("zzz", None, "no backbone named 'zzz'; there are densenet161, "),
         ("vgg16", "spa41", "backbone 'vgg16' has no layout 'spa41'; there are spa14, acol28"),
-        ("timm:resnet18", "stride16", "backbone 'timm:resnet18' has no layouts, got layout 'stride16'; leave it out"),
+        ("timm:resnet18", "stride16", "backbone 'timm:resnet18' has no layout 'stride16'; there are features, whole"),
     ],
 )
 def test_an_unknown_name_or_layout_says_what_there_is(name, layout, message):

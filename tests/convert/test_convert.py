@@ -74,7 +74,7 @@ def test_a_converted_run_is_measured_and_used_as_it_is(wsolfast, tmp_path):
     Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8)).save("a.png")
     code, out, err = wsolfast("localize", run, "a.png")
     assert code == 0, err
-    assert out.startswith("a.png: ")
+    assert out.startswith("map: NL-CCAM\na.png: ")
     code, _, err = wsolfast("convert", "vgg_cnn_cub_100.pth")
     assert code == 2
     assert "start it over with --exist-ok" in err

@@ -37,5 +37,5 @@ class FeatureNorm(Refinement):
         return ops.min_max_normalize(torch.linalg.vector_norm(features, dim=1, keepdim=True))
 
 
-NAME = "feature norm"
+NAME = "Feature norm"
 REFINEMENT = FeatureNorm
