@@ -27,9 +27,8 @@ def test_all_5x5_masks(engine):
 def every_3x3_mask():
     """Largest boxes [512, 4], counts of boxes [512] and lists of boxes of the masks by number, from OpenCV."""
     masks = masks_of(np.arange(512), 3)
-    largest = np.array([oracle.boxes_of_mask(mask, multi=False)[0] for mask in masks])
-    lists = [np.array(oracle.boxes_of_mask(mask, multi=True)) for mask in masks]
-    return largest, np.array([len(boxes) for boxes in lists]), lists
+    largest, lists = zip(*map(oracle.largest_and_all, masks), strict=True)
+    return np.array(largest), np.array([len(boxes) for boxes in lists]), [np.array(boxes) for boxes in lists]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -9,9 +9,8 @@ THRESHOLD = np.zeros(1)
 
 
 def assert_equal_to_opencv(engine, masks, algorithms):
-    largest = np.array([oracle.boxes_of_mask(mask, multi=False)[0] for mask in masks])
-    every = [oracle.boxes_of_mask(mask, multi=True) for mask in masks]
-    counts = np.array([len(boxes) for boxes in every])
+    largest, every = zip(*map(oracle.largest_and_all, masks), strict=True)
+    largest, counts = np.array(largest), np.array([len(boxes) for boxes in every])
     every = np.array([box for boxes in every for box in boxes])
     for algorithm in algorithms:
         chosen = engine.choose_boxes(masks, THRESHOLD, engine.Rule(), algorithm)

@@ -16,14 +16,20 @@ def clipped_box(contour: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, 
     return x, y, min(x + width, shape[1] - 1), min(y + height, shape[0] - 1)
 
 
-def boxes_of_mask(mask: np.ndarray, multi: bool) -> list[tuple[int, int, int, int]]:
-    """Return every contour's box, or that of the first contour of largest area; (0, 0, 0, 0) for an empty mask."""
+def largest_and_all(mask: np.ndarray) -> tuple[tuple[int, int, int, int], list[tuple[int, int, int, int]]]:
+    """Return the box of the first contour of largest area, and every contour's; (0, 0, 0, 0) for an empty mask."""
     contours = contours_of(mask)
     if not contours:
-        return [(0, 0, 0, 0)]
-    if not multi:
-        contours = [max(contours, key=cv2.contourArea)]
-    return [clipped_box(contour, mask.shape) for contour in contours]
+        return (0, 0, 0, 0), [(0, 0, 0, 0)]
+    boxes = [clipped_box(contour, mask.shape) for contour in contours]
+    areas = [cv2.contourArea(contour) for contour in contours] if len(contours) > 1 else [0.0]
+    return boxes[areas.index(max(areas))], boxes
+
+
+def boxes_of_mask(mask: np.ndarray, multi: bool) -> list[tuple[int, int, int, int]]:
+    """Return every contour's box, or that of the first contour of largest area; (0, 0, 0, 0) for an empty mask."""
+    largest, boxes = largest_and_all(mask)
+    return boxes if multi else [largest]
 
 
 def cuts_of(levels: np.ndarray, thresholds, percentile: float | None = None) -> list[int]:
