@@ -1,4 +1,4 @@
-"""What ours is compared with on a GPU can run there: libraries insist on layouts."""
+"""Peers of ours can run on a GPU with what they are given: libraries insist on layouts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which races of csrc/cuda the GPU check passes over: those of the union-find, and no other."""
+"""Races of csrc/cuda that the GPU check passes over: those of the union-find, and no other."""
 
 import re
 import shutil

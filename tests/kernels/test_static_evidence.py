@@ -37,7 +37,7 @@ def test_launches_are_counted_while_they_are_asked_for():
 
 @pytest.mark.parametrize("kernel", ["contour_gaussians_kernel<float>", "contour_overflow_kernel"])
 def test_two_ctas_find_contours_on_a_multiprocessor(kernel):
-    """What keeps several sums on their way takes no more registers than their launch bounds allow."""
+    """Several sums on their way take no more registers than the launch bounds allow."""
     for row in compiled(kernel, "gaussian_prior_labels"):
         assert row.ctas_per_multiprocessor == 2
         assert row.spilled_bytes == 0

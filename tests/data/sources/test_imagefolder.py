@@ -103,7 +103,7 @@ def test_a_name_that_is_no_text_is_told(classes):
     try:
         os.rename(classes / "Käfer", os.fsencode(classes) + b"/K\xe4fer")
     except OSError:
-        pytest.skip("this file system takes UTF-8 only")
+        pytest.skip(reason="this file system takes UTF-8 only")
     with pytest.raises(DataError, match=r"the name of the folder b'K\\xe4fer' is not UTF-8; rename it"):
         open_source("imagefolder", classes, "train_weaksup")
 

@@ -1,4 +1,4 @@
-"""What lies in a folder of images, and the CSV that other layouts are written as."""
+"""The layout of a folder of images, and the CSV that other layouts are written as."""
 
 import csv
 import json
@@ -240,7 +240,7 @@ def test_a_name_that_is_no_text_stops_the_import(classes):
     try:
         os.rename(classes / "ant/0.jpg", os.fsencode(classes) + b"/ant/\xe4.jpg")
     except OSError:
-        pytest.skip("this file system takes UTF-8 only")
+        pytest.skip(reason="this file system takes UTF-8 only")
     with pytest.raises(DataError, match=r"the name of b'ant/\\xe4.jpg' is not UTF-8; rename it"):
         to_csv(classes)
 
