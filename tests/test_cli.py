@@ -442,7 +442,7 @@ def test_lines_for_people_are_not_wrapped_without_a_terminal(tmp_path, columns):
         return done.stdout, done.stderr
 
     out, err = run("train", *TINY, "--name", long)
-    assert f"measure it: wsolfast eval runs/{long}\n" in out
+    assert f"measure it, if the test images have boxes or masks: wsolfast eval runs/{long}\n" in out
     assert "1 epoch of 2 steps on cpu" in err
     out, _ = run("eval", f"runs/{long}")
     assert "8 images of test, protocol wsolevaluation, boxes at" in out.splitlines()[-1]

@@ -137,4 +137,4 @@ def test_no_value_is_so_near_to_a_threshold_that_rounding_decides(c):
     still = reference(features, cam, variant, relu_first, first, second, *options)
     for factor in (1 - margin, 1 + margin):
         moved = reference(features, cam, variant, relu_first, first * factor, second * factor, *options)
-        torch.testing.assert_close(moved, still, rtol=0, atol=margin, equal_nan=True)
+        torch.testing.assert_close(moved, still, rtol=0, atol=margin, equal_nan=True)  # what rounding may move

@@ -89,7 +89,8 @@ def train(
 
     run = train_recipe(recipe_name, *overrides, resume=resume, name=name, runs=runs, exist_ok=exist_ok, quiet=quiet)
     if not quiet and find_rank().rank == 0:
-        echo(f"trained: {run.path}\nmeasure it: wsolfast eval {run.path}")
+        echo(f"trained: {run.path}\nmeasure it, if the test images have boxes or masks: wsolfast eval {run.path}")
+        echo(f"look at it: wsolfast localize {run.path} PHOTO.jpg")
 
 
 def _save_every(text: str | None) -> dict[str, object]:
